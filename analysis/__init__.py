@@ -1,0 +1,1 @@
+"""Calibration, accuracy, comparison, validation: records in, records out; nothing is printed here."""

@@ -1,0 +1,1 @@
+"""eBPF collectors and the recorder: a host's events into a trace."""

@@ -1,0 +1,42 @@
+"""Every error a user can meet, with the exit code it ends in.
+
+A message is one line that names the thing and the mend; the command line prints it and nothing else.
+"""
+
+from __future__ import annotations
+
+
+class FaultreplayError(Exception):
+    """A run-time error (exit 1). The base of all errors shown to a user."""
+
+    exit_code = 1
+
+
+class UsageError(FaultreplayError):
+    """The command line or a user's file asks for something that does not exist (exit 2)."""
+
+    exit_code = 2
+
+
+class ThresholdExceeded(FaultreplayError):
+    """A result is past the limit the user set, as --max-error (exit 3)."""
+
+    exit_code = 3
+
+
+class IncompleteData(FaultreplayError):
+    """A trace or file is truncated, damaged, of another version or too lossy (exit 4)."""
+
+    exit_code = 4
+
+
+class MissingFeature(FaultreplayError):
+    """The kernel, the machine or a tool lacks what was asked for (exit 5)."""
+
+    exit_code = 5
+
+
+class NoPermission(FaultreplayError):
+    """The user may not do this here (exit 77)."""
+
+    exit_code = 77

@@ -1,0 +1,1 @@
+"""Real KVM guests and processes under each real mechanism, recorded together with their own clock."""
