@@ -12,6 +12,8 @@ from typing import Final
 import pyarrow as pa
 
 SCHEMA_VERSION: Final = 1
+STITCH_VERSION: Final = 1
+"""Raised whenever `faulttrace.stitch` finds other faults in the same events: kept faults.parquet are then made anew."""
 
 
 class Kind(IntEnum):
@@ -173,44 +175,62 @@ KINDS: Final[dict[Kind, KindInfo]] = {
         },
     ),
     Kind.KVM_GET_DIRTY_LOG: KindInfo(
-        "syscalls:sys_exit_ioctl", "KVM_GET_DIRTY_LOG ended",
+        "syscalls:sys_exit_ioctl",
+        "KVM_GET_DIRTY_LOG ended",
         {"fd": "VM fd", "code": "slot", "value": "0, or -errno", "dur_ns": "time in the ioctl"},
     ),
     Kind.KVM_CLEAR_DIRTY_LOG: KindInfo(
-        "syscalls:sys_exit_ioctl", "KVM_CLEAR_DIRTY_LOG ended",
+        "syscalls:sys_exit_ioctl",
+        "KVM_CLEAR_DIRTY_LOG ended",
         {"fd": "VM fd", "code": "slot", "value": "0, or -errno", "dur_ns": "time in the ioctl"},
     ),
     Kind.KVM_RESET_DIRTY_RINGS: KindInfo(
-        "syscalls:sys_exit_ioctl", "KVM_RESET_DIRTY_RINGS ended",
+        "syscalls:sys_exit_ioctl",
+        "KVM_RESET_DIRTY_RINGS ended",
         {"fd": "VM fd", "value": "pages reset, or -errno", "dur_ns": "time in the ioctl"},
     ),
     Kind.KVM_EXIT: KindInfo(
-        "kvm:kvm_exit", "the guest left guest mode",
-        {"code": "raw exit reason (VMX or SVM numbering, see host.kvm_flavour)", "ip": "guest rip",
-         "addr": "info1", "size": "info2"},
+        "kvm:kvm_exit",
+        "the guest left guest mode",
+        {
+            "code": "raw exit reason (VMX or SVM numbering, see host.kvm_flavour)",
+            "ip": "guest rip",
+            "addr": "info1",
+            "size": "info2",
+        },
     ),
     Kind.KVM_ENTRY: KindInfo("kvm:kvm_entry", "the guest enters guest mode", {"ip": "guest rip"}),
     Kind.KVM_PAGE_FAULT: KindInfo(
-        "kvm:kvm_page_fault", "a stage-2 page fault",
+        "kvm:kvm_page_fault",
+        "a stage-2 page fault",
         {"addr": "guest physical address", "ip": "guest rip", "code": "page-fault error code"},
     ),
     Kind.KVM_USERSPACE_EXIT: KindInfo(
         "kvm:kvm_userspace_exit", "KVM returns to userspace", {"code": "KVM_EXIT_* reason", "value": "errno"}
     ),
     Kind.KVM_MMIO: KindInfo(
-        "kvm:kvm_mmio", "an MMIO access",
+        "kvm:kvm_mmio",
+        "an MMIO access",
         {"addr": "guest physical address", "size": "length, bytes", "code": "0 unsatisfied read, 1 read, 2 write"},
     ),
     Kind.KVM_MMU_WALK: KindInfo(
-        "kvmmmu:kvm_mmu_pagetable_walk", "KVM walks the guest's page table: a shadow-paging fault begins",
+        "kvmmmu:kvm_mmu_pagetable_walk",
+        "KVM walks the guest's page table: a shadow-paging fault begins",
         {"addr": "guest virtual address", "code": "page-fault error code"},
     ),
     Kind.KVM_MMU_SET_SPTE: KindInfo(
-        "kvmmmu:kvm_mmu_set_spte", "KVM installed a stage-2 or shadow entry",
-        {"addr": "guest frame number << 12", "code": "1 readable, 2 writable, 4 executable", "size": "page level", "ip": "spte"},
+        "kvmmmu:kvm_mmu_set_spte",
+        "KVM installed a stage-2 or shadow entry",
+        {
+            "addr": "guest frame number << 12",
+            "code": "1 readable, 2 writable, 4 executable",
+            "size": "page level",
+            "ip": "spte",
+        },
     ),
     Kind.KVM_MMU_FAST_PAGE_FAULT: KindInfo(
-        "kvmmmu:fast_page_fault", "KVM mended an entry without the mmu lock",
+        "kvmmmu:fast_page_fault",
+        "KVM mended an entry without the mmu lock",
         {"addr": "guest address", "code": "page-fault error code", "value": "RET_PF_*"},
     ),
     Kind.KVM_ASYNC_PF_NOT_PRESENT: KindInfo(
@@ -232,27 +252,40 @@ KINDS: Final[dict[Kind, KindInfo]] = {
     Kind.KVM_DIRTY_RING_EXIT: KindInfo("kvm:kvm_dirty_ring_exit", "the vCPU exits: its dirty ring is full", {}),
     Kind.KVM_MMU_ZAP_ALL: KindInfo("kvmmmu:kvm_mmu_zap_all_fast", "KVM zaps all stage-2 entries", {}),
     Kind.MMAP: KindInfo(
-        "syscalls:sys_exit_mmap", "mmap ended",
-        {"fd": "mapped file, or -1", "addr": "address given out, or 0 on error", "size": "length, bytes",
-         "code": "prot | flags << 32", "value": "0, or -errno", "dur_ns": "time in the system call"},
+        "syscalls:sys_exit_mmap",
+        "mmap ended",
+        {
+            "fd": "mapped file, or -1",
+            "addr": "address given out, or 0 on error",
+            "size": "length, bytes",
+            "code": "prot | flags << 32",
+            "value": "0, or -errno",
+            "dur_ns": "time in the system call",
+        },
     ),
     Kind.MUNMAP: KindInfo("syscalls:sys_exit_munmap", "munmap ended", _RANGE),
     Kind.MADVISE: KindInfo("syscalls:sys_exit_madvise", "madvise ended", _RANGE | {"code": "advice"}),
     Kind.FALLOCATE: KindInfo(
-        "syscalls:sys_exit_fallocate", "fallocate ended",
-        {"fd": "file", "addr": "offset, bytes", "size": "length, bytes", "code": "mode", "value": "0, or -errno",
-         "dur_ns": "time in the system call"},
+        "syscalls:sys_exit_fallocate",
+        "fallocate ended",
+        {
+            "fd": "file",
+            "addr": "offset, bytes",
+            "size": "length, bytes",
+            "code": "mode",
+            "value": "0, or -errno",
+            "dur_ns": "time in the system call",
+        },
     ),
     Kind.MREMAP: KindInfo(
-        "syscalls:sys_exit_mremap", "mremap ended",
+        "syscalls:sys_exit_mremap",
+        "mremap ended",
         _RANGE | {"addr": "old address", "ip": "new address", "size": "new length, bytes"},
     ),
     Kind.LOCK_CONTENTION_BEGIN: KindInfo(
         "lock:contention_begin", "the thread waits for a lock", {"addr": "lock", "code": "LCB_F_* flags"}
     ),
-    Kind.LOCK_CONTENTION_END: KindInfo(
-        "lock:contention_end", "the wait ended", {"addr": "lock", "value": "result"}
-    ),
+    Kind.LOCK_CONTENTION_END: KindInfo("lock:contention_end", "the wait ended", {"addr": "lock", "value": "result"}),
     Kind.MM_CAUSE: KindInfo(
         "migrate, ksm, vmscan, thp tracepoints", "a cause of a later zap by a mmu notifier", {"code": "cause"}
     ),
@@ -315,7 +348,18 @@ FAULTS: Final = pa.schema(
 """Stitched faults, one row a fault, sorted by (`start_ns`, `tid`)."""
 
 CAUSES: Final = ("missing", "minor", "write-protect", "stage2", "mmio", "exit", "window", "minor-host", "major-host")
-RESOLUTIONS: Final = ("copy", "zeropage", "continue", "move", "poison", "unprotect", "wake", "kernel", "userspace", "none")
+RESOLUTIONS: Final = (
+    "copy",
+    "zeropage",
+    "continue",
+    "move",
+    "poison",
+    "unprotect",
+    "wake",
+    "kernel",
+    "userspace",
+    "none",
+)
 ACCESSORS: Final = ("vcpu", "vmm", "kernel")
 
 TRUTH: Final = pa.schema(

@@ -1,0 +1,5 @@
+"""`python -m faultreplay`."""
+
+from faultreplay.cli import run
+
+run()

@@ -1,0 +1,209 @@
+"""`meta.json`: where, when, how and how completely a trace was recorded.
+
+Decoding is strict (msgspec): a wrong type names its place, an unknown key of a newer minor version is ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from faulttrace.errors import IncompleteData
+from faulttrace.schema import SCHEMA_VERSION
+
+MAX_META_BYTES = 64 << 20
+
+Origin = Literal["recorded", "lab", "synthetic", "imported"]
+KvmFlavour = Literal["vmx", "svm", "pvm", "none", "unknown"]
+Role = Literal["vcpu", "handler", "vmm", "kernel", "other"]
+
+
+@dataclass
+class Host:
+    """The machine that was recorded."""
+
+    kernel: str = ""
+    machine: str = ""
+    cpu_model: str = ""
+    cpus: int = 0
+    mem_bytes: int = 0
+    distro: str = ""
+    kvm_flavour: KvmFlavour = "unknown"
+
+
+@dataclass
+class Clock:
+    """The trace's time axis: integer ns of `name`, and the wall clock at its start."""
+
+    name: str = "CLOCK_MONOTONIC"
+    start_ns: int = 0
+    end_ns: int = 0
+    start_realtime: str = ""  # ISO 8601, UTC
+
+
+@dataclass
+class Thread:
+    """A thread of a target and what it was seen to do."""
+
+    tid: int
+    comm: str = ""
+    role: Role = "other"
+    vcpu: int = -1
+
+
+@dataclass
+class Memslot:
+    """A KVM memory slot: guest physical [gpa, gpa + size_bytes) is host virtual [hva, ...)."""
+
+    ts_ns: int
+    slot: int
+    gpa: int
+    hva: int
+    size_bytes: int
+    flags: int = 0
+
+
+@dataclass
+class Target:
+    """A recorded process."""
+
+    tgid: int
+    comm: str = ""
+    cmdline: list[str] = field(default_factory=list)
+    role: str = ""  # "vm" where it holds KVM file descriptors
+    name: str = ""  # the VM's name or UUID where known
+    threads: list[Thread] = field(default_factory=list)
+    memslots: list[Memslot] = field(default_factory=list)
+
+
+@dataclass
+class MapEntry:
+    """A mapping of a target at `ts_ns`: address range, page size, userfaultfd registration."""
+
+    ts_ns: int
+    tgid: int
+    start: int
+    end: int
+    page_bytes: int = 4096
+    uffd: str = ""  # any of "missing", "minor", "wp", joined by "+"
+    name: str = ""
+
+
+@dataclass
+class Probe:
+    """A probe that was asked for and whether the kernel had it."""
+
+    name: str
+    group: str = ""
+    status: Literal["attached", "missing", "shed", "off"] = "attached"
+    reason: str = ""
+
+
+@dataclass
+class Losses:
+    """Events that were produced and not kept, and by which probe."""
+
+    total: int = 0
+    by_probe: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class RecorderCost:
+    """What recording itself took."""
+
+    backend: str = ""
+    cpu_ns: int = 0
+    max_rss_bytes: int = 0
+    ring_bytes: int = 0
+    events: int = 0
+
+
+@dataclass
+class MechanismUsed:
+    """The mechanism that really served the faults while recording, with its parameters."""
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class WindowSpan:
+    """An interval with its own rule (pause, freeze, memslot-destroy, uffd-wp), as it really was."""
+
+    kind: str
+    start_ns: int
+    end_ns: int
+
+
+@dataclass
+class Tool:
+    """Which program wrote the trace."""
+
+    name: str = "faultreplay"
+    version: str = ""
+
+
+@dataclass
+class Meta:
+    """All of `meta.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    tool: Tool = field(default_factory=Tool)
+    origin: Origin = "recorded"
+    host: Host = field(default_factory=Host)
+    clock: Clock = field(default_factory=Clock)
+    command: list[str] = field(default_factory=list)
+    mechanism: MechanismUsed | None = None
+    targets: list[Target] = field(default_factory=list)
+    memory_map: list[MapEntry] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    losses: Losses = field(default_factory=Losses)
+    recorder: RecorderCost = field(default_factory=RecorderCost)
+    windows: list[WindowSpan] = field(default_factory=list)
+    lab: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    complete: bool = False
+
+    def to_json(self) -> bytes:
+        """The file's bytes, indented for people."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str = "meta.json") -> Meta:
+        """Decode and check.
+
+        Raises:
+            IncompleteData: not JSON, a wrong type (named with its place), or another schema version.
+        """
+        try:
+            raw = msgspec.json.decode(data)
+            version = raw.get("schema_version") if isinstance(raw, dict) else None
+            if isinstance(version, int) and version != SCHEMA_VERSION:
+                raise IncompleteData(
+                    f"{where}: schema version {version}, this faultreplay reads {SCHEMA_VERSION}: "
+                    "use the version that wrote the trace (its meta.json names it under tool)"
+                )
+            if version is None:
+                raise IncompleteData(f"{where}: no schema_version: not a faultreplay trace")
+            return msgspec.convert(raw, cls)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise IncompleteData(f"{where}: damaged: {reason}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Meta:
+        """Read and check the file at `path`.
+
+        Raises:
+            IncompleteData: missing, oversized or damaged.
+        """
+        try:
+            size = path.stat().st_size
+            if size > MAX_META_BYTES:
+                raise IncompleteData(f"{path}: {size} bytes, more than a meta.json can have: not a faultreplay trace")
+            return cls.from_json(path.read_bytes(), str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise IncompleteData(f"{path}: missing: not a trace, or its recorder never started") from None
