@@ -1,0 +1,171 @@
+"""What a set of stalls amounts to. Arrays in, one frozen record out; `docs/metrics.md` says what each number means.
+
+Three times are kept apart and never added up: the latency of faults (one a fault), the time a vCPU was blocked (the
+union of its stalls: fewer ns than the latencies where faults are asynchronous), and the time in which every vCPU was
+blocked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    pass
+
+Ints = npt.NDArray[np.int64]
+
+QUANTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999))
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a resource was used: `busy_ns` summed over its servers, `share` of what they could have given."""
+
+    name: str
+    servers: int
+    busy_ns: int
+    share: float
+    max_queue: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One run (predicted or measured) in numbers; every time is in integer ns."""
+
+    faults: int
+    total_stall_ns: int
+    vcpus: int
+    stall_per_vcpu_mean_ns: int
+    stall_per_vcpu_min_ns: int
+    stall_per_vcpu_max_ns: int
+    p50_ns: int
+    p90_ns: int
+    p99_ns: int
+    p99_9_ns: int
+    max_ns: int
+    blocked_ns: int
+    all_stalled_ns: int
+    run_time_ns: int
+    slowdown: float | None = None
+    faults_per_s: float | None = None
+    bytes_moved: int | None = None
+    over_fetch: float | None = None
+    bottleneck: str | None = None
+    bottleneck_share: float | None = None
+    uses: tuple[Use, ...] = ()
+    hazards: Mapping[str, int] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields as a flat record for output; resources and hazards as mappings."""
+        record = dict(self.__dict__)
+        record["uses"] = {u.name: {k: v for k, v in u.__dict__.items() if k != "name"} for u in self.uses}
+        record["hazards"] = dict(self.hazards)
+        return record
+
+
+def quantile(sorted_values: Ints, q: float) -> int:
+    """The nearest-rank quantile: the smallest stall that at least a share `q` of the stalls does not exceed.
+
+    It is always a stall that happened; 0 of none.
+    """
+    if not len(sorted_values):
+        return 0
+    # A product like 0.07 * 100 is 7.000000000000001 in binary: not an eighth rank.
+    rank = int(np.ceil(q * len(sorted_values) - 1e-9))
+    return int(sorted_values[min(max(rank, 1), len(sorted_values)) - 1])
+
+
+def union_ns(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
+    """The same time covered by disjoint intervals, sorted; empty intervals vanish."""
+    some = end_ns > start_ns
+    order = np.argsort(start_ns[some], kind="stable")
+    start, end = start_ns[some][order], end_ns[some][order]
+    if not len(start):
+        return start, end
+    reach = np.maximum.accumulate(end)
+    first = np.concatenate(([True], start[1:] > reach[:-1]))
+    last = np.concatenate((first[1:], [True]))
+    return start[first], reach[last]
+
+
+def overlap_ns(start_ns: Ints, end_ns: Ints, depth: int) -> int:
+    """How long at least `depth` of the intervals hold at once."""
+    if depth <= 0 or not len(start_ns):
+        return 0
+    times = np.concatenate((end_ns, start_ns))  # at one moment an end comes before a start
+    steps = np.concatenate((np.full(len(end_ns), -1), np.ones(len(start_ns), dtype=np.int64)))
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    held = np.cumsum(steps[order])[:-1] >= depth
+    return int(np.diff(times)[held].sum())
+
+
+def measure(
+    *,
+    accessor: npt.NDArray[np.integer[Any]],
+    start_ns: Ints,
+    stall_ns: Ints,
+    end_ns: Ints | None = None,
+    counted: npt.NDArray[np.bool_],
+    run_time_ns: int,
+    ideal_run_time_ns: int | None = None,
+    bytes_moved: int | None = None,
+    needed_bytes: int | None = None,
+    uses: tuple[Use, ...] = (),
+    hazards: Mapping[str, int] | None = None,
+) -> Metrics:
+    """The numbers of one run.
+
+    Args:
+        accessor: who took each fault, an index.
+        start_ns, stall_ns, end_ns: per fault; a fault with a stall below 0 is of unknown length and left out.
+        counted: per accessor, whether it is a vCPU (every accessor where the trace has none).
+        run_time_ns: from the first accessor's start until the last one is done.
+        ideal_run_time_ns: the same with no stall at all; the slow-down is against it.
+        bytes_moved, needed_bytes: brought in, and what the touched pages hold.
+        uses: resources; the one with the greatest share of its time is the bottleneck.
+        hazards: writes into a window that its mechanism did not stop, by class.
+    """
+    known = stall_ns >= 0
+    accessor, start_ns, stall_ns = accessor[known], start_ns[known], stall_ns[known]
+    end_ns = start_ns + stall_ns if end_ns is None else end_ns[known]
+    ranked = np.sort(stall_ns)
+    per_accessor = np.zeros(len(counted), dtype=np.int64)
+    np.add.at(per_accessor, accessor, stall_ns)
+    per_vcpu = per_accessor[counted]
+    starts, ends = [], []
+    for one in np.flatnonzero(counted):
+        mine = accessor == one
+        a, b = union_ns(start_ns[mine], end_ns[mine])
+        starts.append(a)
+        ends.append(b)
+    all_start = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
+    all_end = np.concatenate(ends) if ends else np.zeros(0, dtype=np.int64)
+    busiest = max((u for u in uses if u.busy_ns), key=lambda u: u.share, default=None)
+    quantiles = {f"{name}_ns": quantile(ranked, q) for name, q in QUANTILES}
+    return Metrics(
+        faults=len(stall_ns),
+        total_stall_ns=int(stall_ns.sum()),
+        vcpus=int(counted.sum()),
+        stall_per_vcpu_mean_ns=round(per_vcpu.mean()) if len(per_vcpu) else 0,
+        stall_per_vcpu_min_ns=int(per_vcpu.min(initial=np.iinfo(np.int64).max)) if len(per_vcpu) else 0,
+        stall_per_vcpu_max_ns=int(per_vcpu.max(initial=0)),
+        **quantiles,
+        max_ns=int(ranked[-1]) if len(ranked) else 0,
+        blocked_ns=int((all_end - all_start).sum()),
+        all_stalled_ns=overlap_ns(all_start, all_end, int(counted.sum())),
+        run_time_ns=int(run_time_ns),
+        slowdown=run_time_ns / ideal_run_time_ns if ideal_run_time_ns else None,
+        faults_per_s=len(stall_ns) * 1e9 / run_time_ns if run_time_ns > 0 else None,
+        bytes_moved=bytes_moved,
+        over_fetch=bytes_moved / needed_bytes if bytes_moved and needed_bytes else None,
+        bottleneck=busiest.name if busiest else None,
+        bottleneck_share=busiest.share if busiest else None,
+        uses=uses,
+        hazards=dict(hazards or {}),
+    )

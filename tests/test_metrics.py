@@ -1,0 +1,97 @@
+"""Every number against a slow, obvious way to count it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.metrics import Use, measure, overlap_ns, quantile, union_ns
+
+INTERVALS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=12)
+
+
+def ticks(intervals: list[tuple[int, int]]) -> set[int]:
+    return {tick for start, length in intervals for tick in range(start, start + length)}
+
+
+def arrays(intervals: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    start = np.array([s for s, _ in intervals], dtype=np.int64)
+    return start, start + np.array([n for _, n in intervals], dtype=np.int64)
+
+
+@given(INTERVALS)
+def test_union_covers_the_same_ticks_with_disjoint_intervals(intervals: list[tuple[int, int]]) -> None:
+    start, end = union_ns(*arrays(intervals))
+    assert {t for a, b in zip(start, end, strict=True) for t in range(a, b)} == ticks(intervals)
+    assert np.all(end > start)
+    assert np.all(start[1:] > end[:-1])
+
+
+@given(INTERVALS, st.integers(1, 4))
+def test_overlap_counts_ticks_held_often_enough(intervals: list[tuple[int, int]], depth: int) -> None:
+    count = [0] * 60
+    for start, length in intervals:
+        for tick in range(start, start + length):
+            count[tick] += 1
+    assert overlap_ns(*arrays(intervals), depth) == sum(c >= depth for c in count)
+
+
+QS = st.sampled_from([0.0, 0.07, 0.5, 0.9, 0.99, 0.999, 1.0])
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=200), QS)
+def test_quantile_is_the_nearest_rank(values: list[int], q: float) -> None:
+    ranked = sorted(values)
+    want = next(v for i, v in enumerate(ranked, 1) if i >= round(q * len(ranked), 9))
+    assert quantile(np.array(ranked, dtype=np.int64), q) == want
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40), st.integers(-1, 12)), max_size=30))
+def test_measure_against_ticks(faults: list[tuple[int, int, int]]) -> None:
+    accessor = np.array([f[0] for f in faults], dtype=np.int64)
+    start = np.array([f[1] for f in faults], dtype=np.int64)
+    stall = np.array([f[2] for f in faults], dtype=np.int64)
+    counted = np.array([True, True, False])  # the third accessor is no vCPU
+    got = measure(accessor=accessor, start_ns=start, stall_ns=stall, counted=counted, run_time_ns=100)
+    known = [f for f in faults if f[2] >= 0]
+    mine = [ticks([(s, n) for a, s, n in known if a == vcpu]) for vcpu in (0, 1)]
+    per_vcpu = [sum(n for a, _, n in known if a == vcpu) for vcpu in (0, 1)]
+    assert got.faults == len(known)
+    assert got.total_stall_ns == sum(n for _, _, n in known)
+    assert got.max_ns == max((n for _, _, n in known), default=0)
+    assert got.blocked_ns == len(mine[0]) + len(mine[1])
+    assert got.all_stalled_ns == len(mine[0] & mine[1])
+    assert (got.stall_per_vcpu_min_ns, got.stall_per_vcpu_max_ns) == (min(per_vcpu), max(per_vcpu))
+    assert abs(got.stall_per_vcpu_mean_ns - sum(per_vcpu) / 2) <= 0.5
+    assert got.blocked_ns <= sum(per_vcpu)
+
+
+def test_asynchronous_faults_block_less_than_they_last() -> None:
+    two = np.zeros(2, dtype=np.int64)
+    got = measure(
+        accessor=two,
+        start_ns=two,
+        stall_ns=np.array([500, 800], dtype=np.int64),
+        end_ns=np.array([10, 20], dtype=np.int64),
+        counted=np.array([True]),
+        run_time_ns=1000,
+    )
+    assert got.total_stall_ns == 1300
+    assert got.blocked_ns == 20
+
+
+def test_rates_and_bottleneck() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    uses = (Use("handler", 2, 900, 0.45, 3), Use("link", 1, 700, 0.7, 1), Use("idle", 0, 0, math.nan, 0))
+    got = measure(
+        accessor=none, start_ns=none, stall_ns=none, counted=np.array([True, True]),
+        run_time_ns=3_000, ideal_run_time_ns=1_000, bytes_moved=8192, needed_bytes=4096, uses=uses,
+        hazards={"write-in-window": 3},
+    )
+    assert (got.slowdown, got.over_fetch, got.bottleneck, got.bottleneck_share) == (3.0, 2.0, "link", 0.7)
+    assert (got.faults, got.p99_ns, got.max_ns, got.all_stalled_ns) == (0, 0, 0, 0)
+    assert got.as_record()["uses"]["link"] == {"servers": 1, "busy_ns": 700, "share": 0.7, "max_queue": 1}
+    assert got.as_record()["hazards"] == {"write-in-window": 3}
