@@ -156,10 +156,7 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
     widths = [max(len(x) for x in [*h, *(row[i] for row in cells)]) for i, h in enumerate(heads)]
 
     def line(parts: Sequence[str]) -> str:
-        done = (
-            p.ljust(w) if c.unit == "text" else p.rjust(w)
-            for p, w, c in zip(parts, widths, columns, strict=True)
-        )
+        done = (p.ljust(w) if c.unit == "text" else p.rjust(w) for p, w, c in zip(parts, widths, columns, strict=True))
         return (" " * GAP).join(done).rstrip()
 
     out = io.StringIO()
@@ -185,9 +182,7 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
     if report.notes:
         put("")
     for note in report.notes:
-        for part in textwrap.wrap(
-            note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        ):
+        for part in textwrap.wrap(note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
             put(part)
     return out.getvalue(), left_out
 

@@ -87,8 +87,15 @@ def test_rates_and_bottleneck() -> None:
     none = np.zeros(0, dtype=np.int64)
     uses = (Use("handler", 2, 900, 0.45, 3), Use("link", 1, 700, 0.7, 1), Use("idle", 0, 0, math.nan, 0))
     got = measure(
-        accessor=none, start_ns=none, stall_ns=none, counted=np.array([True, True]),
-        run_time_ns=3_000, ideal_run_time_ns=1_000, bytes_moved=8192, needed_bytes=4096, uses=uses,
+        accessor=none,
+        start_ns=none,
+        stall_ns=none,
+        counted=np.array([True, True]),
+        run_time_ns=3_000,
+        ideal_run_time_ns=1_000,
+        bytes_moved=8192,
+        needed_bytes=4096,
+        uses=uses,
         hazards={"write-in-window": 3},
     )
     assert (got.slowdown, got.over_fetch, got.bottleneck, got.bottleneck_share) == (3.0, 2.0, "link", 0.7)
