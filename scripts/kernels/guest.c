@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause)
+/*
+ * The smallest guest whose events can be counted by hand: one vCPU in flat 32-bit protected mode (no page
+ * tables of its own, so every fault is a stage-2 fault) writes one word into each of PAGES pages and halts.
+ *
+ *   guest PAGES lazy     memory is plain anonymous memory: KVM resolves each fault alone
+ *   guest PAGES uffd     memory is a userfaultfd MISSING region served by one thread with UFFDIO_COPY
+ *
+ * Expected, with hardware paging (VMX, SVM): kvm_page_fault in the data slot = PAGES; every kvm_exit has one
+ * kvm_entry before it; with uffd PAGES messages and PAGES copies. Prints one line of JSON.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE 4096UL
+#define CODE_GPA 0x1000UL
+#define DATA_GPA 0x10000000UL
+
+static int uffd = -1;
+static uint64_t served;
+static pid_t handler_tid;
+
+#define CHECK(what) do { if ((what) < 0) { perror(#what); exit(1); } } while (0)
+
+static void *handler(void *unused)
+{
+	static char content[PAGE] __attribute__((aligned(4096)));
+	(void)unused;
+	handler_tid = (pid_t)syscall(SYS_gettid);
+	for (;;) {
+		struct uffd_msg msg;
+		if (read(uffd, &msg, sizeof msg) != sizeof msg)
+			return NULL;
+		if (msg.event != UFFD_EVENT_PAGEFAULT)
+			continue;
+		struct uffdio_copy copy = {
+			.dst = msg.arg.pagefault.address & ~(PAGE - 1), .src = (uintptr_t)content, .len = PAGE,
+		};
+		CHECK(ioctl(uffd, UFFDIO_COPY, &copy));
+		served++;
+	}
+}
+
+static void serve_by_userfaultfd(void *data, size_t bytes)
+{
+	pthread_t thread;
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)data, .len = bytes }, .mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	CHECK(uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC));
+	CHECK(ioctl(uffd, UFFDIO_API, &api));
+	CHECK(ioctl(uffd, UFFDIO_REGISTER, &reg));
+	if (pthread_create(&thread, NULL, handler, NULL)) {
+		fprintf(stderr, "cannot start the handler\n");
+		exit(1);
+	}
+}
+
+static void *memory(size_t bytes)
+{
+	void *area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (area == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	madvise(area, bytes, MADV_NOHUGEPAGE); /* one fault a page, whatever the host's THP setting */
+	return area;
+}
+
+int main(int argc, char **argv)
+{
+	uint32_t pages = argc > 2 ? (uint32_t)strtoul(argv[1], NULL, 10) : 0;
+	if (!pages || (strcmp(argv[2], "lazy") && strcmp(argv[2], "uffd"))) {
+		fprintf(stderr, "usage: guest PAGES lazy|uffd\n");
+		return 2;
+	}
+	unsigned char code[] = {
+		0xbf, 0, 0, 0, 0,                   /*       mov edi, DATA_GPA */
+		0xb9, 0, 0, 0, 0,                   /*       mov ecx, pages    */
+		0x89, 0x0f,                         /* next: mov [edi], ecx    */
+		0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /*       add edi, 4096     */
+		0x49,                               /*       dec ecx           */
+		0x75, 0xf5,                         /*       jnz next          */
+		0xf4,                               /*       hlt               */
+	};
+	uint32_t base = DATA_GPA;
+	memcpy(code + 1, &base, 4);
+	memcpy(code + 6, &pages, 4);
+
+	int kvm, vm, vcpu;
+	CHECK(kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC));
+	CHECK(vm = ioctl(kvm, KVM_CREATE_VM, 0));
+	ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000UL); /* needed by VMX only */
+	char *text = memory(PAGE), *data = memory(pages * PAGE);
+	memcpy(text, code, sizeof code);
+	if (!strcmp(argv[2], "uffd"))
+		serve_by_userfaultfd(data, pages * PAGE);
+	struct kvm_userspace_memory_region slot = {
+		.slot = 0, .guest_phys_addr = CODE_GPA, .memory_size = PAGE, .userspace_addr = (uintptr_t)text,
+	};
+	CHECK(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot));
+	slot = (struct kvm_userspace_memory_region){
+		.slot = 1, .guest_phys_addr = DATA_GPA, .memory_size = pages * PAGE, .userspace_addr = (uintptr_t)data,
+	};
+	CHECK(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot));
+	CHECK(vcpu = ioctl(vm, KVM_CREATE_VCPU, 0));
+	int run_bytes = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	struct kvm_run *run = mmap(NULL, (size_t)run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	if (run == MAP_FAILED) {
+		perror("mmap of kvm_run");
+		return 1;
+	}
+	struct kvm_sregs sregs;
+	CHECK(ioctl(vcpu, KVM_GET_SREGS, &sregs));
+	struct kvm_segment flat = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1 };
+	sregs.cs = flat;
+	flat.selector = 16;
+	flat.type = 3;
+	sregs.ds = sregs.es = sregs.ss = sregs.fs = sregs.gs = flat;
+	sregs.cr0 |= 1;
+	CHECK(ioctl(vcpu, KVM_SET_SREGS, &sregs));
+	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = 2 };
+	CHECK(ioctl(vcpu, KVM_SET_REGS, &regs));
+	unsigned runs = 0;
+	do {
+		if (ioctl(vcpu, KVM_RUN, 0) < 0 && errno != EINTR) {
+			perror("KVM_RUN");
+			return 1;
+		}
+		runs++;
+	} while (run->exit_reason == KVM_EXIT_INTR);
+	for (uint32_t page = 0; page < pages; page++)
+		if (*(uint32_t *)(data + page * PAGE) != pages - page) {
+			fprintf(stderr, "page %u holds the wrong word: the guest did not run\n", page);
+			return 1;
+		}
+	printf("{\"pages\": %u, \"backing\": \"%s\", \"served\": %lu, \"exit_reason\": %u, \"kvm_runs\": %u, "
+	       "\"vcpu_tid\": %d, \"handler_tid\": %d, \"data_gpa\": %lu, \"data_hva\": %lu}\n",
+	       pages, argv[2], (unsigned long)served, run->exit_reason, runs, (int)syscall(SYS_gettid), (int)handler_tid,
+	       DATA_GPA, (unsigned long)(uintptr_t)data);
+	return run->exit_reason == KVM_EXIT_HLT ? 0 : 1;
+}
