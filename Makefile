@@ -1,0 +1,51 @@
+# Two commands do all set-up on Debian 12: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+SAMPLE ?= sample-traces/guest-uffd-missing.trace
+
+.PHONY: demo test lint slow check bench lock clean
+
+demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
+	$(BIN)/faultreplay compare $(SAMPLE)
+
+test: $(VENV)/.installed-dev  ## the tests of a few minutes
+	$(BIN)/pytest
+
+slow: $(VENV)/.installed-dev  ## what takes longer: kernels in QEMU, post-copy, long recordings
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.installed-dev  ## style, types, and which package may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
+	$(BIN)/python benchmarks/engine.py
+
+# --require-hashes is implied by the lock file: two set-ups get the same bytes.
+$(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/pip
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(PIP) -r requirements-dev.lock
+	touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed" >&2; exit 5; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "error: no venv for $(PYTHON): run 'sudo scripts/install-debian.sh' (or: sudo apt-get install python3-venv)" >&2; exit 5; }
+
+lock:  ## make the lock files anew from pyproject.toml
+	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra plot -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra dev --extra dask -o requirements-dev.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
