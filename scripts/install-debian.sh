@@ -2,6 +2,7 @@
 # Installs what recording needs on Debian 12 and later. Safe to run again; says what it does.
 #
 #   scripts/install-debian.sh           packages, kernel headers, tracefs
+#   scripts/install-debian.sh --tests   the same, and what only the slow tests need (QEMU, peers to compare with)
 #   scripts/install-debian.sh --check   says what is missing, changes nothing (exit 1 if anything is)
 set -eu
 
@@ -9,7 +10,12 @@ packages="python3-venv python3-bpfcc bpftrace stress-ng gcc libc6-dev make"
 release=$(uname -r)
 modules=/lib/modules/$release
 check=
-[ "${1:-}" = --check ] && check=1
+case "${1:-}" in
+    --check) check=1 ;;
+    --tests) packages="$packages qemu-system-x86 busybox-static trace-cmd linux-perf" ;;
+    "") ;;
+    *) echo "usage: $0 [--check|--tests]" >&2; exit 2 ;;
+esac
 missing=0
 
 say() { echo "install-debian: $*"; }
