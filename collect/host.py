@@ -1,68 +1,58 @@
-"""The machine that is recorded: what `meta.json` says of it, and the one answer to "which KVM is this?".
-
-Every function takes `root`, under which /proc, /sys, /dev and /etc are looked up: tests give a made-up one.
-"""
+"""What this host is: for `meta.json` and for choosing what can be recorded."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 from faulttrace.meta import Host, KvmFlavour
 
-_FLAVOURS: dict[str, KvmFlavour] = {"kvm_intel": "vmx", "kvm_amd": "svm", "kvm_pvm": "pvm"}
+CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", 21: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 
 
-def kvm_flavour(root: Path = Path("/")) -> KvmFlavour:
-    """Which vendor module serves /dev/kvm: ``vmx``, ``svm``, ``pvm`` (shadow paging), ``none`` or ``unknown``.
-
-    Taken from the loaded module, not from the CPU's flags: a kernel may have KVM for a CPU without VMX or SVM.
-    """
-    for module, flavour in _FLAVOURS.items():
-        if (root / "sys/module" / module).is_dir():
-            return flavour
-    return "unknown" if (root / "dev/kvm").exists() else "none"
-
-
-def describe_host(root: Path = Path("/")) -> Host:
-    """The `host` part of meta.json."""
-    uname = platform.uname()
+def describe_host() -> Host:
+    """The machine this runs on."""
+    cpuinfo = _read("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    distro = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read("/etc/os-release"), re.MULTILINE)
     return Host(
-        kernel=_line(root / "proc/sys/kernel/osrelease") or uname.release,
-        machine=uname.machine,
-        cpu_model=_cpu_model(root),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpu_model=model[1] if model else "",
         cpus=os.cpu_count() or 0,
-        mem_bytes=_mem_bytes(root),
-        distro=_distro(root),
-        kvm_flavour=kvm_flavour(root),
+        mem_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        distro=distro[1] if distro else "",
+        kvm_flavour=kvm_flavour(),
     )
 
 
-def _line(path: Path) -> str:
+def kvm_flavour(modules: Path = Path("/sys/module"), kvm: Path = Path("/dev/kvm")) -> KvmFlavour:
+    """How KVM runs guests here: by VMX, by SVM, by software page tables (PVM), or not at all."""
+    for module, flavour in (("kvm_pvm", "pvm"), ("kvm_intel", "vmx"), ("kvm_amd", "svm")):
+        if (modules / module).exists():
+            return flavour  # type: ignore[return-value]
+    return "unknown" if kvm.exists() else "none"
+
+
+def missing_capabilities() -> list[str]:
+    """The capabilities recording needs and this process lacks; CAP_SYS_ADMIN stands for all."""
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", _read("/proc/self/status"), re.MULTILINE)
+    effective = int(match[1], 16) if match else 0
+    if effective >> 21 & 1:
+        return []
+    return [CAPABILITIES[bit] for bit in (39, 38) if not effective >> bit & 1]
+
+
+def memory_available_bytes() -> int:
+    """MemAvailable of this host."""
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 1 << 30
+
+
+def _read(path: str) -> str:
     try:
-        return path.read_text().strip()
+        return Path(path).read_text()
     except OSError:
         return ""
-
-
-def _value(path: Path, key: str, separator: str) -> str:
-    """The value of the first line of `path` that starts with `key`."""
-    for line in _line(path).splitlines():
-        name, found, value = line.partition(separator)
-        if found and name.strip() == key:
-            return value.strip()
-    return ""
-
-
-def _cpu_model(root: Path) -> str:
-    return _value(root / "proc/cpuinfo", "model name", ":")
-
-
-def _mem_bytes(root: Path) -> int:
-    words = _value(root / "proc/meminfo", "MemTotal", ":").split()
-    return int(words[0]) * 1024 if words and words[0].isdigit() else 0
-
-
-def _distro(root: Path) -> str:
-    return _value(root / "etc/os-release", "PRETTY_NAME", "=").strip('"')

@@ -1,0 +1,70 @@
+"""What a recorder needs of a backend: probes attached, events in bulk, losses, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from collect.probes import Probe as ProbeRow
+from collect.program import Available
+from collect.ring import Events
+from collect.tracefs import read_format, tracefs_root
+from faulttrace.meta import Probe
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Events of one probe on one CPU (-1: not known) that were not kept since the last poll."""
+
+    probe: str
+    cpu: int
+    count: int
+
+
+class Backend(Protocol):
+    """A way to run the probes."""
+
+    name: str
+    ring_bytes: int
+    probes: list[Probe]
+
+    def follow(self, tgid: int) -> None:
+        """Make a process a target, with all its threads and file descriptors."""
+
+    def refresh(self, tgid: int) -> None:
+        """Look again at a target's threads and file descriptors."""
+
+    def take(self) -> Events:
+        """Events that are ready."""
+
+    def poll_losses(self) -> list[Lost]:
+        """Losses since the last call."""
+
+    def shed(self, groups: Sequence[str]) -> None:
+        """Count the events of these groups as lost and keep none, until told otherwise."""
+
+    def close(self) -> None:
+        """Detach all probes; events and losses can still be read."""
+
+    def free(self) -> None:
+        """Give everything back to the kernel; nothing may be called after."""
+
+
+def find_probes(rows: Sequence[ProbeRow]) -> tuple[list[Available], list[Probe]]:
+    """What of `rows` this kernel has, and for the rest why not."""
+    root = tracefs_root()
+    available, missing = [], []
+    for row in rows:
+        layout = read_format(root, row.tracepoint)
+        if layout is None:
+            missing.append(Probe(row.tracepoint, row.groups[0], "missing", "this kernel has no such tracepoint"))
+            continue
+        absent = [name for name in row.reads if name not in layout.fields]
+        if absent and row.by_hand:
+            reason = f"this kernel's tracepoint has no field {absent[0]}"
+            missing.append(Probe(row.tracepoint, row.groups[0], "missing", reason))
+            continue
+        note = f"this kernel's tracepoint has no {', '.join(absent)}: columns from it are 0" if absent else ""
+        available.append(Available(row, layout, note))
+    return available, missing

@@ -1,0 +1,208 @@
+"""The BCC backend: compile, attach probe by probe, ring and counters by file descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collect import proc
+from collect.backend import Lost, find_probes
+from collect.bcc_loader import check_headers, load_bcc
+from collect.probes import PROBES, select
+from collect.program import GROUP_BITS, Available, function_name, generate
+from collect.ring import Events, RingReader
+from faulttrace.errors import MissingFeature
+from faulttrace.meta import Probe
+
+_PAGE = 4096
+_CFLAGS = ["-w", "-Wno-macro-redefined"]
+_COUNTS_WORDS = 66  # struct counts: lost[64], unfollowed, kept
+
+
+class BccBackend:
+    """Probes compiled by BCC.
+
+    Args:
+        groups: probe groups that are on.
+        ring_bytes: size of the ring, a power of two.
+
+    Raises:
+        MissingFeature: no BCC, headers, tracefs or BPF on this host.
+    """
+
+    name = "bcc"
+
+    def __init__(self, groups: Collection[str], ring_bytes: int) -> None:
+        bcc = load_bcc()
+        check_headers(platform.release())
+        self.ring_bytes = ring_bytes
+        self._available, self.probes = find_probes(select(groups))
+        self._lib: Any = bcc.libbcc.lib
+        text = generate(self._available, groups, ring_bytes // _PAGE)
+        with _quiet_stderr() as said:
+            try:
+                self._bpf: Any = bcc.BPF(text=text.encode(), cflags=_CFLAGS)
+            except Exception as error:  # BCC raises bare Exception
+                raise MissingFeature(f"the BPF programs cannot be compiled: {_first_error(said(), error)}") from None
+        self._programs: dict[str, int] = {}
+        self._misses: dict[str, int] = {}
+        for item in self._available:
+            self._attach(bcc, item)
+        self._maps = {
+            name: self._bpf.get_table(name.encode()).get_fd()
+            for name in ("tasks", "targets", "uffds", "vcpus", "counts", "shed", "events")
+        }
+        self.ring = RingReader.of_map(self._maps["events"], ring_bytes)
+        cpus = _possible_cpus()
+        self._counts = np.zeros((cpus, _COUNTS_WORDS), np.uint64)
+        self._reported = np.zeros_like(self._counts)
+
+    def _attach(self, bcc: Any, item: Available) -> None:
+        row = item.probe
+        with _quiet_stderr() as said:
+            try:
+                program = self._bpf.load_func(function_name(row).encode(), bcc.BPF.TRACEPOINT)
+                self._bpf.attach_tracepoint(tp=row.tracepoint.encode(), fn_name=function_name(row).encode())
+            except Exception as error:  # BCC raises bare Exception
+                reason = _first_error(said(), error)
+                self.probes.append(Probe(row.tracepoint, row.groups[0], "missing", reason))
+                return
+        self._programs[row.tracepoint] = program.fd
+        self._misses[row.tracepoint] = 0
+        self.probes.append(Probe(row.tracepoint, row.groups[0], "attached", item.note))
+
+    def follow(self, tgid: int) -> None:
+        """Make a process a target; its threads are found by the programs and in /proc."""
+        self._update("targets", ctypes.c_uint32(tgid), ctypes.c_uint32(1))
+        self.refresh(tgid)
+
+    def refresh(self, tgid: int) -> None:
+        """Enter threads and descriptors that the programs have not seen appear."""
+        found = proc.descriptors(tgid)
+        for fd in found.uffds:
+            self._update("uffds", ctypes.c_uint64(tgid << 32 | fd), ctypes.c_uint32(1))
+        for fd, vcpu in found.vcpus.items():
+            self._update("vcpus", ctypes.c_uint64(tgid << 32 | fd), ctypes.c_uint32(vcpu))
+        for tid in proc.thread_ids(tgid):
+            self._update("tasks", ctypes.c_uint32(tid), _Task.fresh(tgid), only_new=True)
+
+    def take(self) -> Events:
+        """Events that are ready in the ring."""
+        return self.ring.take()
+
+    def poll_losses(self) -> list[Lost]:
+        """Records that found the ring full, or a program that could not run because another one did."""
+        key = ctypes.c_uint32(0)
+        if self._lib.bpf_lookup_elem(self._maps["counts"], ctypes.byref(key), self._counts.ctypes.data) != 0:
+            return []
+        fresh = self._counts - self._reported
+        self._reported[:] = self._counts
+        lost = [
+            Lost(PROBES[index].tracepoint, int(cpu), int(fresh[cpu, index]))
+            for cpu, index in np.argwhere(fresh[:, : len(PROBES)])
+        ]
+        for tracepoint, fd in self._programs.items():
+            missed = _recursion_misses(fd)
+            if missed > self._misses[tracepoint]:
+                lost.append(Lost(tracepoint, -1, missed - self._misses[tracepoint]))
+                self._misses[tracepoint] = missed
+        return lost
+
+    @property
+    def unfollowed(self) -> int:
+        """Threads that could not be followed because the table of threads was full."""
+        return int(self._counts[:, 64].sum())
+
+    def shed(self, groups: Sequence[str]) -> None:
+        """Count the events of these groups as lost and keep none, until told otherwise."""
+        mask = sum(GROUP_BITS[group] for group in groups)
+        self._update("shed", ctypes.c_uint32(0), ctypes.c_uint32(mask))
+
+    def close(self) -> None:
+        """Detach all probes; events and losses can still be read."""
+        for tracepoint in list(self._bpf.tracepoint_fds):
+            self._bpf.detach_tracepoint(tracepoint)
+
+    def free(self) -> None:
+        """Give the maps and programs back to the kernel; nothing may be called after."""
+        self._programs.clear()
+        self._bpf.cleanup()
+
+    def _update(self, table: str, key: Any, value: Any, *, only_new: bool = False) -> None:
+        flags = 1 if only_new else 0  # BPF_NOEXIST
+        self._lib.bpf_update_elem(
+            self._maps[table], ctypes.byref(key), ctypes.byref(value), ctypes.c_ulonglong(flags)
+        )
+
+
+class _Task(ctypes.Structure):
+    """`struct task` of collect/bpf/common.h."""
+
+    _fields_ = (
+        ("enter_ns", ctypes.c_uint64),
+        ("arg", ctypes.c_uint64 * 5),
+        ("fd", ctypes.c_int32),
+        ("tgid", ctypes.c_uint32),
+        ("vcpu", ctypes.c_int32),
+        ("vcpu_fd", ctypes.c_int32),
+        ("call", ctypes.c_uint32),
+        ("flags", ctypes.c_uint8 * 4),
+    )
+
+    @classmethod
+    def fresh(cls, tgid: int) -> _Task:
+        task = cls()
+        task.tgid, task.vcpu, task.vcpu_fd = tgid, -1, -1
+        return task
+
+
+def _recursion_misses(program_fd: int) -> int:
+    """How often the program was skipped because another BPF program ran on that CPU (kernel 5.12 and later)."""
+    try:
+        text = Path(f"/proc/self/fdinfo/{program_fd}").read_text()
+    except OSError:
+        return 0
+    match = re.search(r"^recursion_misses:\s*(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def _possible_cpus() -> int:
+    """Length of a per-CPU map's value in CPUs."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").split("-")[-1]
+    return int(last) + 1
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[Any]:
+    """Keep what libbcc and LLVM print from the user; the body may ask for it."""
+    with tempfile.TemporaryFile() as sink:
+        saved = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+
+        def said() -> str:
+            sink.seek(0)
+            return sink.read().decode(errors="replace")
+
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _first_error(text: str, error: Exception) -> str:
+    """The most telling line of a compiler's or verifier's output."""
+    for line in text.splitlines():
+        if "error:" in line or "not permitted" in line or "nvalid" in line:
+            return line.strip()[:200]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[-1] if lines else str(error).replace("\n", " "))[:200]

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Page faults of the targets' threads, and the ends of faults that had to wait. */
+
+#ifdef TP_exceptions__page_fault_user
+int on_exceptions__page_fault_user(struct tp_exceptions__page_fault_user *args)
+{
+	struct task *task = current_task();
+	struct event *e;
+
+	if (!task)
+		return 0;
+	task->faulting = 1;
+	task->blocked = 0;
+	e = reserve(PROBE_exceptions__page_fault_user, GROUP_FAULTS, task, bpf_get_current_pid_tgid(),
+		    KIND_PAGE_FAULT_USER);
+	if (!e)
+		return 0;
+	e->addr = args->address;
+	e->ip = args->ip;
+	e->code = args->error_code;
+	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+	return 0;
+}
+#endif
+
+#ifdef TP_exceptions__page_fault_kernel
+int on_exceptions__page_fault_kernel(struct tp_exceptions__page_fault_kernel *args)
+{
+	struct task *task = current_task();
+	struct event *e;
+
+	if (!task)
+		return 0;
+	task->faulting = 1;
+	task->blocked = 0;
+	e = reserve(PROBE_exceptions__page_fault_kernel, GROUP_FAULTS, task, bpf_get_current_pid_tgid(),
+		    KIND_PAGE_FAULT_KERNEL);
+	if (!e)
+		return 0;
+	e->addr = args->address;
+	e->ip = args->ip;
+	e->code = args->error_code;
+	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+	return 0;
+}
+#endif
+
+#ifdef TP_mmap_lock__mmap_lock_released
+/*
+ * Only the first release after the thread blocked inside a page fault or inside KVM_RUN: that is the fault's retry
+ * coming to its end. All other releases would be noise, and there are many.
+ */
+int on_mmap_lock__mmap_lock_released(struct tp_mmap_lock__mmap_lock_released *args)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id;
+	struct task *task = tasks.lookup(&tid);
+	struct event *e;
+
+	if (!task || !task->blocked || !(task->faulting || task->call == IN_KVM_RUN))
+		return 0;
+	task->blocked = 0;
+	e = reserve(PROBE_mmap_lock__mmap_lock_released, GROUP_FAULTS, task, tid, KIND_MMAP_LOCK_RELEASED);
+	if (!e)
+		return 0;
+	e->code = args->write;
+	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+	return 0;
+}
+#endif

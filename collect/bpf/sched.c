@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Threads on and off the CPU. These tracepoints carry thread ids only: `tasks` knows whose they are. */
+
+#ifdef TP_sched__sched_switch
+int on_sched__sched_switch(struct tp_sched__sched_switch *args)
+{
+	u32 prev = args->prev_pid, next = args->next_pid;
+	/* Beyond the first byte stands only "preempted" (0x100): runnable, as 0 is. */
+	u64 state = args->prev_state & 0xff;
+	struct task *task = tasks.lookup(&prev);
+	struct event *e;
+
+	if (task) {
+		if (state)
+			task->blocked = 1;
+#ifdef WANT_SCHED
+		e = reserve(PROBE_sched__sched_switch, GROUP_SCHED, task, prev, KIND_SCHED_OUT);
+		if (e) {
+			e->code = state;
+			e->value = next;
+			events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+		}
+#endif
+	}
+#ifdef WANT_SCHED
+	task = tasks.lookup(&next);
+	if (task) {
+		e = reserve(PROBE_sched__sched_switch, GROUP_SCHED, task, next, KIND_SCHED_IN);
+		if (e) {
+			e->value = prev;
+			events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+		}
+	}
+#endif
+	return 0;
+}
+#endif
+
+#ifdef TP_sched__sched_waking
+int on_sched__sched_waking(struct tp_sched__sched_waking *args)
+{
+	u32 tid = args->pid;
+	struct task *task = tasks.lookup(&tid);
+	struct event *e;
+
+	if (!task)
+		return 0;
+	e = reserve(PROBE_sched__sched_waking, GROUP_SCHED, task, tid, KIND_SCHED_WAKING);
+	if (!e)
+		return 0;
+	e->value = (u32)bpf_get_current_pid_tgid();
+	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+	return 0;
+}
+#endif

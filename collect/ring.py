@@ -1,0 +1,102 @@
+"""The BPF ring buffer read in bulk: one numpy view a turn, never a Python call an event.
+
+Layout (kernel/bpf/ringbuf.c): a consumer page, a producer page, then the data, mapped twice so that a record that
+wraps is still contiguous. A record is an 8-byte header (length with BUSY and DISCARD bits, page offset) and its
+data, rounded up to 8. All our records have one length, so the ring is an array.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+BUSY: Final = 1 << 31
+DISCARD: Final = 1 << 30
+_LENGTH: Final = DISCARD - 1
+
+EVENT_DTYPE: Final = np.dtype(
+    [
+        ("ts_ns", "<i8"),
+        ("addr", "<u8"),
+        ("ip", "<u8"),
+        ("code", "<u8"),
+        ("size", "<u8"),
+        ("value", "<i8"),
+        ("dur_ns", "<i8"),
+        ("tgid", "<i4"),
+        ("tid", "<i4"),
+        ("fd", "<i4"),
+        ("vcpu", "<i4"),
+        ("cpu", "<i2"),
+        ("kind", "u1"),
+        ("pad", "V5"),
+    ]
+)
+"""`struct event` of collect/bpf/common.h."""
+
+_RECORD: Final = np.dtype([("length", "<u4"), ("page", "<u4"), ("event", EVENT_DTYPE)])
+RECORD_BYTES: Final = _RECORD.itemsize
+
+Events = npt.NDArray[Any]
+
+
+class RingReader:
+    """Takes whole records out of a ring.
+
+    Args:
+        consumer: writable, its first 8 bytes are the consumer position.
+        producer: readable, its first 8 bytes are the producer position; the data (twice) starts at `data_offset`.
+        size_bytes: size of the data, a power of two.
+        data_offset: one page in a real ring.
+    """
+
+    def __init__(self, consumer: Any, producer: Any, size_bytes: int, data_offset: int = mmap.PAGESIZE) -> None:
+        self.size_bytes = size_bytes
+        self._consumer: npt.NDArray[np.uint64] = np.frombuffer(consumer, np.uint64, 1)
+        self._producer: npt.NDArray[np.uint64] = np.frombuffer(producer, np.uint64, 1)
+        self._data: npt.NDArray[np.uint8] = np.frombuffer(producer, np.uint8, 2 * size_bytes, data_offset)
+
+    @classmethod
+    def of_map(cls, map_fd: int, size_bytes: int) -> RingReader:
+        """Map the ring buffer behind a BPF map's file descriptor."""
+        consumer = mmap.mmap(map_fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        producer = mmap.mmap(
+            map_fd,
+            mmap.PAGESIZE + 2 * size_bytes,
+            flags=mmap.MAP_SHARED,
+            prot=mmap.PROT_READ,
+            offset=mmap.PAGESIZE,
+        )
+        return cls(consumer, producer, size_bytes)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes produced and not taken."""
+        return int(self._producer[0]) - int(self._consumer[0])
+
+    def take(self) -> Events:
+        """A copy of all finished records in order; those after a record still being written stay in the ring.
+
+        Raises:
+            ValueError: a record has another length than `EVENT_DTYPE`: the programs are not ours.
+        """
+        position = int(self._consumer[0])
+        count = (int(self._producer[0]) - position) // RECORD_BYTES
+        if count == 0:
+            return np.empty(0, EVENT_DTYPE)
+        start = position & (self.size_bytes - 1)
+        records = self._data[start : start + count * RECORD_BYTES].view(_RECORD)
+        length = records["length"].copy()
+        busy = (length & BUSY) != 0
+        if busy.any():
+            count = int(busy.argmax())
+            length = length[:count]
+        if ((length & _LENGTH) != EVENT_DTYPE.itemsize).any():
+            raise ValueError("the ring holds records of an unknown length")
+        events: Events = records["event"][:count].copy()
+        self._consumer[0] = position + count * RECORD_BYTES
+        discarded = (length & DISCARD) != 0
+        return events[~discarded] if discarded.any() else events

@@ -1,0 +1,72 @@
+"""The kernel's own description of its tracepoints: `events/CATEGORY/NAME/format` in tracefs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from faulttrace.errors import MissingFeature, NoPermission
+
+ROOTS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_FIELD = re.compile(
+    r"\s*field:(?P<type>.+?)(?P<name>\w+)(?P<array>\[\w*\])?;\s*offset:(\d+);\s*size:(\d+);\s*signed:(\d);"
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a tracepoint's record."""
+
+    name: str
+    offset: int
+    size_bytes: int
+    signed: bool
+    array: bool
+
+
+@dataclass(frozen=True)
+class Format:
+    """A tracepoint's record as this kernel lays it out."""
+
+    name: str
+    fields: dict[str, Field]
+
+
+def tracefs_root() -> Path:
+    """Where tracefs is mounted.
+
+    Raises:
+        MissingFeature: nowhere.
+        NoPermission: mounted, but this user may not look inside.
+    """
+    for root in ROOTS:
+        try:
+            if (root / "events" / "header_page").exists():
+                return root
+        except PermissionError:
+            raise NoPermission(
+                f"{root} may not be read: record as root, or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH"
+            ) from None
+    raise MissingFeature("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
+
+
+def read_format(root: Path, tracepoint: str) -> Format | None:
+    """The layout of ``category:name``; None where this kernel has no such tracepoint."""
+    category, _, name = tracepoint.partition(":")
+    try:
+        text = (root / "events" / category / name / "format").read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return parse_format(tracepoint, text)
+
+
+def parse_format(tracepoint: str, text: str) -> Format:
+    """Parse the text of a `format` file."""
+    fields = {}
+    for line in text.splitlines():
+        if match := _FIELD.match(line):
+            offset, size, signed = (int(match[i]) for i in (4, 5, 6))
+            array = bool(match["array"]) or "[" in match["type"]
+            fields[match["name"]] = Field(match["name"], offset, size, bool(signed), array)
+    return Format(tracepoint, fields)

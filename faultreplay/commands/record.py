@@ -1,0 +1,141 @@
+"""`faultreplay record`: a trace of running processes or of a command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faulttrace.errors import UsageError
+from faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
+
+if TYPE_CHECKING:
+    from collect.recorder import RecordStatus, RecordSummary
+
+
+@click.command("record", short_help="Record a trace.")
+@click.argument("command_line", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="The trace to make: NAME.trace."
+)
+@click.option(
+    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Record this process; several times for several."
+)
+@click.option("-d", "--duration", metavar="TIME", help="End after this, as 10s (a bare number: seconds).")
+@click.option(
+    "--probes",
+    "groups",
+    metavar="GROUPS",
+    help="Groups of probes, by commas: faults,kvm,sched,mm,locks. Default: all but locks.",
+)
+@click.option("--ring-size", "ring", metavar="SIZE", help="Ring buffer, as 64M. Default: chosen from free memory.")
+@click.option("--backend", type=click.Choice(["auto", "bcc"]), default="auto", show_default=True)
+@click.option("--force", is_flag=True, help="Replace an existing trace.")
+def command(
+    *,
+    command_line: tuple[str, ...],
+    out: Path,
+    pids: tuple[int, ...],
+    duration: str | None,
+    groups: str | None,
+    ring: str | None,
+    backend: str,
+    force: bool,
+) -> None:
+    """Record faults, userfaults and KVM events of processes, or of a command that it runs.
+
+    Ends after -d, when all targets have ended, or on Ctrl-C; a COMMAND that still runs then gets SIGTERM.
+    """
+    from collect.probes import DEFAULT_GROUPS
+    from collect.recorder import RecordSpec, record
+
+    spec = RecordSpec(
+        pids=pids,
+        command=command_line,
+        duration_ns=parse_duration_ns(duration, default_unit="s") if duration else None,
+        groups=tuple(dict.fromkeys(groups.split(","))) if groups else DEFAULT_GROUPS,
+        ring_bytes=parse_size_bytes(ring) if ring else None,
+        backend=backend,
+        force=force,
+    )
+    if spec.duration_ns == 0:
+        raise UsageError("-d 0: a recording needs a duration")
+    stop = threading.Event()
+    with _signals_set(stop), _status_line() as show:
+        summary = record(spec, _trace_path(out), stop, show)
+    _report(summary)
+
+
+def _trace_path(out: Path) -> Path:
+    """Traces end in .trace, so that other verbs and people know them."""
+    return out if out.suffix == ".trace" else out.with_name(out.name + ".trace")
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a recording normally."""
+
+    def ask(*_: object) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _status_line() -> Iterator[Any]:
+    """A function that shows a status: a live line on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.status import Status
+
+    with Status("attaching probes...", console=Console(stderr=True)) as line:
+
+        def show(status: RecordStatus) -> None:
+            lost = f"[red]{status.lost} lost[/red]" if status.lost else "0 lost"
+            line.update(
+                f"recording {format_ns(status.elapsed_ns)}: {status.events_per_s:,.0f} events/s, "
+                f"{status.events:,} events, {lost}, {format_bytes(status.bytes_written)} written"
+            )
+
+        yield show
+
+
+def _report(summary: RecordSummary) -> None:
+    """What was recorded, on stderr: stdout carries data only."""
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    lost = sum(summary.lost.values())
+    say(
+        f"recorded {summary.events:,} events in {format_ns(summary.duration_ns)} ({summary.ended_by}) "
+        f"with {summary.backend}, ring {format_bytes(summary.ring_bytes)}"
+    )
+    say(f"recorder: {format_ns(summary.cpu_ns)} CPU, {format_bytes(summary.max_rss_bytes)} memory at most")
+    if lost:
+        share = lost / (summary.events + lost)
+        by_probe = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.lost.items()))
+        say(f"LOST {lost:,} events ({share:.2%}): {by_probe}; a larger --ring-size or fewer --probes may help")
+    else:
+        say("lost: none")
+    for name, reason in summary.missing.items():
+        say(f"missing probe {name}: {reason}")
+    for note in summary.notes:
+        say(f"note: {note}")
+    if summary.exit_status is not None:
+        status = summary.exit_status
+        say(f"command ended with {f'status {status}' if status >= 0 else f'signal {-status}'}")
+    say(f"wrote {summary.path} ({format_bytes(summary.bytes_written)})")
