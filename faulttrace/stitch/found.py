@@ -1,0 +1,176 @@
+"""Faults while they are being found: columns of numbers, names put in at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
+from faulttrace.stitch.keys import I64, NEVER, U64, Axis, Bools, Index, take
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from faulttrace.stitch.threads import Sleeps
+
+UNKNOWN: Final = -1
+"""In a column of durations or ends: null."""
+
+ACCESS: Final = ("r", "w", "x")
+STARTS: Final = ("page-fault", "exit", "walk", "out", "read")
+ENDS: Final = ("none", "mmap-lock", "entry", "spte", "fast", "in", "ioctl", "run")
+
+MARKERS: Final[dict[str, str]] = {
+    "page-fault": "start: exceptions:page_fault_user or _kernel of the same page",
+    "exit": "start: kvm:kvm_exit (VMX, SVM)",
+    "walk": "start: kvmmmu:kvm_mmu_pagetable_walk (shadow paging)",
+    "out": "start: the accessor went to sleep (no better marker was seen: the time until then is missing)",
+    "read": "start: the message was read (nothing earlier was seen: the whole queueing is missing)",
+    "mmap-lock": "end: mmap_lock let go of after the retry",
+    "entry": "end: kvm:kvm_entry (VMX, SVM)",
+    "spte": "end: kvmmmu:kvm_mmu_set_spte",
+    "fast": "end: kvmmmu:fast_page_fault",
+    "in": "end: the accessor got the CPU back (the retry is missing)",
+    "ioctl": "end: the ioctl that placed the page (the wake is missing)",
+    "run": "end: KVM_RUN was called again (re-entry is missing)",
+}
+"""The words of `join`, ``START/END``; ``none`` alone: the end was not found."""
+
+
+def code(names: tuple[str, ...], name: str) -> int:
+    """The number of `name`."""
+    return names.index(name)
+
+
+@dataclass
+class Found:
+    """Some faults. Times in ns; `UNKNOWN` where there is none; names as numbers into the tuples of the schema."""
+
+    thread: I64
+    vm: I64
+    vcpu: I64
+    accessor: I64
+    start_ns: I64
+    end_ns: I64
+    page: U64
+    granule: I64
+    access: I64
+    cause: I64
+    resolution: I64
+    handler_tid: I64
+    queue_ns: I64
+    service_ns: I64
+    resolve_ns: I64
+    wake_ns: I64
+    start_by: I64
+    end_by: I64
+
+    def __len__(self) -> int:
+        return len(self.thread)
+
+    @classmethod
+    def blank(cls, count: int) -> Found:
+        """`count` rows with nothing known."""
+        zero: dict[str, Any] = {name: np.zeros(count, np.int64) for name in (f.name for f in fields(cls))}
+        for name in ("thread", "vcpu", "end_ns", "queue_ns", "service_ns", "resolve_ns", "wake_ns"):
+            zero[name] = np.full(count, UNKNOWN, np.int64)
+        zero["resolution"] = np.full(count, code(RESOLUTIONS, "none"), np.int64)
+        zero["page"] = np.zeros(count, np.uint64)
+        return cls(**zero)
+
+    def pick(self, chosen: Bools | I64) -> Found:
+        """The chosen rows."""
+        return Found(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+    @classmethod
+    def concat(cls, parts: list[Found]) -> Found:
+        """All rows of all parts."""
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+
+class Claims:
+    """Where faults already found lie: an event inside one is part of it and opens no other."""
+
+    def __init__(self, axis: Axis, found: Found) -> None:
+        known = found.thread >= 0
+        self._start = found.start_ns[known]
+        end = found.end_ns[known]
+        # With its end unseen a fault claims its own opening event only.
+        self._end = np.where(end == UNKNOWN, self._start, end)
+        self._index = Index(axis, found.thread[known], self._start)
+
+    def inside(self, thread: I64, ts_ns: I64) -> Bools:
+        """Whether each (thread, time) lies in a fault."""
+        row = self._index.last_until(thread, ts_ns)
+        claimed: Bools = (row >= 0) & (ts_ns <= take(self._end, row, -1))
+        return claimed
+
+
+def to_frame(found: Found, thread_ids: I64, sleeps: Sleeps) -> pl.DataFrame:
+    """The `FAULTS` frame: sorted, numbered, think times and off-CPU times filled in."""
+    import polars as pl
+
+    order = np.lexsort((found.thread, found.start_ns))
+    found = found.pick(order)
+    joined = found.end_ns != UNKNOWN
+    end_ns = np.where(joined, found.end_ns, found.start_ns)
+    offcpu = np.where(joined, sleeps.off_cpu_ns(found.thread, found.start_ns, end_ns), UNKNOWN)
+    tid = take(thread_ids, found.thread, 0)
+    columns: dict[str, pl.Series] = {
+        "fault_id": pl.Series(np.arange(len(found), dtype=np.int64)),
+        "vm": pl.Series(found.vm.astype(np.int32)),
+        "accessor": _named(ACCESSORS, found.accessor),
+        "tid": pl.Series(tid.astype(np.int32)),
+        "vcpu": pl.Series(found.vcpu.astype(np.int32)),
+        "start_ns": pl.Series(found.start_ns),
+        "end_ns": _nullable(found.end_ns),
+        "stall_ns": _nullable(np.where(joined, found.end_ns - found.start_ns, UNKNOWN)),
+        "think_ns": _nullable(_think_ns(found, end_ns)),
+        "page": pl.Series(found.page),
+        "granule": pl.Series(found.granule),
+        "access": _named(ACCESS, found.access),
+        "cause": _named(CAUSES, found.cause),
+        "resolution": _named(RESOLUTIONS, found.resolution),
+        "handler_tid": pl.Series(found.handler_tid.astype(np.int32)),
+        "queue_ns": _nullable(found.queue_ns),
+        "service_ns": _nullable(found.service_ns),
+        "resolve_ns": _nullable(found.resolve_ns),
+        "wake_ns": _nullable(found.wake_ns),
+        "offcpu_ns": _nullable(offcpu),
+        "join": _named(
+            tuple("none" if end == "none" else f"{start}/{end}" for start in STARTS for end in ENDS),
+            found.start_by * len(ENDS) + found.end_by,
+        ),
+    }
+    return pl.DataFrame([columns[field.name].alias(field.name) for field in FAULTS])
+
+
+def _think_ns(found: Found, end_ns: I64) -> I64:
+    """From the end of the thread's fault before to this start. A fault whose end was not seen ends where it starts."""
+    order = np.lexsort((found.start_ns, found.thread))
+    thread, start, end = found.thread[order], found.start_ns[order], end_ns[order]
+    think = np.full(len(found), UNKNOWN, np.int64)
+    follows = np.flatnonzero((thread[1:] == thread[:-1]) & (thread[1:] >= 0)) + 1
+    think[order[follows]] = np.maximum(start[follows] - end[follows - 1], 0)
+    return think
+
+
+def _named(names: tuple[str, ...], codes: I64) -> pl.Series:
+    import polars as pl
+
+    return pl.Series(list(names), dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))
+
+
+def _nullable(values: npt.NDArray[np.int64]) -> pl.Series:
+    import polars as pl
+
+    series = pl.Series(values)
+    return series.set(series == UNKNOWN, None)
+
+
+def clip_never(ts_ns: I64) -> I64:
+    """`UNKNOWN` for a time that never came."""
+    return np.where(ts_ns >= NEVER, UNKNOWN, ts_ns)

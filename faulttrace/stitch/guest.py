@@ -1,0 +1,161 @@
+"""Faults of a guest that no userfaultfd message shows: exits to userspace, and what KVM resolves by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
+from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
+from faulttrace.stitch.markers import Context, access_of
+from faulttrace.stitch.placements import RESOLUTION
+from faulttrace.stitch.report import StitchReport
+
+_EFAULT = -14
+_LEVEL_BITS = 9
+
+
+def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Found:
+    """KVM_RUN fails with EFAULT or exits on MMIO; the vCPU thread resolves it and calls KVM_RUN again."""
+    runs, guest, placements = context.runs, context.guest, context.placements
+    left = runs.exit
+    mmio = context.events.of(Kind.KVM_MMIO)
+    mmio_row = Index(context.axis, mmio.thread, mmio.ts_ns).last_until(left.thread, left.ts_ns)
+    entered_ns = runs.last_enter_ns(left.thread, left.ts_ns)
+    is_mmio = (left.value == 0) & (mmio_row >= 0) & (take(mmio.ts_ns, mmio_row, -1) >= entered_ns)
+    rows = np.flatnonzero(((left.value == _EFAULT) | is_mmio) & (left.thread >= 0))
+    thread, exit_ns, mmio_row, is_mmio = left.thread[rows], left.ts_ns[rows], mmio_row[rows], is_mmio[rows]
+    report.exits = int((~is_mmio).sum())
+
+    start_ns, start_by, access = guest.opener(thread, exit_ns)
+    within = (start_ns != UNKNOWN) & (start_ns >= entered_ns[rows])
+    # With neither exit nor walk traced, the return of KVM_RUN is the first that is seen.
+    start_by = np.where(within, start_by, code(STARTS, "out"))
+    start_ns = np.where(within, start_ns, exit_ns)
+    again_ns = runs.next_enter_ns(thread, exit_ns)
+    end_ns, end_by, spte = _after_reentry(context, thread, again_ns, is_mmio)
+    own = _own_ioctl(context, thread, exit_ns, again_ns)
+    done = (own >= 0) & take(placements.done, own, 0)
+
+    found = Found.blank(len(rows))
+    found.thread, found.start_ns, found.start_by = thread, start_ns, start_by
+    found.end_ns, found.end_by = end_ns, end_by
+    found.vm = take(context.tgid_of, thread, 0)
+    found.accessor = np.full(len(rows), code(ACCESSORS, "vcpu"), np.int64)
+    gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), take(guest.sptes.addr, spte, 0))
+    mapped = context.memory.host_address(found.vm, gpa, exit_ns)
+    known = np.where(own >= 0, take(placements.lo, own, 0), np.where(mapped > 0, mapped, gpa))
+    found.page = context.memory.page(found.vm, known)
+    found.granule = context.memory.granule(found.vm, found.page)
+    # KVM_MMIO: 0 unsatisfied read, 1 read, 2 write.
+    found.access = np.where(is_mmio, (take(mmio.code, mmio_row, 0) == 2).astype(np.int64), access)
+    found.cause = np.where(is_mmio, code(CAUSES, "mmio"), code(CAUSES, "exit"))
+    resolution = np.full(len(rows), code(RESOLUTIONS, "userspace"), np.int64)
+    kind = take(placements.kind, own, 0)
+    for number, name in RESOLUTION.items():
+        resolution[done & (kind == number)] = code(RESOLUTIONS, name)
+    found.resolution = np.where(again_ns < NEVER, resolution, code(RESOLUTIONS, "none"))
+    found.handler_tid = take(context.events.threads.values, thread, 0)
+    placed_ns = np.where(done, take(placements.end_ns, own, 0), again_ns)
+    returned = again_ns < NEVER
+    found.queue_ns = exit_ns - start_ns
+    found.service_ns = np.where(returned, placed_ns - exit_ns, UNKNOWN)
+    found.resolve_ns = np.where(done, placed_ns - take(placements.start_ns, own, 0), UNKNOWN)
+    found.wake_ns = np.where(end_ns != UNKNOWN, end_ns - placed_ns, UNKNOWN)
+    report.placements_used(own)
+    found = found.pick(~claims.inside(thread, start_ns))
+    report.exits_unjoined = int(((found.end_ns == UNKNOWN) & (found.cause == code(CAUSES, "exit"))).sum())
+    return found
+
+
+def _after_reentry(context: Context, thread: I64, again_ns: I64, is_mmio: Bools) -> tuple[I64, I64, I64]:
+    """How the vCPU got past its access after KVM_RUN was called again."""
+    returned = again_ns < NEVER
+    who, from_ns = np.where(returned, thread, -1), np.where(returned, again_ns, 0)
+    limit_ns = context.runs.next_exit_ns(who, from_ns)
+    guest = context.guest
+    # The first entry only leads to the access that faults again; the entry after that fault is the end.
+    fault_ns = guest.next_fault_ns(who, from_ns)
+    fault_ns = np.where(fault_ns < limit_ns, fault_ns, from_ns)
+    end_ns, end_by, spte = guest.end(who, fault_ns, limit_ns)
+    # KVM finishes an MMIO instruction itself with what userspace left: the first entry is its end, no mapping follows.
+    entry_ns = take(guest.entries.ts_ns, guest.next_entry(who, from_ns, limit_ns), UNKNOWN)
+    end_ns, spte = np.where(is_mmio, entry_ns, end_ns), np.where(is_mmio, -1, spte)
+    end_by = np.where(is_mmio & (entry_ns != UNKNOWN), code(ENDS, "entry"), end_by)
+    nothing = end_ns == UNKNOWN
+    end_by = np.where(nothing & returned, code(ENDS, "run"), end_by)
+    return np.where(nothing & returned, again_ns, end_ns), end_by, spte
+
+
+def _own_ioctl(context: Context, thread: I64, from_ns: I64, until_ns: I64) -> I64:
+    """The first ioctl on a userfaultfd that each thread itself ended within (from, until)."""
+    row = context.placements.first_by(thread, from_ns)
+    return np.where((row >= 0) & (take(context.placements.end_ns, row, NEVER) <= until_ns), row, -1)
+
+
+def stitch_stage2(context: Context, claims: Claims, report: StitchReport) -> Found:
+    """What KVM resolves alone: memory that the host has, or makes, while stage 2 (or the shadow) is empty."""
+    return Found.concat([_shadow(context, claims, report), _hardware(context, claims, report)])
+
+
+def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
+    """Walk, then the new entry by the same thread before its next walk."""
+    guest = context.guest
+    walks = guest.walks
+    hardware = np.isin(walks.thread, guest.with_exits)
+    report.walks += int((~hardware).sum())
+    rows = np.flatnonzero(~hardware & (walks.thread >= 0) & ~claims.inside(walks.thread, walks.ts_ns))
+    thread, start_ns = walks.thread[rows], walks.ts_ns[rows]
+    until_ns = take(walks.ts_ns, guest.next_walk(thread, start_ns + 1), NEVER)
+    until_ns = np.minimum(until_ns, context.runs.next_exit_ns(thread, start_ns))
+    spte = guest.next_spte(thread, start_ns, until_ns)
+    report.walks_without_entry += int((spte < 0).sum())
+    mapped = np.flatnonzero(spte >= 0)
+    thread, start_ns, spte = thread[mapped], start_ns[mapped], spte[mapped]
+    fast = take(guest.sptes.kind, spte, 0) == Kind.KVM_MMU_FAST_PAGE_FAULT
+    found = _kernel_faults(context, thread, start_ns, take(guest.sptes.ts_ns, spte, 0))
+    found.start_by = np.full(len(thread), code(STARTS, "walk"), np.int64)
+    found.end_by = np.where(fast, code(ENDS, "fast"), code(ENDS, "spte"))
+    found.access = access_of(walks.code[rows][mapped])
+    level = np.clip(take(guest.sptes.size, spte, 1).astype(np.int64), 1, 3)
+    _place(context, found, take(guest.sptes.addr, spte, 0), np.where(fast, 1, level))
+    return found
+
+
+def _hardware(context: Context, claims: Claims, report: StitchReport) -> Found:
+    """kvm_exit, kvm_page_fault, kvm_entry by one thread."""
+    guest = context.guest
+    faults = guest.stage2
+    report.walks += len(faults)
+    start_ns, start_by, _ = guest.opener(faults.thread, faults.ts_ns)
+    start_ns = np.where(start_ns == UNKNOWN, faults.ts_ns, start_ns)
+    rows = np.flatnonzero((faults.thread >= 0) & ~claims.inside(faults.thread, faults.ts_ns))
+    thread, start_ns, start_by, fault_ns = faults.thread[rows], start_ns[rows], start_by[rows], faults.ts_ns[rows]
+    limit_ns = np.minimum(guest.next_exit_ns(thread, fault_ns + 1), context.runs.next_exit_ns(thread, fault_ns))
+    end_ns, end_by, spte = guest.end(thread, fault_ns, limit_ns)
+    report.walks_without_entry += int((end_ns == UNKNOWN).sum())
+    seen = np.flatnonzero(end_ns != UNKNOWN)
+    found = _kernel_faults(context, thread[seen], start_ns[seen], end_ns[seen])
+    found.start_by, found.end_by = start_by[seen], end_by[seen]
+    found.access = access_of(faults.code[rows][seen])
+    level = np.where(spte[seen] >= 0, take(guest.sptes.size, spte[seen], 1).astype(np.int64), 1)
+    _place(context, found, faults.addr[rows][seen], np.clip(level, 1, 3))
+    return found
+
+
+def _kernel_faults(context: Context, thread: I64, start_ns: I64, end_ns: I64) -> Found:
+    found = Found.blank(len(thread))
+    found.thread, found.start_ns, found.end_ns = thread, start_ns, end_ns
+    found.vm = take(context.tgid_of, thread, 0)
+    found.accessor = np.full(len(thread), code(ACCESSORS, "vcpu"), np.int64)
+    found.cause = np.full(len(thread), code(CAUSES, "stage2"), np.int64)
+    found.resolution = np.full(len(thread), code(RESOLUTIONS, "kernel"), np.int64)
+    return found
+
+
+def _place(context: Context, found: Found, gpa: U64, level: I64) -> None:
+    """Page and granule: host virtual where a memory slot is known, else guest physical."""
+    granule = np.int64(4096) << (_LEVEL_BITS * (level - 1))
+    host = context.memory.host_address(found.vm, gpa, found.start_ns)
+    found.granule = granule
+    found.page = np.where(host > 0, host, gpa) & ~(granule.astype(np.uint64) - np.uint64(1))

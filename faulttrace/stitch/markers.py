@@ -1,0 +1,182 @@
+"""Events that open a fault and events that close one, by thread."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from faulttrace.schema import Kind
+from faulttrace.stitch.columns import Events, Rows
+from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
+from faulttrace.stitch.keys import I64, NEVER, U64, Bools, Ids, Index, take
+from faulttrace.stitch.memory import Memory
+from faulttrace.stitch.placements import Placements
+from faulttrace.stitch.threads import Runs, Sleeps
+
+_PF_WRITE, _PF_INSTR = 2, 16  # x86 page-fault error code
+
+
+def access_of(error_code: U64) -> I64:
+    """0 read, 1 write, 2 execute, from an x86 page-fault error code."""
+    error = error_code.astype(np.int64)
+    return np.where(error & _PF_WRITE != 0, 1, np.where(error & _PF_INSTR != 0, 2, 0))
+
+
+class PageFaults:
+    """`exceptions:page_fault_*`: a process's own accesses."""
+
+    def __init__(self, events: Events, memory: Memory) -> None:
+        self.rows: Rows = events.of(Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL)
+        self.page: U64 = memory.page(self.rows.tgid, self.rows.addr)
+        self.axis = events.axis
+        self.by_thread = Index(events.axis, self.rows.thread, self.rows.ts_ns)
+
+    def last_on_page(self, thread: I64, page: U64, until_ns: I64) -> I64:
+        """The last page fault of each thread on each page, at or before each time."""
+        pages = Ids(page)
+        slot = pages.of(self.page)
+        mine = np.flatnonzero((slot >= 0) & (self.rows.thread >= 0))
+        pair = self.rows.thread[mine] * len(pages) + slot[mine]
+        pairs = Ids(pair)
+        index = Index(self.axis, pairs.of(pair), self.rows.ts_ns[mine])
+        asked = np.where(thread >= 0, thread * len(pages) + pages.of(page), -1)
+        return take(mine, index.last_until(pairs.of(asked), until_ns), -1)
+
+
+class GuestMarkers:
+    """What KVM shows of a guest's faults: exits and entries (VMX, SVM), walks and new mappings (shadow paging)."""
+
+    def __init__(self, events: Events) -> None:
+        exits, walks = events.of(Kind.KVM_EXIT), events.of(Kind.KVM_MMU_WALK)
+        with_exits = np.unique(exits.thread)
+        # Where both are traced the exit is the earlier one.
+        self.exits, self.walks = exits, walks
+        self._exit = Index(events.axis, exits.thread, exits.ts_ns)
+        self._walk = Index(events.axis, walks.thread, walks.ts_ns)
+        self.with_exits = with_exits
+        self.entries = events.of(Kind.KVM_ENTRY)
+        self._entry = Index(events.axis, self.entries.thread, self.entries.ts_ns)
+        self.with_entries = np.unique(self.entries.thread)
+        self.sptes = events.of(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
+        self._spte = Index(events.axis, self.sptes.thread, self.sptes.ts_ns)
+        self.stage2 = events.of(Kind.KVM_PAGE_FAULT)
+        self._stage2 = Index(events.axis, self.stage2.thread, self.stage2.ts_ns)
+
+    def opener(self, thread: I64, until_ns: I64) -> tuple[I64, I64, I64]:
+        """(time or UNKNOWN, number in `STARTS`, access) of the last event that took each thread out of its guest."""
+        hardware = np.isin(thread, self.with_exits)
+        exit_row, walk_row = self._exit.last_until(thread, until_ns), self._walk.last_until(thread, until_ns)
+        ts_ns = np.where(hardware, take(self.exits.ts_ns, exit_row, UNKNOWN), take(self.walks.ts_ns, walk_row, UNKNOWN))
+        fault_row = self._stage2.last_until(thread, until_ns)
+        during = take(self.stage2.ts_ns, fault_row, UNKNOWN) >= ts_ns
+        stage2_access = np.where(during, take(access_of(self.stage2.code), fault_row, 0), 0)
+        access = np.where(hardware, stage2_access, take(access_of(self.walks.code), walk_row, 0))
+        by = np.where(hardware, code(STARTS, "exit"), code(STARTS, "walk"))
+        return ts_ns, by, access
+
+    def last_walk(self, thread: I64, until_ns: I64) -> I64:
+        """Row of the last walk of each thread at or before each time."""
+        return self._walk.last_until(thread, until_ns)
+
+    def next_exit_ns(self, thread: I64, from_ns: I64) -> I64:
+        """When each thread's guest next exits; NEVER where exits are not traced or none came."""
+        return take(self.exits.ts_ns, self._exit.first_from(thread, from_ns), NEVER)
+
+    def next_walk(self, thread: I64, from_ns: I64) -> I64:
+        """Row of the next walk of each thread."""
+        return self._walk.first_from(thread, from_ns)
+
+    def next_spte(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
+        """Row of the first entry each thread made within [from, until)."""
+        row = self._spte.first_from(thread, from_ns)
+        return np.where((row >= 0) & (take(self.sptes.ts_ns, row, NEVER) < until_ns), row, -1)
+
+    def next_entry(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
+        """Row of the first guest entry of each thread within [from, until)."""
+        row = self._entry.first_from(thread, from_ns)
+        return np.where((row >= 0) & (take(self.entries.ts_ns, row, NEVER) < until_ns), row, -1)
+
+    def next_fault_ns(self, thread: I64, from_ns: I64) -> I64:
+        """When each thread next takes a stage-2 fault (VMX, SVM); NEVER if it does not."""
+        return take(self.stage2.ts_ns, self._stage2.first_from(thread, from_ns), NEVER)
+
+    def end(self, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64, I64]:
+        """(time or UNKNOWN, number in `ENDS`, spte row) of each thread's way back into the guest within [from, until).
+
+        With guest entries traced, the entry after the new mapping; else the new mapping itself.
+        """
+        spte = self.next_spte(thread, from_ns, until_ns)
+        spte_ns = take(self.sptes.ts_ns, spte, UNKNOWN)
+        entry = self.next_entry(thread, np.maximum(spte_ns, from_ns), until_ns)
+        entry_ns = take(self.entries.ts_ns, entry, UNKNOWN)
+        fast = take(self.sptes.kind, spte, 0) == Kind.KVM_MMU_FAST_PAGE_FAULT
+        by = np.where(spte >= 0, np.where(fast, code(ENDS, "fast"), code(ENDS, "spte")), code(ENDS, "none"))
+        by = np.where(entry >= 0, code(ENDS, "entry"), by)
+        return np.where(entry >= 0, entry_ns, spte_ns), by, spte
+
+
+class Wakes:
+    """Threads woken from inside a placing ioctl by the thread that ran it: the waiters of a userfault."""
+
+    def __init__(self, events: Events, placements: Placements, sleeps: Sleeps) -> None:
+        rows = events.of(Kind.SCHED_WAKING)
+        placement = placements.running(events.threads.of(rows.value), rows.ts_ns)
+        inside = np.flatnonzero((placement >= 0) & take(placements.wakes, placement, 0) & (rows.thread >= 0))
+        self.thread: I64 = rows.thread[inside]
+        self.ts_ns: I64 = rows.ts_ns[inside]
+        self.placement: I64 = placement[inside]
+        # -1: it was woken before it came to sleep.
+        self.sleep: I64 = sleeps.covering(self.thread, self.ts_ns, self.ts_ns)
+        self._index = Index(events.axis, self.thread, self.ts_ns)
+
+    def __len__(self) -> int:
+        return len(self.thread)
+
+    def first_from(self, thread: I64, ts_ns: I64) -> I64:
+        """The first wake of each thread at or after each time."""
+        return self._index.first_from(thread, ts_ns)
+
+
+class Context:
+    """All that the stitchers look things up in."""
+
+    def __init__(self, events: Events, memory: Memory) -> None:
+        self.events = events
+        self.axis = events.axis
+        self.memory = memory
+        self.sleeps = Sleeps(events)
+        self.runs = Runs(events)
+        self.placements = Placements(events)
+        self.page_faults = PageFaults(events, memory)
+        self.guest = GuestMarkers(events)
+        self.wakes = Wakes(events, self.placements, self.sleeps)
+        self.releases = events.of(Kind.MMAP_LOCK_RELEASED)
+        self._release = Index(events.axis, self.releases.thread, self.releases.ts_ns)
+        self.tgid_of: I64 = _owners(events)
+
+    def release_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
+        """When each thread first let go of mmap_lock within [from, until); UNKNOWN if it did not."""
+        ts_ns = take(self.releases.ts_ns, self._release.first_from(thread, from_ns), NEVER)
+        return np.where(ts_ns < until_ns, ts_ns, UNKNOWN)
+
+    def next_page_fault_ns(self, thread: I64, from_ns: I64) -> I64:
+        """When each thread next takes a page fault; NEVER if it does not."""
+        return take(self.page_faults.rows.ts_ns, self.page_faults.by_thread.first_from(thread, from_ns), NEVER)
+
+    def is_vcpu(self, thread: I64) -> Bools:
+        """Whether each thread was seen to call KVM_RUN."""
+        return np.isin(thread, self.runs.threads)
+
+
+def _owners(events: Events) -> I64:
+    """The process of each thread, from events taken in that thread's own context where there are any."""
+    kind = events.frame["kind"].to_numpy()
+    tid = events.frame["tid"].to_numpy().astype(np.int64)
+    tgid = events.frame["tgid"].to_numpy().astype(np.int64)
+    owner = np.zeros(len(events.threads), np.int64)
+    foreign = np.isin(kind, np.array([Kind.SCHED_IN, Kind.SCHED_WAKING], np.uint8))
+    for chosen in (foreign, ~foreign):  # the sure ones overwrite
+        seen, first = np.unique(tid[chosen], return_index=True)
+        some = tgid[chosen][first]
+        at = events.threads.of(seen)
+        owner[at] = np.where(some > 0, some, owner[at])
+    return owner

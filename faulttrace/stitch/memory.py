@@ -1,0 +1,87 @@
+"""What an address is: its page size, and for guests the host address behind a guest physical one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from faulttrace.meta import Meta
+from faulttrace.schema import Kind
+from faulttrace.stitch.columns import Events
+from faulttrace.stitch.keys import I64, NEVER, U64
+
+PAGE_BYTES = 4096
+
+
+class Memory:
+    """Page sizes and memory slots of the targets over time, from meta.json and from memory-slot ioctls."""
+
+    def __init__(self, meta: Meta, events: Events) -> None:
+        self._huge = [entry for entry in meta.memory_map if entry.page_bytes != PAGE_BYTES]
+        # (tgid, from_ns, until_ns, gpa, hva, bytes); one row a slot's life
+        self._slots: list[tuple[int, int, int, int, int, int]] = []
+        rows = events.of(Kind.KVM_SET_MEMSLOT)
+        changes = [
+            (slot.ts_ns, target.tgid, slot.slot, slot.gpa, slot.hva, slot.size_bytes)
+            for target in meta.targets
+            for slot in target.memslots
+        ]
+        seen = {(ts_ns, tgid, slot) for ts_ns, tgid, slot, *_ in changes}
+        for i in np.flatnonzero(rows.value == 0):
+            slot = int(rows.code[i]) & 0xFFFFFFFF
+            change = (
+                int(rows.ts_ns[i]),
+                int(rows.tgid[i]),
+                slot,
+                int(rows.addr[i]),
+                int(rows.ip[i]),
+                int(rows.size[i]),
+            )
+            if change[:3] not in seen:
+                changes.append(change)
+        changes.sort()
+        alive: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        for ts_ns, tgid, slot, gpa, hva, size in changes:
+            before = alive.pop((tgid, slot), None)
+            if before is not None:
+                start, *place = before
+                self._slots.append((tgid, start, ts_ns, place[0], place[1], place[2]))
+            if size:
+                alive[tgid, slot] = (ts_ns, gpa, hva, size)
+        self._slots += [(tgid, start, NEVER, gpa, hva, size) for (tgid, _), (start, gpa, hva, size) in alive.items()]
+        first: dict[int, int] = {}
+        for tgid, start, *_ in self._slots:
+            first[tgid] = min(start, first.get(tgid, start))
+        # A slot found in the state at start was there before its timestamp.
+        self._slots = [
+            (tgid, 0 if start == first[tgid] else start, end, gpa, hva, size)
+            for tgid, start, end, gpa, hva, size in self._slots
+        ]
+
+    @property
+    def knows_slots(self) -> bool:
+        """Whether any guest physical address can be turned into a host one."""
+        return bool(self._slots)
+
+    def granule(self, tgid: I64, addr: U64) -> I64:
+        """Bytes of the page that holds each address."""
+        size = np.full(len(addr), PAGE_BYTES, np.int64)
+        for entry in self._huge:
+            inside = (tgid == entry.tgid) & (addr >= np.uint64(entry.start)) & (addr < np.uint64(entry.end))
+            size[inside] = entry.page_bytes
+        return size
+
+    def page(self, tgid: I64, addr: U64) -> U64:
+        """Start of the page that holds each address."""
+        return addr & ~(self.granule(tgid, addr).astype(np.uint64) - np.uint64(1))
+
+    def host_address(self, tgid: I64, gpa: U64, ts_ns: I64) -> U64:
+        """Host virtual address of each guest physical one; 0 where no slot holds it."""
+        found = np.zeros(len(gpa), np.uint64)
+        # An exit on a slot that is gone for a moment (memslot-destroy) still means the memory that was there.
+        for at_the_time in (False, True):
+            for owner, start, end, base, hva, size in self._slots:
+                inside = (tgid == owner) & (gpa >= np.uint64(base)) & (gpa < np.uint64(base + size))
+                if at_the_time:
+                    inside &= (ts_ns >= start) & (ts_ns <= end)
+                found[inside] = gpa[inside] - np.uint64(base) + np.uint64(hva)
+        return found

@@ -1,0 +1,76 @@
+"""Page faults of processes that no userfaultfd message explains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
+from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faulttrace.stitch.keys import NEVER, take
+from faulttrace.stitch.markers import Context, access_of
+from faulttrace.stitch.placements import RESOLUTION
+from faulttrace.stitch.report import StitchReport
+from faulttrace.stitch.waiters import cause_of_waiter
+
+_UNINTERRUPTIBLE = 2  # TASK_UNINTERRUPTIBLE in prev_state: waiting for a disk
+
+
+def stitch_process_faults(context: Context, claims: Claims, report: StitchReport) -> Found:
+    """What the kernel resolved alone (minor-host, major-host), and SIGBUS faults that their thread resolved (exit)."""
+    faults = context.page_faults
+    report.page_faults = len(faults.rows)
+    rows = np.flatnonzero((faults.rows.thread >= 0) & ~claims.inside(faults.rows.thread, faults.rows.ts_ns))
+    thread, start_ns, page = faults.rows.thread[rows], faults.rows.ts_ns[rows], faults.page[rows]
+    next_ns = context.next_page_fault_ns(thread, start_ns + 1)
+    end_ns = context.release_ns(thread, start_ns, next_ns)
+
+    # A sleep before the lock is let go of was part of the fault: waiting for a disk, or for the lock itself.
+    sleep = context.sleeps.first_from(thread, start_ns)
+    slept = (sleep >= 0) & (take(context.sleeps.out_ns, sleep, NEVER) < np.where(end_ns == UNKNOWN, 0, end_ns))
+    on_disk = slept & (take(context.sleeps.state, sleep, 0) & _UNINTERRUPTIBLE != 0)
+
+    # UFFD_FEATURE_SIGBUS: the signal handler of the faulting thread places the page.
+    placements = context.placements
+    own = placements.first_by(thread, start_ns)
+    own = np.where(
+        (own >= 0) & (take(placements.start_ns, own, NEVER) < next_ns) & placements.covers(own, page), own, -1
+    )
+    own = np.where(take(placements.places, own, 0), own, -1)
+    sigbus = own >= 0
+
+    # A waiter of a userfault whose message nobody read and whose wake-up was not recorded.
+    anywhere, here = np.zeros(len(placements), np.int64), np.zeros(len(rows), np.int64)
+    woken = placements.first_covering(placements.wakes, anywhere, here, page, start_ns)
+    woken = np.where(slept & ~sigbus & (take(placements.end_ns, woken, NEVER) <= end_ns), woken, -1)
+    waited = woken >= 0
+
+    found = Found.blank(len(rows))
+    found.thread, found.start_ns, found.page = thread, start_ns, page
+    found.end_ns = np.where(sigbus, take(placements.end_ns, own, 0), end_ns)
+    found.start_by = np.full(len(rows), code(STARTS, "page-fault"), np.int64)
+    by_release = np.where(end_ns != UNKNOWN, code(ENDS, "mmap-lock"), code(ENDS, "none"))
+    found.end_by = np.where(sigbus, code(ENDS, "ioctl"), by_release)
+    found.vm = faults.rows.tgid[rows]
+    found.granule = context.memory.granule(found.vm, page)
+    in_kvm = context.runs.inside(thread, start_ns) & (faults.rows.kind[rows] == Kind.PAGE_FAULT_KERNEL)
+    found.accessor = np.where(in_kvm, code(ACCESSORS, "kernel"), code(ACCESSORS, "vmm"))
+    found.access = access_of(faults.rows.code[rows])
+    host = np.where(on_disk, code(CAUSES, "major-host"), code(CAUSES, "minor-host"))
+    by_placement = cause_of_waiter(take(placements.kind, woken, 0))
+    found.cause = np.where(sigbus, code(CAUSES, "exit"), np.where(waited, by_placement, host))
+    resolution = np.full(len(rows), code(RESOLUTIONS, "kernel"), np.int64)
+    for number, name in RESOLUTION.items():
+        resolution[(take(placements.kind, np.where(sigbus, own, woken), 0) == number)] = code(RESOLUTIONS, name)
+    found.resolution = resolution
+    found.handler_tid = np.where(
+        sigbus, faults.rows.tid[rows], np.where(waited, take(placements.rows.tid, woken, 0), 0)
+    )
+    found.wake_ns = np.where(waited, end_ns - take(placements.end_ns, woken, 0), UNKNOWN)
+    ioctl_start = take(placements.start_ns, own, 0)
+    found.resolve_ns = np.where(sigbus, found.end_ns - ioctl_start, UNKNOWN)
+    found.service_ns = np.where(sigbus, found.end_ns - start_ns, UNKNOWN)
+    report.placements_used(own)
+    report.placements_used(woken)
+    report.waiters_without_message += int(waited.sum())
+    report.page_faults_unjoined = int((found.end_ns == UNKNOWN).sum())
+    return found

@@ -1,0 +1,71 @@
+"""How well a stitch went: every event that could have been joined and was not is counted here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from faulttrace.stitch.keys import I64
+
+
+@dataclass
+class StitchReport:
+    """Counts of one stitch."""
+
+    messages: int = 0
+    """Page-fault messages read from userfaultfds."""
+    messages_other: int = 0
+    """Messages of other kinds: fork, remap, remove, unmap."""
+    messages_joined: int = 0
+    messages_unjoined: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+    messages_repeated: int = 0
+    """Second and later messages of one fault (it was woken with its page still missing); their fault counts once."""
+    messages_late: int = 0
+    """Read after the page had been placed: handed out while the waiter was on its way."""
+    messages_without_thread: int = 0
+    """With no thread id, or an unrecorded one: the waiter was looked for by page and by who was woken."""
+    waiters_without_message: int = 0
+    """Faults whose page came before their own message was read (coalesced with another's fault)."""
+    wakes_unexplained: int = 0
+    """Threads woken inside a placing ioctl that were not seen to fault on its range (lock waiters, readers)."""
+    placements: int = 0
+    """Ioctls that placed or released pages."""
+    placements_unasked: int = 0
+    """Of these, the ones no fault waited for: prefetch, push, thaw with nobody waiting."""
+    placements_failed: dict[int, int] = field(default_factory=dict)
+    """Failed ones by errno (17 EEXIST: the page was there already)."""
+    exits: int = 0
+    """KVM_RUN returned EFAULT."""
+    exits_unjoined: int = 0
+    walks: int = 0
+    """Guest page-table walks or stage-2 faults seen."""
+    walks_without_entry: int = 0
+    """Of these, the ones after which nothing was mapped: the guest's own page faults, emulation, retries."""
+    page_faults: int = 0
+    """Page faults of processes."""
+    page_faults_unjoined: int = 0
+    """Of these, the ones whose end has no event (the per-VMA lock leaves none) and that no userfault explains."""
+    faults_by_cause: dict[str, int] = field(default_factory=dict)
+    unjoined_by_cause: dict[str, int] = field(default_factory=dict)
+    joins: dict[str, int] = field(default_factory=dict)
+    """Faults by the markers their start and end were taken from."""
+
+    def __post_init__(self) -> None:
+        self._used: list[I64] = []
+
+    def placements_used(self, rows: I64) -> None:
+        """Note placements that ended a fault (-1: none)."""
+        self._used.append(np.unique(rows[rows >= 0]))
+
+    def count_unasked(self, eligible: I64) -> None:
+        """Count those of `eligible` that no fault used."""
+        used = np.unique(np.concatenate(self._used)) if self._used else np.empty(0, np.int64)
+        self.placements = len(eligible)
+        self.placements_unasked = int(np.isin(eligible, used, invert=True).sum())
+
+    @property
+    def unjoined(self) -> int:
+        """Userspace-resolved faults whose end was not found."""
+        return sum(self.messages_unjoined.values()) + self.exits_unjoined

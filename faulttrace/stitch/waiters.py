@@ -1,0 +1,66 @@
+"""Waiters whose message nobody read: the page came for another's fault on it, or the freeze ended first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from faulttrace.schema import CAUSES, RESOLUTIONS, Kind
+from faulttrace.stitch.ends import fill_common, find_end
+from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
+from faulttrace.stitch.keys import I64, NEVER, Bools, take
+from faulttrace.stitch.markers import Context, access_of
+from faulttrace.stitch.report import StitchReport
+
+
+def stitch_waiters(context: Context, accounted: Bools, report: StitchReport) -> Found:
+    """Threads that an ioctl woke although no message of theirs was read: their page came for another's fault."""
+    wakes, sleeps, placements = context.wakes, context.sleeps, context.placements
+    rows = np.flatnonzero(~accounted & (wakes.sleep >= 0))
+    thread, placed_by, sleep = wakes.thread[rows], wakes.placement[rows], wakes.sleep[rows]
+    out_ns, back_ns = take(sleeps.out_ns, sleep, 0), take(sleeps.in_ns, sleep, NEVER)
+    pf_row = context.page_faults.by_thread.last_until(thread, out_ns)
+    pf_ns = take(context.page_faults.rows.ts_ns, pf_row, UNKNOWN)
+    pf_page = take(context.page_faults.page, pf_row, 0)
+    in_guest = context.runs.inside(thread, out_ns)
+    guest_ns, guest_by, guest_access = context.guest.opener(thread, out_ns)
+    from_guest = in_guest & (guest_ns > pf_ns)
+    start_ns = np.where(from_guest, guest_ns, pf_ns)
+    end_ns, end_by, spte = find_end(context, thread, start_ns, back_ns, in_guest)
+
+    owner = take(context.tgid_of, thread, 0)
+    mapped = context.memory.host_address(owner, take(context.guest.sptes.addr, spte, 0), start_ns)
+    granule = context.memory.granule(owner, take(placements.lo, placed_by, 0))
+    one_page = take(placements.bytes, placed_by, 0) <= granule
+    guest_page = np.where(placements.covers(placed_by, mapped), mapped, take(placements.lo, placed_by, 0))
+    page = context.memory.page(owner, np.where(from_guest, guest_page, pf_page))
+    sure = np.where(from_guest, one_page | placements.covers(placed_by, mapped), placements.covers(placed_by, pf_page))
+    # A wide unprotect thaws guests whose page cannot be told without memory slots: a fault all the same.
+    sure |= from_guest & (take(placements.kind, placed_by, 0) == Kind.UFFD_WRITEPROTECT)
+    keep = np.flatnonzero(sure & (start_ns != UNKNOWN) & (start_ns <= out_ns))
+    report.wakes_unexplained = len(rows) - len(keep)
+
+    fallback = end_ns == UNKNOWN
+    end_by = np.where(fallback & (back_ns < NEVER), code(ENDS, "in"), end_by)
+    end_ns = np.where(fallback, np.where(back_ns < NEVER, back_ns, UNKNOWN), end_ns)
+    found = Found.blank(len(rows))
+    found.thread, found.start_ns, found.end_ns, found.page = thread, start_ns, end_ns, page
+    found.start_by = np.where(from_guest, guest_by, code(STARTS, "page-fault"))
+    found.end_by = np.where(end_ns == UNKNOWN, code(ENDS, "none"), end_by)
+    fill_common(context, found, placed_by, in_guest, in_guest & ~from_guest)
+    kind = take(placements.kind, placed_by, 0)
+    # A bare wake tells less than what it delivered.
+    continued = found.resolution == code(RESOLUTIONS, "continue")
+    found.cause = np.where(continued, code(CAUSES, "minor"), cause_of_waiter(kind))
+    pf_access = access_of(take(context.page_faults.rows.code, pf_row, 0))
+    found.access = np.where(kind == Kind.UFFD_WRITEPROTECT, 1, np.where(from_guest, guest_access, pf_access))
+    found.handler_tid = take(placements.rows.tid, placed_by, 0)
+    found.wake_ns = np.where(end_ns != UNKNOWN, end_ns - wakes.ts_ns[rows], UNKNOWN)
+    report.waiters_without_message = len(keep)
+    report.placements_used(placed_by[keep])
+    return found.pick(keep)
+
+
+def cause_of_waiter(kind: I64) -> I64:
+    """What a waiter waited for, by the kind of the ioctl that let it go."""
+    minor = np.where(kind == Kind.UFFD_CONTINUE, code(CAUSES, "minor"), code(CAUSES, "missing"))
+    return np.where(kind == Kind.UFFD_WRITEPROTECT, code(CAUSES, "write-protect"), minor)

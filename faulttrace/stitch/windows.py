@@ -1,0 +1,67 @@
+"""Intervals in which memory was frozen or its slot gone, as the ioctls show them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from faulttrace.meta import WindowSpan
+from faulttrace.schema import CAUSES, RESOLUTIONS, Kind
+from faulttrace.stitch.found import Found, code
+from faulttrace.stitch.markers import Context
+
+FREEZE = "uffd-wp"
+DESTROY = "memslot-destroy"
+
+
+def find_windows(context: Context) -> list[WindowSpan]:
+    """Freezes (protect until unprotect of the same range, wider than a page) and slots deleted and added again.
+
+    A window starts when the ioctl that closes memory ended and lasts until the one that opens it again ended.
+    """
+    return sorted(_freezes(context) + _destroyed(context), key=lambda w: (w.start_ns, w.end_ns))
+
+
+def _freezes(context: Context) -> list[WindowSpan]:
+    placements = context.placements
+    wide = placements.bytes > context.memory.granule(placements.tgid, placements.lo)
+    protects = placements.kind == Kind.UFFD_WRITEPROTECT
+    windows = []
+    open_since: dict[tuple[int, int, int], int] = {}
+    for row in np.flatnonzero(wide & protects & (placements.rows.value >= 0)):
+        place = (int(placements.tgid[row]), int(placements.lo[row]), int(placements.hi[row]))
+        if placements.protect[row]:
+            open_since.setdefault(place, int(placements.end_ns[row]))
+        elif place in open_since:
+            windows.append(WindowSpan(FREEZE, open_since.pop(place), int(placements.end_ns[row])))
+    windows += [WindowSpan(FREEZE, start, context.events.end_ns) for start in open_since.values()]
+    return windows
+
+
+def _destroyed(context: Context) -> list[WindowSpan]:
+    rows = context.events.of(Kind.KVM_SET_MEMSLOT)
+    windows = []
+    gone: dict[tuple[int, int], int] = {}
+    for row in np.flatnonzero(rows.value == 0):
+        slot = (int(rows.tgid[row]), int(rows.code[row]) & 0xFFFFFFFF)
+        if rows.size[row] == 0:
+            gone[slot] = int(rows.ts_ns[row])
+        elif slot in gone:
+            windows.append(WindowSpan(DESTROY, gone.pop(slot), int(rows.ts_ns[row])))
+    return windows
+
+
+def mark_windowed(found: Found, windows: list[WindowSpan]) -> None:
+    """Give cause "window" to writes stopped by a freeze and to exits on a slot that was gone."""
+    unprotect = found.resolution == code(RESOLUTIONS, "unprotect")
+    is_wp = (found.cause == code(CAUSES, "write-protect")) & unprotect
+    is_exit = (found.cause == code(CAUSES, "mmio")) | (found.cause == code(CAUSES, "exit"))
+    for window in windows:
+        # The slot is gone some time before its ioctl returns, and memory is frozen page by page.
+        began_by = found.start_ns <= window.end_ns
+        still = (found.end_ns >= window.start_ns) | (found.end_ns < 0)
+        eligible = is_wp if window.kind == FREEZE else is_exit if window.kind == DESTROY else None
+        if eligible is not None:
+            # A freeze's writers are let go by the ioctl that ends it, not by one for their page alone.
+            ended_by = found.end_ns >= window.end_ns if window.kind == FREEZE else np.ones(len(found), bool)
+            chosen = eligible & began_by & still & (ended_by | (found.end_ns < 0))
+            found.cause[chosen] = code(CAUSES, "window")
