@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 
-from faulttrace.errors import UsageError
+from faulttrace.errors import FaultreplayError, UsageError
+
+_HOLD = 'kill -STOP $$; exec "$@"'
 
 
 class Launched:
     """A command held back at its start; `release` lets it run under the same process id.
+
+    A shell holds the place, stopped, and then becomes the command: no file descriptor is left behind in it.
 
     Raises:
         UsageError: no such command.
@@ -20,13 +25,11 @@ class Launched:
     def __init__(self, command: Sequence[str]) -> None:
         if not command or shutil.which(command[0]) is None:
             raise UsageError(f"'{command[0] if command else ''}' is not a command that can be run: check its path")
-        self.command = list(command)
-        gate, self._release_fd = os.pipe()
-        # A shell holds the place and becomes the command: the pid that is traced is the command's own.
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f"{_close_after(gate)}", "faultreplay", str(gate), *command], pass_fds=[gate]
-        )
-        os.close(gate)
+        self._process = subprocess.Popen(["/bin/sh", "-c", _HOLD, "faultreplay", *command])
+        state = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if state is None or state.si_code != os.CLD_STOPPED:
+            raise FaultreplayError(f"'{command[0]}' ended before it could be recorded")
+        self._held = True
 
     @property
     def pid(self) -> int:
@@ -40,24 +43,18 @@ class Launched:
 
     def release(self) -> None:
         """Let the command run."""
-        if self._release_fd >= 0:
-            os.write(self._release_fd, b"\n")
-            os.close(self._release_fd)
-            self._release_fd = -1
+        if self._held:
+            self._held = False
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self, grace_s: float = 5.0) -> None:
         """End the command if it still runs: SIGTERM, then SIGKILL."""
         if self._process.poll() is None:
+            if self._held:
+                self._process.kill()
             self._process.terminate()
             try:
                 self._process.wait(grace_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        if self._release_fd >= 0:
-            os.close(self._release_fd)
-            self._release_fd = -1
-
-
-def _close_after(gate: int) -> str:
-    return f'read -r _ <&{gate}; exec {gate}<&-; shift; exec "$@"'

@@ -1,0 +1,82 @@
+/* Takes exactly COUNT userfaults (1009 by default), writing one byte to each page, served by one handler thread. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE 4096UL
+
+static int uffd;
+static long count;
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static void *serve(void *unused)
+{
+	static char content[PAGE] __attribute__((aligned(4096)));
+	struct uffd_msg msg;
+	struct uffdio_copy copy;
+	long done;
+
+	(void)unused;
+	memset(content, 7, sizeof(content));
+	for (done = 0; done < count; done++) {
+		if (read(uffd, &msg, sizeof(msg)) != sizeof(msg))
+			die("read");
+		copy.dst = msg.arg.pagefault.address & ~(PAGE - 1);
+		copy.src = (unsigned long)content;
+		copy.len = PAGE;
+		copy.mode = 0;
+		copy.copy = 0;
+		if (ioctl(uffd, UFFDIO_COPY, &copy))
+			die("UFFDIO_COPY");
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	pthread_t handler;
+	char *memory;
+	long i;
+	int dev;
+
+	count = argc > 1 ? atol(argv[1]) : 1009;
+	if (argc > 2) {			/* the other way to get a userfaultfd */
+		dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+		uffd = dev < 0 ? -1 : ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC);
+	} else {
+		uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	}
+	if (uffd < 0)
+		die("userfaultfd");
+	if (ioctl(uffd, UFFDIO_API, &api))
+		die("UFFDIO_API");
+	memory = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		die("mmap");
+	reg.range.start = (unsigned long)memory;
+	reg.range.len = count * PAGE;
+	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
+		die("UFFDIO_REGISTER");
+	if (pthread_create(&handler, NULL, serve, NULL))
+		die("pthread_create");
+	for (i = 0; i < count; i++)
+		memory[i * PAGE] = 1;
+	pthread_join(handler, NULL);
+	close(uffd);
+	return 0;
+}
