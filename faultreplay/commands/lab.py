@@ -1,0 +1,103 @@
+"""`faultreplay lab`: real guests and processes under each real mechanism."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faulttrace.errors import FaultreplayError
+from faulttrace.units import format_ns, parse_duration_ns, parse_size_bytes
+
+if TYPE_CHECKING:
+    from lab.spec import LabResult
+
+
+ORDERS = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce")
+
+
+@click.group()
+def command() -> None:
+    """Run real guests under each real mechanism and keep the guest's own clock."""
+
+
+@command.command()
+@click.option("-m", "--mechanism", default="uffd-missing", show_default=True, help="`faultreplay lab list` names all.")
+@click.option("--target", type=click.Choice(("kvm", "process")), default="kvm", show_default=True)
+@click.option("--vcpus", type=int, default=1, show_default=True, help="vCPUs, or threads of a process.")
+@click.option("--handlers", type=int, help="Handler threads. Default: what the mechanism needs.")
+@click.option("--pages", type=int, default=1000, show_default=True, help="Pages of each vCPU; of all with --shared.")
+@click.option("--shared", is_flag=True, help="All vCPUs use the same pages.")
+@click.option("--accesses", type=int, help="Of each vCPU. Default: each page once, four times where pages repeat.")
+@click.option("--order", type=click.Choice(ORDERS), default="seq", show_default=True)
+@click.option("--access", default="r", show_default=True, help="r, w, rmw, mixed or mixed:SHARE_OF_WRITES.")
+@click.option("--think", default="20us", show_default=True, help="Before each access: 20us, exp:20us or file:PATH.")
+@click.option(
+    "--fetch",
+    default="200us",
+    show_default=True,
+    help="Until content is there: 200us, exp:200us, lognormal:200us:SIGMA, or unix or tcp: from a page server.",
+)
+@click.option("--rate", default="0", metavar="BYTES/S", help="Limit of the page server's link, as 100M.")
+@click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="START+LENGTH:KIND",
+    help="pause, freeze or memslot-destroy, as 20ms+10ms:freeze.",
+)
+@click.option("--base", default="populated", show_default=True, help="What fills in memory when -m is a window.")
+@click.option("--workload", type=click.Path(path_type=Path), help="A trace whose accesses are done again.")
+@click.option("--granule", metavar="SIZE", help="mmio-exit: bytes of one memslot.")
+@click.option("--dirty-interval", default="10ms", show_default=True, help="dirty-log: from bitmap to bitmap.")
+@click.option("--spin-below", default="60us", show_default=True, help="A shorter fetch spins, a longer one sleeps.")
+@click.option("--timeout", default="10s", show_default=True, help="Give up when no access ends for so long.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--pin/--no-pin", default=None, help="A core for each thread. Default: when there are enough.")
+@click.option("--fail", default="", help="Break something: handler-exit@N, source-exit@MS, hugetlb-enomem.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Trace to write. Default: none is kept.")
+@click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")
+@click.option("--force", is_flag=True, help="Write over an existing trace.")
+def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> int:
+    """Run one guest (or process) under a mechanism, recorded together with its own clock."""
+    from lab.runner import run as lab_run
+
+    result = lab_run(make_spec(**options), output, record=not no_record, force=force)
+    _say(result)
+    if output:
+        click.echo(f"wrote {output}", err=True)
+    if result.problem:
+        raise FaultreplayError(result.problem)
+    return 0
+
+
+def make_spec(windows: tuple[str, ...], rate: str, granule: str | None, **options: Any) -> Any:
+    """A `LabSpec` from the command line's words."""
+    from faultreplay.options import parse_window
+    from lab.spec import LabSpec, Window
+
+    for name in ("dirty_interval", "spin_below", "timeout"):
+        options[f"{name}_ns"] = parse_duration_ns(options.pop(name))
+    return LabSpec(
+        windows=tuple(Window(*parse_window(text)) for text in windows),
+        rate_bytes=parse_size_bytes(rate),
+        granule_bytes=parse_size_bytes(granule) if granule else None,
+        **options,
+    )
+
+
+def _say(result: LabResult) -> None:
+    lab = result.lab
+    if not lab:
+        return
+    click.echo(f"{result.spec.mechanism}: {lab['accesses']} accesses in {format_ns(lab['run_time_ns'])}, "
+               f"clock within {format_ns(lab['clock_error_ns'])}", err=True)  # fmt: skip
+    fetch = lab["services"]["fetch_ns"]
+    if fetch["n"]:
+        click.echo(f"{lab['services']['resolved']} resolved: fetch {format_ns(fetch['p50'])} (median), "
+                   f"placed in {format_ns(lab['services']['resolve_ns']['p50'])}", err=True)  # fmt: skip
+    for window, waiters in zip(lab["windows"], lab["waiters"], strict=True):
+        length = format_ns(window["end_ns"] - window["begin_from_ns"])
+        changed = f"{window['pages_changed']} of {window['pages_checked']} pages changed"
+        click.echo(f"{window['kind']}: {length}, {waiters['accesses']} accesses waited, {changed}", err=True)

@@ -1,0 +1,81 @@
+"""Runs the lab's host program: set up, wait, let go, collect. Its exit codes become errors here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from faulttrace.errors import FaultreplayError, MissingFeature, NoPermission, UsageError
+
+_ERRORS: dict[int, type[FaultreplayError]] = {2: UsageError, 5: MissingFeature, 77: NoPermission}
+
+
+class Program:
+    """A host program that has set everything up and waits. Leaving the context kills what still runs.
+
+    Attributes:
+        facts: what it said when ready: pid, threads with roles, where the memory is.
+    """
+
+    def __init__(self, binary: Path, arguments: dict[str, object], work: Path) -> None:
+        self.work = work
+        command = [str(binary), *(f"{key}={value}" for key, value in arguments.items())]
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the program
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd="/"
+        )
+        try:
+            self.facts = self._line("while it was set up")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Program:
+        return self
+
+    def go(self) -> None:
+        """Let it run to its end. It stays, with its memory, until `end`."""
+        self._tell()
+        self._line("in its run")
+
+    def end(self) -> dict[str, Any]:
+        """Let it look at its memory, write its logs and leave; what it says of the run."""
+        self._tell()
+        done = self._line("after its run")
+        self._process.wait()
+        return done
+
+    def _tell(self) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it is dead: the missing line says why
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+
+    def _line(self, when: str) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if line.endswith(b"\n"):
+            result: dict[str, Any] = json.loads(line)
+            return result
+        code = self._process.wait()
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip().splitlines()
+        if code < 0:
+            raise FaultreplayError(f"the lab's program was killed by signal {-code} {when}")
+        raise _ERRORS.get(code, FaultreplayError)(said[-1] if said else f"the lab's program ended {when} (exit {code})")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            with contextlib.suppress(BrokenPipeError):
+                if stream:
+                    stream.close()

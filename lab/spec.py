@@ -1,0 +1,165 @@
+"""What a lab run is: mechanisms, parameters, and what comes out of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from faulttrace.errors import UsageError
+
+MAX_ACCESSORS: Final = 64
+PAGE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True)
+class LabMechanism:
+    """A real way to fill in missing memory. `handlers`: threads besides the accessors (None: as many as accessors)."""
+
+    title: str
+    handlers: int | None = 1
+    process: bool = True
+    granule_bytes: int = PAGE_BYTES
+
+
+MECHANISMS: Final[dict[str, LabMechanism]] = {
+    "uffd-missing": LabMechanism("userfaultfd MISSING over anonymous memory, UFFDIO_COPY"),
+    "uffd-minor": LabMechanism("userfaultfd MINOR over shared memory, second mapping, UFFDIO_CONTINUE"),
+    "uffd-sharded": LabMechanism("one userfaultfd and one handler per accessor, each over its own range", None),
+    "kvm-exit": LabMechanism("UFFD_FEATURE_SIGBUS: KVM_RUN gives EFAULT, the vCPU thread resolves and re-enters", 0),
+    "mmio-exit": LabMechanism("no memslot: MMIO exit, the vCPU thread fetches and adds one", 0, process=False),
+    "host-lazy": LabMechanism("anonymous memory, filled in by the kernel alone", 0),
+    "hugetlb-2m": LabMechanism("userfaultfd MISSING over 2 MiB huge pages", granule_bytes=2 << 20),
+    "guest-memfd": LabMechanism("guest_memfd with MMAP|INIT_SHARED, filled in by the kernel alone", 0),
+    "dirty-log": LabMechanism("populated memory; KVM_GET_DIRTY_LOG again and again", 1, process=False),
+}
+WINDOW_KINDS: Final = ("pause", "freeze", "memslot-destroy")
+ORDERS: Final = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce")
+
+
+@dataclass(frozen=True)
+class Window:
+    """An interval, in ns from the start of the run, in which accesses are held up in the way `kind` says."""
+
+    start_ns: int
+    length_ns: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class LabSpec:
+    """One run. A mechanism may also be the name of a window kind: that window over memory which `base` fills in."""
+
+    mechanism: str = "uffd-missing"
+    target: str = "kvm"
+    vcpus: int = 1
+    handlers: int | None = None  # None: what the mechanism needs
+    pages: int = 1000  # granules per accessor; in all when shared
+    shared: bool = False
+    accesses: int | None = None  # per accessor; None: once a page, four times where the order repeats pages
+    order: str = "seq"
+    access: str = "r"  # r | w | rmw | mixed | mixed:SHARE_OF_WRITES
+    think: str = "20us"  # 20us | exp:20us | file:PATH
+    fetch: str = "200us"  # 200us | exp:MEAN | lognormal:MEAN:SIGMA | unix | tcp
+    rate_bytes: int = 0  # of the page server, bytes/s; 0: no limit
+    seed: int = 0
+    pin: bool | None = None  # None: when there is a core for each thread
+    windows: tuple[Window, ...] = ()
+    base: str = "populated"  # under a mechanism that is a window: populated, or a mechanism's name
+    workload: Path | None = None  # a trace to execute again, in place of order, think and access
+    granule_bytes: int | None = None  # mmio-exit only
+    spin_below_ns: int = 60_000  # a fetch shorter than this is spun, not slept
+    timeout_ns: int = 10_000_000_000  # without progress for so long, the run is given up
+    dirty_interval_ns: int = 10_000_000
+    fail: str = ""  # handler-exit@N | source-exit@MS | hugetlb-enomem
+
+    def __post_init__(self) -> None:
+        if self.mechanism not in MECHANISMS and self.mechanism not in WINDOW_KINDS:
+            names = ", ".join([*MECHANISMS, *WINDOW_KINDS])
+            raise UsageError(f"'{self.mechanism}' is no lab mechanism: choose one of {names}")
+        if self.base != "populated" and self.base not in MECHANISMS:
+            raise UsageError(f"--base {self.base}: choose populated or one of {', '.join(MECHANISMS)}")
+        if self.target not in ("kvm", "process"):
+            raise UsageError(f"--target {self.target}: choose kvm or process")
+        if not 1 <= self.vcpus <= MAX_ACCESSORS:
+            raise UsageError(f"--vcpus {self.vcpus}: 1 to {MAX_ACCESSORS}")
+        if self.handlers is not None and not 0 <= self.handlers <= MAX_ACCESSORS:
+            raise UsageError(f"--handlers {self.handlers}: 0 to {MAX_ACCESSORS}")
+        if self.pages < 1:
+            raise UsageError(f"--pages {self.pages}: at least 1")
+        if self.order not in ORDERS:
+            raise UsageError(f"--order {self.order}: choose one of {', '.join(ORDERS)}")
+        if self.target == "process" and (
+            not MECHANISMS[self.real_mechanism].process or any(w.kind == "memslot-destroy" for w in self.all_windows)
+        ):
+            raise UsageError(f"{self.mechanism} needs a guest: leave out --target process")
+        for window in self.windows:
+            if window.kind not in WINDOW_KINDS:
+                raise UsageError(f"window kind '{window.kind}': choose one of {', '.join(WINDOW_KINDS)}")
+
+    @property
+    def real_mechanism(self) -> str:
+        """The mechanism that fills in memory."""
+        if self.mechanism in MECHANISMS:
+            return self.mechanism
+        return "host-lazy" if self.base == "populated" else self.base
+
+    @property
+    def prewarm(self) -> bool:
+        """Whether memory is there, and mapped for the guest, before the run."""
+        return self.mechanism == "dirty-log" or (self.mechanism in WINDOW_KINDS and self.base == "populated")
+
+    @property
+    def all_windows(self) -> tuple[Window, ...]:
+        """Windows asked for; a mechanism that is a window has one of 10 ms after 20 ms unless told otherwise."""
+        if self.windows or self.mechanism in MECHANISMS:
+            return self.windows
+        return (Window(20_000_000, 10_000_000, self.mechanism),)
+
+    @property
+    def real_handlers(self) -> int:
+        """Handler threads the run has."""
+        needed = MECHANISMS[self.real_mechanism].handlers
+        if self.real_mechanism == "host-lazy":
+            return int(any(w.kind == "freeze" for w in self.all_windows))  # someone must read the messages
+        if needed == 0:
+            return 0
+        return self.handlers or needed or self.vcpus
+
+    @property
+    def granule(self) -> int:
+        """Bytes that one fetch fills in."""
+        if self.real_mechanism == "mmio-exit" and self.granule_bytes:
+            return self.granule_bytes
+        return MECHANISMS[self.real_mechanism].granule_bytes
+
+    @property
+    def pinned(self) -> bool:
+        """Whether each thread gets a core of its own."""
+        if self.pin is not None:
+            return self.pin
+        return self.vcpus + self.real_handlers <= len(os.sched_getaffinity(0))
+
+
+@dataclass
+class LabResult:
+    """What a run gave. `problem` is empty when it went to its end and memory held what it must."""
+
+    spec: LabSpec
+    out: Path | None
+    truth: pa.Table  # columns of faulttrace.schema.TRUTH
+    services: npt.NDArray[np.void]  # a row a resolution: page, msg_ns, fetched_ns, placed_ns, faulter, handler, result
+    lab: dict[str, Any]  # as in meta.json
+    windows: list[tuple[str, int, int]]  # kind, start_ns, end_ns as they really were
+    problem: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_time_ns(self) -> int:
+        """From the common start to the last access's end."""
+        return int(self.lab["run_time_ns"])
