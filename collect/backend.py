@@ -26,6 +26,7 @@ class Backend(Protocol):
     """A way to run the probes."""
 
     name: str
+    key: tuple[str, tuple[str, ...], int]
     ring_bytes: int
     probes: list[Probe]
 
@@ -44,11 +45,14 @@ class Backend(Protocol):
     def shed(self, groups: Sequence[str]) -> None:
         """Count the events of these groups as lost and keep none, until told otherwise."""
 
-    def close(self) -> None:
-        """Detach all probes; events and losses can still be read."""
+    def pause(self) -> None:
+        """Keep nothing and count nothing from now on; what was recorded can still be read."""
+
+    def resume(self) -> None:
+        """Undo `pause`, with no target and nothing left of the recording before."""
 
     def free(self) -> None:
-        """Give everything back to the kernel; nothing may be called after."""
+        """Detach all probes and give everything back to the kernel; nothing may be called after."""
 
 
 def find_probes(rows: Sequence[ProbeRow]) -> tuple[list[Available], list[Probe]]:

@@ -24,6 +24,7 @@ from faulttrace.errors import MissingFeature
 from faulttrace.meta import Probe
 
 _PAGE = 4096
+_PAUSED = 1 << 31  # GROUP_PAUSED of collect/bpf/common.h
 _CFLAGS = ["-w", "-Wno-macro-redefined"]
 _COUNTS_WORDS = 66  # struct counts: lost[64], unfollowed, kept
 
@@ -44,6 +45,7 @@ class BccBackend:
     def __init__(self, groups: Collection[str], ring_bytes: int) -> None:
         bcc = load_bcc()
         check_headers(platform.release())
+        self.key = (self.name, tuple(groups), ring_bytes)
         self.ring_bytes = ring_bytes
         self._available, self.probes = find_probes(select(groups))
         self._lib: Any = bcc.libbcc.lib
@@ -127,15 +129,28 @@ class BccBackend:
         mask = sum(GROUP_BITS[group] for group in groups)
         self._update("shed", ctypes.c_uint32(0), ctypes.c_uint32(mask))
 
-    def close(self) -> None:
-        """Detach all probes; events and losses can still be read."""
-        for tracepoint in list(self._bpf.tracepoint_fds):
-            self._bpf.detach_tracepoint(tracepoint)
+    def pause(self) -> None:
+        """Keep nothing and count nothing from now on; what was recorded can still be read."""
+        self._update("shed", ctypes.c_uint32(0), ctypes.c_uint32(_PAUSED))
+
+    def resume(self) -> None:
+        """Undo `pause`, with no target and nothing left of the recording before."""
+        for table in ("targets", "tasks", "uffds", "vcpus"):
+            self._clear(table)
+        self.ring.take()
+        self.poll_losses()
+        self.shed(())
 
     def free(self) -> None:
-        """Give the maps and programs back to the kernel; nothing may be called after."""
+        """Detach all probes (about 50 ms each) and give everything back to the kernel; the end of this object."""
         self._programs.clear()
         self._bpf.cleanup()
+
+    def _clear(self, table: str) -> None:
+        size = {"targets": 4, "tasks": 4, "uffds": 8, "vcpus": 8}[table]
+        key = (ctypes.c_uint8 * size)()
+        while self._lib.bpf_get_first_key(self._maps[table], ctypes.byref(key), size) == 0:
+            self._lib.bpf_delete_elem(self._maps[table], ctypes.byref(key))
 
     def _update(self, table: str, key: Any, value: Any, *, only_new: bool = False) -> None:
         flags = 1 if only_new else 0  # BPF_NOEXIST

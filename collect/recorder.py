@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from collect import proc
-from collect.backend import Backend
+from collect.backends import acquire_backend, release_backend
 from collect.drain import Drain
 from collect.host import describe_host, memory_available_bytes, missing_capabilities
 from collect.launch import Launched
@@ -124,12 +124,11 @@ class Recorder:
     def _start(self, tgids: list[int]) -> None:
         spec = self.spec
         self._tgids = tgids
-        self._backend = _open_backend(spec)
+        self._backend = acquire_backend(spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes())
         try:
             self._writer = TraceWriter(self.out, self._first_meta(tgids), force=spec.force)
         except BaseException:
-            self._backend.close()
-            self._backend.free()
+            release_backend(self._backend)
             raise
         queue_bytes = min(memory_available_bytes() // 4, 4 << 30)
         self._drain = Drain(self._backend, self._writer, queue_bytes, self._observer.see)
@@ -150,7 +149,7 @@ class Recorder:
         end_ns = time.monotonic_ns()
         if self.command is not None:
             self.command.stop()
-        self._backend.close()
+        self._backend.pause()
         self._drain.stop()
         meta = self._writer.meta
         meta.clock.end_ns = end_ns
@@ -165,10 +164,12 @@ class Recorder:
             self._notes.append(f"{unfollowed} threads were not followed: the table of threads was full")
         if self._notes:
             meta.extra["notes"] = list(self._notes)
-        self._backend.free()
         failed = self._drain.failed
-        if failed is None or exc_type is not None:
-            self._writer.close()
+        try:
+            if failed is None:
+                self._writer.close()
+        finally:
+            release_backend(self._backend)
         self.summary = self._summarise(end_ns)
         if failed is not None and exc_type is None:
             raise failed
@@ -319,11 +320,3 @@ def _check(spec: RecordSpec, out: Path) -> None:
     lacking = missing_capabilities()
     if lacking:
         raise NoPermission(f"recording needs {' and '.join(lacking)}: run as root or grant them")
-
-
-def _open_backend(spec: RecordSpec) -> Backend:
-    from collect.bcc_backend import BccBackend
-
-    if spec.backend not in ("auto", "bcc"):
-        raise UsageError(f"no backend '{spec.backend}': choose auto or bcc")
-    return BccBackend(spec.groups, spec.ring_bytes or default_ring_bytes())

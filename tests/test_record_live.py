@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from collect.backends import kept_attached
 from collect.host import missing_capabilities
 from collect.recorder import Recorder, RecordSpec, RecordSummary, record
 from faultreplay.cli import _exit_code
@@ -41,6 +42,13 @@ def _lacking() -> str:
 
 
 LACKING = _lacking()
+@pytest.fixture(scope="module", autouse=True)
+def attached_once() -> Iterator[None]:
+    """Attach the probes once for all recordings of this module."""
+    with kept_attached():
+        yield
+
+
 pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(LACKING), reason=LACKING)]
 
 

@@ -48,6 +48,7 @@ struct counts {
 	u64 kept;
 };
 
+#define GROUP_PAUSED 0x80000000	/* nobody records: keep nothing, count nothing */
 #define RINGBUF_NO_WAKEUP 1	/* the reader polls: a wake-up per event would cost more than the event */
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
@@ -114,8 +115,9 @@ static inline struct event *reserve(u32 probe, u32 group, struct task *task, u32
 	u32 *off = shed.lookup(&zero);
 	struct event *e;
 
-	if (off && (*off & group)) {
-		count_lost(probe);
+	if (off && (*off & (group | GROUP_PAUSED))) {
+		if (!(*off & GROUP_PAUSED))
+			count_lost(probe);
 		return 0;
 	}
 	e = events.ringbuf_reserve(sizeof(struct event));

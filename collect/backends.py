@@ -1,0 +1,60 @@
+"""Choosing a backend, and keeping one attached between recordings.
+
+Compiling takes a second or two and detaching about 50 ms a probe (the kernel waits for all CPUs each time), so a
+series of recordings runs inside `kept_attached`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from collect.backend import Backend
+from faulttrace.errors import UsageError
+
+_Key = tuple[str, tuple[str, ...], int]
+_parked: dict[_Key, Backend] = {}
+_parking = 0
+
+
+def acquire_backend(name: str, groups: tuple[str, ...], ring_bytes: int) -> Backend:
+    """A backend without targets, its probes attached.
+
+    Raises:
+        UsageError: no such backend or group.
+        MissingFeature: the host lacks what it needs.
+    """
+    parked = _parked.pop((name, groups, ring_bytes), None)
+    if parked is not None:
+        parked.resume()
+        return parked
+    if name not in ("auto", "bcc"):
+        raise UsageError(f"no backend '{name}': choose auto or bcc")
+    from collect.bcc_backend import BccBackend
+
+    backend = BccBackend(groups, ring_bytes)
+    backend.key = (name, groups, ring_bytes)
+    return backend
+
+
+def release_backend(backend: Backend) -> None:
+    """Detach, or inside `kept_attached` park for the next recording of the same kind."""
+    if _parking and backend.key not in _parked:
+        backend.pause()
+        _parked[backend.key] = backend
+    else:
+        backend.free()
+
+
+@contextmanager
+def kept_attached() -> Iterator[None]:
+    """Recordings inside the body share attached probes; the last one out detaches them."""
+    global _parking  # noqa: PLW0603  (one per process, as the probes are)
+    _parking += 1
+    try:
+        yield
+    finally:
+        _parking -= 1
+        if not _parking:
+            while _parked:
+                _parked.popitem()[1].free()
