@@ -22,7 +22,7 @@ _IDLE_S = 0.02
 _LOSS_POLL_S = 0.1
 _FLUSH_AGE_S = 5.0
 _WRITE_ROWS = 1 << 18
-_SETTLE_S = 0.2
+_SETTLE_S = 0.05
 
 
 class Drain:
