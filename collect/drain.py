@@ -22,6 +22,7 @@ _IDLE_S = 0.02
 _LOSS_POLL_S = 0.1
 _FLUSH_AGE_S = 5.0
 _WRITE_ROWS = 1 << 18
+_SKEW_NS = 1_000_000
 _SETTLE_S = 0.05
 
 
@@ -141,9 +142,10 @@ class Drain:
             now = time.monotonic()
             old = now - flushed >= _FLUSH_AGE_S
             if pending and (rows >= _WRITE_ROWS or old or ended):
+                ready, rest = _in_order(np.concatenate(pending), 0 if ended else _SKEW_NS)
                 with self._writer_lock:
-                    self._writer.append_events(np.concatenate(pending))
-                pending, rows = [], 0
+                    self._writer.append_events(ready)
+                pending, rows = [rest], 0
             if old:
                 with self._writer_lock:
                     self._writer.flush()
@@ -152,3 +154,13 @@ class Drain:
                 self._queued_bytes -= sum(batch.nbytes for batch in batches)
             if ended:
                 return
+
+
+def _in_order(events: Events, skew_ns: int) -> tuple[Events, Events]:
+    """Sorted by time, and what came within `skew_ns` of the last: CPUs may still add events before those.
+
+    The ring is nearly sorted, and so is cheap to sort here; all batches together then are in order.
+    """
+    events = events[np.argsort(events["ts_ns"], kind="stable")]
+    cut = int(np.searchsorted(events["ts_ns"], events["ts_ns"][-1] - skew_ns, "right")) if len(events) else 0
+    return events[:cut], events[cut:]
