@@ -116,16 +116,27 @@ def userfaultfd(here: Surroundings) -> Iterator[Check]:
         yield Check("userfaultfd", "ok", f"by {trial.how}; features: {', '.join(trial.features)}", enables)
         if "thread-id" not in trial.features:
             yield Check(
-                "userfaultfd thread ids", "missing", "UFFD_FEATURE_THREAD_ID is not offered",
-                "faults are joined to threads by the message itself", "a kernel from 4.14 on",
+                "userfaultfd thread ids",
+                "missing",
+                "UFFD_FEATURE_THREAD_ID is not offered",
+                "faults are joined to threads by the message itself",
+                "a kernel from 4.14 on",
             )
         return
     if trial.error == "ENOSYS":
-        yield Check("userfaultfd", "missing", "the kernel has no userfaultfd system call", enables,
-                    "a kernel with CONFIG_USERFAULTFD=y")
+        yield Check(
+            "userfaultfd",
+            "missing",
+            "the kernel has no userfaultfd system call",
+            enables,
+            "a kernel with CONFIG_USERFAULTFD=y",
+        )
         return
     yield Check(
-        "userfaultfd", "denied", f"{trial.error} by system call and by /dev/userfaultfd", enables,
+        "userfaultfd",
+        "denied",
+        f"{trial.error} by system call and by /dev/userfaultfd",
+        enables,
         "run as root, or: sysctl vm.unprivileged_userfaultfd=1, or give this user /dev/userfaultfd "
         "(chmod 666 /dev/userfaultfd)",
     )

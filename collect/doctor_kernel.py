@@ -54,7 +54,10 @@ def permissions(here: Surroundings) -> Iterator[Check]:
     if lacking:
         caps = ",".join(name.lower() for name in wanted)
         yield Check(
-            "capabilities", "denied", f"missing: {', '.join(lacking)}", enables,
+            "capabilities",
+            "denied",
+            f"missing: {', '.join(lacking)}",
+            enables,
             f"run as root, or: capsh --caps={caps},cap_sys_ptrace,cap_dac_read_search+eip, or in a container "
             + " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in wanted),
             required=True,
@@ -63,7 +66,10 @@ def permissions(here: Surroundings) -> Iterator[Check]:
         yield Check("capabilities", "ok", ", ".join(sorted(have)), enables, required=True)
     if "CAP_SYS_PTRACE" not in have:
         yield Check(
-            "CAP_SYS_PTRACE", "denied", "missing", "memory maps and file descriptors of other users' VMMs (-p, --vm)",
+            "CAP_SYS_PTRACE",
+            "denied",
+            "missing",
+            "memory maps and file descriptors of other users' VMMs (-p, --vm)",
             "run as root or add the capability; without it only this user's own processes can be recorded",
         )
     yield from _lockdown(here)
@@ -74,8 +80,12 @@ def _lockdown(here: Surroundings) -> Iterator[Check]:
     mode = modes[modes.find("[") + 1 : modes.find("]")] if "[" in modes else ""
     if mode == "confidentiality":
         yield Check(
-            "lockdown", "denied", "confidentiality: BPF programs may not read memory", "tracing as such",
-            "boot with lockdown=integrity or lockdown=none (Secure Boot turns it on)", required=True,
+            "lockdown",
+            "denied",
+            "confidentiality: BPF programs may not read memory",
+            "tracing as such",
+            "boot with lockdown=integrity or lockdown=none (Secure Boot turns it on)",
+            required=True,
         )
     else:
         yield Check("lockdown", "ok", mode or "not built in, or securityfs not mounted", "tracing as such")
@@ -86,14 +96,21 @@ def kernel_options(here: Surroundings) -> Iterator[Check]:
     text, source = _config(here)
     if not text:
         yield Check(
-            "kernel options", "note", "neither /proc/config.gz nor /boot/config-RELEASE can be read",
-            "knowing beforehand what the kernel lacks", "modprobe configs (the probes are tried in any case)",
+            "kernel options",
+            "note",
+            "neither /proc/config.gz nor /boot/config-RELEASE can be read",
+            "knowing beforehand what the kernel lacks",
+            "modprobe configs (the probes are tried in any case)",
         )
         return
     options = dict(line.split("=", 1) for line in text.splitlines() if line.startswith("CONFIG_") and "=" in line)
     present = [name for name, _, _ in _OPTIONS if options.get(name, "n") in ("y", "m")]
-    yield Check("kernel options", "ok", f"{len(present)} of {len(_OPTIONS)} set ({source})",
-                "recording as such; what is not set follows")
+    yield Check(
+        "kernel options",
+        "ok",
+        f"{len(present)} of {len(_OPTIONS)} set ({source})",
+        "recording as such; what is not set follows",
+    )
     for name, enables, required in _OPTIONS:
         if name not in present:
             yield Check(name, "missing", "not set", enables, f"a kernel built with {name}=y", required=required)
@@ -131,14 +148,19 @@ def tracefs(here: Surroundings) -> Iterator[Check]:
             raise PermissionError
     except PermissionError:
         yield Check(
-            "tracefs", "denied", "mounted, but this user may not look inside", enables,
-            "run as root or with CAP_DAC_READ_SEARCH, or: mount -o remount,mode=755 /sys/kernel/tracing", required=True,
+            "tracefs",
+            "denied",
+            "mounted, but this user may not look inside",
+            enables,
+            "run as root or with CAP_DAC_READ_SEARCH, or: mount -o remount,mode=755 /sys/kernel/tracing",
+            required=True,
         )
         return
     except OSError:
         pass
-    yield Check("tracefs", "missing", "not mounted", enables, "mount -t tracefs tracefs /sys/kernel/tracing",
-                required=True)
+    yield Check(
+        "tracefs", "missing", "not mounted", enables, "mount -t tracefs tracefs /sys/kernel/tracing", required=True
+    )
 
 
 def tracepoints(here: Surroundings) -> Iterator[Check]:
@@ -158,16 +180,29 @@ def tracepoints(here: Surroundings) -> Iterator[Check]:
         if gone := [name for name in probe.reads if name not in fields]:
             changed.append(f"{probe.tracepoint} ({', '.join(gone)})")
     total = len(PROBES)
-    yield Check("tracepoints", "ok" if not absent else "note", f"{total - len(absent)} of {total} present",
-                "recording as such; what is missing follows and is listed in meta.json too")
+    yield Check(
+        "tracepoints",
+        "ok" if not absent else "note",
+        f"{total - len(absent)} of {total} present",
+        "recording as such; what is missing follows and is listed in meta.json too",
+    )
     for probe in absent:
         kinds = ", ".join(kind.name for kind in probe.kinds) or "state for its neighbours"
-        yield Check(probe.tracepoint, "missing", "this kernel has no such tracepoint", f"events: {kinds}",
-                    _mend_tracepoint(here, probe.tracepoint))
+        yield Check(
+            probe.tracepoint,
+            "missing",
+            "this kernel has no such tracepoint",
+            f"events: {kinds}",
+            _mend_tracepoint(here, probe.tracepoint),
+        )
     if changed:
-        yield Check("tracepoint fields", "note", f"other layout: {'; '.join(changed)}",
-                    "the columns taken from them",
-                    "nothing to do where the recorder attaches them; else a newer faultreplay")
+        yield Check(
+            "tracepoint fields",
+            "note",
+            f"other layout: {'; '.join(changed)}",
+            "the columns taken from them",
+            "nothing to do where the recorder attaches them; else a newer faultreplay",
+        )
 
 
 def _mend_tracepoint(here: Surroundings, tracepoint: str) -> str:
@@ -186,17 +221,26 @@ def function_probes(here: Surroundings) -> Iterator[Check]:
     tracing = _tracefs_path(here)
     for name, probe, mend in (
         ("kprobes", "kprobe:handle_userfault", "a kernel with CONFIG_KPROBES=y"),
-        ("fentry", "kfunc:vmlinux:handle_userfault",
-         "a kernel with CONFIG_DEBUG_INFO_BTF=y and CONFIG_FUNCTION_TRACER=y that lets functions be traced"),
+        (
+            "fentry",
+            "kfunc:vmlinux:handle_userfault",
+            "a kernel with CONFIG_DEBUG_INFO_BTF=y and CONFIG_FUNCTION_TRACER=y that lets functions be traced",
+        ),
     ):
         if bpftrace:
             code, words = here.run([bpftrace, "-e", f"{probe} {{ }} BEGIN {{ exit(); }}"])
-            yield (Check(name, "ok", f"{probe} attaches", enables) if code == 0
-                   else Check(name, "missing", _reason(words), enables, mend))
+            yield (
+                Check(name, "ok", f"{probe} attaches", enables)
+                if code == 0
+                else Check(name, "missing", _reason(words), enables, mend)
+            )
         elif name == "kprobes":
             there = bool(tracing) and here.exists(f"{tracing}/kprobe_events")
-            yield (Check(name, "ok", f"/{tracing}/kprobe_events", enables) if there
-                   else Check(name, "missing", "no kprobe_events in tracefs", enables, mend))
+            yield (
+                Check(name, "ok", f"/{tracing}/kprobe_events", enables)
+                if there
+                else Check(name, "missing", "no kprobe_events in tracefs", enables, mend)
+            )
 
 
 def _reason(words: str) -> str:
@@ -210,8 +254,13 @@ def kvm(here: Surroundings) -> Iterator[Check]:
     """/dev/kvm and whose it is."""
     flavour = _flavour(here)
     if flavour == "none":
-        yield Check("KVM", "missing", "no /dev/kvm and no vendor module", "KVM guests, the lab's guests",
-                    "modprobe kvm_intel or kvm_amd (processes under userfaultfd can be recorded without)")
+        yield Check(
+            "KVM",
+            "missing",
+            "no /dev/kvm and no vendor module",
+            "KVM guests, the lab's guests",
+            "modprobe kvm_intel or kvm_amd (processes under userfaultfd can be recorded without)",
+        )
         return
     yield Check("KVM flavour", "ok", flavour, _FLAVOURS[flavour])
     try:
@@ -219,7 +268,12 @@ def kvm(here: Surroundings) -> Iterator[Check]:
     except FileNotFoundError:
         yield Check("/dev/kvm", "missing", "not there", "the lab's guests", "pass --device /dev/kvm to the container")
     except OSError as error:
-        yield Check("/dev/kvm", "denied", error.strerror or str(error), "the lab's guests",
-                    "run as root or join the group that owns it: usermod -aG kvm $USER")
+        yield Check(
+            "/dev/kvm",
+            "denied",
+            error.strerror or str(error),
+            "the lab's guests",
+            "run as root or join the group that owns it: usermod -aG kvm $USER",
+        )
     else:
         yield Check("/dev/kvm", "ok", "opens", "the lab's guests")

@@ -17,11 +17,18 @@ def backends(here: Surroundings) -> Iterator[Check]:
     bpftrace = _bpftrace(here)
     works = [name for name, good in (("bcc", bcc_works), ("bpftrace", bpftrace.state == "ok")) if good]
     if works:
-        yield Check("backend", "ok", ", ".join(works), "recording as such (--backend auto takes the first)",
-                    required=True)
+        yield Check(
+            "backend", "ok", ", ".join(works), "recording as such (--backend auto takes the first)", required=True
+        )
     else:
-        yield Check("backend", "missing", "neither bcc nor bpftrace is complete", "recording as such",
-                    f"{_INSTALL} python3-bpfcc bpftrace linux-headers-$(uname -r)", required=True)
+        yield Check(
+            "backend",
+            "missing",
+            "neither bcc nor bpftrace is complete",
+            "recording as such",
+            f"{_INSTALL} python3-bpfcc bpftrace linux-headers-$(uname -r)",
+            required=True,
+        )
     yield from found
     yield bpftrace
     enables = "bpftrace's types of tracepoint fields, fentry"
@@ -32,17 +39,28 @@ def backends(here: Surroundings) -> Iterator[Check]:
 
 
 def _bcc(here: Surroundings) -> Iterator[Check]:
-    module = [p for p in _globbed(here, "usr/lib/python3*/dist-packages/bcc/__init__.py",
-                                  "usr/lib/python3*/site-packages/bcc/__init__.py",
-                                  "usr/local/lib/python3*/*-packages/bcc/__init__.py")]
+    module = [
+        p
+        for p in _globbed(
+            here,
+            "usr/lib/python3*/dist-packages/bcc/__init__.py",
+            "usr/lib/python3*/site-packages/bcc/__init__.py",
+            "usr/local/lib/python3*/*-packages/bcc/__init__.py",
+        )
+    ]
     library = _globbed(here, "usr/lib/*/libbcc.so.0", "usr/lib*/libbcc.so.0", "usr/local/lib*/libbcc.so.0")
     enables = "--backend bcc"
     if module and library:
         yield Check("bcc", "ok", f"/{module[0].removesuffix('/__init__.py')}", enables)
     else:
         what = "the Python module" if not module else "the library libbcc.so.0"
-        yield Check("bcc", "missing", f"{what} is not installed (PyPI's bcc is another program)", enables,
-                    f"{_INSTALL} python3-bpfcc")
+        yield Check(
+            "bcc",
+            "missing",
+            f"{what} is not installed (PyPI's bcc is another program)",
+            enables,
+            f"{_INSTALL} python3-bpfcc",
+        )
     yield _headers(here)
 
 
@@ -52,14 +70,23 @@ def _headers(here: Surroundings) -> Check:
     if here.exists(f"{build}/include/generated/autoconf.h"):
         stated = re.search(r'UTS_RELEASE "([^"]+)"', here.read(f"{build}/include/generated/utsrelease.h"))
         if stated and stated[1] != here.release:
-            return Check("kernel headers", "note", f"borrowed: made for {stated[1]}, the kernel is {here.release}",
-                         f"{enables}; safe, as only tracepoint arguments are read")
+            return Check(
+                "kernel headers",
+                "note",
+                f"borrowed: made for {stated[1]}, the kernel is {here.release}",
+                f"{enables}; safe, as only tracepoint arguments are read",
+            )
         return Check("kernel headers", "ok", f"/{build}", enables)
     if here.exists("sys/kernel/kheaders.tar.xz"):
         return Check("kernel headers", "ok", "/sys/kernel/kheaders.tar.xz", enables)
-    return Check("kernel headers", "missing", f"no /{build}", enables,
-                 "scripts/install-debian.sh (borrows the distribution's where none match), or: "
-                 f"apt-get install linux-headers-{here.release}, or modprobe kheaders")
+    return Check(
+        "kernel headers",
+        "missing",
+        f"no /{build}",
+        enables,
+        "scripts/install-debian.sh (borrows the distribution's where none match), or: "
+        f"apt-get install linux-headers-{here.release}, or modprobe kheaders",
+    )
 
 
 def _bpftrace(here: Surroundings) -> Check:
@@ -71,8 +98,9 @@ def _bpftrace(here: Surroundings) -> Check:
         return Check("bpftrace", "ok", path, enables)
     code, words = here.run([path, "--version"])
     if code:
-        return Check("bpftrace", "missing", f"{path} does not run: {words.strip()[:120]}", enables,
-                     f"{_INSTALL} bpftrace")
+        return Check(
+            "bpftrace", "missing", f"{path} does not run: {words.strip()[:120]}", enables, f"{_INSTALL} bpftrace"
+        )
     return Check("bpftrace", "ok", f"{path}, {words.split()[-1]}", enables)
 
 
@@ -81,11 +109,15 @@ def lab_tools(here: Surroundings) -> Iterator[Check]:
     enables = "the lab's programs, built on first use"
     compiler = here.which("cc") or here.which("gcc") or here.which("clang")
     if compiler is None:
-        yield Check("C compiler", "missing", "neither cc, gcc nor clang in PATH", enables,
-                    f"{_INSTALL} gcc libc6-dev")
+        yield Check("C compiler", "missing", "neither cc, gcc nor clang in PATH", enables, f"{_INSTALL} gcc libc6-dev")
     elif not here.exists("usr/include/linux/userfaultfd.h"):
-        yield Check("C compiler", "missing", f"{compiler} without /usr/include/linux/userfaultfd.h", enables,
-                    f"{_INSTALL} libc6-dev linux-libc-dev")
+        yield Check(
+            "C compiler",
+            "missing",
+            f"{compiler} without /usr/include/linux/userfaultfd.h",
+            enables,
+            f"{_INSTALL} libc6-dev linux-libc-dev",
+        )
     else:
         yield Check("C compiler", "ok", compiler, enables)
 

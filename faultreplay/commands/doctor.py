@@ -21,8 +21,11 @@ def command(fmt: str) -> int:
 
     checks = examine()
     code = exit_code(checks)
-    verdict = {0: "this host can record", 5: "this host cannot record: something is missing",
-               77: "this host cannot record: a permission is missing"}[code]
+    verdict = {
+        0: "this host can record",
+        5: "this host cannot record: something is missing",
+        77: "this host cannot record: a permission is missing",
+    }[code]
     if fmt == "table":
         width = table_width(sys.stdout.isatty())
         for check in checks:
@@ -38,5 +41,11 @@ def command(fmt: str) -> int:
 
 
 def _paragraph(state: str, text: str, width: int) -> str:
-    return textwrap.fill(text, width, initial_indent=f"{state:9}", subsequent_indent=" " * 11,
-                         break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=f"{state:9}",
+        subsequent_indent=" " * 11,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -47,8 +47,9 @@ static void *handler(void *unused)
 		struct uffdio_copy copy = {
 			.dst = msg.arg.pagefault.address & ~(PAGE - 1), .src = (uintptr_t)content, .len = PAGE,
 		};
+		/* before the copy: the guest may be through and print before this thread runs again */
+		__atomic_add_fetch(&served, 1, __ATOMIC_SEQ_CST);
 		CHECK(ioctl(uffd, UFFDIO_COPY, &copy));
-		served++;
 	}
 }
 
@@ -148,7 +149,7 @@ int main(int argc, char **argv)
 		}
 	printf("{\"pages\": %u, \"backing\": \"%s\", \"served\": %lu, \"exit_reason\": %u, \"kvm_runs\": %u, "
 	       "\"vcpu_tid\": %d, \"handler_tid\": %d, \"data_gpa\": %lu, \"data_hva\": %lu}\n",
-	       pages, argv[2], (unsigned long)served, run->exit_reason, runs, (int)syscall(SYS_gettid), (int)handler_tid,
+	       pages, argv[2], (unsigned long)__atomic_load_n(&served, __ATOMIC_SEQ_CST), run->exit_reason, runs, (int)syscall(SYS_gettid), (int)handler_tid,
 	       DATA_GPA, (unsigned long)(uintptr_t)data);
 	return run->exit_reason == KVM_EXIT_HLT ? 0 : 1;
 }

@@ -1,0 +1,90 @@
+"""Hold a trace of `guest.c`, recorded under hardware paging, against what must be in it, number by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from faulttrace.schema import Kind
+from faulttrace.store import Trace
+
+SVM_EXIT_NPF = 0x400
+VMX_EXIT_EPT_VIOLATION = 48
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One number that must hold exactly."""
+
+    what: str
+    wanted: int
+    seen: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether it does."""
+        return self.wanted == self.seen
+
+
+def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
+    """All expectations on `trace`; `facts` is the line of JSON the guest printed."""
+    import polars as pl
+
+    pages, uffd = facts["pages"], facts["backing"] == "uffd"
+    events = trace.events(tgid=facts["vcpu_tid"])  # the guest's first thread is its vCPU
+    vcpu = events.filter(pl.col("tid") == facts["vcpu_tid"])
+
+    def count(kind: Kind, *conditions: Any) -> int:
+        return vcpu.filter(pl.col("kind") == int(kind), *conditions).height
+
+    first, last = facts["data_gpa"], facts["data_gpa"] + pages * 4096
+    in_data = (pl.col("addr") >= first) & (pl.col("addr") < last)
+    faults = vcpu.filter(pl.col("kind") == int(Kind.KVM_PAGE_FAULT), in_data)
+    exits = count(Kind.KVM_EXIT)
+    npf = pl.col("code") == (SVM_EXIT_NPF if trace.meta.host.kvm_flavour == "svm" else VMX_EXIT_EPT_VIOLATION)
+    copies = events.filter(pl.col("kind") == int(Kind.UFFD_COPY), pl.col("tid") == facts["handler_tid"])
+    messages = events.filter(pl.col("kind") == int(Kind.UFFD_MSG), pl.col("ip") == 0x12)
+    served = pages if uffd else 0
+    found = [
+        Expectation("events lost", 0, trace.meta.losses.total),
+        Expectation("kvm_page_fault on data pages", pages, faults.height),
+        Expectation("distinct data pages faulted", pages, faults["addr"].unique().len()),
+        Expectation("kvm_exit for a stage-2 fault (data and the code page)", pages + 1, count(Kind.KVM_EXIT, npf)),
+        Expectation("kvm_page_fault in all", pages + 1, count(Kind.KVM_PAGE_FAULT)),
+        Expectation("kvm_entry: one before each kvm_exit", exits, count(Kind.KVM_ENTRY)),
+        Expectation("kvm_exit and kvm_entry alternate", 0, _out_of_turn(vcpu)),
+        Expectation("KVM_RUN calls", facts["kvm_runs"], count(Kind.KVM_RUN_EXIT)),
+        Expectation("userfaultfd messages", served, messages.height),
+        Expectation("UFFDIO_COPY ioctls", served, copies.height),
+        Expectation("pages the handler says it served", served, facts["served"]),
+    ]
+    if any(probe.name.endswith("handle_userfault") and probe.status == "attached" for probe in trace.meta.probes):
+        # Twice per KVM fault: a try that may not wait comes first.
+        found.append(Expectation("handle_userfault", 2 * served, count(Kind.HANDLE_USERFAULT)))
+    return found + _stitched(trace, facts)
+
+
+def _stitched(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
+    import polars as pl
+
+    pages, uffd = facts["pages"], facts["backing"] == "uffd"
+    first, last = facts["data_hva"], facts["data_hva"] + pages * 4096
+    faults = trace.faults().filter(pl.col("tid") == facts["vcpu_tid"], pl.col("page") >= first, pl.col("page") < last)
+    cause = "missing" if uffd else "stage2"
+    joined = faults.filter(pl.col("cause") == cause, pl.col("join") != "none", pl.col("stall_ns") > 0)
+    found = [
+        Expectation(f"stitched faults of cause {cause}, joined, with a stall", pages, joined.height),
+        Expectation("distinct pages stitched", pages, joined["page"].unique().len()),
+    ]
+    if uffd:
+        by_handler = joined.filter(pl.col("handler_tid") == facts["handler_tid"], pl.col("resolution") == "copy")
+        found.append(Expectation("joined to the copy of the handler", pages, by_handler.height))
+    return found
+
+
+def _out_of_turn(vcpu: Any) -> int:
+    """Neighbours among exits and entries that are of the same kind."""
+    import polars as pl
+
+    turns = vcpu.filter(pl.col("kind").is_in([int(Kind.KVM_EXIT), int(Kind.KVM_ENTRY)]))["kind"]
+    return int((turns == turns.shift(1)).sum() or 0)
