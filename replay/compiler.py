@@ -1,0 +1,318 @@
+"""From a mechanism and its costs to the matrix of operations that `replay.kernel` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from faulttrace.errors import UsageError
+from faulttrace.units import parse_duration_ns
+from replay import opcodes as o
+from replay.costs import Cost, Distribution
+from replay.distributions import TABLE_SIZE
+from replay.language import ACCESSOR_KINDS, CLASSES, CONDITIONS, Stage
+from replay.mechanism import Mechanism
+from replay.names import COST_NAMES
+
+_PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
+_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "queued": o.TIMES_QUEUED}
+_MOST_DRAWS = 60
+_STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {}, 0))
+_RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
+_NOTHING = (Stage("wake", 0, {}, 0),)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The consecutive instances of one declared resource."""
+
+    name: str
+    kind: str
+    first: int
+    count: int
+    servers: int
+
+
+@dataclass
+class Program:
+    """What the kernel needs to know of a mechanism."""
+
+    ops: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int64]
+    path_pc: npt.NDArray[np.int64]
+    resources: list[Instances]
+    servers: npt.NDArray[np.int64]
+    costs_used: dict[str, str]
+    tracks_pages: bool
+    has_latency: bool
+    has_tails: bool
+    shards: int
+    recorded_classes: dict[str, set[str]]
+    """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
+    link_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """link -> (first instance, ns for one granule)"""
+    push_latency_ns: int = 0
+    """from the end of a pushed granule's transfer until it is placed"""
+
+
+class Compiler:
+    """One mechanism with what it falls back to, against one cost table, for a number of accessors."""
+
+    def __init__(self, mechanism: Mechanism, costs: Mapping[str, Cost], accessors: int, page_bytes: int) -> None:
+        self.top = mechanism
+        self.costs = costs
+        self.accessors = accessors
+        self.page_bytes = page_bytes
+        if mechanism.granule_bytes < page_bytes or mechanism.granule_bytes % page_bytes:
+            raise UsageError(
+                f"{mechanism.name}: granule {mechanism.granule_bytes} is not a multiple of the trace's page "
+                f"of {page_bytes} bytes"
+            )
+        self.ops: list[list[int]] = []
+        self.tables: list[npt.NDArray[np.int64]] = []
+        self.table_ids: dict[Distribution, int] = {}
+        self.instances: dict[tuple[str, str], Instances] = {}
+        self.servers: list[int] = []
+        self.used: dict[str, str] = {}
+        self.has_latency = self.tracks = self.has_tails = False
+        self.shards = 1
+        self.unserved: dict[str, set[str]] = {}
+
+    def program(self) -> Program:
+        """Compile every path a recorded class and kind of accessor can take."""
+        self.emit(o.ARRIVE)
+        self.emit(o.START)
+        self.emit(o.WAKE, 0, -1, 0, -1, 0, 0, -1, 0, 0)
+        self.emit(o.END)
+        done: dict[tuple[str, str], int] = {}
+        path_pc = np.zeros((len(CLASSES) + 2, len(ACCESSOR_KINDS)), np.int64)
+        for column, kind in enumerate(ACCESSOR_KINDS):
+            server = self.serving(self.top, kind)
+            for row, name in enumerate((*CLASSES, "present", "refault")):
+                path_name, stages = self.choose(server, name, kind)
+                owner = server.name if server else ""
+                key = (owner, path_name)
+                if key not in done:
+                    done[key] = self.path(server or self.top, stages)
+                path_pc[row, column] = done[key]
+        self.tracks |= self.top.push is not None
+        links = {
+            name: (self.resource(self.top, name).first, self.transfer_ns(self.top, name, self.top.granule_bytes))
+            for name, resource in self.top.resources.items()
+            if resource.kind == "link"
+        }
+        pushed = self.distribution(self.top, (self.top.push or {}).get("latency", 0))
+        tables = np.array(self.tables, np.int64) if self.tables else np.zeros((1, TABLE_SIZE), np.int64)
+        return Program(
+            ops=np.array(self.ops, np.int64),
+            tables=tables,
+            path_pc=path_pc,
+            resources=list(self.instances.values()),
+            servers=np.array(self.servers or [1], np.int64),
+            costs_used=self.used,
+            tracks_pages=self.tracks,
+            has_latency=self.has_latency,
+            has_tails=self.has_tails,
+            shards=self.shards,
+            recorded_classes=self.unserved,
+            link_ns=links,
+            push_latency_ns=round(pushed.mean),
+        )
+
+    def serving(self, mechanism: Mechanism, kind: str) -> Mechanism | None:
+        """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""
+        if kind in mechanism.serves:
+            return mechanism
+        other = mechanism.fallback.get(kind)
+        return self.serving(other, kind) if other else None
+
+    def choose(self, server: Mechanism | None, name: str, kind: str) -> tuple[str, tuple[Stage, ...]]:
+        """The path of a class of fault; what a mechanism does not name takes as long as it took."""
+        paths = server.paths if server else {}
+        if name in ("present", "refault"):
+            for candidate in (name, "stage2"):
+                if candidate in paths:
+                    return candidate, paths[candidate]
+            return "(stage2)", _STAGE2
+        target = server.classes.get(name, name) if server else name
+        if target in paths:
+            return target, paths[target]
+        if name == "window":
+            return "(nothing)", _NOTHING
+        self.unserved.setdefault(name, set()).add(kind)
+        return "(recorded)", _RECORDED
+
+    def emit(self, op: int, *operands: int) -> int:
+        """Append an operation; its pc."""
+        row = [op, *operands]
+        self.ops.append(row + [0] * (o.WIDTH - len(row)))
+        return len(self.ops) - 1
+
+    def path(self, mechanism: Mechanism, stages: tuple[Stage, ...]) -> int:
+        """Append one path; the pc of its first operation."""
+        self.mechanism = mechanism
+        self.draws = 0
+        first = len(self.ops)
+        labels: dict[str, int] = {}
+        wake_pc = -1
+        waiting: list[int] = []
+        barrier = first
+        for stage in stages:
+            skip = -1
+            if "label" in stage.options:
+                labels[stage.options["label"]] = barrier = len(self.ops)
+            if "when" in stage.options:
+                skip = self.emit(o.UNLESS, _mask(stage.options["when"]))
+                barrier = len(self.ops)
+            if stage.verb == "coalesce":
+                waiting.append(self.emit(o.COALESCE))
+                self.tracks = True
+            elif stage.verb == "wake":
+                wake_pc = self.wake(mechanism, stage)
+            elif stage.verb == "retry":
+                chance = mechanism.value(stage.options["chance"])
+                if chance > 0:
+                    draw = self.draw()
+                    self.emit(o.RETRY, round(chance * 65536), labels[stage.operand], int(stage.options["most"]), draw)
+            elif stage.verb == "delay":
+                self.delay(mechanism, stage, barrier)
+            else:
+                self.simple(mechanism, stage)
+            if skip >= 0:
+                self.ops[skip][2] = barrier = len(self.ops)
+        end = self.emit(o.END)
+        for pc in waiting:
+            self.ops[pc][1] = wake_pc
+        self.ops[wake_pc][9] = int(end > wake_pc + 1)
+        self.has_tails |= end > wake_pc + 1
+        return first
+
+    def simple(self, mechanism: Mechanism, stage: Stage) -> None:
+        """Stages that are one operation."""
+        if stage.verb in ("acquire", "release"):
+            r = self.resource(mechanism, stage.operand)
+            per = _PER[mechanism.resources[stage.operand].per]
+            if r.servers == 0:
+                idle = stage.options.get("idle", 0) if stage.verb == "acquire" else 0
+                self.delay(mechanism, Stage("delay", idle, {}, stage.line), len(self.ops))
+            elif stage.verb == "acquire":
+                const, table, draw = self.cost(mechanism, stage.options.get("idle", 0))
+                self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1))
+            else:
+                self.emit(o.RELEASE, r.first, per, int(r.servers == 1))
+        elif stage.verb == "transfer":
+            self.delay(mechanism, Stage("delay", stage.options.get("latency", 0), {}, stage.line), len(self.ops))
+            count = int(mechanism.value(stage.options.get("bytes", mechanism.granule_bytes)))
+            ns = self.transfer_ns(mechanism, stage.operand, count)
+            r = self.resource(mechanism, stage.operand)
+            self.emit(o.TRANSFER, r.first, _PER[mechanism.resources[stage.operand].per], ns, count)
+        elif stage.verb == "sleep":
+            r = self.resource(mechanism, stage.operand)
+            self.emit(o.SLEEP, r.first, _PER[mechanism.resources[stage.operand].per])
+        elif stage.verb == "recorded":
+            self.emit(o.RECORDED)
+        else:
+            self.has_latency = True
+            self.emit(o.COMPLETE)
+
+    def wake(self, mechanism: Mechanism, stage: Stage) -> int:
+        """The wake with its walk over the other sleepers."""
+        const, table, draw = self.cost(mechanism, stage.operand)
+        queue, per = -1, 0
+        if name := stage.options.get("from"):
+            queue = self.resource(mechanism, name).first
+            per = _PER[mechanism.resources[name].per]
+        walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
+        return self.emit(o.WAKE, const, table, draw, queue, per, walk, walk_table, walk_draw)
+
+    def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
+        """A delay, joined with a constant one before it when nothing can jump between them."""
+        times = str(stage.options.get("times", ""))
+        factor = 1
+        if times in ("granule_pages", "further_pages"):
+            factor = mechanism.granule_bytes // self.page_bytes - (times == "further_pages")
+            times = ""
+        const, table, draw = self.cost(mechanism, stage.operand, factor)
+        if times:
+            what, _, name = times.partition(":")
+            r = self.resource(mechanism, name)
+            self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, _PER[mechanism.resources[name].per])
+        elif const or table >= 0:
+            before = self.ops[-1]
+            if len(self.ops) > barrier and before[0] == o.DELAY and (table < 0 or before[2] < 0):
+                before[1] += const
+                if table >= 0:
+                    before[2:4] = [table, draw]
+            else:
+                self.emit(o.DELAY, const, table, draw)
+
+    def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
+        """(constant ns, table or -1, draw) of a cost operand."""
+        distribution = self.distribution(mechanism, operand)
+        if distribution.is_constant:
+            return round(distribution.mean * factor), -1, 0
+        if factor == 0:
+            return 0, -1, 0
+        if factor != 1:
+            distribution = distribution.scaled(factor)
+        table = self.table_ids.get(distribution)
+        if table is None:
+            table = self.table_ids[distribution] = len(self.tables)
+            self.tables.append(distribution.table_ns())
+        return 0, table, self.draw()
+
+    def distribution(self, mechanism: Mechanism, operand: Any) -> Distribution:
+        """What a cost operand stands for; notes the provenance of named costs."""
+        if not isinstance(operand, str):
+            return Distribution.constant(operand)
+        if operand.startswith("$"):
+            return Distribution.constant(mechanism.values[operand[1:]])
+        if operand not in COST_NAMES:
+            return Distribution.constant(parse_duration_ns(operand))
+        cost = self.costs.get(operand)
+        if cost is None:
+            raise UsageError(f"{mechanism.name} charges '{operand}', for which the cost table has no value")
+        self.used[operand] = cost.provenance
+        return cost.distribution
+
+    def draw(self) -> int:
+        """The number of this random draw within its path."""
+        self.draws += 1
+        if self.draws > _MOST_DRAWS:
+            raise UsageError(f"{self.mechanism.name}: a path with more than {_MOST_DRAWS} random costs")
+        return self.draws - 1
+
+    def transfer_ns(self, mechanism: Mechanism, link: str, count: int) -> int:
+        """ns that `count` bytes occupy a link; 0 bandwidth is no limit."""
+        bandwidth = mechanism.value(mechanism.resources[link].size)
+        return -(-count * 1_000_000_000 // int(bandwidth)) if bandwidth >= 1 else 0
+
+    def resource(self, mechanism: Mechanism, name: str) -> Instances:
+        """The instances of a resource; made at its first use."""
+        key = (mechanism.name, name)
+        if key not in self.instances:
+            resource = mechanism.resources[name]
+            shards = max(1, int(mechanism.value(mechanism.shards)))
+            if resource.per == "shard":
+                if self.shards not in (1, shards):
+                    raise UsageError(
+                        f"{mechanism.name}: two mechanisms of one replay split memory into {self.shards} and {shards}"
+                    )
+                self.shards = shards
+            count = {"vm": 1, "accessor": self.accessors, "shard": shards}[resource.per]
+            servers = int(mechanism.value(resource.size)) if resource.kind == "servers" else 1
+            label = name if mechanism is self.top else f"{mechanism.name}.{name}"
+            self.instances[key] = Instances(label, resource.kind, len(self.servers), count, servers)
+            self.servers += [servers] * count
+        return self.instances[key]
+
+
+def _mask(when: str | list[str]) -> int:
+    mask = 0
+    for condition in [when] if isinstance(when, str) else when:
+        mask |= CONDITIONS[condition]
+    return mask

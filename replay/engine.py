@@ -1,0 +1,367 @@
+"""Run a workload through a mechanism. Nothing here prints, reads files or knows a mechanism by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from faulttrace.errors import FaultreplayError, UsageError
+from replay import kernel as k
+from replay import opcodes as o
+from replay.compiler import Compiler, Program
+from replay.costs import Cost
+from replay.language import ACCESSOR_KINDS, CLASSES
+from replay.mechanism import Mechanism
+from replay.pages import Pages, pages_of
+from replay.windows import Window, guarded, window_rows
+from replay.workload import Workload
+
+Ints = npt.NDArray[np.int64]
+_EMPTY = np.zeros(0, np.int64)
+_FOREVER = 1 << 61
+
+
+@dataclass(frozen=True)
+class ResourceUse:
+    """What one resource did; `instances` of it are added up."""
+
+    kind: str
+    servers: int
+    """per instance; 0: no limit"""
+    instances: int
+    busy_ns: int
+    acquired: int
+    wait_ns: int
+    max_queue: int
+    bytes_moved: int
+
+    def busy_share(self, run_time_ns: int) -> float:
+        """Share of the run time that its servers were busy; 0 where there is no limit."""
+        capacity = self.servers * self.instances * run_time_ns
+        return self.busy_ns / capacity if capacity else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One replay. Rows are in the workload's order; -1 in `start_ns`: not reached before `until_ns`."""
+
+    mechanism: str
+    params: Mapping[str, float]
+    seed: int
+    loop: str
+    start_ns: Ints
+    """int64[F] from the beginning; empty when rows were not kept"""
+    stall_ns: Ints
+    latency_ns: Ints
+    """int64[F]: fault until its content was there, for mechanisms whose accessor does not wait for it; else empty"""
+    cls: npt.NDArray[np.uint8]
+    accessor: npt.NDArray[np.int32]
+    accessor_name: tuple[str, ...]
+    accessor_kind: npt.NDArray[np.uint8]
+    accessor_stall_ns: Ints
+    """int64[A]: sum over its faults, refaults included"""
+    accessor_faults: Ints
+    window_stall_ns: Ints
+    """int64[A]: time an accessor was stopped by a window, which is no fault's stall"""
+    refaults: Ints
+    """int64[A]: faults on emptied stage 2 that are assumed, not recorded (retouch working-set)"""
+    refault_stall_ns: Ints
+    run_time_ns: int
+    resources: Mapping[str, ResourceUse]
+    bytes_moved: int
+    hazards: Mapping[str, int]
+    """accessor kind -> writes inside a window that its rule does not stop"""
+    windows: tuple[tuple[int, int], ...]
+    """(begin, end) as they came out, with the costs of entering and leaving"""
+    costs_used: Mapping[str, str]
+    histogram: Ints
+    """int64[classes, bins] when rows were not kept, else empty; bounds: `histogram_edges_ns`"""
+    events: int
+    warnings: tuple[str, ...]
+
+    @property
+    def end_ns(self) -> Ints:
+        """int64[F]: when each accessor ran again; -1 where not reached."""
+        return np.where(self.start_ns >= 0, self.start_ns + self.stall_ns, -1)
+
+    @property
+    def total_stall_ns(self) -> int:
+        """Stall of all faults and of the windows."""
+        return int(self.accessor_stall_ns.sum() + self.window_stall_ns.sum())
+
+
+def simulate(
+    workload: Workload,
+    mechanism: Mechanism,
+    costs: Mapping[str, Cost],
+    *,
+    seed: int = 0,
+    loop: str = "closed",
+    windows: Sequence[Window] = (),
+    retouch: str = "recorded",
+    cpus: int | None = None,
+    until_ns: int | None = None,
+    rows: bool = True,
+) -> Result:
+    """Replay `workload` through `mechanism`.
+
+    Args:
+        workload: accessors and their faults
+        mechanism: from `load_mechanism`, parameters set
+        costs: cost name -> `Cost`; every name the mechanism charges must be there
+        seed: of all randomness; the same seed gives the same rows on every machine
+        loop: ``closed`` keeps think times, ``open`` keeps recorded start times
+        windows: `Window`s in time from the beginning
+        retouch: ``recorded`` or ``working-set``: what is touched again inside a window or after stage 2 was emptied
+        cpus: host CPUs shared by vCPUs and handlers; None: as many as needed
+        until_ns: stop at this time
+        rows: keep a row a fault; else only sums and a histogram, for traces larger than memory
+
+    Raises:
+        UsageError: options or costs do not fit the mechanism.
+    """
+    if loop not in ("closed", "open"):
+        raise UsageError(f"loop is closed or open, not '{loop}'")
+    if retouch not in ("recorded", "working-set"):
+        raise UsageError(f"retouch is recorded or working-set, not '{retouch}'")
+    if cpus is not None:
+        raise UsageError("host CPUs as a resource are not modelled by this engine yet: leave cpus unset")
+    program = Compiler(mechanism, costs, workload.accessors, workload.page_bytes).program()
+    rules_rows, rules = window_rows(mechanism, windows, costs, retouch, seed, program.costs_used)
+    pages = pages_of(
+        workload,
+        mechanism.granule_bytes,
+        track=program.tracks_pages,
+        everything=mechanism.push is not None,
+        first_touch=bool(rules_rows.size and (rules_rows[:, o.W_EMPTIES] & rules_rows[:, o.W_RETOUCH]).any()),
+    )
+    run = _Run(workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size))
+    run.execute()
+    return run.result(rules, _warnings(workload, mechanism, program))
+
+
+def histogram_edges_ns() -> Ints:
+    """Lower bounds of the bins of `Result.histogram`, ns, and the upper bound of the last."""
+    first = np.arange(64, dtype=np.int64)
+    doublings = [(np.arange(32, 64, dtype=np.int64) << e) for e in range(1, 57)]
+    return np.concatenate([first, *doublings, np.array([64 << 56], np.int64)])
+
+
+class _Run:
+    """Arrays for one call of the kernel."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        workload: Workload,
+        mechanism: Mechanism,
+        program: Program,
+        pages: Pages,
+        windows: Ints,
+        seed: int,
+        loop: str,
+        until_ns: int | None,
+        rows: bool,
+    ) -> None:
+        self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
+        self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
+        faults = workload.faults
+        self.start = np.full(faults if rows else 0, -1, np.int64)
+        self.stall = np.full(faults if rows else 0, -1, np.int64)
+        self.latency = np.full(faults if program.has_latency and rows else 0, -1, np.int64)
+        self.histogram = np.zeros((len(CLASSES), o.HISTOGRAM_BINS if not rows else 1), np.int64)
+        self.window_out = np.full((windows.shape[0], 2), -1, np.int64)
+
+    def execute(self) -> None:
+        """Run; with more slots when asynchronous tails outnumber those there are."""
+        w = self.w
+        accessors = w.accessors
+        is_open = self.loop == "open"
+        tails = accessors + 16 if self.program.has_tails or is_open else 0
+        order, times = _open_loop(w) if is_open else (_EMPTY, _EMPTY)
+        uniform = -1
+        if w.faults and not self.pages.tracked and not self.windows.size:
+            seen = np.flatnonzero(np.bincount(w.cls, minlength=len(CLASSES)))
+            uniform = int(seen[0]) if seen.size == 1 and CLASSES[seen[0]] != "window" else -1
+        until = _FOREVER if self.until is None else int(self.until)
+        push_order, push = self._push()
+        stepwise = bool(self.windows.size or self.until is not None) or bool((w.cls == len(CLASSES) - 1).any())
+        while True:
+            slots = o.FIRST_SLOT + (0 if is_open else accessors) + tails
+            bits = max(1, (slots - 1).bit_length())
+            present = np.full(self.pages.tracked, k.NEVER, np.int64)
+            self.sums = np.zeros((accessors, 6), np.int64)
+            self.resource_out = np.zeros((self.program.servers.size, o.R_COLUMNS), np.int64)
+            self.histogram[:] = 0
+            status, self.last, self.events = k.run_program(
+                self.program.ops,
+                self.program.tables,
+                self.program.path_pc,
+                np.uint64(self.seed * 0x632BE59BD9B4E019 % 2**64),
+                w.accessor_start,
+                w.accessor_kind.astype(np.int64),
+                w.think_ns,
+                w.cls,
+                w.access,
+                w.recorded_stall_ns,
+                self.pages.flags,
+                self.pages.granule,
+                self._shard(),
+                uniform,
+                present,
+                np.zeros(self.pages.tracked, np.int64),
+                np.full(self.pages.tracked, -1, np.int64),
+                order,
+                times,
+                self.program.servers,
+                self.windows,
+                self.window_out,
+                self.mechanism.granule_bytes // w.page_bytes,
+                push_order,
+                push,
+                slots,
+                bits,
+                until,
+                stepwise,
+                self.start,
+                self.stall,
+                self.latency,
+                self.histogram,
+                self.rows,
+                self.sums,
+                self.resource_out,
+            )
+            if status == o.STATUS_OK:
+                return
+            if status == o.STATUS_TIME:
+                raise FaultreplayError(
+                    f"{self.mechanism.name}: simulated time passes {int(self.last) / 1e9:.0f} s, more than {slots} "
+                    "slots can count: replay a part of the trace, or give until"
+                )
+            tails *= 4
+
+    def _shard(self) -> npt.NDArray[np.int32]:
+        shards = self.program.shards
+        if shards == 1 or not self.w.faults:
+            return np.zeros(self.w.faults if shards > 1 else 1, np.int32)
+        page = self.w.page.astype(np.int64)
+        low = int(page.min())
+        return ((page - low) * shards // (int(page.max()) - low + 1)).astype(np.int32)
+
+    def _push(self) -> tuple[npt.NDArray[np.int32], Ints]:
+        push = self.mechanism.push
+        if push is None:
+            return np.zeros(0, np.int32), np.zeros(5, np.int64)
+        granule_bytes = self.mechanism.granule_bytes
+        order = self.pages.order
+        if push["order"] == "recorded":
+            rows = np.argsort(_open_loop(self.w)[1], kind="stable")
+            granules = self.pages.granule[rows]
+            granules = granules[granules >= 0]
+            order = granules[np.sort(np.unique(granules, return_index=True)[1])]
+        total = int(self.mechanism.value(push["memory"])) // granule_bytes
+        if total > order.size:
+            # memory that the trace never touches is sent too: spread evenly between what it touches
+            everything = np.full(total, -1, np.int32)
+            everything[np.arange(order.size, dtype=np.int64) * total // max(order.size, 1)] = order
+            order = everything
+        link, ns = self.program.link_ns[push["link"]]
+        if ns == 0:
+            raise UsageError(f"{self.mechanism.name}: a background stream needs a link with a bandwidth")
+        backlog = int(self.mechanism.value(push["backlog"]))
+        latency = self.program.push_latency_ns
+        return np.ascontiguousarray(order), np.array(
+            [link, ns, latency, backlog * ns // granule_bytes, granule_bytes], np.int64
+        )
+
+    def result(self, rules: list[Mechanism], warnings: tuple[str, ...]) -> Result:
+        """Everything a reader may ask for."""
+        w = self.w
+        resources = {}
+        for item in self.program.resources:
+            if item.kind == "waitqueue":
+                continue
+            part = self.resource_out[item.first : item.first + item.count]
+            resources[item.name] = ResourceUse(
+                item.kind,
+                item.servers,
+                item.count,
+                int(part[:, o.R_BUSY_NS].sum()),
+                int(part[:, o.R_ACQUIRED].sum()),
+                int(part[:, o.R_WAIT_NS].sum()),
+                int(part[:, o.R_MAX_QUEUE].max()),
+                int(part[:, o.R_BYTES].sum()),
+            )
+        spans = tuple((int(a), int(b)) for a, b in self.window_out if a >= 0)
+        ends = np.where(self.sums[:, 5] > 0, self.sums[:, 5] + w.tail_ns, self.sums[:, 5])
+        run_time = int(max(ends.max(initial=0), self.last))
+        if self.loop == "closed":
+            idle = np.diff(w.accessor_start) == 0
+            run_time = max(run_time, int((self.sums[:, 5] + w.tail_ns)[~idle].max(initial=0)))
+        return Result(
+            mechanism=self.mechanism.name,
+            params=dict(self.mechanism.values),
+            seed=self.seed,
+            loop=self.loop,
+            start_ns=self.start,
+            stall_ns=self.stall,
+            latency_ns=self.latency,
+            cls=w.cls,
+            accessor=w.accessor_of_row(),
+            accessor_name=w.accessor_name,
+            accessor_kind=w.accessor_kind,
+            accessor_stall_ns=self.sums[:, 0] + self.sums[:, 2],
+            accessor_faults=self.sums[:, 4],
+            window_stall_ns=self.sums[:, 1],
+            refaults=self.sums[:, 3],
+            refault_stall_ns=self.sums[:, 2],
+            run_time_ns=run_time,
+            resources=resources,
+            bytes_moved=sum(r.bytes_moved for r in resources.values()),
+            hazards=self._hazards(rules, spans),
+            windows=spans,
+            costs_used=dict(self.program.costs_used),
+            histogram=self.histogram if not self.rows else np.zeros((0, 0), np.int64),
+            events=int(self.events),
+            warnings=warnings,
+        )
+
+    def _hazards(self, rules: list[Mechanism], spans: tuple[tuple[int, int], ...]) -> dict[str, int]:
+        counts = dict.fromkeys(ACCESSOR_KINDS[1:], 0) if spans else {}
+        kind = self.w.accessor_kind[self.w.accessor_of_row()] if spans else None
+        for rule, (begin, end) in zip(rules, spans, strict=False):
+            inside = (self.start >= begin) & (self.start < end) & (self.w.access == 1)
+            for code, name in enumerate(ACCESSOR_KINDS):
+                if name in counts and not guarded(rule, name):
+                    counts[name] += int((inside & (kind == code)).sum())
+        return counts
+
+
+def _open_loop(w: Workload) -> tuple[Ints, Ints]:
+    """(order of the rows in time, time of each row): recorded start times, or think times added up where they are
+    unknown."""
+    if w.recorded_start_ns.size and bool((w.recorded_start_ns >= 0).all()):
+        times = w.recorded_start_ns
+    else:
+        total = np.cumsum(w.think_ns)
+        before = np.concatenate([[0], total])[w.accessor_start[:-1]]
+        times = total - np.repeat(before, np.diff(w.accessor_start))
+    return np.argsort(times, kind="stable"), times
+
+
+def _warnings(workload: Workload, mechanism: Mechanism, program: Program) -> tuple[str, ...]:
+    found: list[str] = []
+    counts: Any = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
+    for a in range(workload.accessors):
+        part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
+        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
+    for name, kinds in program.recorded_classes.items():
+        total = sum(int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)]) for kind in kinds)
+        if total:
+            found.append(f"{total} faults of class {name} are not {mechanism.name}'s: replayed with the stall they had")
+            if not workload.recorded_stall_ns.size:
+                found[-1] += " (unknown here: 0)"
+    return tuple(found)

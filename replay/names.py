@@ -1,0 +1,186 @@
+"""Every cost the engine can charge: its name, its unit and the interval it stands for. One table, for all.
+
+Mechanisms charge these names, cost files give them values, calibration fits them. A cost is always an interval
+between two
+events, so that what is fitted is what is charged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class CostName:
+    """What a cost stands for: the interval from event `begin` to event `end`, paid by `payer`."""
+
+    meaning: str
+    begin: str
+    end: str
+    payer: str
+    unit: str = "ns"
+
+
+COST_NAMES: Final[dict[str, CostName]] = {
+    "trap": CostName(
+        "the fault is taken until the waiter is queued and its message can be read (with KVM: the exit too)",
+        "access faults",
+        "message in the userfaultfd's pending queue, accessor asleep",
+        "accessor",
+    ),
+    "message": CostName(
+        "an idle reader is woken and its read returns; a reader that was busy does not pay this",
+        "message in the pending queue",
+        "read() returns in the handler",
+        "handler",
+    ),
+    "fetch": CostName(
+        "the content arrives: network, disk or a copy in memory; the environment's, the same for all mechanisms",
+        "the handler asks for the content",
+        "the content is in the handler's hands",
+        "handler, asleep",
+    ),
+    "resolve": CostName(
+        "the ioctl that places one native page (UFFDIO_COPY, CONTINUE, ZEROPAGE), without its walk over other sleepers",
+        "the placing ioctl is called",
+        "the placing ioctl has placed the page",
+        "handler",
+    ),
+    "resolve_per_page": CostName(
+        "each further native page of a granule in the same placing ioctl (allocation, copy, entry)",
+        "the page before it is placed",
+        "this page is placed",
+        "handler",
+    ),
+    "wake": CostName(
+        "the page is placed until the accessor runs past the fault (with KVM: the re-entry to the guest too)",
+        "the placing ioctl ends",
+        "the accessor has done its access",
+        "accessor",
+    ),
+    "wake_per_waiter": CostName(
+        "each other sleeper on the same userfaultfd that the wake walks over under the queue lock",
+        "the walk reaches a sleeper",
+        "the walk leaves it",
+        "handler",
+    ),
+    "handler_loop": CostName(
+        "the handler after the placing ioctl until it can read the next message",
+        "the placing ioctl ends",
+        "the handler calls read() again",
+        "handler",
+    ),
+    "lock": CostName(
+        "the wait-queue lock of the userfaultfd held once by a reader or a placing ioctl, besides the walk",
+        "the lock is taken",
+        "the lock is let go",
+        "handler",
+    ),
+    "herd_per_reader": CostName(
+        "each idle reader of the same userfaultfd that a new message wakes in vain",
+        "a message wakes the reader",
+        "the reader finds the queue empty and sleeps",
+        "handler",
+    ),
+    "exit_userspace": CostName(
+        "the fault is taken until VMM code runs in the vCPU's own thread (KVM_RUN has returned)",
+        "access faults",
+        "KVM_RUN returned in the vCPU thread",
+        "vCPU",
+    ),
+    "reenter": CostName(
+        "KVM_RUN is called until the guest is past the fault, which is taken once more and now resolves",
+        "KVM_RUN is called",
+        "the accessor has done its access",
+        "vCPU",
+    ),
+    "stage2_fault": CostName(
+        "the host has the page, stage 2 (or the shadow page table) does not: exit, look-up, entry, re-entry",
+        "access faults",
+        "the accessor has done its access",
+        "vCPU",
+    ),
+    "host_fault": CostName(
+        "the kernel alone resolves: the page is allocated or found in the host and mapped in stage 2",
+        "access faults",
+        "the accessor has done its access",
+        "accessor",
+    ),
+    "swap_in": CostName(
+        "the swap device brings one page in (the device and its driver alone)",
+        "the read is submitted",
+        "the page is up to date",
+        "accessor, asleep",
+    ),
+    "sigbus": CostName(
+        "the fault is taken until the SIGBUS handler, or the code after KVM_RUN's EFAULT, runs in the faulting thread",
+        "access faults",
+        "the signal handler runs",
+        "accessor",
+    ),
+    "mark_present": CostName(
+        "the bit of one page is set in a bitmap that KVM reads: an atomic operation, no system call",
+        "the VMM sets the bit",
+        "KVM sees it",
+        "handler",
+    ),
+    "notify_ipc": CostName(
+        "another process hears of a fault: the event fd or socket message until its code runs",
+        "the notification is sent",
+        "code runs in the other process",
+        "other process",
+    ),
+    "apf_inject": CostName(
+        "an asynchronous page fault is announced to the guest, which switches to another task",
+        "access faults",
+        "the other task runs",
+        "vCPU",
+    ),
+    "apf_ready": CostName(
+        "the guest is told that the page came and the waiting task runs again",
+        "the page is placed",
+        "the waiting task runs",
+        "guest",
+    ),
+    "protect_fixed": CostName(
+        "one protecting call over the guest's memory (UFFDIO_WRITEPROTECT or a freeze), without its pages",
+        "the call is made",
+        "the call returns",
+        "VMM",
+    ),
+    "protect_per_page": CostName(
+        "each native page that the protecting call finds mapped",
+        "the call reaches the page",
+        "the page is protected",
+        "VMM",
+    ),
+    "unprotect_fixed": CostName(
+        "one call that ends the protection, without its pages", "the call is made", "the call returns", "VMM"
+    ),
+    "unprotect_per_page": CostName(
+        "each native page that this call finds protected", "the call reaches the page", "the page is writable", "VMM"
+    ),
+    "memslot_delete": CostName(
+        "KVM_SET_USER_MEMORY_REGION with size 0: waits for SRCU, zaps stage 2",
+        "the ioctl is called",
+        "it returns",
+        "VMM",
+    ),
+    "memslot_add": CostName(
+        "KVM_SET_USER_MEMORY_REGION that puts the slot back", "the ioctl is called", "it returns", "VMM"
+    ),
+    "kick": CostName(
+        "all vCPUs are forced out of KVM_RUN", "the first vCPU is signalled", "the last one is out", "VMM"
+    ),
+    "resume": CostName(
+        "a vCPU that was stopped runs guest code again", "the VMM lets the vCPUs go", "the guest runs", "vCPU"
+    ),
+    "mmio_exit": CostName(
+        "one exit for an access to an address without memslot, handled in userspace and re-entered",
+        "the access traps",
+        "the guest is past it",
+        "vCPU",
+    ),
+}
+"""Cost name -> what it is. Extend it here and nowhere else; `docs/mechanism-language.md` prints it."""
