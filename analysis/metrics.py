@@ -39,6 +39,7 @@ class Metrics:
 
     faults: int
     total_stall_ns: int
+    total_latency_ns: int
     vcpus: int
     stall_per_vcpu_mean_ns: int
     stall_per_vcpu_min_ns: int
@@ -53,6 +54,9 @@ class Metrics:
     run_time_ns: int
     slowdown: float | None = None
     faults_per_s: float | None = None
+    window_stall_ns: int = 0
+    refaults: int = 0
+    refault_stall_ns: int = 0
     bytes_moved: int | None = None
     over_fetch: float | None = None
     bottleneck: str | None = None
@@ -110,7 +114,7 @@ def measure(
     accessor: npt.NDArray[np.integer[Any]],
     start_ns: Ints,
     stall_ns: Ints,
-    end_ns: Ints | None = None,
+    latency_ns: Ints | None = None,
     counted: npt.NDArray[np.bool_],
     run_time_ns: int,
     ideal_run_time_ns: int | None = None,
@@ -118,30 +122,46 @@ def measure(
     needed_bytes: int | None = None,
     uses: tuple[Use, ...] = (),
     hazards: Mapping[str, int] | None = None,
+    blocked: tuple[Ints, Ints, Ints] | None = None,
+    window_stall_ns: Ints | None = None,
+    refaults: int = 0,
+    refault_stall_ns: Ints | None = None,
 ) -> Metrics:
     """The numbers of one run.
 
     Args:
         accessor: who took each fault, an index.
-        start_ns, stall_ns, end_ns: per fault; a fault with a stall below 0 is of unknown length and left out.
+        start_ns, stall_ns: per fault; a fault with a stall below 0 is of unknown length and left out.
+        latency_ns: per fault, until its content was there, where its accessor did not wait for that.
         counted: per accessor, whether it is a vCPU (every accessor where the trace has none).
         run_time_ns: from the first accessor's start until the last one is done.
         ideal_run_time_ns: the same with no stall at all; the slow-down is against it.
         bytes_moved, needed_bytes: brought in, and what the touched pages hold.
         uses: resources; the one with the greatest share of its time is the bottleneck.
         hazards: writes into a window that its mechanism did not stop, by class.
+        blocked: further spans in which an accessor stood still (accessor, start, end), as in a pause.
+        window_stall_ns, refault_stall_ns: per accessor, stall that is no recorded fault's; in totals, not in quantiles.
+        refaults: how many faults were assumed beyond the recorded ones.
     """
     known = stall_ns >= 0
     accessor, start_ns, stall_ns = accessor[known], start_ns[known], stall_ns[known]
-    end_ns = start_ns + stall_ns if end_ns is None else end_ns[known]
-    ranked = np.sort(stall_ns)
+    end_ns = start_ns + stall_ns
+    latency = stall_ns if latency_ns is None else np.maximum(latency_ns[known], stall_ns)
+    ranked = np.sort(latency)
     per_accessor = np.zeros(len(counted), dtype=np.int64)
     np.add.at(per_accessor, accessor, stall_ns)
+    for more in (window_stall_ns, refault_stall_ns):
+        per_accessor += 0 if more is None else more
     per_vcpu = per_accessor[counted]
     starts, ends = [], []
+    who, begins, finishes = accessor, start_ns, end_ns
+    if blocked is not None and len(blocked[0]):
+        who, begins, finishes = (
+            np.concatenate(pair) for pair in zip((accessor, start_ns, end_ns), blocked, strict=True)
+        )
     for one in np.flatnonzero(counted):
-        mine = accessor == one
-        a, b = union_ns(start_ns[mine], end_ns[mine])
+        mine = who == one
+        a, b = union_ns(begins[mine], finishes[mine])
         starts.append(a)
         ends.append(b)
     all_start = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
@@ -150,7 +170,8 @@ def measure(
     quantiles = {f"{name}_ns": quantile(ranked, q) for name, q in QUANTILES}
     return Metrics(
         faults=len(stall_ns),
-        total_stall_ns=int(stall_ns.sum()),
+        total_stall_ns=int(per_accessor.sum()),
+        total_latency_ns=int(latency.sum()),
         vcpus=int(counted.sum()),
         stall_per_vcpu_mean_ns=round(per_vcpu.mean()) if len(per_vcpu) else 0,
         stall_per_vcpu_min_ns=int(per_vcpu.min(initial=np.iinfo(np.int64).max)) if len(per_vcpu) else 0,
@@ -162,6 +183,9 @@ def measure(
         run_time_ns=int(run_time_ns),
         slowdown=run_time_ns / ideal_run_time_ns if ideal_run_time_ns else None,
         faults_per_s=len(stall_ns) * 1e9 / run_time_ns if run_time_ns > 0 else None,
+        window_stall_ns=0 if window_stall_ns is None else int(window_stall_ns.sum()),
+        refaults=refaults,
+        refault_stall_ns=0 if refault_stall_ns is None else int(refault_stall_ns.sum()),
         bytes_moved=bytes_moved,
         over_fetch=bytes_moved / needed_bytes if bytes_moved and needed_bytes else None,
         bottleneck=busiest.name if busiest else None,

@@ -125,7 +125,10 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:
         match = _SETTING.fullmatch(text)
         if not match:
             raise UsageError(f"--set {text}: write MECHANISM.PARAMETER=VALUE, as uffd-missing.handlers=4")
-        settings.setdefault(match["mechanism"], {})[match["param"].replace("-", "_")] = match["value"]
+        mechanism, param = match["mechanism"], match["param"].replace("-", "_")
+        if mechanism.endswith(".fallback"):
+            mechanism, param = mechanism.removesuffix(".fallback"), f"fallback.{param}"
+        settings.setdefault(mechanism, {})[param] = match["value"]
     return settings
 
 

@@ -73,14 +73,33 @@ def test_asynchronous_faults_block_less_than_they_last() -> None:
     two = np.zeros(2, dtype=np.int64)
     got = measure(
         accessor=two,
-        start_ns=two,
-        stall_ns=np.array([500, 800], dtype=np.int64),
-        end_ns=np.array([10, 20], dtype=np.int64),
+        start_ns=np.array([0, 50], dtype=np.int64),
+        stall_ns=np.array([10, 20], dtype=np.int64),
+        latency_ns=np.array([500, 800], dtype=np.int64),
         counted=np.array([True]),
         run_time_ns=1000,
     )
-    assert got.total_stall_ns == 1300
-    assert got.blocked_ns == 20
+    assert (got.total_latency_ns, got.p50_ns, got.max_ns) == (1300, 500, 800)
+    assert (got.total_stall_ns, got.blocked_ns) == (30, 30)
+
+
+def test_a_pause_blocks_without_a_fault_and_a_refault_counts_beside_them() -> None:
+    one = np.zeros(1, dtype=np.int64)
+    got = measure(
+        accessor=one,
+        start_ns=one,
+        stall_ns=np.array([10], dtype=np.int64),
+        counted=np.array([True, True]),
+        run_time_ns=1000,
+        blocked=(np.array([0, 1]), np.array([5, 5]), np.array([25, 25])),
+        window_stall_ns=np.array([15, 20]),
+        refaults=3,
+        refault_stall_ns=np.array([0, 7]),
+    )
+    assert (got.blocked_ns, got.all_stalled_ns) == (45, 20)
+    assert (got.total_stall_ns, got.window_stall_ns, got.refault_stall_ns) == (52, 35, 7)
+    assert (got.stall_per_vcpu_min_ns, got.stall_per_vcpu_max_ns) == (25, 27)
+    assert (got.faults, got.refaults, got.max_ns) == (1, 3, 10)
 
 
 def test_rates_and_bottleneck() -> None:

@@ -1,0 +1,248 @@
+"""From a trace to a prediction: which mechanism, which parameters, which costs, and the numbers that come out.
+
+The one place of `analysis` that calls the engine, so that comparison, validation and report predict alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.metrics import Metrics, Use, measure
+from faulttrace.schema import ACCESSORS
+from replay.compiler import Compiler
+from replay.costs import CostTable, load_costs
+from replay.engine import Result, simulate
+from replay.language import CLASSES, Stage
+from replay.mechanism import Mechanism, load_mechanism
+from replay.names import COST_NAMES
+from replay.windows import Window
+from replay.workload import Workload
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from faulttrace.meta import Meta
+
+VCPU: Final = ACCESSORS.index("vcpu")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to replay, beside the mechanism: what the command line's options say."""
+
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cost_files: Sequence[str] = ()
+    loop: Literal["closed", "open"] = "closed"
+    retouch: Literal["recorded", "working-set"] = "recorded"
+    cpus: int | None = None
+    seed: int = 0
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Used:
+    """The mechanism that served the faults while they were recorded. `inferred`: the faults say so, not the trace."""
+
+    name: str
+    params: Mapping[str, Any]
+    inferred: bool
+
+
+# What most faults of a trace look like -> the mechanism that makes them so.
+_SIGNS: Final = {
+    ("missing", "copy"): "uffd-missing",
+    ("missing", "zeropage"): "uffd-missing",
+    ("minor", "continue"): "uffd-minor",
+    ("exit", "userspace"): "kvm-exit",
+    ("stage2", "kernel"): "host-lazy",
+    ("minor-host", "kernel"): "host-lazy",
+}
+
+
+def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
+    """The mechanism of the recording: from `meta`, else from what most of its faults look like, else None."""
+    if meta.mechanism is not None:
+        return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
+    if not len(faults):
+        return None
+    commonest = faults.group_by("cause", "resolution").len().sort("len", "cause", "resolution").row(-1)
+    name = _SIGNS.get((commonest[0], commonest[1]))
+    if name is None:
+        return None
+    served = faults["handler_tid"].filter(faults["handler_tid"] > 0)
+    params = {"handlers": served.n_unique()} if name.startswith("uffd") and len(served) else {}
+    return Used(name, params, inferred=True)
+
+
+def with_used(mechanism: Mechanism, used: Used | None) -> Mechanism:
+    """`mechanism` with the parameters of the recording, if it is the one that was in use; others stay as they are."""
+    if used is None or mechanism.name != used.name:
+        return mechanism
+    return mechanism.with_params({k: v for k, v in used.params.items() if k in mechanism.params})
+
+
+def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
+    """A mechanism by name or file: the recording's parameters if it is the recorded one, then the user's."""
+    mechanism = with_used(load_mechanism(name), used)
+    return mechanism.with_params({**setup.settings.get(mechanism.name, {}), **setup.settings.get(name, {})})
+
+
+def load_cost_files(names: Sequence[str]) -> tuple[CostTable, frozenset[str]]:
+    """The shipped costs with the user's on top, and the names of the costs that are the user's own."""
+    table = load_costs()
+    own: set[str] = set()
+    for name in names:
+        more = load_costs(name)
+        table = table.merge(more)
+        own |= set(more)
+    return table, frozenset(own)
+
+
+def run(
+    workload: Workload,
+    mechanism: Mechanism,
+    costs: CostTable,
+    setup: Setup,
+    windows: Sequence[Window] = (),
+    *,
+    seed: int = 0,
+) -> Result:
+    """One replay; `seed` counts from the set-up's."""
+    return simulate(
+        workload,
+        mechanism,
+        costs,
+        seed=setup.seed + seed,
+        loop=setup.loop,
+        windows=windows,
+        retouch=setup.retouch,
+        cpus=setup.cpus,
+    )
+
+
+def counted(workload: Workload) -> npt.NDArray[np.bool_]:
+    """Which accessors stand for the guest: its vCPUs, or every accessor where there is none."""
+    vcpu = workload.accessor_kind == VCPU
+    every: npt.NDArray[np.bool_] = vcpu if vcpu.any() else np.ones(workload.accessors, dtype=np.bool_)
+    return every
+
+
+def ideal_run_time_ns(workload: Workload) -> int:
+    """The run time with the same think times and no stall."""
+    total = np.concatenate(([0], np.cumsum(workload.think_ns)))
+    ends = total[workload.accessor_start[1:]] - total[workload.accessor_start[:-1]] + workload.tail_ns
+    return int(ends.max(initial=0))
+
+
+def metrics_of(result: Result, workload: Workload) -> Metrics:
+    """The numbers of a replay."""
+    time_ns = result.run_time_ns
+    uses = tuple(
+        Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(time_ns), u.max_queue)
+        for name, u in result.resources.items()
+    )
+    stopped = np.flatnonzero(result.window_stall_ns > 0)
+    spans = np.array(result.windows, dtype=np.int64).reshape(-1, 2)
+    return measure(
+        accessor=result.accessor,
+        start_ns=result.start_ns,
+        stall_ns=np.where(result.start_ns >= 0, result.stall_ns, -1),
+        latency_ns=result.latency_ns if len(result.latency_ns) else None,
+        counted=counted(workload),
+        run_time_ns=time_ns,
+        ideal_run_time_ns=ideal_run_time_ns(workload),
+        bytes_moved=result.bytes_moved,
+        needed_bytes=len(np.unique(workload.page)) * workload.page_bytes,
+        uses=uses,
+        hazards=result.hazards,
+        blocked=(
+            np.repeat(stopped, len(spans)),
+            np.tile(spans[:, 0], len(stopped)),
+            np.tile(spans[:, 1], len(stopped)),
+        ),
+        window_stall_ns=result.window_stall_ns,
+        refaults=int(result.refaults.sum()),
+        refault_stall_ns=result.refault_stall_ns,
+    )
+
+
+def measured_metrics(workload: Workload) -> Metrics:
+    """The numbers of the recording itself."""
+    owner = workload.accessor_of_row()
+    return measure(
+        accessor=owner,
+        start_ns=workload.recorded_start_ns,
+        stall_ns=workload.recorded_stall_ns,
+        counted=counted(workload),
+        run_time_ns=measured_run_time_ns(workload),
+        ideal_run_time_ns=ideal_run_time_ns(workload),
+    )
+
+
+def measured_run_time_ns(workload: Workload) -> int:
+    """From the beginning until the last accessor's recorded work was done."""
+    ends = workload.recorded_start_ns + np.maximum(workload.recorded_stall_ns, 0)
+    last = workload.accessor_start[1:] - 1
+    some = last >= workload.accessor_start[:-1]
+    return int((ends[last[some]] + workload.tail_ns[some]).max(initial=0))
+
+
+def charged(workload: Workload, mechanism: Mechanism, result: Result) -> dict[str, str]:
+    """Cost -> provenance, of the costs that this workload's faults (and windows) can really meet."""
+    names: set[str] = set()
+    for stages in _paths(workload, mechanism):
+        names |= _costs_in(stages)
+    if result.windows or result.refaults.any():
+        # A window's rule and a refault are no path of a recorded class: what they used counts.
+        in_paths = {n for path in mechanism.paths.values() for n in _costs_in(path)}
+        names |= set(result.costs_used) - in_paths
+    return {name: how for name, how in result.costs_used.items() if name in names}
+
+
+def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.bool_]:
+    """Faults whose stall the mechanism makes. Others are replayed with what was recorded: no prediction to judge."""
+    compiler = Compiler(mechanism, {}, workload.accessors, workload.page_bytes)
+    kinds = workload.accessor_kind[workload.accessor_of_row()]
+    rows = np.zeros(workload.faults, dtype=np.bool_)
+    for cls, kind in _present(workload):
+        name, stages = compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])
+        if name != "(recorded)" and not any(s.verb == "recorded" for s in stages):
+            rows |= (workload.cls == cls) & (kinds == kind)
+    return rows
+
+
+def _paths(workload: Workload, mechanism: Mechanism) -> list[Sequence[Stage]]:
+    compiler = Compiler(mechanism, {}, workload.accessors, workload.page_bytes)
+    return [
+        compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])[1]
+        for cls, kind in _present(workload)
+    ]
+
+
+def _present(workload: Workload) -> list[tuple[int, int]]:
+    kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
+    pairs = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)
+    return [divmod(int(pair), len(ACCESSORS)) for pair in pairs]
+
+
+def _costs_in(stages: Sequence[Stage]) -> set[str]:
+    return {v for s in stages for v in (s.operand, *s.options.values()) if isinstance(v, str) and v in COST_NAMES}
+
+
+def mean_metrics(several: Sequence[Metrics]) -> Metrics:
+    """The mean of each number over several seeds; resources and hazards are the first seed's."""
+    if len(several) == 1:
+        return several[0]
+    means: dict[str, Any] = {}
+    for item in fields(Metrics):
+        values = [getattr(m, item.name) for m in several]
+        if all(isinstance(v, int) for v in values):
+            means[item.name] = round(sum(values) / len(values))
+        elif all(isinstance(v, float) for v in values):
+            means[item.name] = sum(values) / len(values)
+    return replace(several[0], **means)

@@ -1,0 +1,87 @@
+"""Cumulative distributions as inline SVG: no library, no script, readable in dark and light pages."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from analysis.metrics import Ints, quantile
+from faulttrace.units import format_ns
+
+# Okabe and Ito's colours: told apart by colour-blind readers too.
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
+_POINTS: Final = 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One distribution: stalls in ns, in any order. `dashed` sets what was measured apart from predictions."""
+
+    label: str
+    stalls_ns: Ints
+    dashed: bool = False
+
+
+def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
+    """An `<svg>` of the share of stalls (vertical) that take at most so long (horizontal, logarithmic)."""
+    shown = [c for c in curves if len(c.stalls_ns) and c.stalls_ns.max() > 0]
+    if not shown:
+        return "<p>No stalls to draw.</p>"
+    low = max(min(int(c.stalls_ns[c.stalls_ns > 0].min()) for c in shown), 1)
+    high = max(int(c.stalls_ns.max()) for c in shown)
+    first, last = math.log10(low) - 0.05, math.log10(max(high, low + 1)) + 0.05
+    wide, tall = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+    def x(ns: float) -> float:
+        return _LEFT + wide * (math.log10(max(ns, low)) - first) / (last - first)
+
+    def y(share: float) -> float:
+        return _TOP + tall * (1 - share)
+
+    parts = [
+        f'<svg viewBox="0 0 {width} {height + 18 * math.ceil(len(shown) / 3)}" role="img" '
+        'aria-label="Cumulative distribution of stalls" xmlns="http://www.w3.org/2000/svg" font-size="11">'
+    ]
+    for share in (0, 0.25, 0.5, 0.75, 0.9, 1):
+        parts.append(_line(_LEFT, y(share), width - _RIGHT, y(share), "0.15"))
+        parts.append(_text(_LEFT - 6, y(share) + 4, f"{share:.0%}", "end"))
+    for exponent in range(math.ceil(first), math.floor(last) + 1):
+        at = x(10.0**exponent)
+        parts.append(_line(at, _TOP, at, _TOP + tall, "0.15"))
+        parts.append(
+            _text(at, _TOP + tall + 16, format_ns(10.0**exponent).replace(".00", "").replace(".0 ", " "), "middle")
+        )
+    parts.append(_text(_LEFT + wide / 2, _TOP + tall + 33, "stall", "middle"))
+    for number, curve in enumerate(shown):
+        colour = COLOURS[number % len(COLOURS)]
+        dash = ' stroke-dasharray="6 3"' if curve.dashed else ""
+        ranked = np.sort(curve.stalls_ns)
+        shares = np.linspace(0, 1, _POINTS)
+        points = " ".join(f"{x(quantile(ranked, q)):.1f},{y(q):.1f}" for q in shares)
+        label = html.escape(curve.label)
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}>'
+            f"<title>{label}</title></polyline>"
+        )
+        column, row = number % 3, number // 3
+        left, base = _LEFT + column * wide / 3, height + 10 + 18 * row
+        parts.append(f'<path d="M{left} {base - 4}h24" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(_text(left + 30, base, label, "start"))
+    return "".join([*parts, "</svg>"])
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, opacity: str) -> str:
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+        f'stroke="currentColor" stroke-opacity="{opacity}"/>'
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{text}</text>'
