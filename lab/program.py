@@ -79,3 +79,32 @@ class Program:
             with contextlib.suppress(BrokenPipeError):
                 if stream:
                     stream.close()
+
+
+class PageServer:
+    """Another process that pages come from, over a Unix or TCP socket of this machine.
+
+    Attributes:
+        address: where it listens, as the host program's `fetch` takes it.
+    """
+
+    def __init__(self, binary: Path, kind: str, work: Path, *, granule: int, rate_bytes: int, limit: int) -> None:
+        where = f"unix:{work / 'pages.sock'}" if kind == "unix" else "tcp:0"
+        command = [str(binary), "serve", where, str(granule), str(rate_bytes), str(limit)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout
+        words = self._process.stdout.readline().split()
+        if len(words) != 2:
+            self._process.wait()
+            raise FaultreplayError(f"the page server did not start at {where}")
+        self.address = where if kind == "unix" else f"tcp:{words[1]}"
+        self.pid = self._process.pid
+
+    def __enter__(self) -> PageServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from faulttrace.meta import MapEntry, MechanismUsed, Memslot, Meta, Target, Thre
 from faulttrace.schema import TRUTH
 from faulttrace.units import parse_duration_ns
 from lab.build import build
+from lab.hugepages import reserved
 from lab.lists import AccessList, make_lists, write_lists
-from lab.program import Program
-from lab.spec import LabResult, LabSpec
-from lab.truth import Clock, read_services, truth_table, verify
+from lab.program import PageServer, Program
+from lab.spec import PAGE_BYTES, WATCH, LabResult, LabSpec
+from lab.truth import WAITS_FOR_THAW, Clock, read_services, truth_table, verify
 
-_ACCESSOR_FACTS = ("done", "left", "efault_exits", "mmio_exits", "kicks")
+_ACCESSOR_FACTS = ("done", "left", "efault_exits", "mmio_exits", "kicks", "parked_ns")
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -43,18 +45,48 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
         UsageError: the specification asks for what cannot be.
     """
     program = build()
-    lists, pages = make_lists(spec)
+    spec, lists, pages, notes = _plan(spec)
     with tempfile.TemporaryDirectory(prefix="faultreplay-lab-") as name, contextlib.ExitStack() as stack:
         work = Path(name)
         write_lists(work / "lists.bin", lists)
-        guest = stack.enter_context(Program(program, _arguments(spec, pages, work), work))
+        stack.enter_context(reserved(_hugepages(spec, pages)))
+        arguments = _arguments(spec, pages, work)
+        if spec.fetch in ("unix", "tcp"):
+            limit = _number_after("source-exit@", spec.fail)
+            link = {"granule": spec.granule, "rate_bytes": spec.rate_bytes, "limit": limit}
+            server = PageServer(program, spec.fetch, work, **link)
+            arguments["fetch"] = stack.enter_context(server).address
+        guest = stack.enter_context(Program(program, arguments, work))
         meta = _meta(spec, guest.facts)
         with _recording(out, meta, record, force):
             problem = _go(guest)
         result = _collect(spec, out, lists, guest, {"problem": problem} if problem else guest.end())
+    if notes:
+        result.lab["notes"] = notes
     if out is not None:
         _finish(out, meta, result)
     return result
+
+
+def _plan(spec: LabSpec) -> tuple[LabSpec, list[AccessList], int, list[str]]:
+    """Lists, the pages they refer to, and the specification with as many vCPUs as there are lists."""
+    if spec.workload is None:
+        return spec, *make_lists(spec), []
+    from lab.rerun import lists_from_trace
+
+    lists, pages, notes = lists_from_trace(spec.workload, spec.granule // PAGE_BYTES)
+    return replace(spec, vcpus=len(lists)), lists, pages, notes
+
+
+def _number_after(word: str, text: str) -> int:
+    return int(text.removeprefix(word)) if text.startswith(word) else 1 << 62
+
+
+def _hugepages(spec: LabSpec, pages: int) -> int:
+    if spec.real_mechanism != "hugetlb-2m":
+        return 0
+    needed = pages * PAGE_BYTES // spec.granule
+    return needed // 2 if spec.fail == "hugetlb-enomem" else needed
 
 
 def _go(guest: Program) -> str:
@@ -74,7 +106,7 @@ def _arguments(spec: LabSpec, pages: int, work: Path) -> dict[str, object]:
         "granule": spec.granule,
         "list": work / "lists.bin",
         "out": work,
-        "fetch": fetch_argument(spec.fetch),
+        "fetch": "none" if spec.fetch in ("unix", "tcp") else fetch_argument(spec.fetch),
         "seed": spec.seed + 1,
         "pin": int(spec.pinned),
         "prewarm": int(spec.prewarm),
@@ -160,6 +192,8 @@ def _collect(
         empty = LabResult(spec, out, TRUTH.empty_table(), np.zeros(0, dtype=[("page", "i8")]), {}, [], done["problem"])
         return empty
     clock = Clock(done["pairs"])
+    for accessor in done["accessors"]:
+        accessor["parked_ns"] = round(accessor["parked_ticks"] * clock.ns_per_tick)
     offsets, offset_error_ns = _guest_offsets(done["accessors"], clock)
     truth = truth_table(work, lists, facts, clock, offsets)
     services = read_services(work, clock)
@@ -177,7 +211,7 @@ def _collect(
         "per_accessor": _totals(truth, base_ns),
         "services": _service_summary(services),
         "windows": ran,
-        "window_writes": sum(w["pages_changed"] for w in ran),
+        "window_writes": sum(w["pages_changed"] for w in ran if w["kind"] != WATCH),
         "waiters": [_waiters(truth, w) for w in ran],
     }
     if spec.mechanism == "dirty-log":
@@ -192,7 +226,7 @@ def _collect(
         elif lab["window_writes"]:
             problem = f"{lab['window_writes']} pages changed inside a window that must stop all writes"
     lab["problem"] = problem
-    windows = [(w["kind"], w["begin_from_ns"], w["end_ns"]) for w in ran]
+    windows = [(w["kind"], w["begin_from_ns"], w["end_ns"]) for w in ran if w["kind"] != WATCH]
     return LabResult(spec, out, truth, services, lab, windows, problem, facts)
 
 
@@ -236,16 +270,17 @@ def _service_summary(services: npt.NDArray[np.void]) -> dict[str, Any]:
     first = services[services["result"] == 0]
     return {
         "resolved": len(first),
-        "already_there": int(np.count_nonzero(services["result"] == -17)),
+        "already_there": int(np.count_nonzero(services["result"] == -errno.EEXIST)),
+        "waited_for_thaw": int(np.count_nonzero(services["result"] == WAITS_FOR_THAW)),
         "fetch_ns": _quantiles(first["fetched_ns"] - first["msg_ns"]),
         "resolve_ns": _quantiles(first["placed_ns"] - first["fetched_ns"]),
     }
 
 
 def _waiters(truth: pa.Table, window: dict[str, Any]) -> dict[str, Any]:
-    """Accesses that met the window: begun before its end, ended after it began to end."""
+    """Accesses that met the window: begun before it began to end, ended after."""
     start, end = truth["start_ns"], truth["end_ns"]
-    mask = pc.and_(pc.less(start, window["end_ns"]), pc.greater_equal(end, window["end_from_ns"]))
+    mask = pc.and_(pc.less(start, window["end_from_ns"]), pc.greater(end, window["end_from_ns"]))
     met = truth.filter(mask)
     if not met.num_rows:
         return {"kind": window["kind"], "accesses": 0}

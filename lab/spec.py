@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,14 @@ MECHANISMS: Final[dict[str, LabMechanism]] = {
     "guest-memfd": LabMechanism("guest_memfd with MMAP|INIT_SHARED, filled in by the kernel alone", 0),
     "dirty-log": LabMechanism("populated memory; KVM_GET_DIRTY_LOG again and again", 1, process=False),
 }
-WINDOW_KINDS: Final = ("pause", "freeze", "memslot-destroy")
+WINDOW_TITLES: Final = {
+    "pause": "window: all accessors are kicked out and held",
+    "freeze": "window: memory is write-protected by userfaultfd, writers wait",
+    "memslot-destroy": "window: the memslot is deleted and added again (guests only)",
+}
+WINDOW_KINDS: Final = tuple(WINDOW_TITLES)
+WATCH: Final = "watch"  # a window that stops nothing: the control for the comparison of memory
+_FAILURES = re.compile(r"(handler-exit|source-exit)@\d+|hugetlb-enomem")
 ORDERS: Final = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce")
 
 
@@ -76,7 +84,7 @@ class LabSpec:
     spin_below_ns: int = 60_000  # a fetch shorter than this is spun, not slept
     timeout_ns: int = 10_000_000_000  # without progress for so long, the run is given up
     dirty_interval_ns: int = 10_000_000
-    fail: str = ""  # handler-exit@N | source-exit@MS | hugetlb-enomem
+    fail: str = ""  # handler-exit@MESSAGES | source-exit@PAGES | hugetlb-enomem
 
     def __post_init__(self) -> None:
         if self.mechanism not in MECHANISMS and self.mechanism not in WINDOW_KINDS:
@@ -98,8 +106,10 @@ class LabSpec:
             not MECHANISMS[self.real_mechanism].process or any(w.kind == "memslot-destroy" for w in self.all_windows)
         ):
             raise UsageError(f"{self.mechanism} needs a guest: leave out --target process")
+        if self.fail and not _FAILURES.fullmatch(self.fail):
+            raise UsageError(f"--fail {self.fail}: write handler-exit@MESSAGES, source-exit@PAGES or hugetlb-enomem")
         for window in self.windows:
-            if window.kind not in WINDOW_KINDS:
+            if window.kind not in (*WINDOW_KINDS, WATCH):
                 raise UsageError(f"window kind '{window.kind}': choose one of {', '.join(WINDOW_KINDS)}")
 
     @property

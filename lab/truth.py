@@ -21,6 +21,7 @@ SERVICE = np.dtype(
      ("faulter_tid", "<u4"), ("handler_tid", "<u4"), ("result", "<i8")]
 )  # fmt: skip
 PAGES = np.dtype([("present", "<u8"), ("number", "<u8"), ("written", "<u8"), ("counted", "<u8"), ("changed", "<u8")])
+WAITS_FOR_THAW = 1  # SERVICE.result of a write that met a frozen page
 _OP_MASK = 3
 _ACCESS = np.array(["r", "w", "w"])  # what the memory system sees of a read-modify-write is a write
 

@@ -55,7 +55,7 @@ def command() -> None:
 @click.option("--timeout", default="10s", show_default=True, help="Give up when no access ends for so long.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--pin/--no-pin", default=None, help="A core for each thread. Default: when there are enough.")
-@click.option("--fail", default="", help="Break something: handler-exit@N, source-exit@MS, hugetlb-enomem.")
+@click.option("--fail", default="", help="Break something: handler-exit@MESSAGES, source-exit@PAGES, hugetlb-enomem.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Trace to write. Default: none is kept.")
 @click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")
 @click.option("--force", is_flag=True, help="Write over an existing trace.")
@@ -69,6 +69,18 @@ def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> in
         click.echo(f"wrote {output}", err=True)
     if result.problem:
         raise FaultreplayError(result.problem)
+    return 0
+
+
+@command.command("list")
+def list_mechanisms() -> int:
+    """Name the mechanisms and windows that a run can have."""
+    from lab.spec import MECHANISMS, WINDOW_TITLES
+
+    for name, mechanism in MECHANISMS.items():
+        click.echo(f"{name:16} {mechanism.title}" + ("" if mechanism.process else " (guests only)"))
+    for name, title in WINDOW_TITLES.items():
+        click.echo(f"{name:16} {title}")
     return 0
 
 

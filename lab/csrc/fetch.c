@@ -185,6 +185,7 @@ void service_row(struct fetcher *f, uint64_t page, pid_t faulter, uint64_t t_msg
 /* --- the page server: the same program, another process --- */
 
 static uint64_t server_granule, server_rate;
+static atomic_llong server_left; /* pages until the server dies, for tests of a dying source */
 static int64_t server_free_ns;
 static pthread_mutex_t server_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -196,6 +197,8 @@ static void *serve_one(void *argument)
 
 	prctl(PR_SET_TIMERSLACK, 1);
 	while (buffer && transfer(fd, &request, sizeof(request), false)) {
+		if (atomic_fetch_sub(&server_left, 1) <= 0)
+			_exit(1);
 		fill_pages(buffer, request * (server_granule / PAGE), server_granule / PAGE);
 		if (server_rate) { /* one link for all connections: each granule takes its turn on it */
 			int64_t now = now_ns(), done;
@@ -221,8 +224,8 @@ static void *serve_one(void *argument)
 	return NULL;
 }
 
-/* Serve until killed; dies with its parent. Says "listening PORT" on stdout. */
-int serve_pages(const char *address, uint64_t granule, uint64_t rate_bytes)
+/* Serve until killed, or `limit` pages; dies with its parent. Says "listening PORT" on stdout. */
+int serve_pages(const char *address, uint64_t granule, uint64_t rate_bytes, uint64_t limit)
 {
 	struct sockaddr_storage where;
 	socklen_t length;
@@ -231,6 +234,7 @@ int serve_pages(const char *address, uint64_t granule, uint64_t rate_bytes)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	server_granule = granule;
 	server_rate = rate_bytes;
+	server_left = (long long)limit;
 	fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&where, length) || listen(fd, 64) ||
 	    getsockname(fd, (struct sockaddr *)&where, &length))

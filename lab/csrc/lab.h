@@ -23,6 +23,8 @@
 /* A granule, as whoever places it sees it. */
 enum { ABSENT = 0, PRESENT = 1, COMING = 2 };
 
+#define WAITS_FOR_THAW 1 /* a write to a frozen page: nobody places anything, the thaw wakes it */
+
 enum op { OP_READ = 0, OP_WRITE = 1, OP_RMW = 2, OP_MASK = 3, OP_ABSOLUTE = 4 };
 
 /* One access. In the file: page index and ns; in memory: address and TSC ticks. `op` is unique, and is what a write stores. */
@@ -42,7 +44,7 @@ enum { WORD_NUMBER = 0, WORD_WRITE = 1, WORD_RMW = 2, WORD_FILL = 3 };
 struct service {
 	uint64_t page, t_msg, t_fetched, t_placed;
 	uint32_t faulter_tid, handler_tid;
-	int64_t result; /* 0, or -errno (EEXIST: somebody else had placed it) */
+	int64_t result; /* 0; -errno (EEXIST: somebody else had placed it); or WAITS_FOR_THAW */
 };
 
 struct service_log {
@@ -75,11 +77,12 @@ struct accessor {
 	struct kvm_run *run;
 	uint64_t list_gpa, log_gpa, control_gpa;
 	uint64_t warm_before, warm_guest, warm_after; /* TSC of host, guest, host: ties the guest's TSC to ours */
-	uint64_t efault_exits, mmio_exits, kicks;
+	uint64_t efault_exits, mmio_exits, kicks, parked_ticks;
 	uint64_t wait_first_tsc, wait_last_tsc; /* of accesses that waited for a window */
 };
 
-enum window_kind { WINDOW_PAUSE, WINDOW_FREEZE, WINDOW_DESTROY };
+/* WATCH stops nothing: the control that shows that the comparison of memory would see a write. */
+enum window_kind { WINDOW_PAUSE, WINDOW_FREEZE, WINDOW_DESTROY, WINDOW_WATCH };
 
 struct window {
 	enum window_kind kind;
@@ -195,7 +198,7 @@ void fetcher_open(struct fetcher *f, int index);
 bool fetch_granule(struct fetcher *f, uint64_t granule_index); /* false: the source died */
 void fill_pages(void *buffer, uint64_t first_page, uint64_t count);
 void service_row(struct fetcher *f, uint64_t page, pid_t faulter, uint64_t t_msg, uint64_t t_fetched, int result);
-int serve_pages(const char *address, uint64_t granule, uint64_t rate_bytes);
+int serve_pages(const char *address, uint64_t granule, uint64_t rate_bytes, uint64_t limit);
 
 /* guest.c */
 #define DATA_GPA (1ull << 32)

@@ -2,7 +2,7 @@
 /*
  * labhost key=value...: sets everything up and prints a line of JSON; on a byte from stdin it runs and says that it
  * ended; on another it writes its logs and prints what happened.
- * labhost serve ADDRESS GRANULE RATE: the page server.
+ * labhost serve ADDRESS GRANULE RATE LIMIT: the page server.
  */
 #define _GNU_SOURCE
 #include "abi.h"
@@ -50,10 +50,10 @@ static void parse_windows(const char *text)
 
 		if (L.window_count == MAX_WINDOWS || sscanf(text, "%llu+%llu:%31[a-z-]%n", &start, &length, kind, &used) != 3)
 			die(2, "bad window '%s'", text);
-		for (w->kind = WINDOW_PAUSE; w->kind <= WINDOW_DESTROY; w->kind++)
+		for (w->kind = WINDOW_PAUSE; w->kind <= WINDOW_WATCH; w->kind++)
 			if (!strcmp(kind, window_name(w->kind)))
 				break;
-		if (w->kind > WINDOW_DESTROY)
+		if (w->kind > WINDOW_WATCH)
 			die(2, "bad window '%s'", text);
 		w->start_ns = start;
 		w->length_ns = length;
@@ -305,18 +305,31 @@ static void let_waiters_go(void)
 	}
 }
 
-/* Per page: there or not, the three words that matter, and whether all others are as they were fetched. */
-static void write_pages(void)
+/* Which pages are there; for guest_memfd, which KVM maps without our page tables, those that its file holds. */
+static void look_at_pages(uint64_t *rows, uint64_t pages)
 {
-	uint64_t pages = L.data_bytes / PAGE, *rows = map_populated(pages * 40), *pagemap = map_populated(pages * 8);
+	uint64_t *pagemap = map_populated(pages * 8);
+	unsigned char *cached = map_populated(pages);
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0 || pread(fd, pagemap, pages * 8, (off_t)((uint64_t)(uintptr_t)L.data / PAGE * 8)) != (ssize_t)(pages * 8))
 		die_errno("/proc/self/pagemap");
+	if (L.gmem_fd > 0 && mincore(L.data, L.data_bytes, cached))
+		die_errno("mincore of guest_memfd");
+	for (uint64_t p = 0; p < pages; p++)
+		rows[p * 5] = pagemap[p] >> 63 | (cached[p] & 1);
+	close(fd);
+}
+
+/* Per page: there or not, the three words that matter, and how many others are not as they were fetched. */
+static void write_pages(void)
+{
+	uint64_t pages = L.data_bytes / PAGE, *rows = map_populated(pages * 40);
+
+	look_at_pages(rows, pages);
 	for (uint64_t p = 0; p < pages; p++) {
 		uint64_t *row = rows + p * 5, *words = (uint64_t *)(L.data + p * PAGE);
 
-		row[0] = pagemap[p] >> 63;
 		if (!row[0])
 			continue;
 		memcpy(row + 1, words, 24);
@@ -324,7 +337,6 @@ static void write_pages(void)
 			row[4] += words[k] != (L.zero_filled ? 0 : p * 512 + k);
 	}
 	write_file("pages.bin", rows, pages * 40);
-	close(fd);
 }
 
 static void write_logs(void)
@@ -357,10 +369,10 @@ static void print_done(int64_t end_ns)
 		struct accessor *a = &L.accessor[i];
 
 		printf("%s{\"done\": %d, \"left\": %llu, \"efault_exits\": %llu, \"mmio_exits\": %llu, \"kicks\": %llu, "
-		       "\"warm_before\": %llu, \"warm_guest\": %llu, \"warm_after\": %llu}",
+		       "\"parked_ticks\": %llu, \"warm_before\": %llu, \"warm_guest\": %llu, \"warm_after\": %llu}",
 		       i ? ", " : "", a->done, (unsigned long long)a->control[1], (unsigned long long)a->efault_exits,
-		       (unsigned long long)a->mmio_exits, (unsigned long long)a->kicks, (unsigned long long)a->warm_before,
-		       (unsigned long long)a->warm_guest, (unsigned long long)a->warm_after);
+		       (unsigned long long)a->mmio_exits, (unsigned long long)a->kicks, (unsigned long long)a->parked_ticks,
+		       (unsigned long long)a->warm_before, (unsigned long long)a->warm_guest, (unsigned long long)a->warm_after);
 	}
 	printf("], \"windows\": [");
 	for (int i = 0; i < L.window_count; i++) {
@@ -435,8 +447,8 @@ int main(int argc, char **argv)
 	int64_t end_ns;
 	char byte;
 
-	if (argc == 5 && !strcmp(argv[1], "serve"))
-		return serve_pages(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+	if (argc == 6 && !strcmp(argv[1], "serve"))
+		return serve_pages(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10));
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever asked for the run is gone: leave nothing behind */
 	parse(argc, argv);
 	set_up();

@@ -38,7 +38,7 @@ static void drain_messages(struct lab *lab, int index, struct fetcher *f)
 
 		if (n == sizeof(msg))
 			service_row(f, (msg.arg.pagefault.address - (uint64_t)(uintptr_t)lab->data) / PAGE,
-				    (pid_t)msg.arg.pagefault.feat.ptid, rdtsc(), 0, 0);
+				    (pid_t)msg.arg.pagefault.feat.ptid, rdtsc(), rdtsc(), WAITS_FOR_THAW);
 		else if (n >= 0 || (errno != EINTR && errno != EAGAIN))
 			return;
 	}

@@ -196,7 +196,8 @@ static bool resolve(struct fetcher *f, int fd, uint64_t granule, pid_t faulter, 
 	service_row(f, page, faulter, t_msg, t_fetched, result);
 	if (!result)
 		return true;
-	problem("%s: placing page %llu failed: %s", L.mechanism->name, (unsigned long long)page, strerror(-result));
+	problem("%s: placing page %llu failed: %s%s", L.mechanism->name, (unsigned long long)page, strerror(-result),
+		L.granule > PAGE ? " (what the kernel says, too, when no huge page is free)" : "");
 	stop_run();
 	return false;
 }
@@ -230,9 +231,12 @@ static void serve_messages(struct lab *lab, int index, struct fetcher *f)
 			return;
 		if (msg.event != UFFD_EVENT_PAGEFAULT)
 			continue;
-		if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
-			continue; /* waits for the thaw, which wakes the whole range */
 		granule = (msg.arg.pagefault.address - (uint64_t)(uintptr_t)lab->data) / lab->granule;
+		if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
+			service_row(f, granule * (lab->granule / PAGE), (pid_t)msg.arg.pagefault.feat.ptid, t_msg, t_msg,
+				    WAITS_FOR_THAW);
+			continue;
+		}
 		if (!resolve(f, fd, granule, (pid_t)msg.arg.pagefault.feat.ptid, t_msg))
 			return;
 	}

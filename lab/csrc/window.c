@@ -21,7 +21,7 @@ static int pagemap_fd;
 
 const char *window_name(enum window_kind kind)
 {
-	static const char *const names[] = {"pause", "freeze", "memslot-destroy"};
+	static const char *const names[] = {"pause", "freeze", "memslot-destroy", "watch"};
 
 	return names[kind];
 }
@@ -90,6 +90,8 @@ static void compare_snapshot(struct window *w)
 /* Called by an accessor that was kicked: say so, stay out until the window ends. */
 void park_while_paused(struct accessor *a)
 {
+	uint64_t from = rdtsc();
+
 	pthread_mutex_lock(&L.lock);
 	a->kicks++;
 	a->parked = true;
@@ -98,6 +100,7 @@ void park_while_paused(struct accessor *a)
 		pthread_cond_wait(&L.cond, &L.lock);
 	a->parked = false;
 	pthread_mutex_unlock(&L.lock);
+	a->parked_ticks += rdtsc() - from;
 }
 
 /* Called by a vCPU that met the deleted slot. */
@@ -216,6 +219,8 @@ static void run_window(struct window *w)
 	case WINDOW_DESTROY:
 		begin_destroy();
 		break;
+	case WINDOW_WATCH:
+		break;
 	}
 	w->begin_ns = now_ns();
 	take_snapshot();
@@ -231,6 +236,8 @@ static void run_window(struct window *w)
 		break;
 	case WINDOW_DESTROY:
 		end_destroy();
+		break;
+	case WINDOW_WATCH:
 		break;
 	}
 	w->end_ns = now_ns();
