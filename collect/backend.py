@@ -8,7 +8,7 @@ from typing import Protocol
 
 from collect.probes import Probe as ProbeRow
 from collect.program import Available
-from collect.ring import Events
+from collect.ring import Records
 from collect.tracefs import read_format, tracefs_root
 from faulttrace.meta import Probe
 
@@ -36,8 +36,8 @@ class Backend(Protocol):
     def refresh(self, tgid: int) -> None:
         """Look again at a target's threads and file descriptors."""
 
-    def take(self) -> Events:
-        """Events that are ready."""
+    def take_into(self, out: Records) -> int:
+        """Put events that are ready into `out` (their headers do not matter); how many."""
 
     def poll_losses(self) -> list[Lost]:
         """Losses since the last call."""

@@ -19,7 +19,7 @@ from collect.backend import Lost, find_probes
 from collect.bcc_loader import check_headers, load_bcc
 from collect.probes import PROBES, select
 from collect.program import GROUP_BITS, Available, function_name, generate
-from collect.ring import Events, RingReader
+from collect.ring import Records, RingReader
 from faulttrace.errors import MissingFeature
 from faulttrace.meta import Probe
 
@@ -97,9 +97,9 @@ class BccBackend:
         for tid in proc.thread_ids(tgid):
             self._update("tasks", ctypes.c_uint32(tid), _Task.fresh(tgid), only_new=True)
 
-    def take(self) -> Events:
+    def take_into(self, out: Records) -> int:
         """Events that are ready in the ring."""
-        return self.ring.take()
+        return self.ring.take_into(out)
 
     def poll_losses(self) -> list[Lost]:
         """Records that found the ring full, or a program that could not run because another one did."""

@@ -1,29 +1,41 @@
 """Two threads between ring and disk: one only empties the ring into memory, the other writes.
 
-A slow disk therefore never starves the ring until the memory set aside for the queue is full; then the ring fills
-and the kernel side counts what it cannot keep.
+A slow disk therefore never starves the ring until the memory set aside is full; then the ring fills and the kernel
+side counts what it cannot keep. Memory is a pool of blocks that are used again: fresh memory would cost more (a
+cleared page each 4 KiB) than what is done with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from collect.backend import Backend
-from collect.ring import Events
+from collect.ring import RECORD_DTYPE, Records
 from faulttrace.errors import FaultreplayError
+from faulttrace.schema import EVENTS
 from faulttrace.store import TraceWriter
 
+Columns = Mapping[str, npt.NDArray[Any]]
+
+_BLOCK_ROWS = 1 << 17
+BLOCK_BYTES = _BLOCK_ROWS * RECORD_DTYPE.itemsize
+_BLOCK_AGE_S = 0.25
 _IDLE_S = 0.02
 _LOSS_POLL_S = 0.1
 _FLUSH_AGE_S = 5.0
-_WRITE_ROWS = 1 << 18
-_SKEW_NS = 1_000_000
 _SETTLE_S = 0.05
+_SKEW_NS = 1_000_000
+_DRAIN_NICE = -10
 
 
 class Drain:
@@ -31,23 +43,23 @@ class Drain:
 
     Args:
         backend: attached probes.
-        writer: the trace.
+        writer: the trace; touched by the writing thread only until `stop` returns.
         queue_bytes: memory between the two threads.
-        observe: called with each batch in the writing thread, before it is written.
+        observe: called with each batch's columns in the writing thread, before it is written.
     """
 
     def __init__(
-        self, backend: Backend, writer: TraceWriter, queue_bytes: int, observe: Callable[[Events], None]
+        self, backend: Backend, writer: TraceWriter, queue_bytes: int, observe: Callable[[Columns], None]
     ) -> None:
         self._backend = backend
         self._writer = writer
         self._observe = observe
-        self._queue: deque[Events] = deque()
-        self._queue_bytes = queue_bytes
-        self._queued_bytes = 0
-        self._lock = threading.Lock()
-        self._writer_lock = threading.Lock()
-        self._filled = threading.Event()
+        self._full: deque[Records] = deque()
+        self._free: deque[Records] = deque()
+        self._blocks_left = max(queue_bytes // BLOCK_BYTES, 4)
+        self._losses: deque[dict[str, Any]] = deque()
+        self._carry = np.empty(0, RECORD_DTYPE)
+        self._work = threading.Event()
         self._stopping = threading.Event()
         self._drained = threading.Event()
         self.failed: FaultreplayError | None = None
@@ -64,7 +76,7 @@ class Drain:
             thread.start()
 
     def stop(self) -> None:
-        """Take what is left in the ring (probes must be detached), write it, end both threads."""
+        """Take what is left (the backend is paused), write it, end both threads."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -77,90 +89,98 @@ class Drain:
         except Exception as error:  # a thread must not die unseen
             self.failed = self.failed or FaultreplayError(f"the recorder failed: {type(error).__name__}: {error}")
         finally:
-            self._drained.set()
-            self._filled.set()
+            if body == self._drain:
+                self._drained.set()
+            self._work.set()
+
+    # the draining thread
 
     def _drain(self) -> None:
-        next_poll = time.monotonic()
+        with contextlib.suppress(OSError):  # on a busy host the ring must not wait for its turn
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _DRAIN_NICE)
+        block, used, opened = self._new_block(), 0, time.monotonic()
+        next_poll = opened
         settle_until: float | None = None
-        while True:
-            taken = self._take_once()
+        while self.failed is None:
+            taken = self._backend.take_into(block[used:]) if block is not None else 0
+            used += taken
+            self.events += taken
             now = time.monotonic()
+            if block is not None and used and (used == len(block) or now - opened >= _BLOCK_AGE_S):
+                self._hand_over(block[:used])
+                block = None
+            if block is None:
+                block, used, opened = self._new_block(), 0, now
             if now >= next_poll:
                 self._poll_losses()
                 next_poll = now + _LOSS_POLL_S
-            if self.failed is not None:
-                break
             if self._stopping.is_set():
                 # A program on another CPU may still be filling a record it reserved.
                 settle_until = settle_until or now + _SETTLE_S
-                if not taken and now >= settle_until:
+                if not taken and block is not None and now >= settle_until:
                     break
-                time.sleep(0.001 if taken else _IDLE_S)
-            elif not taken:
-                self._stopping.wait(_IDLE_S)
+            if taken < _BLOCK_ROWS // 8 and self._stopping.wait(_IDLE_S):
+                time.sleep(0.001)
+        if block is not None and used:
+            self._hand_over(block[:used])
         self._poll_losses()
 
-    def _take_once(self) -> bool:
-        if self._queued_bytes > self._queue_bytes:
-            return False
-        events = self._backend.take()
-        if len(events) == 0:
-            return False
-        self.events += len(events)
-        with self._lock:
-            self._queue.append(events)
-            self._queued_bytes += events.nbytes
-        self._filled.set()
-        return bool(events.nbytes > 1 << 20)
+    def _new_block(self) -> Records | None:
+        """A block to fill; None while all that may be used wait to be written."""
+        with contextlib.suppress(IndexError):
+            return self._free.popleft()
+        if self._blocks_left == 0:
+            return None
+        self._blocks_left -= 1
+        return np.empty(_BLOCK_ROWS, RECORD_DTYPE)
+
+    def _hand_over(self, rows: Records) -> None:
+        self._full.append(rows)
+        self._work.set()
 
     def _poll_losses(self) -> None:
-        lost = self._backend.poll_losses()
-        if not lost:
-            return
         ts_ns = time.monotonic_ns()
-        rows = [{"ts_ns": ts_ns, "cpu": row.cpu, "probe": row.probe, "lost": row.count} for row in lost]
-        self.lost += sum(row.count for row in lost)
-        with self._writer_lock:
-            self._writer.append_losses(rows)
+        for row in self._backend.poll_losses():
+            self._losses.append({"ts_ns": ts_ns, "cpu": row.cpu, "probe": row.probe, "lost": row.count})
+            self.lost += row.count
+
+    # the writing thread
 
     def _write(self) -> None:
-        pending: list[Events] = []
-        rows = 0
         flushed = time.monotonic()
-        while True:
+        while self.failed is None:
             ended = self._drained.is_set()
-            self._filled.wait(0.5)
-            self._filled.clear()
-            with self._lock:
-                batches = list(self._queue)
-                self._queue.clear()
-            for batch in batches:
-                self._observe(batch)
-                pending.append(batch)
-                rows += len(batch)
-            now = time.monotonic()
-            old = now - flushed >= _FLUSH_AGE_S
-            if pending and (rows >= _WRITE_ROWS or old or ended):
-                ready, rest = _in_order(np.concatenate(pending), 0 if ended else _SKEW_NS)
-                with self._writer_lock:
-                    self._writer.append_events(ready)
-                pending, rows = [rest], 0
-            if old:
-                with self._writer_lock:
-                    self._writer.flush()
-                flushed = now
-            with self._lock:
-                self._queued_bytes -= sum(batch.nbytes for batch in batches)
+            self._work.wait(0.5)
+            self._work.clear()
+            while self._full:
+                rows = self._full.popleft()
+                self._append(rows, 0 if ended and not self._full else _SKEW_NS)
+                self._free.append(rows.base if rows.base is not None else rows)
+            if ended and len(self._carry):
+                self._append(self._carry[:0], 0)
+            if self._losses:
+                self._writer.append_losses([self._losses.popleft() for _ in range(len(self._losses))])
+            if time.monotonic() - flushed >= _FLUSH_AGE_S:
+                self._writer.flush()
+                flushed = time.monotonic()
             if ended:
                 return
 
+    def _append(self, rows: Records, skew_ns: int) -> None:
+        """Write `rows` in order of time, but keep back those within `skew_ns` of the last.
 
-def _in_order(events: Events, skew_ns: int) -> tuple[Events, Events]:
-    """Sorted by time, and what came within `skew_ns` of the last: CPUs may still add events before those.
-
-    The ring is nearly sorted, and so is cheap to sort here; all batches together then are in order.
-    """
-    events = events[np.argsort(events["ts_ns"], kind="stable")]
-    cut = int(np.searchsorted(events["ts_ns"], events["ts_ns"][-1] - skew_ns, "right")) if len(events) else 0
-    return events[:cut], events[cut:]
+        Another CPU may still add events before those. So all batches together are in order and need no second sort.
+        """
+        carry = self._carry
+        ts_ns = np.concatenate([carry["event"]["ts_ns"], rows["event"]["ts_ns"]])
+        order = np.argsort(ts_ns, kind="stable")
+        cut = int(np.searchsorted(ts_ns[order], ts_ns[order[-1]] - skew_ns, "right")) if skew_ns else len(order)
+        late = order[cut:]
+        order = order[:cut]
+        columns = {}
+        for field in EVENTS:
+            whole = np.concatenate([carry["event"][field.name], rows["event"][field.name]])
+            columns[field.name] = whole[order]
+        self._carry = np.concatenate([carry[late[late < len(carry)]], rows[late[late >= len(carry)] - len(carry)]])
+        self._observe(columns)
+        self._writer.append_events(pa.RecordBatch.from_arrays([pa.array(a) for a in columns.values()], schema=EVENTS))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from collect import proc
-from collect.ring import Events
+from collect.drain import Columns
 from faulttrace.meta import MapEntry, Memslot, Meta, Target, Thread
 from faulttrace.schema import Kind
 
@@ -26,27 +27,29 @@ class Observer:
     processes: set[int] = field(default_factory=set)  # targets, also those that came later
     changed: set[int] = field(default_factory=set)  # targets whose mappings or descriptors changed
 
-    def see(self, events: Events) -> None:
+    def see(self, columns: Columns) -> None:
         """Take note of one batch; almost all events are passed over at the cost of one table look-up."""
-        events = events[_NOTED[events["kind"]]]
-        kind = events["kind"]
-        runs = events[kind == Kind.KVM_RUN_ENTER]
-        for tgid, tid, vcpu in set(zip(*(runs[name].tolist() for name in ("tgid", "tid", "vcpu")), strict=True)):
+        noted = np.flatnonzero(_NOTED[columns["kind"]])
+        kind = columns["kind"][noted]
+
+        def rows(wanted: npt.NDArray[np.bool_], *names: str) -> set[tuple[int, ...]]:
+            at = noted[wanted]
+            return set(zip(*(columns[name][at].tolist() for name in names), strict=True))
+
+        for tgid, tid, vcpu in rows(kind == Kind.KVM_RUN_ENTER, "tgid", "tid", "vcpu"):
             self.roles[tgid, tid] = ("vcpu", vcpu)
-        reads = events[kind == Kind.UFFD_MSG]
-        for key in np.unique(reads["tgid"].astype(np.int64) << 32 | reads["tid"]).tolist():
-            self.roles.setdefault((key >> 32, key & 0xFFFFFFFF), ("handler", -1))
-        for row in events[(kind == Kind.KVM_SET_MEMSLOT) & (events["value"] == 0)]:
-            code = int(row["code"])
-            slot = Memslot(
-                int(row["ts_ns"]), code & 0xFFFFFFFF, int(row["addr"]), int(row["ip"]), int(row["size"]), code >> 32
-            )
-            self.memslots.setdefault(int(row["tgid"]), []).append(slot)
-        for row in events[kind == Kind.THREAD_NEW]:
-            if not int(row["code"]) & _CLONE_THREAD:
-                self.processes.add(int(row["value"]))
-                self.changed.add(int(row["value"]))
-        self.changed.update(np.unique(events["tgid"][np.isin(kind, _LOOK_AGAIN)]).tolist())
+        for tgid, tid in rows(kind == Kind.UFFD_MSG, "tgid", "tid"):
+            self.roles.setdefault((tgid, tid), ("handler", -1))
+        slots = rows(kind == Kind.KVM_SET_MEMSLOT, "ts_ns", "tgid", "code", "addr", "ip", "size", "value")
+        for ts_ns, tgid, code, gpa, hva, size, failed in sorted(slots):
+            if not failed:
+                slot = Memslot(ts_ns, code & 0xFFFFFFFF, gpa, hva, size, code >> 32)
+                self.memslots.setdefault(tgid, []).append(slot)
+        for child, flags in rows(kind == Kind.THREAD_NEW, "value", "code"):
+            if not flags & _CLONE_THREAD:
+                self.processes.add(child)
+                self.changed.add(child)
+        self.changed.update(tgid for (tgid,) in rows(np.isin(kind, _LOOK_AGAIN), "tgid"))
 
 
 def add_map(meta: Meta, entries: list[MapEntry]) -> None:

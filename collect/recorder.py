@@ -130,7 +130,7 @@ class Recorder:
         except BaseException:
             release_backend(self._backend)
             raise
-        queue_bytes = min(memory_available_bytes() // 4, 4 << 30)
+        queue_bytes = min(memory_available_bytes() // 8, 1 << 30)
         self._drain = Drain(self._backend, self._writer, queue_bytes, self._observer.see)
         self._observer.processes.update(tgids)
         self._cpu_start_ns = time.process_time_ns()

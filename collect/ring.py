@@ -37,10 +37,16 @@ EVENT_DTYPE: Final = np.dtype(
 )
 """`struct event` of collect/bpf/common.h."""
 
-_RECORD: Final = np.dtype([("length", "<u4"), ("page", "<u4"), ("event", EVENT_DTYPE)])
-RECORD_BYTES: Final = _RECORD.itemsize
+RECORD_DTYPE: Final = np.dtype([("length", "<u4"), ("page", "<u4"), ("event", EVENT_DTYPE)])
+"""A record with its header, as it lies in the ring."""
+
+RECORD_BYTES: Final = RECORD_DTYPE.itemsize
 
 Events = npt.NDArray[Any]
+"""Of `EVENT_DTYPE`, perhaps strided."""
+
+Records = npt.NDArray[Any]
+"""Of `RECORD_DTYPE`."""
 
 
 class RingReader:
@@ -77,26 +83,40 @@ class RingReader:
         """Bytes produced and not taken."""
         return int(self._producer[0]) - int(self._consumer[0])
 
-    def take(self) -> Events:
-        """A copy of all finished records in order; those after a record still being written stay in the ring.
+    def take_into(self, out: Records) -> int:
+        """Copy finished records in order into `out` (`RECORD_DTYPE`, contiguous); how many.
+
+        Those after a record still being written stay in the ring, as do those for which `out` has no room.
 
         Raises:
             ValueError: a record has another length than `EVENT_DTYPE`: the programs are not ours.
         """
         position = int(self._consumer[0])
-        count = (int(self._producer[0]) - position) // RECORD_BYTES
+        count = min((int(self._producer[0]) - position) // RECORD_BYTES, len(out))
         if count == 0:
-            return np.empty(0, EVENT_DTYPE)
+            return 0
         start = position & (self.size_bytes - 1)
-        records = self._data[start : start + count * RECORD_BYTES].view(_RECORD)
-        length = records["length"].copy()
+        taken = self._data[start : start + count * RECORD_BYTES]
+        # Headers first, data after: a record that is finished in between is left for the next turn.
+        length = taken.view(RECORD_DTYPE)["length"].copy()
         busy = (length & BUSY) != 0
         if busy.any():
             count = int(busy.argmax())
             length = length[:count]
         if ((length & _LENGTH) != EVENT_DTYPE.itemsize).any():
             raise ValueError("the ring holds records of an unknown length")
-        events: Events = records["event"][:count].copy()
+        # As bytes: numpy would copy a record array item by item.
+        out.view(np.uint8)[: count * RECORD_BYTES] = taken[: count * RECORD_BYTES]
         self._consumer[0] = position + count * RECORD_BYTES
-        discarded = (length & DISCARD) != 0
-        return events[~discarded] if discarded.any() else events
+        kept = (length & DISCARD) == 0
+        if kept.all():
+            return count
+        kept_count = int(kept.sum())
+        out[:kept_count] = out[:count][kept]
+        return kept_count
+
+    def take(self) -> Events:
+        """All finished records as a new array of events."""
+        out = np.empty(self.waiting_bytes // RECORD_BYTES, RECORD_DTYPE)
+        events: Events = out["event"][: self.take_into(out)]
+        return events
