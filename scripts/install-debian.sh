@@ -12,7 +12,7 @@ modules=/lib/modules/$release
 check=
 case "${1:-}" in
     --check) check=1 ;;
-    --tests) packages="$packages qemu-system-x86 busybox-static trace-cmd linux-perf" ;;
+    --tests) packages="$packages qemu-system-x86 busybox-static kmod trace-cmd linux-perf" ;;
     "") ;;
     *) echo "usage: $0 [--check|--tests]" >&2; exit 2 ;;
 esac

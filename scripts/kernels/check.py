@@ -46,7 +46,9 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     messages = events.filter(pl.col("kind") == int(Kind.UFFD_MSG), pl.col("ip") == 0x12)
     served = pages if uffd else 0
     found = [
-        Expectation("events lost", 0, trace.meta.losses.total),
+        # Not sched_waking's: an interrupt that wakes a thread while another probe runs on that CPU is missed by
+        # design of the kernel's perf tracepoints, and booked (Linux 6.7 on); nothing here is counted from it.
+        Expectation("events lost by KVM and userfaultfd probes", 0, _lost(trace)),
         Expectation("kvm_page_fault on data pages", pages, faults.height),
         Expectation("distinct data pages faulted", pages, faults["addr"].unique().len()),
         Expectation("kvm_exit for a stage-2 fault (data and the code page)", pages + 1, count(Kind.KVM_EXIT, npf)),
@@ -80,6 +82,10 @@ def _stitched(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         by_handler = joined.filter(pl.col("handler_tid") == facts["handler_tid"], pl.col("resolution") == "copy")
         found.append(Expectation("joined to the copy of the handler", pages, by_handler.height))
     return found
+
+
+def _lost(trace: Trace) -> int:
+    return sum(lost for probe, lost in trace.meta.losses.by_probe.items() if not probe.startswith("sched:"))
 
 
 def _out_of_turn(vcpu: Any) -> int:
