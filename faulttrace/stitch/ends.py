@@ -19,13 +19,16 @@ def find_end(context: Context, thread: I64, start_ns: I64, from_ns: I64, in_gues
     who = np.where(searched, thread, -1)
     after = np.where(searched, from_ns, 0)
     next_fault = context.next_page_fault_ns(who, np.maximum(start_ns + 1, after))
-    release_ns = context.release_ns(who, after, next_fault)
     left_ns = context.runs.next_exit_ns(who, after)
-    guest_ns, guest_by, spte = context.guest.end(who, after, _until_next_access_ns(context, who, after, left_ns))
+    until_ns = _until_next_access_ns(context, who, after, left_ns)
+    release_ns = context.release_ns(who, after, np.where(in_guest, until_ns, next_fault))
+    guest_ns, guest_by, spte = context.guest.end(who, after, until_ns)
     in_guest = in_guest & searched
-    end_ns = np.where(in_guest, guest_ns, release_ns)
+    # Another vCPU may have made the entry: then nothing is mapped, and the end of the host's retry is the best marker.
+    by_guest = in_guest & (guest_ns != UNKNOWN)
+    end_ns = np.where(by_guest, guest_ns, release_ns)
     released = np.where(release_ns != UNKNOWN, code(ENDS, "mmap-lock"), code(ENDS, "none"))
-    end_by = np.where(in_guest, guest_by, released)
+    end_by = np.where(by_guest, guest_by, released)
     return end_ns, end_by, np.where(in_guest, spte, -1)
 
 

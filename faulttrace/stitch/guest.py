@@ -63,7 +63,10 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     found.resolve_ns = np.where(done, placed_ns - take(placements.start_ns, own, 0), UNKNOWN)
     found.wake_ns = np.where(end_ns != UNKNOWN, end_ns - placed_ns, UNKNOWN)
     report.placements_used(own)
-    found = found.pick(~claims.inside(thread, start_ns))
+    # A device that userspace emulates is no missing memory.
+    device = is_mmio & (mapped == 0)
+    report.mmio_of_devices = int(device.sum())
+    found = found.pick(~device & ~claims.inside(thread, start_ns))
     report.exits_unjoined = int(((found.end_ns == UNKNOWN) & (found.cause == code(CAUSES, "exit"))).sum())
     return found
 

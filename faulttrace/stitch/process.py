@@ -31,11 +31,10 @@ def stitch_process_faults(context: Context, claims: Claims, report: StitchReport
 
     # UFFD_FEATURE_SIGBUS: the signal handler of the faulting thread places the page.
     placements = context.placements
-    own = placements.first_by(thread, start_ns)
-    own = np.where(
-        (own >= 0) & (take(placements.start_ns, own, NEVER) < next_ns) & placements.covers(own, page), own, -1
-    )
-    own = np.where(take(placements.places, own, 0), own, -1)
+    free = placements.places & ~report.is_used(len(placements))
+    own = placements.first_covering(free, placements.thread, thread, page, start_ns)
+    same = faults.last_on_page(thread, page, take(placements.start_ns, own, -1)) == rows
+    own = np.where((own >= 0) & same, own, -1)
     sigbus = own >= 0
 
     # A waiter of a userfault whose message nobody read and whose wake-up was not recorded.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from faulttrace.stitch.keys import I64
+from faulttrace.stitch.keys import I64, Bools
 
 
 @dataclass
@@ -39,6 +39,8 @@ class StitchReport:
     exits: int = 0
     """KVM_RUN returned EFAULT."""
     exits_unjoined: int = 0
+    mmio_of_devices: int = 0
+    """MMIO exits at addresses that no memory slot ever held: emulated devices, left out."""
     walks: int = 0
     """Guest page-table walks or stage-2 faults seen."""
     walks_without_entry: int = 0
@@ -59,11 +61,17 @@ class StitchReport:
         """Note placements that ended a fault (-1: none)."""
         self._used.append(np.unique(rows[rows >= 0]))
 
+    def is_used(self, count: int) -> Bools:
+        """Per placement, of which there are `count`, whether a fault ended by it so far."""
+        used = np.zeros(count, bool)
+        for rows in self._used:
+            used[rows[rows < count]] = True
+        return used
+
     def count_unasked(self, eligible: I64) -> None:
         """Count those of `eligible` that no fault used."""
-        used = np.unique(np.concatenate(self._used)) if self._used else np.empty(0, np.int64)
         self.placements = len(eligible)
-        self.placements_unasked = int(np.isin(eligible, used, invert=True).sum())
+        self.placements_unasked = int((~self.is_used(int(eligible.max(initial=-1)) + 1)[eligible]).sum())
 
     @property
     def unjoined(self) -> int:

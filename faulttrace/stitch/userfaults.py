@@ -133,10 +133,10 @@ def _endings(context: Context, messages: Messages, opening: _Opening, spaces: I6
     back_ns = take(sleeps.in_ns, sleep, UNKNOWN)
     back_ns = np.where(back_ns == NEVER, UNKNOWN, back_ns)
     never_slept = (sleep < 0) & (placed_by >= 0)
-    awake_ns = np.where(never_slept, np.where(woke, placed_ns, ioctl_start), NEVER)
-    end_ns, end_by, _ = find_end(
-        context, thread, opening.start_ns, np.where(back_ns >= 0, back_ns, awake_ns), opening.in_guest
-    )
+    # Without a sleep, or with its end lost, the closing marker is looked for from the wake or the ioctl on.
+    awake_ns = np.where(woke, placed_ns, np.where(never_slept, ioctl_start, NEVER))
+    from_ns = np.where(back_ns >= 0, back_ns, awake_ns)
+    end_ns, end_by, _ = find_end(context, thread, opening.start_ns, from_ns, opening.in_guest)
     unmarked = end_ns == UNKNOWN
     end_by = np.where(unmarked & (back_ns >= 0), code(ENDS, "in"), end_by)
     end_ns = np.where(unmarked, back_ns, end_ns)
