@@ -9,8 +9,12 @@ from typing import Protocol
 from collect.probes import Probe as ProbeRow
 from collect.program import Available
 from collect.ring import Records
+from collect.targets import Filter
 from collect.tracefs import read_format, tracefs_root
 from faulttrace.meta import Probe
+
+Key = tuple[str, tuple[str, ...], int, Filter]
+"""Backend's name, groups, ring size and filter: those with the same key can stand in for each other."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Backend(Protocol):
     """A way to run the probes."""
 
     name: str
-    key: tuple[str, tuple[str, ...], int]
+    key: Key
     ring_bytes: int
     probes: list[Probe]
 
@@ -35,6 +39,9 @@ class Backend(Protocol):
 
     def refresh(self, tgid: int) -> None:
         """Look again at a target's threads and file descriptors."""
+
+    def found(self) -> set[int]:
+        """All targets, also those that the kernel side found."""
 
     def take_into(self, out: Records) -> int:
         """Put events that are ready into `out` (their headers do not matter); how many."""

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from collect.backend import Backend
+from collect.backend import Backend, Key
 from faulttrace.errors import UsageError
 
-_Key = tuple[str, tuple[str, ...], int]
-_parked: dict[_Key, Backend] = {}
+_parked: dict[Key, Backend] = {}
 _parking = 0
 
 
-def acquire_backend(name: str, groups: tuple[str, ...], ring_bytes: int) -> Backend:
+def acquire_backend(key: Key) -> Backend:
     """A backend without targets, its probes attached.
 
     Raises:
         UsageError: no such backend or group.
         MissingFeature: the host lacks what it needs.
     """
-    parked = _parked.pop((name, groups, ring_bytes), None)
+    name, groups, ring_bytes, wanted = key
+    parked = _parked.pop(key, None)
     if parked is not None:
         parked.resume()
         return parked
@@ -32,8 +32,8 @@ def acquire_backend(name: str, groups: tuple[str, ...], ring_bytes: int) -> Back
         raise UsageError(f"no backend '{name}': choose auto or bcc")
     from collect.bcc_backend import BccBackend
 
-    backend = BccBackend(groups, ring_bytes)
-    backend.key = (name, groups, ring_bytes)
+    backend = BccBackend(groups, ring_bytes, wanted)
+    backend.key = key
     return backend
 
 

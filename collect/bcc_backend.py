@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from collect import proc
-from collect.backend import Lost, find_probes
+from collect.backend import Key, Lost, find_probes
 from collect.bcc_loader import check_headers, load_bcc
 from collect.probes import PROBES, select
-from collect.program import GROUP_BITS, Available, function_name, generate
+from collect.program import GROUP_BITS, MAX_TASKS, Available, function_name, generate
 from collect.ring import Records, RingReader
+from collect.targets import NAMED_ONLY, Filter
 from faulttrace.errors import MissingFeature
 from faulttrace.meta import Probe
 
@@ -35,6 +36,7 @@ class BccBackend:
     Args:
         groups: probe groups that are on.
         ring_bytes: size of the ring, a power of two.
+        wanted: which processes become targets by themselves.
 
     Raises:
         MissingFeature: no BCC, headers, tracefs or BPF on this host.
@@ -42,14 +44,14 @@ class BccBackend:
 
     name = "bcc"
 
-    def __init__(self, groups: Collection[str], ring_bytes: int) -> None:
+    def __init__(self, groups: Collection[str], ring_bytes: int, wanted: Filter = NAMED_ONLY) -> None:
         bcc = load_bcc()
         check_headers(platform.release())
-        self.key = (self.name, tuple(groups), ring_bytes)
+        self.key: Key = (self.name, tuple(groups), ring_bytes, wanted)
         self.ring_bytes = ring_bytes
         self._available, self.probes = find_probes(select(groups))
         self._lib: Any = bcc.libbcc.lib
-        text = generate(self._available, groups, ring_bytes // _PAGE)
+        text = generate(self._available, groups, ring_bytes // _PAGE, wanted)
         with _quiet_stderr() as said:
             try:
                 self._bpf: Any = bcc.BPF(text=text.encode(), cflags=_CFLAGS)
@@ -63,6 +65,8 @@ class BccBackend:
             name: self._bpf.get_table(name.encode()).get_fd()
             for name in ("tasks", "targets", "uffds", "vcpus", "counts", "shed", "events")
         }
+        if wanted.cgroup:
+            self._bpf.get_table(b"cgroup")[ctypes.c_int(0)] = str(wanted.cgroup)
         self.ring = RingReader.of_map(self._maps["events"], ring_bytes)
         cpus = _possible_cpus()
         self._counts = np.zeros((cpus, _COUNTS_WORDS), np.uint64)
@@ -96,6 +100,10 @@ class BccBackend:
             self._update("vcpus", ctypes.c_uint64(tgid << 32 | fd), ctypes.c_uint32(vcpu))
         for tid in proc.thread_ids(tgid):
             self._update("tasks", ctypes.c_uint32(tid), _Task.fresh(tgid), only_new=True)
+
+    def found(self) -> set[int]:
+        """All targets, also those that the programs found."""
+        return {int.from_bytes(key, "little") for key in self._keys("targets", 4)}
 
     def take_into(self, out: Records) -> int:
         """Events that are ready in the ring."""
@@ -145,6 +153,16 @@ class BccBackend:
         """Detach all probes (about 50 ms each) and give everything back to the kernel; the end of this object."""
         self._programs.clear()
         self._bpf.cleanup()
+
+    def _keys(self, table: str, size: int) -> list[bytes]:
+        keys: list[bytes] = []
+        here, following = (ctypes.c_uint8 * size)(), (ctypes.c_uint8 * size)()
+        status = self._lib.bpf_get_first_key(self._maps[table], ctypes.byref(following), size)
+        while status == 0 and len(keys) < MAX_TASKS:
+            keys.append(bytes(following))
+            here, following = following, (ctypes.c_uint8 * size)()
+            status = self._lib.bpf_get_next_key(self._maps[table], ctypes.byref(here), ctypes.byref(following))
+        return keys
 
     def _clear(self, table: str) -> None:
         size = {"targets": 4, "tasks": 4, "uffds": 8, "vcpus": 8}[table]

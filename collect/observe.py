@@ -9,10 +9,14 @@ import numpy.typing as npt
 
 from collect import proc
 from collect.drain import Columns
+from collect.targets import vm_identity
 from faulttrace.meta import MapEntry, Memslot, Meta, Target, Thread
 from faulttrace.schema import Kind
 
 _CLONE_THREAD = 0x00010000
+_KERNEL_COMMS = ("vhost-", "iou-wrk-", "iou-sqp-")
+"""Names the kernel gives to threads that access memory on behalf of a VM (vhost since Linux 6.4, io_uring)."""
+
 _LOOK_AGAIN = (Kind.UFFD_REGISTER, Kind.UFFD_UNREGISTER, Kind.KVM_SET_MEMSLOT, Kind.PROCESS_EXEC)
 _NOTED = np.zeros(256, bool)
 _NOTED[[*_LOOK_AGAIN, Kind.KVM_RUN_ENTER, Kind.UFFD_MSG, Kind.THREAD_NEW]] = True
@@ -63,6 +67,7 @@ def complete_targets(meta: Meta, observer: Observer) -> None:
     by_tgid = {target.tgid: target for target in meta.targets}
     for tgid in sorted(observer.processes - set(by_tgid)):
         by_tgid[tgid] = proc.describe_target(tgid)
+        by_tgid[tgid].name = vm_identity(by_tgid[tgid].cmdline)[0] if by_tgid[tgid].role == "vm" else ""
         meta.targets.append(by_tgid[tgid])
     for (tgid, tid), (role, vcpu) in sorted(observer.roles.items()):
         target = by_tgid.setdefault(tgid, Target(tgid))
@@ -77,6 +82,20 @@ def complete_targets(meta: Meta, observer: Observer) -> None:
     for tgid, slots in observer.memslots.items():
         by_tgid.setdefault(tgid, Target(tgid)).memslots = slots
     for target in meta.targets:
+        _add_later_threads(target)
         for thread in target.threads:
-            if thread.role == "other" and target.role == "vm":
+            if thread.role == "other" and thread.comm.startswith(_KERNEL_COMMS):
+                thread.role = "kernel"
+            elif thread.role == "other" and target.role == "vm":
                 thread.role = "vmm"
+
+
+def _add_later_threads(target: Target) -> None:
+    """Threads born while recording, where the process still lives; and the names they have now."""
+    now = {thread.tid: thread.comm for thread in proc.describe_target(target.tgid).threads}
+    known = {thread.tid: thread for thread in target.threads}
+    for tid, comm in now.items():
+        if tid in known:
+            known[tid].comm = comm
+        else:
+            target.threads.append(Thread(tid, comm))

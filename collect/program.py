@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from collect.probes import GROUPS, PROBES, Probe
+from collect.targets import NAMED_ONLY, Filter
 from collect.tracefs import Format
 from faulttrace.schema import Kind
 
@@ -29,9 +30,11 @@ def function_name(probe: Probe) -> str:
     return f"on_{probe.ident}"
 
 
-def generate(available: Sequence[Available], groups: Collection[str], ring_pages: int) -> str:
+def generate(
+    available: Sequence[Available], groups: Collection[str], ring_pages: int, wanted: Filter = NAMED_ONLY
+) -> str:
     """The whole C text."""
-    parts = ["#include <linux/types.h>", _constants(groups, ring_pages)]
+    parts = ["#include <linux/types.h>", _constants(groups, ring_pages, wanted)]
     for item in available:
         parts.append(f"#define TP_{item.probe.ident} 1\n{_struct(item)}")
     parts.append(_source("common.h"))
@@ -44,11 +47,13 @@ def _source(name: str) -> str:
     return resources.files("collect").joinpath("bpf", name).read_text()
 
 
-def _constants(groups: Collection[str], ring_pages: int) -> str:
+def _constants(groups: Collection[str], ring_pages: int, wanted: Filter) -> str:
     lines = [f"#define KIND_{kind.name} {kind.value}" for kind in Kind]
     lines += [f"#define GROUP_{name.upper()} {bit}" for name, bit in GROUP_BITS.items()]
     lines += [f"#define WANT_{name.upper()} 1" for name in groups]
     lines += [f"#define PROBE_{probe.ident} {i}" for i, probe in enumerate(PROBES)]
+    lines += ["#define FILTER_ALL_VMS 1"] if wanted.all_vms else []
+    lines += ["#define FILTER_CGROUP 1"] if wanted.cgroup else []
     lines += [f"#define RING_PAGES {ring_pages}", f"#define MAX_TASKS {MAX_TASKS}"]
     return "\n".join(lines)
 

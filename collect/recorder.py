@@ -19,6 +19,7 @@ from collect.host import describe_host, memory_available_bytes, missing_capabili
 from collect.launch import Launched
 from collect.observe import Observer, add_map, complete_targets
 from collect.probes import DEFAULT_GROUPS
+from collect.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, find_vms, select_vms
 from faulttrace.errors import NoPermission, UsageError
 from faulttrace.meta import Meta, Tool
 from faulttrace.store import TraceWriter
@@ -35,6 +36,9 @@ class RecordSpec:
 
     Attributes:
         pids: processes (or any of their threads); several when faults and their handler live apart.
+        vms: names or UUIDs of running VMs.
+        all_vms: all VMs, also those that start later.
+        cgroup: all processes of this cgroup (v2) and below, also later ones.
         command: run this and record it; held back until the probes are attached.
         duration_ns: end after this; None: when the targets end or `stop` says so.
         groups: probe groups, see `collect.probes.GROUPS`.
@@ -45,6 +49,9 @@ class RecordSpec:
     """
 
     pids: tuple[int, ...] = ()
+    vms: tuple[str, ...] = ()
+    all_vms: bool = False
+    cgroup: str | None = None
     command: tuple[str, ...] = ()
     duration_ns: int | None = None
     groups: tuple[str, ...] = DEFAULT_GROUPS
@@ -105,11 +112,21 @@ class Recorder:
         self._ended_by = "request"
         self._notes: list[str] = []
         self._maps_read = 0.0
+        self._names: dict[int, str] = {}
+        self._wanted = NAMED_ONLY
 
     def __enter__(self) -> Recorder:
         spec = self.spec
         _check(spec, self.out)
-        tgids = list(dict.fromkeys(proc.check_pid(pid) for pid in spec.pids))
+        tgids = [proc.check_pid(pid) for pid in spec.pids]
+        if spec.vms or spec.all_vms:
+            vms = find_vms()
+            tgids += [vm.tgid for vm in vms] if spec.all_vms else select_vms(spec.vms, vms)
+            self._names = {vm.tgid: vm.name or vm.uuid for vm in vms}
+        self._wanted = Filter(spec.all_vms, cgroup_path(spec.cgroup) if spec.cgroup else None)
+        if self._wanted.cgroup:
+            tgids += cgroup_members(self._wanted.cgroup)
+        tgids = list(dict.fromkeys(tgids))
         if spec.command:
             self.command = Launched(spec.command)
             tgids.append(self.command.pid)
@@ -124,7 +141,9 @@ class Recorder:
     def _start(self, tgids: list[int]) -> None:
         spec = self.spec
         self._tgids = tgids
-        self._backend = acquire_backend(spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes())
+        self._backend = acquire_backend(
+            (spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes(), self._wanted)
+        )
         try:
             self._writer = TraceWriter(self.out, self._first_meta(tgids), force=spec.force)
         except BaseException:
@@ -180,9 +199,11 @@ class Recorder:
         return self._drain.failed is not None
 
     def targets_ended(self) -> bool:
-        """Whether every target, with all processes it made, has ended."""
+        """Whether every target, with all processes it made, has ended and none can come."""
         if self.command is not None:
             _ = self.command.returncode  # reap
+        if self._wanted != NAMED_ONLY:
+            return False
         return not any(proc.exists(tgid) for tgid in self._observer.processes | set(self._tgids))
 
     def tick(self) -> None:
@@ -200,6 +221,10 @@ class Recorder:
 
     def _look_again(self) -> None:
         self._maps_read = time.monotonic()
+        if self._wanted != NAMED_ONLY:
+            fresh = self._backend.found() - self._observer.processes
+            self._observer.processes |= fresh
+            self._observer.changed |= fresh
         while self._observer.changed:
             tgid = self._observer.changed.pop()
             if proc.exists(tgid):
@@ -214,6 +239,8 @@ class Recorder:
             targets=[proc.describe_target(tgid) for tgid in tgids],
             probes=self._backend.probes,
         )
+        for target in meta.targets:
+            target.name = self._names.get(target.tgid, "")
         if self.command is not None:
             meta.targets[-1].cmdline = list(self.spec.command)
             meta.targets[-1].comm = Path(self.spec.command[0]).name[:15]
@@ -310,8 +337,8 @@ def default_ring_bytes() -> int:
 
 
 def _check(spec: RecordSpec, out: Path) -> None:
-    if not spec.pids and not spec.command:
-        raise UsageError("nothing to record: give -p PID or -- COMMAND")
+    if not (spec.pids or spec.vms or spec.all_vms or spec.cgroup or spec.command):
+        raise UsageError("nothing to record: give -p PID, --vm NAME, --all-vms, --cgroup PATH or -- COMMAND")
     ring = spec.ring_bytes
     if ring is not None and (ring & (ring - 1) or not _MIN_RING <= ring <= _MAX_RING):
         raise UsageError(f"a ring of {ring} bytes: the size must be a power of two from 64K to 1G")

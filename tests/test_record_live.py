@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from recording_host import LACKING
 
 from collect.backends import kept_attached
-from collect.host import missing_capabilities
 from collect.recorder import Recorder, RecordSpec, RecordSummary, record
 from faultreplay.cli import _exit_code
-from faulttrace.errors import FaultreplayError, UsageError
+from faulttrace.errors import UsageError
 from faulttrace.schema import Kind
 from faulttrace.store import Trace, open_trace
 
@@ -26,22 +25,6 @@ FAULTS = 1009
 NEVER = threading.Event()
 
 
-def _lacking() -> str:
-    if sys.platform != "linux" or missing_capabilities():
-        return f"needs root or {', '.join(missing_capabilities())}"
-    try:
-        from collect.bcc_loader import check_headers, load_bcc
-        from collect.tracefs import tracefs_root
-
-        load_bcc()
-        check_headers(os.uname().release)
-        tracefs_root()
-    except FaultreplayError as error:
-        return str(error)
-    return "" if shutil.which("cc") else "needs a C compiler"
-
-
-LACKING = _lacking()
 @pytest.fixture(scope="module", autouse=True)
 def attached_once() -> Iterator[None]:
     """Attach the probes once for all recordings of this module."""

@@ -58,6 +58,9 @@ BPF_HASH(uffds, u64, u32, 16384);			/* tgid << 32 | fd: is a userfaultfd */
 BPF_HASH(vcpus, u64, u32, 16384);			/* tgid << 32 | fd -> vCPU number */
 BPF_HASH(async_pf, u64, u32, 16384);			/* gva -> tid that waits */
 BPF_PERCPU_ARRAY(counts, struct counts, 1);
+#ifdef FILTER_CGROUP
+BPF_CGROUP_ARRAY(cgroup, 1);
+#endif
 BPF_ARRAY(shed, u32, 1);				/* groups whose events are counted, not kept */
 
 static inline u64 fd_key(u32 tgid, s32 fd)
@@ -105,6 +108,12 @@ static inline struct task *current_task(void)
 		return task;
 	if (targets.lookup(&tgid))
 		return adopt(tid, tgid);
+#ifdef FILTER_CGROUP
+	if (cgroup.check_current_task(0) > 0) {
+		targets.update(&tgid, &tgid);
+		return adopt(tid, tgid);
+	}
+#endif
 	return 0;
 }
 

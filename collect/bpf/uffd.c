@@ -12,6 +12,7 @@
 #define UFFDIO_WRITEPROTECT_NR 0xC018AA06
 #define UFFDIO_CONTINUE_NR 0xC020AA07
 #define UFFDIO_POISON_NR 0xC020AA08
+#define KVM_CREATE_VM_NR 0xAE01
 #define KVM_RUN_NR 0xAE80
 #define KVM_CREATE_VCPU_NR 0xAE41
 #define KVM_SET_USER_MEMORY_REGION_NR 0x4020AE46
@@ -137,6 +138,14 @@ int on_syscalls__sys_enter_ioctl(struct tp_syscalls__sys_enter_ioctl *args)
 	struct event *e;
 	u64 key;
 
+#ifdef FILTER_ALL_VMS
+	if (!task && (args->cmd == KVM_CREATE_VM_NR || args->cmd == KVM_RUN_NR)) {
+		u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+		targets.update(&tgid, &tgid);
+		task = current_task();
+	}
+#endif
 	if (!task)
 		return 0;
 	task->faulting = 0;

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 @click.option(
     "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Record this process; several times for several."
 )
+@click.option("--vm", "vms", multiple=True, metavar="NAME|UUID", help="Record this running VM.")
+@click.option("--all-vms", is_flag=True, help="Record all VMs, also those that start later.")
+@click.option("--cgroup", metavar="PATH", help="Record all processes of this cgroup (v2) and below.")
 @click.option("-d", "--duration", metavar="TIME", help="End after this, as 10s (a bare number: seconds).")
 @click.option(
     "--probes",
@@ -42,6 +45,9 @@ def command(
     command_line: tuple[str, ...],
     out: Path,
     pids: tuple[int, ...],
+    vms: tuple[str, ...],
+    all_vms: bool,
+    cgroup: str | None,
     duration: str | None,
     groups: str | None,
     ring: str | None,
@@ -57,6 +63,9 @@ def command(
 
     spec = RecordSpec(
         pids=pids,
+        vms=vms,
+        all_vms=all_vms,
+        cgroup=cgroup,
         command=command_line,
         duration_ns=parse_duration_ns(duration, default_unit="s") if duration else None,
         groups=tuple(dict.fromkeys(groups.split(","))) if groups else DEFAULT_GROUPS,

@@ -1,0 +1,28 @@
+"""What this host lacks for live recordings; empty when nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+from collect.host import missing_capabilities
+from faulttrace.errors import FaultreplayError
+
+
+def _lacking() -> str:
+    if sys.platform != "linux" or missing_capabilities():
+        return f"needs root or {', '.join(missing_capabilities())}"
+    try:
+        from collect.bcc_loader import check_headers, load_bcc
+        from collect.tracefs import tracefs_root
+
+        load_bcc()
+        check_headers(os.uname().release)
+        tracefs_root()
+    except FaultreplayError as error:
+        return str(error)
+    return "" if shutil.which("cc") else "needs a C compiler"
+
+
+LACKING = _lacking()
