@@ -176,7 +176,10 @@ def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
 
 def mechanism_params(spec: LabSpec) -> dict[str, Any]:
     """The parameters of what really served the faults, by the names that the replay's mechanisms use."""
-    params: dict[str, Any] = {"handlers": spec.real_handlers, "granule_bytes": spec.granule, "fetch": spec.fetch}
+    params: dict[str, Any] = {"handlers": spec.real_handlers, "granule": spec.granule, "bandwidth": spec.rate_bytes}
+    params["fetch"] = spec.fetch
+    if spec.real_mechanism == "uffd-sharded":
+        params["shards"] = spec.vcpus
     if spec.real_mechanism != spec.mechanism:
         params["base"] = spec.base
     if spec.mechanism == "dirty-log":

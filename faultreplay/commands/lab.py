@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from faulttrace.errors import FaultreplayError
+from faulttrace.errors import FaultreplayError, UsageError
 from faulttrace.units import format_ns, parse_duration_ns, parse_size_bytes
 
 if TYPE_CHECKING:
@@ -70,6 +73,77 @@ def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> in
     if result.problem:
         raise FaultreplayError(result.problem)
     return 0
+
+
+@command.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory; what is there stays.")
+@click.option("-m", "--mechanisms", multiple=True, help="Comma-separated. Default: eight of them.")
+@click.option("--vcpus", default="1,2,4", show_default=True)
+@click.option("--handlers", default="1", show_default=True)
+@click.option("--fetch", default="0,50us,200us,1ms", show_default=True)
+@click.option("--workload", "workloads", multiple=True, metavar="ORDER/ACCESS/THINK", help="Default: two of them.")
+@click.option("--base", default="uffd-missing", show_default=True, help="What fills in memory under a window.")
+@click.option("--run-time", default="500ms", show_default=True, help="About how long one run takes.")
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Each has a run A and a run B.")
+@click.option("--budget", help="Start no run after so long, as 10m; the same command goes on later.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")
+def matrix(output: Path, budget: str | None, no_record: bool, **axes: Any) -> int:
+    """Run mechanisms x vCPUs x handlers x fetch x workloads, twice each (A and B), into a directory."""
+    from lab.matrix import run_matrix
+
+    spec = make_matrix(**axes)
+    with _bar() as show:
+        done = run_matrix(
+            spec,
+            output,
+            budget_ns=parse_duration_ns(budget) if budget else None,
+            record=not no_record,
+            on_run=lambda item, number, total: show(number, total, item.name),
+        )
+    for problem in done.problems:
+        click.echo(problem, err=True)
+    click.echo(f"{done.done + done.skipped - len(done.problems)} of {done.runs} runs stand ({done.done} new)", err=True)
+    click.echo(f"wrote {done.results}", err=True)
+    return 0
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar for a person, nothing when piped; yields what moves it: runs done, of how many, the next."""
+    if not sys.stderr.isatty():
+        yield lambda number, total, words: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda number, total, words: bar.update(task, completed=number, total=total, description=words)
+
+
+def make_matrix(mechanisms: tuple[str, ...], workloads: tuple[str, ...], run_time: str, **axes: Any) -> Any:
+    """A `MatrixSpec` from the command line's words."""
+    from faultreplay.options import parse_names
+    from lab.matrix import DEFAULT_MECHANISMS, DEFAULT_WORKLOADS, MatrixSpec
+
+    return MatrixSpec(
+        mechanisms=tuple(parse_names(mechanisms)) or DEFAULT_MECHANISMS,
+        vcpus=_numbers("--vcpus", axes.pop("vcpus")),
+        handlers=_numbers("--handlers", axes.pop("handlers")),
+        fetch=tuple(axes.pop("fetch").split(",")),
+        workloads=workloads or DEFAULT_WORKLOADS,
+        run_ns=parse_duration_ns(run_time),
+        **axes,
+    )
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: write whole numbers with commas, as 1,2,4") from None
 
 
 @command.command("list")

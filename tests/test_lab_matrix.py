@@ -1,0 +1,100 @@
+"""The matrix: axes, sides, order, and going on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from faulttrace.errors import UsageError
+from lab import matrix as module
+from lab.matrix import MatrixRun, MatrixSpec, run_matrix
+
+live = [
+    pytest.mark.live,
+    pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs KVM: /dev/kvm may not be opened"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: userfaultfd of kernel faults"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)"),
+]
+SMALL = MatrixSpec(
+    mechanisms=("uffd-missing", "host-lazy", "freeze"), vcpus=(1, 2), fetch=("50us",), workloads=("random/w/20us",),
+    run_ns=20_000_000,
+)  # fmt: skip
+
+
+def live_test(function):  # type: ignore[no-untyped-def]
+    for mark in live:
+        function = mark(function)
+    return function
+
+
+def test_each_cell_has_two_sides_with_other_seeds_and_the_same_size() -> None:
+    runs = list(MatrixSpec(repeats=2).runs())
+    assert len(runs) == len({run.name for run in runs}) == 8 * 3 * 4 * 2 * 2 * 2
+    cells: dict[tuple[object, ...], list[MatrixRun]] = {}
+    for run in runs:
+        cells.setdefault((run.vcpus, run.handlers, run.fetch, run.workload), []).append(run)
+    for cell in cells.values():
+        assert {run.seed for run in cell if run.side == "A"}.isdisjoint(run.seed for run in cell if run.side == "B")
+        assert len({(run.spec.pages, run.spec.accesses) for run in cell}) == 1
+
+
+def test_the_order_of_mechanisms_turns_round() -> None:
+    runs = [run.mechanism for run in SMALL.runs() if run.vcpus == 1]
+    assert runs == ["uffd-missing", "host-lazy", "freeze", "freeze", "host-lazy", "uffd-missing"]
+
+
+def test_handlers_are_an_axis_only_where_there_are_any() -> None:
+    runs = list(MatrixSpec(mechanisms=("uffd-missing", "kvm-exit"), handlers=(1, 2), vcpus=(1,), fetch=("0",)).runs())
+    assert sum(run.mechanism == "uffd-missing" for run in runs) == 2 * sum(run.mechanism == "kvm-exit" for run in runs)
+
+
+def test_bad_axes_are_named_before_the_first_run() -> None:
+    with pytest.raises(UsageError, match="magic"):
+        MatrixSpec(mechanisms=("magic",))
+    with pytest.raises(UsageError, match="ORDER/ACCESS/THINK"):
+        MatrixSpec(workloads=("random",))
+    with pytest.raises(UsageError, match="fast"):
+        MatrixSpec(fetch=("fast",))
+
+
+@live_test
+def test_a_matrix_runs_goes_on_and_leaves_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "m"
+    real_run, calls = module.run, []
+
+    def interrupted(*args, **options):  # type: ignore[no-untyped-def]
+        calls.append(args[0])
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real_run(*args, **options)
+
+    monkeypatch.setattr(module, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_matrix(SMALL, out, record=False)
+    assert pl.read_parquet(out / "results.parquet").height == 3
+    done = run_matrix(SMALL, out, record=False)
+    assert (done.runs, done.done, done.skipped, done.problems) == (12, 9, 3, [])
+    results = pl.read_parquet(out / "results.parquet")
+    assert results.height == 12
+    assert set(results["side"]) == {"A", "B"}
+    assert (results["accesses"] == results["resolved"]).sum() == 8  # all but host-lazy
+    assert (results.filter(pl.col("mechanism") == "freeze")["window_writes"] == 0).all()
+    assert (results["stall_p50_ns"] > 0).all()
+    with pytest.raises(UsageError, match="other fetch"):
+        run_matrix(MatrixSpec(**{**vars(SMALL), "fetch": ("1us",)}), out, record=False)
+
+
+@live_test
+def test_a_spent_budget_starts_no_run(tmp_path: Path) -> None:
+    done = run_matrix(SMALL, tmp_path / "m", record=False, budget_ns=0)
+    assert (done.done, done.runs) == (0, 12)
+
+
+def test_a_strangers_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(UsageError, match="not empty"):
+        run_matrix(SMALL, tmp_path, record=False)
