@@ -17,9 +17,8 @@ from faulttrace.schema import ACCESSORS
 from replay.compiler import Compiler
 from replay.costs import CostTable, load_costs
 from replay.engine import Result, simulate
-from replay.language import CLASSES, Stage
-from replay.mechanism import Mechanism, load_mechanism
-from replay.names import COST_NAMES
+from replay.language import CLASSES
+from replay.mechanism import Mechanism, list_mechanisms, load_mechanism
 from replay.windows import Window
 from replay.workload import Workload
 
@@ -51,7 +50,12 @@ class Used:
     name: str
     params: Mapping[str, Any]
     inferred: bool
+    window_kind: str = ""
+    """whose rule the recorded windows really followed"""
 
+
+# The lab's window -> the rule in the mechanisms' language: its freeze is UFFDIO_WRITEPROTECT over guest memory.
+LAB_WINDOWS: Final = {"freeze": "uffd-wp", "pause": "pause", "memslot-destroy": "memslot-destroy"}
 
 # What most faults of a trace look like -> the mechanism that makes them so.
 _SIGNS: Final = {
@@ -66,6 +70,11 @@ _SIGNS: Final = {
 
 def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
     """The mechanism of the recording: from `meta`, else from what most of its faults look like, else None."""
+    if meta.mechanism is not None and meta.mechanism.name in LAB_WINDOWS:
+        # The lab names a run after its window; what served the faults outside it stands in `base`.
+        base = str(meta.mechanism.params.get("base", ""))
+        known = base if base in list_mechanisms() else "host-lazy"
+        return Used(known, dict(meta.mechanism.params), inferred=False, window_kind=LAB_WINDOWS[meta.mechanism.name])
     if meta.mechanism is not None:
         return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
     if not len(faults):
@@ -192,21 +201,9 @@ def measured_run_time_ns(workload: Workload) -> int:
     return int((ends[last[some]] + workload.tail_ns[some]).max(initial=0))
 
 
-def charged(workload: Workload, mechanism: Mechanism, result: Result) -> dict[str, str]:
-    """Cost -> provenance, of the costs that this workload's faults (and windows) can really meet."""
-    names: set[str] = set()
-    for stages in _paths(workload, mechanism):
-        names |= _costs_in(stages)
-    if result.windows or result.refaults.any():
-        # A window's rule and a refault are no path of a recorded class: what they used counts.
-        in_paths = {n for path in mechanism.paths.values() for n in _costs_in(path)}
-        names |= set(result.costs_used) - in_paths
-    return {name: how for name, how in result.costs_used.items() if name in names}
-
-
 def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.bool_]:
     """Faults whose stall the mechanism makes. Others are replayed with what was recorded: no prediction to judge."""
-    compiler = Compiler(mechanism, {}, workload.accessors, workload.page_bytes)
+    compiler = Compiler(mechanism, {}, accessors=workload.accessors, page_bytes=workload.page_bytes, needed=())
     kinds = workload.accessor_kind[workload.accessor_of_row()]
     rows = np.zeros(workload.faults, dtype=np.bool_)
     for cls, kind in _present(workload):
@@ -216,22 +213,10 @@ def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.b
     return rows
 
 
-def _paths(workload: Workload, mechanism: Mechanism) -> list[Sequence[Stage]]:
-    compiler = Compiler(mechanism, {}, workload.accessors, workload.page_bytes)
-    return [
-        compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])[1]
-        for cls, kind in _present(workload)
-    ]
-
-
 def _present(workload: Workload) -> list[tuple[int, int]]:
     kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
     pairs = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)
     return [divmod(int(pair), len(ACCESSORS)) for pair in pairs]
-
-
-def _costs_in(stages: Sequence[Stage]) -> set[str]:
-    return {v for s in stages for v in (s.operand, *s.options.values()) if isinstance(v, str) and v in COST_NAMES}
 
 
 def mean_metrics(several: Sequence[Metrics]) -> Metrics:

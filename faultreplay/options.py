@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from faultreplay.render import FORMATS
 from faulttrace.errors import UsageError
 from faulttrace.units import parse_duration_ns
+
+if TYPE_CHECKING:
+    from analysis.predict import Setup
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,6 +25,18 @@ _SETTING = re.compile(r"(?P<mechanism>[^=]+)\.(?P<param>[A-Za-z_][\w-]*)=(?P<val
 def trace_argument(function: F) -> F:
     """TRACE, a directory."""
     return click.argument("trace", type=click.Path(path_type=Path))(function)
+
+
+def mechanisms_option(function: F) -> F:
+    """-m NAMES."""
+    return click.option(
+        "-m",
+        "--mechanisms",
+        "mechanisms",
+        multiple=True,
+        metavar="NAME,...",
+        help="By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two rails.",
+    )(function)
 
 
 def output_options(function: F) -> F:
@@ -84,6 +99,12 @@ def replay_options(function: F) -> F:
                 help="What touches memory that is there already, of which a trace shows nothing: "
                 "nothing (lower bound), or all of it at once (upper bound).",
             ),
+            click.option(
+                "--fit/--no-fit",
+                default=True,
+                show_default=True,
+                help="Take the costs that the trace itself shows; they win over all files.",
+            ),
             click.option("--cpus", type=click.IntRange(1), help="Host CPUs to share. Default: see the table's notes."),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
             click.option(
@@ -145,3 +166,23 @@ def parse_window(text: str) -> tuple[int, int, str]:
     if length_ns == 0:
         raise UsageError(f"--window {text}: it has no length")
     return parse_duration_ns(match["start"]), length_ns, match["kind"]
+
+
+def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
+    """The values of `replay_options` as a `Setup` and the further arguments of `open_case`."""
+    from analysis.predict import Setup
+
+    setup = Setup(
+        settings=parse_settings(options["settings"]),
+        cost_files=options["costs"],
+        loop=options["loop"],
+        retouch=options["retouch"],
+        cpus=options["cpus"],
+        seed=options["seed"],
+        seeds=options["seeds"],
+    )
+    return setup, {
+        "windows": [parse_window(text) for text in options["windows"]],
+        "fit": options["fit"],
+        "max_loss_percent": options["max_loss_percent"],
+    }

@@ -26,6 +26,7 @@ from faulttrace.units import format_bytes, format_ns
 FORMATS: Final = ("table", "json", "csv", "md", "parquet")
 DEFAULT_WIDTH: Final = 80
 GAP: Final = 2  # between two columns of a table
+DEAR: Final = 6  # `keep` from which a column goes only when narrow gaps do not help
 
 Unit = Literal["text", "ns", "bytes", "count", "ratio", "percent", "error"]
 Record = Mapping[str, Any]
@@ -35,7 +36,8 @@ Record = Mapping[str, Any]
 class Column:
     """A column of a table: the field of a record, what stands above it, and how its values are written.
 
-    `keep` says how dear the column is: the lowest goes first when the terminal is narrow; 9 is never left out.
+    `keep` says how dear the column is: the lowest goes first when the terminal is narrow; 9 is never left out,
+    `DEAR` and above only after the gaps were narrowed.
     """
 
     key: str
@@ -148,7 +150,7 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
     from rich.console import Console
     from rich.text import Text
 
-    columns, left_out = _fit(report, width)
+    columns, left_out, gap = _fit(report, width)
     cells = [[format_cell(row.get(c.key), c.unit) for c in columns] for row in _shown(report)]
     heads = [c.title.split("\n") for c in columns]
     deep = max((len(h) for h in heads), default=0)
@@ -157,10 +159,11 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
 
     def line(parts: Sequence[str]) -> str:
         done = (p.ljust(w) if c.unit == "text" else p.rjust(w) for p, w, c in zip(parts, widths, columns, strict=True))
-        return (" " * GAP).join(done).rstrip()
+        return (" " * gap).join(done).rstrip()
 
     out = io.StringIO()
-    full = max(width, sum(widths) + GAP * max(len(widths) - 1, 0), 1)
+    wide = sum(widths) + gap * max(len(widths) - 1, 0)
+    full = max(width, wide, 1)
     console = Console(file=out, width=full, force_terminal=colour, no_color=not colour, highlight=False)
 
     def put(text: str, style: str = "") -> None:
@@ -172,7 +175,7 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
         put("")
     for level in range(deep):
         put(line([h[level] for h in heads]), "bold")
-    rule = "-" * (sum(widths) + GAP * max(len(widths) - 1, 0))
+    rule = "-" * wide
     if columns:
         put(rule, "dim")
     for number, row in enumerate(cells):
@@ -209,7 +212,7 @@ def to_markdown(report: Report) -> str:
     lines: list[str] = []
     if report.title:
         lines += [f"**{report.title}**", ""]
-    lines.append("| " + " | ".join(c.title.replace("\n", " ") for c in report.columns) + " |")
+    lines.append("| " + " | ".join(_one_line(c.title) for c in report.columns) + " |")
     lines.append("|" + "|".join("---" if c.unit == "text" else "--:" for c in report.columns) + "|")
     for row in _shown(report):
         cells = (format_cell(row.get(c.key), c.unit).replace("|", "\\|") for c in report.columns)
@@ -223,7 +226,8 @@ def _shown(report: Report) -> Sequence[Record]:
     return report.records if report.rows is None else report.rows
 
 
-def _fit(report: Report, width: int) -> tuple[list[Column], list[str]]:
+def _fit(report: Report, width: int) -> tuple[list[Column], list[str], int]:
+    """The columns that fit, the titles of those that do not, and the gap between two: narrow before a dear one goes."""
     columns = list(report.columns)
     left_out: list[str] = []
     rows = _shown(report)
@@ -233,13 +237,23 @@ def _fit(report: Report, width: int) -> tuple[list[Column], list[str]]:
         return max(len(x) for x in [*column.title.split("\n"), *cells])
 
     needs = {c.key: need(c) for c in columns}
-    while sum(needs[c.key] for c in columns) + GAP * (len(columns) - 1) > width:
+
+    def fits(gap: int) -> bool:
+        return sum(needs[c.key] for c in columns) + gap * (len(columns) - 1) <= width
+
+    while not fits(GAP):
         least = min(columns, key=lambda c: (c.keep, -columns.index(c)))
+        if least.keep >= DEAR and fits(1):
+            return columns, left_out, 1
         if least.keep >= 9:
-            break
+            return columns, left_out, 1
         columns.remove(least)
-        left_out.insert(0, least.title.replace("\n", " "))
-    return columns, left_out
+        left_out.insert(0, _one_line(least.title))
+    return columns, left_out, GAP
+
+
+def _one_line(title: str) -> str:
+    return title.replace("-\n", "").replace("\n", " ")
 
 
 def _flat(record: Record) -> dict[str, Any]:
