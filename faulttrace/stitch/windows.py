@@ -33,7 +33,12 @@ def _freezes(context: Context) -> list[WindowSpan]:
             open_since.setdefault(place, int(placements.end_ns[row]))
         elif place in open_since:
             windows.append(WindowSpan(FREEZE, open_since.pop(place), int(placements.end_ns[row])))
-    windows += [WindowSpan(FREEZE, start, context.events.end_ns) for start in open_since.values()]
+    # Protection that is taken off page by page is a snapshot or a dirty log, no freeze.
+    single = ~wide & protects & placements.done
+    for (tgid, lo, hi), start in open_since.items():
+        inside = (placements.tgid == tgid) & (placements.lo >= lo) & (placements.hi <= hi) & (placements.end_ns > start)
+        if not (single & inside).any():
+            windows.append(WindowSpan(FREEZE, start, context.events.end_ns))
     return windows
 
 
