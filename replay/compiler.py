@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from replay.mechanism import Mechanism
 from replay.names import COST_NAMES
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
-_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "queued": o.TIMES_QUEUED}
+_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
 _MOST_DRAWS = 60
 _STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {}, 0))
 _RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
@@ -60,9 +60,24 @@ class Program:
 
 
 class Compiler:
-    """One mechanism with what it falls back to, against one cost table, for a number of accessors."""
+    """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur.
 
-    def __init__(self, mechanism: Mechanism, costs: Mapping[str, Cost], accessors: int, page_bytes: int) -> None:
+    Args of the constructor: `needed` are (index in CLASSES, index in ACCESSOR_KINDS) of faults that occur, so that only
+    costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again.
+    """
+
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        costs: Mapping[str, Cost],
+        *,
+        accessors: int,
+        page_bytes: int,
+        needed: Iterable[tuple[int, int]],
+        refaults: bool = False,
+    ) -> None:
+        self.needed = sorted(needed)
+        self.refaults = refaults
         self.top = mechanism
         self.costs = costs
         self.accessors = accessors
@@ -83,23 +98,22 @@ class Compiler:
         self.unserved: dict[str, set[str]] = {}
 
     def program(self) -> Program:
-        """Compile every path a recorded class and kind of accessor can take."""
+        """Compile every path that these faults can take."""
         self.emit(o.ARRIVE)
         self.emit(o.START)
         self.emit(o.WAKE, 0, -1, 0, -1, 0, 0, -1, 0, 0)
         self.emit(o.END)
-        done: dict[tuple[str, str], int] = {}
-        path_pc = np.zeros((len(CLASSES) + 2, len(ACCESSOR_KINDS)), np.int64)
-        for column, kind in enumerate(ACCESSOR_KINDS):
-            server = self.serving(self.top, kind)
-            for row, name in enumerate((*CLASSES, "present", "refault")):
-                path_name, stages = self.choose(server, name, kind)
-                owner = server.name if server else ""
-                key = (owner, path_name)
-                if key not in done:
-                    done[key] = self.path(server or self.top, stages)
-                path_pc[row, column] = done[key]
+        self.done: dict[tuple[str, str], int] = {}
+        path_pc = np.full((len(CLASSES) + 2, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
+        kinds = set()
+        for row, column in self.needed:
+            kinds.add(column)
+            path_pc[row, column] = self.path_for(CLASSES[row], ACCESSOR_KINDS[column])
         self.tracks |= self.top.push is not None
+        if 0 in kinds and self.tracks:  # only vCPUs go through stage 2
+            path_pc[-2, 0] = self.path_for("present", "vcpu")
+        if 0 in kinds and self.refaults:
+            path_pc[-1, 0] = self.path_for("refault", "vcpu")
         links = {
             name: (self.resource(self.top, name).first, self.transfer_ns(self.top, name, self.top.granule_bytes))
             for name, resource in self.top.resources.items()
@@ -122,6 +136,15 @@ class Compiler:
             link_ns=links,
             push_latency_ns=round(pushed.mean),
         )
+
+    def path_for(self, name: str, kind: str) -> int:
+        """pc of the path a class of fault takes for a kind of accessor; compiled once."""
+        server = self.serving(self.top, kind)
+        path_name, stages = self.choose(server, name, kind)
+        key = (server.name if server else "", path_name)
+        if key not in self.done:
+            self.done[key] = self.path(server or self.top, stages)
+        return self.done[key]
 
     def serving(self, mechanism: Mechanism, kind: str) -> Mechanism | None:
         """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""

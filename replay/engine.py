@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +129,15 @@ def simulate(
         raise UsageError(f"retouch is recorded or working-set, not '{retouch}'")
     if cpus is not None:
         raise UsageError("host CPUs as a resource are not modelled by this engine yet: leave cpus unset")
-    program = Compiler(mechanism, costs, workload.accessors, workload.page_bytes).program()
+    counts = _counts(workload)
+    program = Compiler(
+        mechanism,
+        costs,
+        accessors=workload.accessors,
+        page_bytes=workload.page_bytes,
+        needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
+        refaults=bool(windows) and retouch == "working-set",
+    ).program()
     rules_rows, rules = window_rows(mechanism, windows, costs, retouch, seed, program.costs_used)
     pages = pages_of(
         workload,
@@ -141,7 +148,7 @@ def simulate(
     )
     run = _Run(workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size))
     run.execute()
-    return run.result(rules, _warnings(workload, mechanism, program))
+    return run.result(rules, _warnings(workload, mechanism, program, counts))
 
 
 def histogram_edges_ns() -> Ints:
@@ -184,11 +191,11 @@ class _Run:
         order, times = _open_loop(w) if is_open else (_EMPTY, _EMPTY)
         uniform = -1
         if w.faults and not self.pages.tracked and not self.windows.size:
-            seen = np.flatnonzero(np.bincount(w.cls, minlength=len(CLASSES)))
+            seen = np.flatnonzero(_counts(w).sum(axis=1))
             uniform = int(seen[0]) if seen.size == 1 and CLASSES[seen[0]] != "window" else -1
         until = _FOREVER if self.until is None else int(self.until)
         push_order, push = self._push()
-        stepwise = bool(self.windows.size or self.until is not None) or bool((w.cls == len(CLASSES) - 1).any())
+        stepwise = bool(self.windows.size or self.until is not None) or bool(_counts(w)[-1].any())
         while True:
             slots = o.FIRST_SLOT + (0 if is_open else accessors) + tails
             bits = max(1, (slots - 1).bit_length())
@@ -352,12 +359,8 @@ def _open_loop(w: Workload) -> tuple[Ints, Ints]:
     return np.argsort(times, kind="stable"), times
 
 
-def _warnings(workload: Workload, mechanism: Mechanism, program: Program) -> tuple[str, ...]:
+def _warnings(workload: Workload, mechanism: Mechanism, program: Program, counts: Ints) -> tuple[str, ...]:
     found: list[str] = []
-    counts: Any = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
-    for a in range(workload.accessors):
-        part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
-        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
     for name, kinds in program.recorded_classes.items():
         total = sum(int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)]) for kind in kinds)
         if total:
@@ -365,3 +368,16 @@ def _warnings(workload: Workload, mechanism: Mechanism, program: Program) -> tup
             if not workload.recorded_stall_ns.size:
                 found[-1] += " (unknown here: 0)"
     return tuple(found)
+
+
+def _counts(workload: Workload) -> Ints:
+    """int64[classes, accessor kinds]: faults of each."""
+    key = "counts"
+    if key not in workload._cache:
+        counts = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
+        for a in range(workload.accessors):
+            part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
+            counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
+        workload._cache[key] = counts
+    found: Ints = workload._cache[key]
+    return found

@@ -37,7 +37,7 @@ ARRIVE, START) = (
 )  # fmt: skip
 PC_ARRIVE, PC_START, PC_NOTHING = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
-TIMES_WAITERS, TIMES_IDLE = o.TIMES_WAITERS, o.TIMES_IDLE
+TIMES_WAITERS = o.TIMES_WAITERS
 TRACKED, FIRST_TOUCH = o.TRACKED, o.FIRST_TOUCH
 SLOT_WINDOW, SLOT_SOURCE, SLOT_PUSH, FIRST_SLOT = o.SLOT_WINDOW, o.SLOT_SOURCE, o.SLOT_PUSH, o.FIRST_SLOT
 
@@ -140,6 +140,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     r_head = np.full(instances, -1, np.int64)
     r_tail = np.full(instances, -1, np.int64)
     r_queued = np.zeros(instances, np.int64)
+    r_begin = np.zeros(instances, np.int64)  # one server: when its holder began, which may be still to come
     r_sleepers = np.zeros(instances, np.int64)
 
     a_next = np.empty(accessors, np.int64)
@@ -322,6 +323,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             resource_out[r, 2] += r_free_at[r] - t
                             resource_out[r, 3] = max(resource_out[r, 3], 1)
                             t = r_free_at[r]
+                            r_begin[r] = t
                             resource_out[r, 0] -= t
                             pc += 1
                             continue
@@ -337,7 +339,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         s_next[r_tail[r]] = slot
                     r_tail[r] = slot
                     r_queued[r] += 1
-                    resource_out[r, 3] = max(resource_out[r, 3], r_queued[r])
+                    resource_out[r, 3] = max(resource_out[r, 3], r_queued[r] + (1 if r_begin[r] > t else 0))
                     resource_out[r, 2] -= t
                     break
                 resource_out[r, 0] -= t
@@ -484,7 +486,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), acc_kind[acc]]
             elif op == RELEASE:
                 r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
-                if not ops[pc, 3] and t > now:
+                # one server that is at work: nothing can come between now and its known end; else wait for that instant
+                if t > now and (not ops[pc, 3] or r_begin[r] > now):
                     key = (t << slot_bits) | slot
                     break
                 resource_out[r, 0] += t
@@ -494,6 +497,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     r_queued[r] -= 1
                     resource_out[r, 2] += t
                     resource_out[r, 0] -= t
+                    r_begin[r] = t
                     s_t[head] = t
                     s_pc[head] += 1
                     ready[ready_count] = head
@@ -603,10 +607,10 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 r = instance(ops[pc, 5], ops[pc, 6], acc, shard, row)
                 if ops[pc, 4] == TIMES_WAITERS:
                     count = max(r_sleepers[r] - 1, 0)
-                elif ops[pc, 4] == TIMES_IDLE:
-                    count = r_free[r]
                 else:
-                    count = r_queued[r]
+                    count = r_free[r]
+                    if servers[r] == 1 and r_free_at[r] > t:
+                        count = 0
                 each = ops[pc, 1]
                 if ops[pc, 2] >= 0:
                     draw = ops[pc, 3]

@@ -51,7 +51,7 @@ VERBS: Final[dict[str, Verb]] = {
         "cost",
         "takes this long",
         {
-            "times": "waiters:QUEUE, idle:RESOURCE, queued:RESOURCE (counted then), granule_pages or further_pages",
+            "times": "waiters:QUEUE or idle:RESOURCE (counted then), granule_pages or further_pages",
             "asleep": "true: the thread that waits sleeps and holds no CPU",
         },
     ),
@@ -87,7 +87,7 @@ COMMON_OPTIONS: Final = {
     "label": "a name for retry",
 }
 CONDITIONS: Final = {"read": 1, "write": 2, "exec": 4, "vcpu": 8, "vmm": 16, "kernel": 32}
-TIMES_COUNTED: Final = {"waiters": "waitqueue", "idle": "servers", "queued": "servers"}
+TIMES_COUNTED: Final = {"waiters": "waitqueue", "idle": "servers"}
 TIMES_FIXED: Final = ("granule_pages", "further_pages")
 
 WINDOW_KEYS: Final = {

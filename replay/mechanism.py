@@ -333,9 +333,7 @@ class _Reader:
             return
         what, _, name = text.partition(":")
         if what not in lang.TIMES_COUNTED:
-            raise self.fail(
-                f"'{text}' is none of waiters:NAME, idle:NAME, queued:NAME, {', '.join(lang.TIMES_FIXED)}", *place
-            )
+            raise self.fail(f"'{text}' is none of waiters:NAME, idle:NAME, {', '.join(lang.TIMES_FIXED)}", *place)
         self.operand(lang.TIMES_COUNTED[what], name, place)
 
     def retry(self, entry: dict[str, Any], place: tuple[str, str, int]) -> None:

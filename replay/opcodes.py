@@ -36,7 +36,6 @@ PER_SHARD: Final = 2
 
 TIMES_WAITERS: Final = 1
 TIMES_IDLE: Final = 2
-TIMES_QUEUED: Final = 3
 
 # UNLESS: access bits 1 r, 2 w, 4 x; accessor bits 8 vcpu, 16 vmm, 32 kernel
 ACCESS_BIT: Final = {"r": 1, "w": 2, "x": 4}

@@ -1,0 +1,195 @@
+"""The mechanism language once more, as a simpy model: slow, obvious, and written without a look at the kernel.
+
+Costs must be constants; only `retry` is random, by the documented bits (splitmix64 of seed, fault and draw).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import simpy
+
+from replay.language import CLASSES
+from replay.mechanism import Mechanism
+from replay.workload import Workload
+
+MASK = (1 << 64) - 1
+
+
+def bits16(seed: int, row: int, draw: int, attempt: int = 0) -> int:
+    z = (seed * 0x632BE59BD9B4E019 + ((row + (attempt << 40)) * 16 + (draw >> 2)) * 0x9E3779B97F4A7C15) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    z ^= z >> 31
+    return (z >> (16 * (draw & 3))) & 0xFFFF
+
+
+class Model:
+    def __init__(self, workload: Workload, mechanism: Mechanism, costs: Any, seed: int = 0) -> None:
+        self.w, self.m, self.costs, self.seed = workload, mechanism, costs, seed
+        self.env = simpy.Environment()
+        self.resources: dict[tuple[str, int], simpy.Resource] = {}
+        self.sleepers: dict[tuple[str, int], int] = {}
+        self.pages: dict[int, Any] = {}
+        self.start = np.full(workload.faults, -1, np.int64)
+        self.stall = np.full(workload.faults, -1, np.int64)
+        self.latency = np.full(workload.faults, -1, np.int64)
+        self.native = mechanism.granule_bytes // workload.page_bytes
+        granules = workload.page.astype(np.int64) // self.native
+        _, self.granule = np.unique(granules, return_inverse=True)
+        self.granule = granules if not workload.faults else self.granule
+        counts = np.bincount(self.granule) if workload.faults else np.zeros(0)
+        self.shared = counts > 1
+        page = workload.page.astype(np.int64)
+        shards = max(1, int(mechanism.value(mechanism.shards)))
+        self.shard = (page - page.min()) * shards // (page.max() - page.min() + 1) if workload.faults else page
+
+    def run(self) -> Model:
+        for a in range(self.w.accessors):
+            self.env.process(self.accessor(a))
+        self.env.run()
+        return self
+
+    def cost(self, operand: Any) -> int:
+        if not isinstance(operand, str):
+            return int(operand)
+        if operand.startswith("$"):
+            return int(self.m.values[operand[1:]])
+        if operand in self.costs:
+            return round(self.costs[operand].distribution.mean)
+        return int(operand.removesuffix("ns"))
+
+    def index(self, name: str, a: int, row: int) -> tuple[str, int]:
+        return name, {"vm": 0, "accessor": a, "shard": int(self.shard[row])}[self.m.resources[name].per]
+
+    def resource(self, name: str, a: int, row: int) -> simpy.Resource:
+        key = self.index(name, a, row)
+        if key not in self.resources:
+            size = self.m.value(self.m.resources[name].size) if self.m.resources[name].kind == "servers" else 1
+            self.resources[key] = simpy.Resource(self.env, int(size))
+        return self.resources[key]
+
+    def accessor(self, a: int) -> Any:
+        for row in range(int(self.w.accessor_start[a]), int(self.w.accessor_start[a + 1])):
+            yield self.env.timeout(int(self.w.think_ns[row]))
+            self.start[row] = self.env.now
+            awake = self.env.event()
+            self.env.process(self.fault(a, row, awake))
+            yield awake
+            self.stall[row] = self.env.now - self.start[row]
+
+    def fault(self, a: int, row: int, awake: Any) -> Any:  # noqa: PLR0912
+        env = self.env
+        name = CLASSES[self.w.cls[row]]
+        path = self.m.paths[self.m.classes.get(name, name)]
+        looks = any(stage.verb == "coalesce" for p in self.m.paths.values() for stage in p)
+        page = int(self.granule[row])
+        tracked = looks and self.shared[page]
+        if tracked and self.pages.get(page) is True:
+            awake.succeed()
+            return
+        held: dict[str, Any] = {}
+        queue = next((s.options.get("from") for s in path if s.verb == "wake"), None)
+        pc = draw = attempt = 0
+        draws: dict[int, int] = {}
+        for number, stage in enumerate(path):
+            if stage.verb == "retry" and self.m.value(stage.options["chance"]) > 0:
+                draws[number] = draw
+                draw += 1
+        while pc < len(path):
+            stage = path[pc]
+            number = pc
+            pc += 1
+            conditions = stage.options.get("when", [])
+            if conditions and not self.holds(conditions, a, row):
+                continue
+            if stage.verb == "delay":
+                factor = self.factor(stage.options.get("times", ""), a, row)
+                yield env.timeout(self.cost(stage.operand) * factor)
+            elif stage.verb == "acquire":
+                resource = self.resource(stage.operand, a, row)
+                free = resource.count < resource.capacity and not resource.queue
+                held[stage.operand] = resource.request()
+                yield held[stage.operand]
+                if free:
+                    yield env.timeout(self.cost(stage.options.get("idle", 0)))
+            elif stage.verb == "release":
+                self.resource(stage.operand, a, row).release(held[stage.operand])
+            elif stage.verb == "transfer":
+                yield env.timeout(self.cost(stage.options.get("latency", 0)))
+                size = int(stage.options.get("bytes", self.m.granule_bytes))
+                rate = int(self.m.value(self.m.resources[stage.operand].size))
+                with self.resource(stage.operand, a, row).request() as turn:
+                    yield turn
+                    yield env.timeout(-(-size * 10**9 // rate) if rate else 0)
+            elif stage.verb == "sleep":
+                key = self.index(stage.operand, a, row)
+                self.sleepers[key] = self.sleepers.get(key, 0) + 1
+            elif stage.verb == "coalesce":
+                if not tracked:
+                    continue
+                state = self.pages.get(page)
+                if state is None:
+                    self.pages[page] = []
+                    continue
+                if state is not True:
+                    placed = env.event()
+                    state.append((placed, self.index(queue, a, row) if queue else None))
+                    yield placed
+                elif queue:
+                    self.sleepers[self.index(queue, a, row)] -= 1
+                wake = next(s for s in path if s.verb == "wake")
+                yield env.timeout(self.cost(wake.operand))
+                awake.succeed()
+                return
+            elif stage.verb == "wake":
+                if queue:
+                    key = self.index(queue, a, row)
+                    self.sleepers[key] -= 1
+                    walked = self.sleepers[key] * self.cost(stage.options.get("walk", 0))
+                    joined = self.pages.get(page) if tracked else None
+                    if walked:
+                        yield env.timeout(walked)
+                        joined = self.pages.get(page) if tracked else None
+                else:
+                    joined = self.pages.get(page) if tracked else None
+                if tracked:
+                    self.pages[page] = True
+                for placed, where in joined or []:
+                    if where:
+                        self.sleepers[where] -= 1
+                    placed.succeed()
+                env.process(self.later(self.cost(stage.operand), awake))
+            elif stage.verb == "recorded":
+                yield env.timeout(max(int(self.w.recorded_stall_ns[row]), 0))
+            elif stage.verb == "retry":
+                chance = round(self.m.value(stage.options["chance"]) * 65536)
+                more = number in draws and attempt < stage.options["most"]
+                if more and bits16(self.seed, row, draws[number], attempt) < chance:
+                    attempt += 1
+                    pc = next(i for i, s in enumerate(path) if s.options.get("label") == stage.operand)
+            else:
+                self.latency[row] = env.now - self.start[row]
+
+    def later(self, ns: int, event: Any) -> Any:
+        yield self.env.timeout(ns)
+        event.succeed()
+
+    def holds(self, conditions: Any, a: int, row: int) -> bool:
+        conditions = [conditions] if isinstance(conditions, str) else conditions
+        access = [c for c in conditions if c in ("read", "write", "exec")]
+        kinds = [c for c in conditions if c not in access]
+        fits = ("read", "write", "exec")[self.w.access[row]] in access or not access
+        return fits and (("vcpu", "vmm", "kernel")[self.w.accessor_kind[a]] in kinds or not kinds)
+
+    def factor(self, times: str, a: int, row: int) -> int:
+        if not times:
+            return 1
+        if times in ("granule_pages", "further_pages"):
+            return self.native - (times == "further_pages")
+        what, _, name = times.partition(":")
+        if what == "waiters":
+            return max(self.sleepers.get(self.index(name, a, row), 0) - 1, 0)
+        resource = self.resource(name, a, row)
+        return resource.capacity - resource.count
