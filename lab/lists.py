@@ -30,6 +30,12 @@ class AccessList:
     think_ns: Ints
     op: Ints
 
+    @property
+    def longest_think_ns(self) -> int:
+        """The longest time that passes by itself between two accesses."""
+        think_ns = np.diff(self.think_ns, prepend=0) if (self.op & OP_ABSOLUTE).any() else self.think_ns
+        return int(think_ns.max(initial=0))
+
 
 def make_lists(spec: LabSpec) -> tuple[list[AccessList], int]:
     """A list for each accessor, and how many 4 KiB pages they refer to."""

@@ -39,9 +39,18 @@ class Program:
         return self
 
     def go(self) -> None:
-        """Let it run to its end. It stays, with its memory, until `end`."""
+        """Let it run to its end. It stays, with its memory, until `end`.
+
+        Raises:
+            KeyboardInterrupt: after the run was ended early; `end` still gives what there is.
+        """
         self._tell()
-        self._line("in its run")
+        try:
+            self._line("in its run")
+        except KeyboardInterrupt:
+            self._process.terminate()
+            self._line("in its run")
+            raise
 
     def end(self) -> dict[str, Any]:
         """Let it look at its memory, write its logs and leave; what it says of the run."""

@@ -51,6 +51,7 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
         write_lists(work / "lists.bin", lists)
         stack.enter_context(reserved(_hugepages(spec, pages)))
         arguments = _arguments(spec, pages, work)
+        arguments["timeout_ns"] = spec.timeout_ns + _longest_wait_ns(spec, lists)
         if spec.fetch in ("unix", "tcp"):
             limit = _number_after("source-exit@", spec.fail)
             link = {"granule": spec.granule, "rate_bytes": spec.rate_bytes, "limit": limit}
@@ -58,13 +59,19 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
             arguments["fetch"] = stack.enter_context(server).address
         guest = stack.enter_context(Program(program, arguments, work))
         meta = _meta(spec, guest.facts)
+        interrupted = False
         with _recording(out, meta, record, force):
-            problem = _go(guest)
+            try:
+                problem = _go(guest)
+            except KeyboardInterrupt:
+                problem, interrupted = "", True
         result = _collect(spec, out, lists, guest, {"problem": problem} if problem else guest.end())
     if notes:
         result.lab["notes"] = notes
     if out is not None:
         _finish(out, meta, result)
+    if interrupted:  # the trace is whole up to here
+        raise KeyboardInterrupt
     return result
 
 
@@ -76,6 +83,11 @@ def _plan(spec: LabSpec) -> tuple[LabSpec, list[AccessList], int, list[str]]:
 
     lists, pages, notes = lists_from_trace(spec.workload, spec.granule // PAGE_BYTES)
     return replace(spec, vcpus=len(lists)), lists, pages, notes
+
+
+def _longest_wait_ns(spec: LabSpec, lists: list[AccessList]) -> int:
+    """How long an accessor may rightly make no progress."""
+    return max(a.longest_think_ns for a in lists) + sum(w.length_ns for w in spec.all_windows)
 
 
 def _number_after(word: str, text: str) -> int:
@@ -111,7 +123,6 @@ def _arguments(spec: LabSpec, pages: int, work: Path) -> dict[str, object]:
         "pin": int(spec.pinned),
         "prewarm": int(spec.prewarm),
         "spin_below_ns": spec.spin_below_ns,
-        "timeout_ns": spec.timeout_ns,
         "dirty_interval_ns": spec.dirty_interval_ns,
         "windows": ",".join(f"{w.start_ns}+{w.length_ns}:{w.kind}" for w in spec.all_windows),
         "fail": spec.fail,

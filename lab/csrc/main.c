@@ -166,6 +166,14 @@ static void on_kick(int signal_number)
 	errno = saved;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_term(int signal_number)
+{
+	(void)signal_number;
+	interrupted = 1;
+}
+
 static void *accessor_body(void *argument)
 {
 	struct accessor *a = argument;
@@ -257,6 +265,12 @@ static void wait_done(void)
 		pthread_cond_timedwait(&L.cond, &L.lock, &t);
 		if (L.abandon)
 			break;
+		if (interrupted) {
+			pthread_mutex_unlock(&L.lock);
+			problem("interrupted");
+			stop_run();
+			return;
+		}
 		if (pair_count < CLOCK_PAIRS - 8)
 			pairs[pair_count++] = clock_pair_best(8);
 		now_left = accesses_left();
@@ -396,6 +410,8 @@ static void set_up(void)
 	struct sigaction action = {.sa_handler = on_kick}; /* no SA_RESTART: a kick must end a blocking read */
 
 	sigaction(SIGUSR1, &action, NULL);
+	signal(SIGTERM, on_term);
+	signal(SIGINT, SIG_IGN); /* the terminal's Ctrl-C is Python's, which ends the run in order */
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_TIMERSLACK, 1);
 	clock_rate();
