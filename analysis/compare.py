@@ -45,15 +45,15 @@ class Row:
     costs: Mapping[str, str]
     """cost -> ``this trace``, ``your file`` or the shipped table's provenance (published, assumed, ...)"""
     total_interval: Interval | None
-    borrowed_effect_percent: float
-    """by how much total stall changes when every borrowed cost is doubled"""
+    borrowed_effect_percent: float | None
+    """by how much total stall changes when every borrowed cost is doubled; None: not looked at"""
     warnings: tuple[str, ...]
     result: Result
 
     @property
     def marked(self) -> bool:
         """True when costs of other hardware matter for this row."""
-        return abs(self.borrowed_effect_percent) >= MARKED_FROM_PERCENT
+        return abs(self.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
 
     @property
     def borrowed(self) -> dict[str, str]:
@@ -101,7 +101,12 @@ class Comparison:
 
 
 def compare(
-    case: Case, mechanisms: Sequence[str] = (), *, measure_held_out: bool = True, progress: Progress | None = None
+    case: Case,
+    mechanisms: Sequence[str] = (),
+    *,
+    measure_held_out: bool = True,
+    weigh_borrowed: bool = True,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Replay a trace under `mechanisms`.
 
@@ -109,6 +114,7 @@ def compare(
         case: from `open_case`.
         mechanisms: names or files; by default `DEFAULT_MECHANISMS` and the recorded one.
         measure_held_out: also predict the second half with costs of the first.
+        weigh_borrowed: also replay with borrowed costs doubled, to see how much hangs on them.
         progress: called with a word on each long step.
 
     Raises:
@@ -120,7 +126,7 @@ def compare(
     rows = []
     for name in list(mechanisms) or _default_names(case.used):
         step(f"replaying {name}")
-        rows.append(_row(name, case, fitted))
+        rows.append(_row(name, case, fitted, weigh_borrowed))
     judged = None
     recorded = next((r for r in rows if case.used and r.mechanism == case.used.name), None)
     if case.used and recorded:
@@ -151,7 +157,7 @@ def _default_names(used: Used | None) -> list[str]:
     return names
 
 
-def _row(name: str, case: Case, fitted: CostTable) -> Row:
+def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
     setup, workload = case.setup, case.workload
     mechanism = load_with(name, setup, case.used)
     costs = case.shipped.merge(fitted)
@@ -173,7 +179,7 @@ def _row(name: str, case: Case, fitted: CostTable) -> Row:
         metrics=mean_metrics([metrics_of(result, workload) for result in results]),
         costs=sources,
         total_interval=interval,
-        borrowed_effect_percent=_effect_of_borrowed(case, mechanism, costs, sources, first),
+        borrowed_effect_percent=_effect_of_borrowed(case, mechanism, costs, sources, first) if weigh_borrowed else None,
         warnings=first.warnings,
         result=first,
     )

@@ -24,7 +24,7 @@ class Predicted(Protocol):
     @property
     def borrowed(self) -> Mapping[str, str]: ...  # noqa: D102
     @property
-    def borrowed_effect_percent(self) -> float: ...  # noqa: D102
+    def borrowed_effect_percent(self) -> float | None: ...  # noqa: D102
     @property
     def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
@@ -48,7 +48,11 @@ def cost_notes(rows: Sequence[Predicted]) -> list[str]:
     for source in sorted(by_source, key=lambda s: (s not in OWN, s)):
         names = ", ".join(sorted(by_source[source]))
         notes.append(f"{_SOURCES.get(source, f'costs {source}, of other hardware')}: {names}")
-    effects = [f"{r.mechanism} {r.borrowed_effect_percent:+.1f} %" for r in rows if r.borrowed]
+    effects = [
+        f"{r.mechanism} {r.borrowed_effect_percent:+.1f} %"
+        for r in rows
+        if r.borrowed and r.borrowed_effect_percent is not None
+    ]
     if effects:
         notes.append(
             f"* if all costs of other hardware were twice as high, total stall would change by: {', '.join(effects)}"

@@ -18,10 +18,13 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from faulttrace.errors import FaultreplayError, UsageError
 from faulttrace.units import format_bytes, format_ns
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FORMATS: Final = ("table", "json", "csv", "md", "parquet")
 DEFAULT_WIDTH: Final = 80
@@ -78,7 +81,7 @@ def format_cell(value: Any, unit: Unit) -> str:  # noqa: PLR0911 - one line a un
         case "bytes":
             return format_bytes(value)
         case "count":
-            return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+            return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:,.1f}"
         case "ratio":
             return f"{value:.2f}"
         case "percent":
@@ -119,6 +122,24 @@ def emit(report: Report, fmt: str, output: Path | None = None, *, force: bool = 
     else:
         _replace(output, lambda part: part.write_text(text, encoding="utf-8"))
         say(f"wrote {output}")
+
+
+def emit_frame(
+    frame: pl.DataFrame, fmt: str, output: Path | None, columns: Sequence[Column], *, force: bool = False
+) -> None:
+    """Write a frame of many rows: Parquet and CSV without a Python object a row, the other formats through `emit`.
+
+    Raises:
+        UsageError: as `emit`.
+    """
+    if fmt in ("parquet", "csv") and output is not None:
+        check_output(output, force=force)
+        _replace(output, frame.write_parquet if fmt == "parquet" else frame.write_csv)
+        say(f"wrote {output} ({len(frame):,} rows)")
+    elif fmt == "csv":
+        sys.stdout.write(frame.write_csv())
+    else:
+        emit(Report(frame.to_dicts(), columns), fmt, output, force=force)
 
 
 def say(words: str) -> None:

@@ -60,16 +60,16 @@ def test_help_of_a_verb_comes_without_the_engine(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["compare", "replay"])
 def test_what_is_wrong_with_a_trace_is_one_line_and_a_code(verb: str, tmp_path: Path, empty_trace: Path) -> None:
-    assert_says(run(verb, str(tmp_path / "no.trace")), 2, "no.trace: no such trace")
+    assert_says(run(verb, str(tmp_path / "no.trace"), "-m", "ideal"), 2, "no.trace: no such trace")
     meta = empty_trace / "meta.json"
     good = meta.read_text()
     meta.write_text(json.dumps(json.loads(good) | {"schema_version": 99}))
-    assert_says(run(verb, str(empty_trace)), 4, "schema version 99")
+    assert_says(run(verb, str(empty_trace), "-m", "ideal"), 4, "schema version 99")
     meta.write_text(good[: len(good) // 2])
-    assert_says(run(verb, str(empty_trace)), 4, "meta.json: damaged")
+    assert_says(run(verb, str(empty_trace), "-m", "ideal"), 4, "meta.json: damaged")
     meta.write_text(good)
     (empty_trace / "events" / "part-000000.parquet").write_bytes(b"PAR1 cut")
-    assert_says(run(verb, str(empty_trace)), 4, "part-000000.parquet: not a whole Parquet file")
+    assert_says(run(verb, str(empty_trace), "-m", "ideal"), 4, "part-000000.parquet: not a whole Parquet file")
 
 
 def assert_says(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:

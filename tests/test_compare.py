@@ -1,0 +1,222 @@
+"""A comparison says what is so: on traces whose every cost is known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from made_traces import BEGIN_NS, uffd_faults, write_trace
+from pyarrow import parquet
+
+from analysis.case import open_case
+from analysis.compare import Comparison, as_records, compare
+from analysis.metrics import Metrics
+from analysis.predict import Setup
+from faultreplay import compare_view, render
+from faultreplay.cli import _exit_code, main
+from faulttrace.errors import IncompleteData, UsageError
+from faulttrace.meta import WindowSpan
+from faulttrace.store import open_trace
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_trace(tmp_path_factory.mktemp("t") / "made.trace", uffd_faults())
+
+
+@pytest.fixture(scope="module")
+def comparison(trace: Path) -> Comparison:
+    return compare(open_case(open_trace(trace), Setup()))
+
+
+def metrics(comparison: Comparison, mechanism: str) -> Metrics:
+    return next(row.metrics for row in comparison.rows if row.mechanism == mechanism)
+
+
+def test_measured_numbers_are_the_rows_own(trace: Path, comparison: Comparison) -> None:
+    stalls = np.sort([r["stall_ns"] for r in uffd_faults()])
+    assert comparison.measured.total_stall_ns == stalls.sum()
+    assert comparison.measured.max_ns == stalls[-1]
+    assert comparison.measured.p50_ns == stalls[299]
+    assert comparison.measured.faults == 600
+    assert comparison.measured.vcpus == 2
+
+
+def test_as_recorded_is_what_was_measured(comparison: Comparison) -> None:
+    got, want = metrics(comparison, "as-recorded"), comparison.measured
+    for name in ("total_stall_ns", "p50_ns", "p99_ns", "max_ns", "all_stalled_ns", "run_time_ns", "blocked_ns"):
+        assert getattr(got, name) == getattr(want, name), name
+
+
+def test_ideal_is_the_lower_rail(comparison: Comparison) -> None:
+    ideal = metrics(comparison, "ideal")
+    assert (ideal.total_stall_ns, ideal.all_stalled_ns) == (0, 0)
+    assert ideal.slowdown == pytest.approx(1, abs=1e-3)
+    assert all(ideal.run_time_ns <= row.metrics.run_time_ns for row in comparison.rows)
+
+
+def test_the_recorded_mechanism_is_predicted_and_judged(comparison: Comparison) -> None:
+    judged = comparison.judged
+    assert judged is not None
+    assert judged.used.name == "uffd-missing"
+    assert judged.in_sample.total == pytest.approx(0, abs=2)
+    assert judged.held_out is not None
+    assert judged.held_out_rows == 300
+    assert judged.held_out.total == pytest.approx(0, abs=5)
+    assert judged.held_out.run_time == pytest.approx(0, abs=5)
+    bounds = judged.held_out_intervals["total"]
+    assert bounds.low <= judged.held_out.total <= bounds.high
+
+
+def test_costs_of_the_trace_win_and_the_rest_is_named(comparison: Comparison) -> None:
+    rows = {row.mechanism: row for row in comparison.rows}
+    assert rows["uffd-missing"].costs["fetch"] == "this trace"
+    assert rows["kvm-exit"].costs["exit_userspace"] in ("published", "assumed")
+    assert rows["kvm-exit"].marked
+    assert not rows["uffd-missing"].marked
+    assert any("costs measured in this trace" in note and "fetch" in note for note in comparison.notes)
+    assert any("of other hardware" in note and "exit_userspace" in note for note in comparison.notes)
+    assert not rows["ideal"].costs
+
+
+def test_without_fitting_nothing_is_measured_in_this_trace(trace: Path) -> None:
+    bare = compare(open_case(open_trace(trace), Setup(), fit=False), ["uffd-missing"])
+    assert bare.rows[0].costs["fetch"] != "this trace"
+    assert bare.rows[0].marked
+
+
+def test_more_handlers_mean_less_queueing(trace: Path) -> None:
+    setup = Setup(settings={"uffd-missing": {"handlers": "2"}})
+    two = compare(open_case(open_trace(trace), setup), ["uffd-missing"]).rows[0]
+    one = compare(open_case(open_trace(trace), Setup()), ["uffd-missing"]).rows[0]
+    assert two.params["handlers"] == 2
+    assert two.metrics.total_stall_ns < 0.75 * one.metrics.total_stall_ns
+    assert two.metrics.bottleneck == "handler"
+
+
+def test_seeds_give_a_mean_and_an_interval(trace: Path) -> None:
+    row = compare(open_case(open_trace(trace), Setup(seeds=3)), ["uffd-missing"]).rows[0]
+    assert row.total_interval is not None
+    assert row.total_interval.low < row.metrics.total_stall_ns < row.total_interval.high
+    again = compare(open_case(open_trace(trace), Setup(seeds=3)), ["uffd-missing"]).rows[0]
+    assert again.metrics == row.metrics
+
+
+def test_losses_are_refused_unless_allowed(tmp_path: Path) -> None:
+    lossy = write_trace(tmp_path / "lossy.trace", uffd_faults(each=50), lost=11)
+    with pytest.raises(IncompleteData, match=r"11 events lost \(10 %\).*--max-loss"):
+        open_case(open_trace(lossy), Setup())
+    got = compare(open_case(open_trace(lossy), Setup(), max_loss_percent=10), ["uffd-missing"])
+    assert got.loss_percent == pytest.approx(10)
+    assert any("losses: 11 of 110 events (made 11)" in note for note in got.notes)
+
+
+def test_faults_without_an_end_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = uffd_faults(each=40)
+    for row in rows[-3:]:
+        row |= {"end_ns": None, "stall_ns": None, "wake_ns": None, "join": "none"}
+    got = compare(open_case(open_trace(write_trace(tmp_path / "x.trace", rows)), Setup()), ["as-recorded"])
+    assert got.faults == 77
+    assert any("3 faults left out" in note for note in got.notes)
+
+
+def test_few_faults_are_not_split(tmp_path: Path) -> None:
+    got = compare(
+        open_case(open_trace(write_trace(tmp_path / "x.trace", uffd_faults(each=20))), Setup()), ["uffd-missing"]
+    )
+    assert got.judged is not None
+    assert got.judged.held_out is None
+    assert "too few" in got.judged.why_not
+
+
+def test_the_mechanism_is_inferred_where_the_trace_is_silent(tmp_path: Path) -> None:
+    silent = write_trace(tmp_path / "x.trace", uffd_faults(handlers=2, vcpus=4, each=60), mechanism=None)
+    got = compare(open_case(open_trace(silent), Setup()), ["uffd-missing"])
+    assert got.judged is not None
+    assert got.judged.used.inferred
+    assert got.rows[0].params["handlers"] == 2
+    assert any("inferred" in note for note in got.notes)
+
+
+def test_an_unknown_mechanism_leaves_nothing_to_judge(tmp_path: Path) -> None:
+    odd = write_trace(tmp_path / "x.trace", uffd_faults(each=40), mechanism="mine")
+    got = compare(open_case(open_trace(odd), Setup()), ["as-recorded", "ideal"])
+    assert got.judged is None
+    text = render.to_table(compare_view.report(got), 200)[0]
+    assert "measured" in text
+
+
+def test_windows_default_recorded_asked(tmp_path: Path, trace: Path) -> None:
+    span = compare(open_case(open_trace(trace), Setup()), ["freeze"])
+    assert len(span.windows) == 1
+    assert any("windows by default" in note and "bind freeze" in note for note in span.notes)
+    rows = uffd_faults(each=60)
+    known = [WindowSpan("freeze", BEGIN_NS + 5_000_000, BEGIN_NS + 9_000_000)]
+    recorded = open_case(open_trace(write_trace(tmp_path / "w.trace", rows, windows=known)), Setup())
+    assert [(w.start_ns, w.length_ns) for w in recorded.windows] == [(5_000_000, 4_000_000)]
+    asked = open_case(open_trace(trace), Setup(), windows=[(1_000_000, 7_000_000, "freeze")])
+    frozen = compare(asked, ["freeze", "as-recorded"])
+    assert frozen.rows[0].metrics.total_stall_ns > frozen.rows[1].metrics.total_stall_ns + 2 * 5_000_000
+    assert frozen.rows[0].metrics.all_stalled_ns > frozen.rows[1].metrics.all_stalled_ns
+
+
+def test_every_format_says_the_same(trace: Path, comparison: Comparison, tmp_path: Path) -> None:
+    report = compare_view.report(comparison)
+    whole = json.loads(render.to_json(report))
+    by_json = {(r["mechanism"], r["row"]): r["total_stall_ns"] for r in whole["records"]}
+    rows = list(csv.DictReader(io.StringIO(render.to_csv(report))))
+    by_csv = {(r["mechanism"], r["row"]): int(r["total_stall_ns"]) for r in rows}
+    render.emit(report, "parquet", tmp_path / "x.parquet")
+    table = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    by_parquet = {(r["mechanism"], r["row"]): r["total_stall_ns"] for r in table}
+    assert by_json == by_csv == by_parquet
+    assert by_json["uffd-missing", "measured"] == comparison.measured.total_stall_ns
+    assert len(as_records(comparison)) == len(comparison.rows) + 1
+    predicted = next(r for r in whole["records"] if (r["mechanism"], r["row"]) == ("uffd-missing", "predicted"))
+    assert predicted["held_out_total_error_percent"] == comparison.judged.held_out.total  # type: ignore[union-attr]
+
+
+def test_the_table_fits_a_plain_terminal(comparison: Comparison) -> None:
+    text, left_out = render.to_table(compare_view.report(comparison), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("total", "p50", "p90", "p99", "max", "all", "run", "measured", "error held out"):
+        assert word in text
+    assert "max" not in left_out
+
+
+def test_the_command_prints_the_table(trace: Path) -> None:
+    done = CliRunner().invoke(main, ["compare", str(trace), "-m", "uffd-missing,ideal"])
+    assert done.exit_code == 0, done.output
+    assert "error in sample" in done.stdout
+    assert "costs measured in this trace" in done.stdout
+
+
+def test_the_command_writes_files_and_codes(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.json"
+    assert _exit_code(["compare", str(trace), "-m", "ideal", "-o", str(out)]) == 0
+    assert json.loads(out.read_text())["faults"] == 600
+    assert _exit_code(["compare", str(trace), "-m", "ideal", "-o", str(out)]) == 2
+    assert _exit_code(["compare", str(trace), "-m", "nonsense"]) == 2
+    assert "no mechanism 'nonsense'" in capsys.readouterr().err
+    assert _exit_code(["compare", str(trace), "-m", "ideal", "--costs", "no.toml"]) == 2
+    assert _exit_code(["compare", str(trace), "-m", "uffd-missing", "--set", "uffd-missing.handlers=0"]) == 2
+    lossy = write_trace(tmp_path / "lossy.trace", uffd_faults(each=20), lost=50)
+    assert _exit_code(["compare", str(lossy)]) == 4
+
+
+def test_own_cost_file_is_named(tmp_path: Path, trace: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'title = "t"\n[costs.exit_userspace]\nvalue = "100us"\nprovenance = "measured-host"\nsource = "s"\n'
+    )
+    slow = compare(open_case(open_trace(trace), Setup(cost_files=[str(mine)])), ["kvm-exit"]).rows[0]
+    fast = compare(open_case(open_trace(trace), Setup()), ["kvm-exit"]).rows[0]
+    assert slow.costs["exit_userspace"] == "your file"
+    assert slow.metrics.p50_ns > fast.metrics.p50_ns + 90_000
+    with pytest.raises(UsageError):
+        open_case(open_trace(trace), Setup(cost_files=["nowhere.toml"]))
