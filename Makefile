@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SAMPLE ?= sample-traces/guest-uffd-missing.trace
 
-.PHONY: demo test lint slow kernels check bench lock clean
+.PHONY: demo test lint slow kernels postcopy check bench lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -18,6 +18,10 @@ slow: $(VENV)/.installed-dev  ## what takes longer: kernels in QEMU, post-copy, 
 
 kernels: $(VENV)/.installed-dev  ## record a guest inside Debian's 6.1 and 6.12 under QEMU, check every number
 	$(BIN)/python scripts/kernels/run.py
+
+postcopy: $(VENV)/.installed-dev  ## migrate two real QEMU guests with post-copy, QEMU's blocktime beside the stitched stalls
+	$(BIN)/python scripts/postcopy/run.py kvm
+	$(BIN)/python scripts/postcopy/run.py tcg
 
 lint: $(VENV)/.installed-dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .

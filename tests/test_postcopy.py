@@ -1,0 +1,125 @@
+"""QEMU's blocktime beside stitched stalls: arithmetic on made faults, and two real migrations (slow)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+import pytest
+
+from analysis.qemu import blocktimes, explanation, latency
+from faulttrace.errors import IncompleteData
+from faulttrace.meta import Meta
+from faulttrace.schema import FAULTS
+from faulttrace.store import Trace, open_trace
+
+ROOT = Path(__file__).resolve().parent.parent
+MS = 1_000_000
+
+
+@dataclass
+class Made:
+    """What `blocktimes` asks of a trace."""
+
+    meta: Meta
+    rows: list[dict[str, Any]]
+    path: Path = Path("made.trace")
+
+    def faults(self) -> pl.DataFrame:
+        empty = pl.from_arrow(FAULTS.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        blank = {name: 0 if dtype.is_integer() else "" for name, dtype in empty.schema.items()}
+        return pl.DataFrame([blank | row for row in self.rows], schema=empty.schema)
+
+
+def fault(tid: int, start_ms: float, queue: float, service: float, wake: float, **more: Any) -> dict[str, Any]:
+    stall = int((queue + service + wake) * MS)
+    return {
+        "tid": tid, "start_ns": int(start_ms * MS), "end_ns": int(start_ms * MS) + stall, "stall_ns": stall,
+        "queue_ns": int(queue * MS), "service_ns": int(service * MS), "wake_ns": int(wake * MS), "cause": "missing",
+        "handler_tid": 9, **more,
+    }  # fmt: skip
+
+
+def made(rows: list[dict[str, Any]], destination: dict[str, Any], tids: tuple[int, ...] = (1, 2)) -> Trace:
+    vcpus = [{"index": i, "tid": tid} for i, tid in enumerate(tids)]
+    return cast(Trace, Made(Meta(extra={"qemu": {"destination": destination, "vcpus": vcpus}}), rows))
+
+
+DESTINATION = {"status": "completed", "postcopy-blocktime": 3, "postcopy-vcpu-blocktime": [7, 4]}
+
+
+def test_parts_add_up_and_overlap_is_that_of_all_vcpus() -> None:
+    rows = [
+        fault(1, 0, 1, 5, 2), fault(1, 20, 1, 2, 1), fault(2, 4, 1, 4, 1),
+        fault(3, 0, 1, 1, 1),  # not a vCPU
+        fault(1, 30, 0, 0, 0, cause="stage2"), fault(1, 40, 1, 1, 1, handler_tid=0),  # not QEMU's business
+    ]  # fmt: skip
+    first, second, both = blocktimes(made(rows, DESTINATION))
+    assert (first.faults, first.stall_ns, first.qemu_ns, first.unbooked_ns) == (2, 12 * MS, 7 * MS, 0)
+    assert (second.queue_ns, second.service_ns, second.wake_ns) == (1 * MS, 4 * MS, 1 * MS)
+    # whole stalls: [0, 8) and [4, 10) share 4 ms; from read to placed: [1, 6) and [5, 9) share 1 ms
+    assert (both.vcpu, both.stall_ns, both.service_ns, both.qemu_ns) == (-1, 4 * MS, 1 * MS, 3 * MS)
+    words = explanation([first, second, both])
+    assert words[0].endswith(f"{3 / 18:.1%} of the stall")
+    assert words[1].endswith(f"{4 / 18:.1%} of the stall")
+
+
+def test_a_vcpu_without_faults_is_never_blocked_with_the_others() -> None:
+    rows = blocktimes(made([fault(1, 0, 1, 1, 1)], DESTINATION))
+    assert [row.stall_ns for row in rows] == [3 * MS, 0, 0]
+    assert explanation([rows[1]]) == ["no vCPU faulted on a missing page"]
+
+
+def test_no_blocktime_in_the_trace() -> None:
+    with pytest.raises(IncompleteData, match="postcopy-blocktime"):
+        blocktimes(made([], {"status": "completed"}))
+
+
+def test_latency_of_newer_qemu_is_passed_on() -> None:
+    newer = DESTINATION | {"postcopy-latency": 412, "postcopy-latency-dist": [1, 2], "postcopy-vcpu-latency": [3]}
+    assert latency(made([], newer)) == {k: v for k, v in newer.items() if "latency" in k}
+    assert latency(made([], DESTINATION)) == {}
+
+
+def lacking() -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    tools = [tool for tool in ("qemu-system-x86_64", "gcc", "ld", "busybox") if not shutil.which(tool)]
+    return f"needs {', '.join(tools)}" if tools else ""
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.parametrize("guest", ["kvm", "tcg"])
+def test_a_real_migration(guest: str, tmp_path: Path) -> None:
+    if why := lacking():
+        pytest.skip(why)
+    if guest == "kvm" and not os.access("/dev/kvm", os.W_OK):
+        pytest.skip("needs /dev/kvm")
+    out = tmp_path / "p.trace"
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/postcopy/run.py", guest, "-o", out],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    trace = open_trace(out, allow_incomplete=False)
+    rows = blocktimes(trace)
+    vcpus = [row for row in rows if row.vcpu >= 0]
+    requests = trace.meta.extra["qemu"]["source"]["ram"]["postcopy-requests"]
+    assert sum(row.faults for row in vcpus) >= 20
+    # The destination asks once a page; faults on a page already asked for are not asked for again.
+    assert requests <= trace.faults().filter(pl.col("cause") == "missing", pl.col("handler_tid") != 0).height
+    for row in vcpus:
+        assert row.queue_ns is not None and row.wake_ns is not None and row.qemu_ns is not None
+        # Exact but for pages that the background push placed before their message was read: no service then.
+        assert row.stall_ns == pytest.approx(row.queue_ns + row.service_ns + row.wake_ns, rel=0.02)
+        # A lower bound, up to what a clock of whole milliseconds adds (half a millisecond a fault at most).
+        assert row.qemu_ns <= row.stall_ns + row.faults * MS // 2
+        assert abs(row.service_ns - row.qemu_ns) <= max(0.35 * row.service_ns, 3 * MS)
