@@ -159,8 +159,6 @@ static void on_kick(int signal_number)
 	(void)signal_number;
 	if (me && me->run)
 		me->run->immediate_exit = 1;
-	else if (me && L.abandon)
-		pthread_exit(NULL);
 	else if (me && L.paused && !me->resolving && L.go)
 		park_while_paused(me);
 	errno = saved;

@@ -145,16 +145,11 @@ static int place(struct fetcher *f, int fd, uint64_t granule)
 	/* Under a freeze a page must arrive protected; the lock keeps the flag still while one is on its way. */
 	pthread_rwlock_rdlock(&L.placing);
 	if (L.alias) {
-		struct uffdio_continue go_on = {.range = {address, L.granule}};
+		struct uffdio_continue go_on = {.range = {address, L.granule}, .mode = L.frozen ? UFFDIO_CONTINUE_MODE_WP : 0};
 
 		memcpy(L.alias + granule * L.granule, f->buffer, L.granule);
 		if (ioctl(fd, UFFDIO_CONTINUE, &go_on))
 			result = -errno;
-		if (!result && L.frozen) {
-			struct uffdio_writeprotect wp = {.range = {address, L.granule}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-
-			ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
-		}
 	} else {
 		struct uffdio_copy copy = {address, (uint64_t)(uintptr_t)f->buffer, L.granule,
 					   L.frozen ? UFFDIO_COPY_MODE_WP : 0, 0};

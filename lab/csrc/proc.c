@@ -54,7 +54,7 @@ static void walk(struct accessor *a)
 		uint64_t deadline = access.think + (access.op & OP_ABSOLUTE ? base : last), t0, value;
 		volatile uint64_t *page = (volatile uint64_t *)(uintptr_t)access.addr;
 
-		while ((t0 = rdtsc()) < deadline)
+		while ((t0 = rdtsc()) < deadline && !L.abandon)
 			__builtin_ia32_pause();
 		switch (access.op & OP_MASK) {
 		case OP_WRITE:
