@@ -118,6 +118,8 @@ class TraceWriter:
             self.bytes_written -= part.stat().st_size
             part.unlink()
             dropped += 1
+        if dropped:
+            self._losses = [row for row in self._losses if row["ts_ns"] >= ts_ns]
         return dropped
 
     def __enter__(self) -> TraceWriter:
@@ -203,9 +205,17 @@ class Trace:
         """Stitched faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`).
 
         Taken from `faults.parquet` when that is newer than every event part; otherwise stitched and, where the
-        directory may be written, kept.
+        directory may be written, kept. A trace without events has nothing to stitch: its `faults.parquet` is the
+        original (synthetic traces).
+
+        Raises:
+            IncompleteData: a synthetic trace without its faults, or damaged ones.
         """
         cached = self.path / "faults.parquet"
+        if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
+            if not cached.exists():
+                raise IncompleteData(f"{cached}: missing: a synthetic trace has nothing else, make it again")
+            return self._frame("faults.parquet", FAULTS)
         if not rebuild and self._is_fresh(cached):
             with contextlib.suppress(IncompleteData):  # derived data: a damaged copy is made anew
                 return self._frame("faults.parquet", FAULTS)
@@ -283,6 +293,19 @@ def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
 def write_truth(path: Path, table: pa.Table) -> None:
     """Put the accessors' own measurements (columns of `TRUTH`) into the trace at `path`."""
     _write_parquet(path / "truth.parquet", table.select(TRUTH.names).cast(TRUTH))
+
+
+def write_faults(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Put faults that no events stand behind (columns of `FAULTS`, in order) into the trace at `path`."""
+    target = path / "faults.parquet"
+    schema = FAULTS.with_metadata({"stitch_version": str(STITCH_VERSION)})
+    with (
+        _disk_errors(target),
+        _replacing(target) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=3) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table.cast(FAULTS).replace_schema_metadata(schema.metadata))
 
 
 def update_meta(path: Path, meta: Meta) -> None:

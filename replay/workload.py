@@ -181,7 +181,8 @@ def workload_from_faults(
     """The workload behind stitched faults (columns of `faulttrace.schema.FAULTS`).
 
     Faults whose end was not seen, or that carry the cause of something else than an access, are left out and counted in
-    `notes`. Think time is from the resume before to the fault; where stitched times overlap by a little it is 0.
+    `notes`. Think time is from the resume before to the fault; where stitched times overlap by a little it is 0. Faults
+    of a synthetic trace never stalled (unknown, -1) and their accessors end with their last one.
 
     Args:
         faults: stitched faults of one virtual machine or process
@@ -227,7 +228,9 @@ def workload_from_faults(
     if overlaps:
         notes.append(f"{overlaps} faults begin before the same thread's fault before was over; their think time is 0")
     stall = frame["stall_ns"].fill_null(-1).to_numpy().astype(np.int64)
-    stall = np.where(stall < 0, finish - start, stall)
+    synthetic = getattr(meta, "origin", "") == "synthetic"
+    if not synthetic:
+        stall = np.where(stall < 0, finish - start, stall)
     kinds = keys[first_rows, 0].astype(np.uint8)
     names = tuple(_accessor_name(*map(int, keys[row])) for row in first_rows)
     page = (frame["page"].to_numpy().astype(np.uint64) // np.uint64(page_bytes)).astype(np.int64)
@@ -247,7 +250,7 @@ def workload_from_faults(
         recorded_start_ns=start - begin,
         accessor_kind=kinds,
         accessor_name=names,
-        tail_ns=np.maximum(end - finish[last], 0) if len(first_rows) else np.zeros(0, np.int64),
+        tail_ns=np.zeros(kinds.size, np.int64) if synthetic else np.maximum(end - finish[last], 0),
         page_bytes=page_bytes,
         clock_start_ns=begin,
         origin=str(getattr(meta, "origin", "recorded")),
