@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -23,7 +24,8 @@ from collect.backend import Backend
 from collect.ring import RECORD_DTYPE, Records
 from faulttrace.errors import FaultreplayError
 from faulttrace.schema import EVENTS
-from faulttrace.store import TraceWriter
+from faulttrace.store import PART_ROWS, TraceWriter
+from faulttrace.units import format_bytes
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -31,9 +33,11 @@ _BLOCK_ROWS = 1 << 17
 BLOCK_BYTES = _BLOCK_ROWS * RECORD_DTYPE.itemsize
 _BLOCK_AGE_S = 0.25
 _IDLE_S = 0.02
-_LOSS_POLL_S = 0.1
+_LOSS_POLL_S = 0.25
 _FLUSH_AGE_S = 5.0
 _SETTLE_S = 0.05
+_MAX_FLUSH_AGE_S = 60.0
+_ROW_BYTES_ON_DISK = 16  # 4 to 9 are measured
 _SKEW_NS = 1_000_000
 _DRAIN_NICE = -10
 
@@ -46,14 +50,31 @@ class Drain:
         writer: the trace; touched by the writing thread only until `stop` returns.
         queue_bytes: memory between the two threads.
         observe: called with each batch's columns in the writing thread, before it is written.
+        after_part: called after each part with the writer, the part's first and last time and its bytes.
+        part_age_ns: a part is written at this age at the latest; None: 5 s, and up to a minute in long recordings.
+        reserve_bytes: recording stops before the file system has less than this free.
     """
 
     def __init__(
-        self, backend: Backend, writer: TraceWriter, queue_bytes: int, observe: Callable[[Columns], None]
+        self,
+        backend: Backend,
+        writer: TraceWriter,
+        queue_bytes: int,
+        observe: Callable[[Columns], None],
+        *,
+        after_part: Callable[[TraceWriter, int, int, int], None] | None = None,
+        part_age_ns: int | None = None,
+        reserve_bytes: int = 0,
     ) -> None:
         self._backend = backend
         self._writer = writer
         self._observe = observe
+        self._after_part = after_part
+        self._part_age_ns = part_age_ns
+        self._block_age_s = min(_BLOCK_AGE_S, part_age_ns / 2e9) if part_age_ns is not None else _BLOCK_AGE_S
+        self._reserve_bytes = reserve_bytes
+        self._span: tuple[int, int] | None = None  # first and last time of the rows not yet in a part
+        self.disk_full = ""
         self._full: deque[Records] = deque()
         self._free: deque[Records] = deque()
         self._blocks_left = max(queue_bytes // BLOCK_BYTES, 4)
@@ -62,6 +83,7 @@ class Drain:
         self._work = threading.Event()
         self._stopping = threading.Event()
         self._drained = threading.Event()
+        self._unwritten_rows = 0
         self.failed: FaultreplayError | None = None
         self.events = 0
         self.lost = 0
@@ -106,7 +128,7 @@ class Drain:
             used += taken
             self.events += taken
             now = time.monotonic()
-            if block is not None and used and (used == len(block) or now - opened >= _BLOCK_AGE_S):
+            if block is not None and used and (used == len(block) or now - opened >= self._block_age_s):
                 self._hand_over(block[:used])
                 block = None
             if block is None:
@@ -147,7 +169,7 @@ class Drain:
     # the writing thread
 
     def _write(self) -> None:
-        flushed = time.monotonic()
+        started = flushed = time.monotonic()
         while self.failed is None:
             ended = self._drained.is_set()
             self._work.wait(0.5)
@@ -160,9 +182,13 @@ class Drain:
                 self._append(self._carry[:0], 0)
             if self._losses:
                 self._writer.append_losses([self._losses.popleft() for _ in range(len(self._losses))])
-            if time.monotonic() - flushed >= _FLUSH_AGE_S:
-                self._writer.flush()
-                flushed = time.monotonic()
+            now = time.monotonic()
+            age_s = min(max((now - started) / 100, _FLUSH_AGE_S), _MAX_FLUSH_AGE_S)
+            if self._part_age_ns is not None:
+                age_s = self._part_age_ns / 1e9
+            if now - flushed >= age_s:
+                self._flush()
+                flushed = now
             if ended:
                 return
 
@@ -182,5 +208,31 @@ class Drain:
             whole = np.concatenate([carry["event"][field.name], rows["event"][field.name]])
             columns[field.name] = whole[order]
         self._carry = np.concatenate([carry[late[late < len(carry)]], rows[late[late >= len(carry)] - len(carry)]])
+        if not len(order):
+            return
         self._observe(columns)
-        self._writer.append_events(pa.RecordBatch.from_arrays([pa.array(a) for a in columns.values()], schema=EVENTS))
+        first_ns, last_ns = int(columns["ts_ns"][0]), int(columns["ts_ns"][-1])
+        self._span = (self._span[0] if self._span else first_ns, last_ns)
+        self._unwritten_rows += len(order)
+        batch = pa.RecordBatch.from_arrays([pa.array(a) for a in columns.values()], schema=EVENTS)
+        self._check_disk()
+        self._writer.append_events(batch)
+        if self._unwritten_rows >= PART_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write a part and let older ones go."""
+        size = self._writer.bytes_written
+        self._writer.flush()
+        if self._span is not None and self._after_part is not None:
+            self._after_part(self._writer, *self._span, self._writer.bytes_written - size)
+        self._span, self._unwritten_rows = None, 0
+
+    def _check_disk(self) -> None:
+        """Ask to stop while all that is still in memory fits above the reserve."""
+        if not self._reserve_bytes or self.disk_full:
+            return
+        waiting_rows = self.events - self._writer.rows + self._unwritten_rows
+        free = shutil.disk_usage(self._writer.path).free
+        if free - waiting_rows * _ROW_BYTES_ON_DISK < self._reserve_bytes:
+            self.disk_full = f"{format_bytes(free)} free, reserve {format_bytes(self._reserve_bytes)}"

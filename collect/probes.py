@@ -147,6 +147,8 @@ def select(groups: Iterable[str]) -> tuple[Probe, ...]:
     return tuple(p for p in PROBES if BASE in p.groups or wanted & set(p.groups))
 
 
-def probe_of_kind(kind: Kind) -> str:
-    """The tracepoint that gives events of `kind`."""
-    return next((p.tracepoint for p in PROBES if kind in p.kinds), "unknown")
+def group_of_kind(kind: Kind) -> str:
+    """The group that events of `kind` are shed with."""
+    if kind.name.startswith("KVM_"):
+        return "kvm"
+    return next((p.groups[0] for p in PROBES if kind in p.kinds), BASE)

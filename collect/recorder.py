@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import resource
 import threading
@@ -12,21 +13,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from collect import proc
 from collect.backends import acquire_backend, release_backend
-from collect.drain import Drain
+from collect.drain import Columns, Drain
 from collect.host import describe_host, memory_available_bytes, missing_capabilities
+from collect.keep import Retention, Rotation, StallWatch, Trigger
 from collect.launch import Launched
+from collect.limits import NO_LIMITS, Limits, Shedder
 from collect.observe import Observer, add_map, complete_targets
-from collect.probes import DEFAULT_GROUPS
+from collect.probes import DEFAULT_GROUPS, group_of_kind
 from collect.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, find_vms, select_vms
 from faulttrace.errors import NoPermission, UsageError
 from faulttrace.meta import Meta, Tool
+from faulttrace.schema import Kind
 from faulttrace.store import TraceWriter
+from faulttrace.units import format_ns
 
 _STEP_S = 0.05
 _STATUS_S = 0.5
 _MAP_AGE_S = 1.0
+_AFTER_TRIGGER_NS = 500_000_000
 _MIN_RING, _MAX_RING = 1 << 16, 1 << 30
 
 
@@ -45,6 +53,11 @@ class RecordSpec:
         ring_bytes: size of the ring, a power of two; None: chosen from the memory that is free.
         backend: ``auto``, ``bcc`` or ``bpftrace``.
         force: replace an existing trace.
+        limits: ceilings of cost, past which groups are shed.
+        rotation: keep only the last segments.
+        trigger: end at a long stall and keep only the last seconds.
+        reserve_bytes: stop before the file system has less than this free.
+        part_age_ns: write a part at this age at the latest; None: 5 s, and up to a minute in long recordings.
         meta_extra: fields of `Meta` to set (origin, mechanism, lab...); other keys go into `Meta.extra`.
     """
 
@@ -58,6 +71,11 @@ class RecordSpec:
     ring_bytes: int | None = None
     backend: str = "auto"
     force: bool = False
+    limits: Limits = NO_LIMITS
+    rotation: Rotation | None = None
+    trigger: Trigger | None = None
+    reserve_bytes: int = 256 << 20
+    part_age_ns: int | None = None
     meta_extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -112,6 +130,8 @@ class Recorder:
         self._ended_by = "request"
         self._notes: list[str] = []
         self._maps_read = 0.0
+        self._ended: set[int] = set()
+        self._kinds = np.zeros(256, np.int64)
         self._names: dict[int, str] = {}
         self._wanted = NAMED_ONLY
 
@@ -150,7 +170,19 @@ class Recorder:
             release_backend(self._backend)
             raise
         queue_bytes = min(memory_available_bytes() // 8, 1 << 30)
-        self._drain = Drain(self._backend, self._writer, queue_bytes, self._observer.see)
+        retention = Retention(spec.rotation, spec.trigger)
+        keeps = spec.rotation is not None or spec.trigger is not None
+        self._watch = StallWatch(spec.trigger.stall_ns) if spec.trigger is not None else None
+        self._shedder = Shedder(self._backend, spec.limits, spec.groups)
+        self._drain = Drain(
+            self._backend,
+            self._writer,
+            queue_bytes,
+            self._see,
+            after_part=retention.after_part if keeps else None,
+            part_age_ns=spec.part_age_ns or retention.part_age_ns,
+            reserve_bytes=spec.reserve_bytes,
+        )
         self._observer.processes.update(tgids)
         self._cpu_start_ns = time.process_time_ns()
         for tgid in tgids:
@@ -163,6 +195,21 @@ class Recorder:
         self._writer.meta.clock.start_ns = self.start_ns
         if self.command is not None:
             self.command.release()
+
+    def _by_group(self) -> dict[str, int]:
+        """Events so far by probe group."""
+        totals: dict[str, int] = {}
+        for kind in Kind:
+            group = group_of_kind(kind)
+            totals[group] = totals.get(group, 0) + int(self._kinds[kind])
+        return totals
+
+    def _see(self, columns: Columns) -> None:
+        """In the writing thread, each batch."""
+        self._observer.see(columns)
+        self._kinds += np.bincount(columns["kind"], minlength=256)
+        if self._watch is not None and self._watch.seen is None:
+            self._watch.see(columns)
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         end_ns = time.monotonic_ns()
@@ -178,6 +225,22 @@ class Recorder:
         cost.cpu_ns = time.process_time_ns() - self._cpu_start_ns
         cost.max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         cost.events = self._writer.rows
+        self._shedder.end(end_ns)
+        if self._shedder.spans:
+            meta.extra["shed"] = self._shedder.spans
+        for span in self._shedder.spans:
+            self._notes.append(
+                f"group {span['group']} was shed for {format_ns(span['end_ns'] - span['start_ns'])}: {span['reason']}"
+            )
+        for probe in meta.probes:
+            if probe.status == "attached" and probe.group in self._shedder.shed_now:
+                probe.status = "shed"
+        if self._watch is not None and self._watch.seen is not None:
+            stall = self._watch.seen
+            meta.extra["trigger"] = dataclasses.asdict(stall)
+            self._notes.append(f"trigger: thread {stall.tid} stalled for {format_ns(stall.stall_ns)}")
+        if self._drain.disk_full:
+            self._notes.append(f"stopped to leave the disk its reserve: {self._drain.disk_full}")
         unfollowed = getattr(self._backend, "unfollowed", 0)
         if unfollowed:
             self._notes.append(f"{unfollowed} threads were not followed: the table of threads was full")
@@ -194,9 +257,17 @@ class Recorder:
             raise failed
 
     @property
-    def failed(self) -> bool:
-        """Whether recording stopped by itself, as when the disk is full; the error is raised on leaving."""
-        return self._drain.failed is not None
+    def own_end(self) -> str:
+        """Why recording must end by itself; empty while it need not. An error is raised on leaving."""
+        if self._drain.failed is not None:
+            return "failure"
+        if self._drain.disk_full:
+            return "disk reserve"
+        if self._watch is not None and self._watch.seen is not None:
+            stall = self._watch.seen
+            if time.monotonic_ns() > stall.start_ns + stall.stall_ns + _AFTER_TRIGGER_NS:
+                return "trigger"
+        return ""
 
     def targets_ended(self) -> bool:
         """Whether every target, with all processes it made, has ended and none can come."""
@@ -204,10 +275,14 @@ class Recorder:
             _ = self.command.returncode  # reap
         if self._wanted != NAMED_ONLY:
             return False
-        return not any(proc.exists(tgid) for tgid in self._observer.processes | set(self._tgids))
+        living = (self._observer.processes | set(self._tgids)) - self._ended
+        self._ended |= {tgid for tgid in living if not proc.exists(tgid)}
+        return living <= self._ended
 
     def tick(self) -> None:
-        """Keep the memory map and the descriptors up to date; call it now and then."""
+        """Keep to the ceilings and the memory map up to date; call it now and then."""
+        if self.spec.limits.any:
+            self._shedder.step(time.monotonic_ns(), self._drain.events, time.process_time_ns(), self._by_group())
         if time.monotonic() - self._maps_read >= _MAP_AGE_S:
             self._look_again()
 
@@ -314,8 +389,8 @@ def record(
 def _reason_to_end(recorder: Recorder, spec: RecordSpec, asked: Callable[[], bool], now_ns: int) -> str:
     if asked():
         return "request"
-    if recorder.failed:
-        return "failure"
+    if recorder.own_end:
+        return recorder.own_end
     if spec.duration_ns is not None and now_ns - recorder.start_ns >= spec.duration_ns:
         return "duration"
     return "targets ended" if recorder.targets_ended() else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +21,12 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: this host must run it, but it was skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def userfaults(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A program that takes exactly as many userfaults as it is told."""
+    program = tmp_path_factory.mktemp("csrc") / "userfaults"
+    source = Path(__file__).parent / "csrc" / "userfaults.c"
+    subprocess.run(["cc", "-O1", "-o", program, source, "-lpthread"], check=True)
+    return str(program)

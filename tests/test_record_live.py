@@ -35,15 +35,6 @@ def attached_once() -> Iterator[None]:
 pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(LACKING), reason=LACKING)]
 
 
-@pytest.fixture(scope="session")
-def userfaults(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A program that takes exactly as many userfaults as it is told."""
-    program = tmp_path_factory.mktemp("csrc") / "userfaults"
-    source = Path(__file__).parent / "csrc" / "userfaults.c"
-    subprocess.run(["cc", "-O1", "-o", program, source, "-lpthread"], check=True)
-    return str(program)
-
-
 def _record(out: Path, *command: str, **options: object) -> tuple[RecordSummary, Trace]:
     spec = RecordSpec(command=command, **options)  # type: ignore[arg-type]
     return record(spec, out, NEVER), open_trace(out)

@@ -40,6 +40,8 @@ int on_sched__sched_process_exit(struct tp_sched__sched_process_exit *args)
 	e = reserve(PROBE_sched__sched_process_exit, GROUP_BASE, task, tid, KIND_THREAD_EXIT);
 	if (e)
 		events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+	/* The leader may go first: its other threads stay in `tasks`, and so do those that they make. */
+	targets.delete(&tid);
 	tasks.delete(&tid);
 	return 0;
 }

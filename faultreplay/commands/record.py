@@ -16,6 +16,7 @@ from faulttrace.errors import UsageError
 from faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
 
 if TYPE_CHECKING:
+    from collect.keep import Rotation, Trigger
     from collect.recorder import RecordStatus, RecordSummary
 
 
@@ -39,6 +40,17 @@ if TYPE_CHECKING:
 )
 @click.option("--ring-size", "ring", metavar="SIZE", help="Ring buffer, as 64M. Default: chosen from free memory.")
 @click.option("--backend", type=click.Choice(["auto", "bcc"]), default="auto", show_default=True)
+@click.option("--max-rate", type=click.FloatRange(1), metavar="EVENTS/S", help="Shed groups of probes past this rate.")
+@click.option(
+    "--max-cpu", type=click.FloatRange(1), metavar="PERCENT", help="Shed groups when recording takes more of one core."
+)
+@click.option("--rotate", metavar="SIZE|TIME", help="Flight recorder: a new segment after 256M or 10m.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="With --rotate: segments that stay. Default: 10.")
+@click.option("--trigger", metavar="TIME", help="End when a stall is longer than this, as 50ms.")
+@click.option("--keep-last", metavar="TIME", help="With --trigger: what stays of the trace. Default: 10s.")
+@click.option(
+    "--reserve", metavar="SIZE", default="256M", show_default=True, help="Stop before the disk has less than this free."
+)
 @click.option("--force", is_flag=True, help="Replace an existing trace.")
 def command(
     *,
@@ -52,12 +64,20 @@ def command(
     groups: str | None,
     ring: str | None,
     backend: str,
+    max_rate: float | None,
+    max_cpu: float | None,
+    rotate: str | None,
+    keep: int | None,
+    trigger: str | None,
+    keep_last: str | None,
+    reserve: str,
     force: bool,
 ) -> None:
     """Record faults, userfaults and KVM events of processes, or of a command that it runs.
 
     Ends after -d, when all targets have ended, or on Ctrl-C; a COMMAND that still runs then gets SIGTERM.
     """
+    from collect.limits import Limits
     from collect.probes import DEFAULT_GROUPS
     from collect.recorder import RecordSpec, record
 
@@ -71,14 +91,43 @@ def command(
         groups=tuple(dict.fromkeys(groups.split(","))) if groups else DEFAULT_GROUPS,
         ring_bytes=parse_size_bytes(ring) if ring else None,
         backend=backend,
+        limits=Limits(max_rate, max_cpu),
+        rotation=_rotation(rotate, keep),
+        trigger=_trigger(trigger, keep_last),
+        reserve_bytes=parse_size_bytes(reserve),
         force=force,
     )
+    if spec.rotation and spec.trigger:
+        raise UsageError("--rotate and --trigger: choose one of them")
     if spec.duration_ns == 0:
         raise UsageError("-d 0: a recording needs a duration")
     stop = threading.Event()
     with _signals_set(stop), _status_line() as show:
         summary = record(spec, _trace_path(out), stop, show)
     _report(summary)
+
+
+def _rotation(text: str | None, keep: int | None) -> Rotation | None:
+    from collect.keep import Rotation
+
+    if text is None:
+        if keep is not None:
+            raise UsageError("--keep goes with --rotate")
+        return None
+    try:
+        return Rotation(keep or 10, segment_ns=parse_duration_ns(text))
+    except UsageError:
+        return Rotation(keep or 10, segment_bytes=parse_size_bytes(text))
+
+
+def _trigger(text: str | None, keep_last: str | None) -> Trigger | None:
+    from collect.keep import Trigger
+
+    if text is None:
+        if keep_last is not None:
+            raise UsageError("--keep-last goes with --trigger")
+        return None
+    return Trigger(parse_duration_ns(text), parse_duration_ns(keep_last or "10s"))
 
 
 def _trace_path(out: Path) -> Path:

@@ -1,4 +1,7 @@
-/* Takes exactly COUNT userfaults (1009 by default), writing one byte to each page, served by one handler thread. */
+/*
+ * userfaults COUNT [dev] [slow]: takes exactly COUNT userfaults, writing one byte to each page, served by one handler
+ * thread. dev: the userfaultfd comes from /dev/userfaultfd. slow: the 5000th fault is served after 300 ms.
+ */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -12,9 +15,11 @@
 #include <unistd.h>
 
 #define PAGE 4096UL
+#define PAGES 4096
 
 static int uffd;
 static long count;
+static int slow;
 
 static void die(const char *what)
 {
@@ -34,6 +39,8 @@ static void *serve(void *unused)
 	for (done = 0; done < count; done++) {
 		if (read(uffd, &msg, sizeof(msg)) != sizeof(msg))
 			die("read");
+		if (slow && done == 5000)
+			usleep(300000);
 		copy.dst = msg.arg.pagefault.address & ~(PAGE - 1);
 		copy.src = (unsigned long)content;
 		copy.len = PAGE;
@@ -55,7 +62,8 @@ int main(int argc, char **argv)
 	int dev;
 
 	count = argc > 1 ? atol(argv[1]) : 1009;
-	if (argc > 2) {			/* the other way to get a userfaultfd */
+	slow = argc > 2 && !strcmp(argv[argc - 1], "slow");
+	if (argc > 2 && !strcmp(argv[2], "dev")) {
 		dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 		uffd = dev < 0 ? -1 : ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC);
 	} else {
@@ -65,17 +73,20 @@ int main(int argc, char **argv)
 		die("userfaultfd");
 	if (ioctl(uffd, UFFDIO_API, &api))
 		die("UFFDIO_API");
-	memory = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		die("mmap");
 	reg.range.start = (unsigned long)memory;
-	reg.range.len = count * PAGE;
+	reg.range.len = PAGES * PAGE;
 	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
 		die("UFFDIO_REGISTER");
 	if (pthread_create(&handler, NULL, serve, NULL))
 		die("pthread_create");
-	for (i = 0; i < count; i++)
-		memory[i * PAGE] = 1;
+	for (i = 0; i < count; i++) {
+		if (i && i % PAGES == 0 && madvise(memory, PAGES * PAGE, MADV_DONTNEED))
+			die("madvise");
+		memory[i % PAGES * PAGE] = 1;
+	}
 	pthread_join(handler, NULL);
 	close(uffd);
 	return 0;
