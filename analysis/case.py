@@ -156,6 +156,8 @@ class Half:
     errors: Errors
     intervals: Mapping[str, Interval]
     rows: int
+    run_time_ns: int
+    """predicted"""
     predicted_ns: Ints
     measured_ns: Ints
     first_ns: Ints
@@ -191,6 +193,7 @@ def held_out(case: Case, used: Used) -> Half:
             seed=setup.seed,
         ),
         rows=int(mine.sum()),
+        run_time_ns=result.run_time_ns,
         predicted_ns=predicted,
         measured_ns=measured,
         first_ns=first.recorded_stall_ns[early],

@@ -66,21 +66,24 @@ def errors(
     )
 
 
-def error_intervals(predicted: Series, measured: Series, *, paired: bool, seed: int = 0) -> dict[str, Interval]:
+def error_intervals(
+    predicted: Series, measured: Series, *, paired: bool, seed: int = 0, replicates: int | None = None
+) -> dict[str, Interval]:
     """Block-bootstrap intervals of the errors called `NAMES`.
 
     Args:
         predicted, measured: stalls per accessor in time order.
         paired: the n-th stall of an accessor is the same fault in both, so both are drawn together.
         seed: of the draws.
+        replicates: how many.
     """
     if not sum(map(len, measured)) or not sum(map(len, predicted)):
         return {}
     if paired:
         both = [np.column_stack((p, m)) for p, m in zip(predicted, measured, strict=True)]
-        got = intervals([both], lambda g: _numbers([g[0][:, 0], g[0][:, 1]]), seed=seed)
+        got = intervals([both], lambda g: _numbers([g[0][:, 0], g[0][:, 1]]), seed=seed, replicates=replicates)
     else:
-        got = intervals([predicted, measured], _numbers, seed=seed)
+        got = intervals([predicted, measured], _numbers, seed=seed, replicates=replicates)
     return {name: i for name, i in zip(NAMES, got, strict=True) if not np.isnan(i.low)}
 
 

@@ -1,0 +1,298 @@
+"""Predictions held against fresh measurements: a trace against its own second half, or against another trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.bootstrap import Interval
+from analysis.case import Case, held_out, open_case
+from analysis.judge import NAMES, Errors, by_accessor, error_intervals, errors
+from analysis.metrics import Ints, quantile
+from analysis.predict import (
+    Setup,
+    Used,
+    counted,
+    load_with,
+    measured_run_time_ns,
+    run,
+    simulated_rows,
+    with_used,
+)
+from faulttrace.errors import IncompleteData, UsageError
+from replay.costs import CostTable
+from replay.language import CLASSES
+from replay.mechanism import list_mechanisms
+from replay.windows import Window
+from replay.workload import Workload
+
+if TYPE_CHECKING:
+    from faulttrace.store import Trace
+
+Progress = Callable[[str], None]
+OF_KERNEL: Final = ("stage2", "minor-host")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is compared, of one side; times in ns."""
+
+    faults: int
+    total: int
+    mean: int
+    p50: int
+    p90: int
+    p99: int
+    run_time: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One prediction against one measurement.
+
+    `floor`: the same measured once more against the measurement (A/A), or what `floor_is` says; None: not measured.
+    """
+
+    source: str
+    target: str
+    mechanism: str
+    source_mechanism: str
+    predicted: Numbers
+    measured: Numbers
+    errors: Errors
+    intervals: dict[str, Interval]
+    floor: Errors | None
+    floor_is: str
+    costs: dict[str, str]
+    simulated_percent: float
+    predicted_ns: Ints
+    measured_ns: Ints
+    again_ns: Ints | None
+    notes: tuple[str, ...]
+    group: str = ""
+
+    def within(self, most_percent: float, floor_factor: float | None = None) -> bool:
+        """Whether the error of total stall is at most `most_percent`, or at most `floor_factor` floors."""
+        error = abs(self.errors.total) if self.errors.total is not None else float("inf")
+        if error <= most_percent:
+            return True
+        floor = self.floor.total if self.floor else None
+        return bool(floor_factor is not None and floor is not None and error <= floor_factor * abs(floor))
+
+    def as_record(self) -> dict[str, Any]:
+        """Flat, for output."""
+        record: dict[str, Any] = {
+            "source": self.source,
+            "target": self.target,
+            "source_mechanism": self.source_mechanism,
+            "mechanism": self.mechanism,
+            "group": self.group,
+        }
+        for side, numbers in (("predicted", self.predicted), ("measured", self.measured)):
+            record |= {f"{side}_{k}" + ("" if k == "faults" else "_ns"): v for k, v in numbers.__dict__.items()}
+        record |= self.errors.as_record()
+        for name, interval in self.intervals.items():
+            record |= {f"{name}_error_low_percent": interval.low, f"{name}_error_high_percent": interval.high}
+        record |= self.floor.as_record("floor_") if self.floor else {}
+        return record | {"floor_is": self.floor_is, "simulated_percent": self.simulated_percent, "costs": self.costs}
+
+
+def halves(case: Case) -> Cell:
+    """A trace against its own second half, with costs from its first.
+
+    Raises:
+        IncompleteData: the recorded mechanism is not known, or there are too few faults.
+    """
+    used = _used(case)
+    half = held_out(case, used)
+    if not half.rows:
+        raise IncompleteData(f"{case.trace.path}: {used.name} serves none of the faults of its second half")
+    first, second = case.workload.split(0.5)
+    times = measured_run_time_ns(second), measured_run_time_ns(first)
+    return Cell(
+        source=f"{case.trace.name}, first half",
+        target=f"{case.trace.name}, second half",
+        mechanism=used.name,
+        source_mechanism=used.name,
+        predicted=_numbers(half.predicted_ns, half.run_time_ns),
+        measured=_numbers(half.measured_ns, times[0]),
+        errors=half.errors,
+        intervals=dict(half.intervals),
+        floor=errors(half.first_ns, half.measured_ns, run_time_ns=(times[1], times[0])) if len(half.first_ns) else None,
+        floor_is="first half measured against second half measured",
+        costs=_sources(half.costs, half.fitted, case.own),
+        simulated_percent=100.0,
+        predicted_ns=half.predicted_ns,
+        measured_ns=half.measured_ns,
+        again_ns=half.first_ns,
+        notes=tuple(case.workload.notes),
+    )
+
+
+def pair(
+    source: Case,
+    target: Case,
+    *,
+    again: Case | None = None,
+    extra_costs: CostTable | None = None,
+    replicates: int | None = None,
+) -> Cell:
+    """Predict `target`'s mechanism on `source`'s accesses, with `source`'s costs, and judge on `target`.
+
+    Args:
+        source: what the prediction may see.
+        target: what it is judged on; only its mechanism, parameters and windows are read for the prediction.
+        again: the target's mechanism measured once more, for the floor.
+        extra_costs: measured elsewhere on this host; under the source's own, over shipped ones.
+        replicates: of the bootstrap.
+
+    Raises:
+        IncompleteData: the target's mechanism is not known.
+    """
+    used = _used(target)
+    mechanism = with_used(load_with(used.name, source.setup, None), used)
+    fitted = source.fitted()
+    extra = extra_costs if extra_costs is not None else CostTable({})
+    costs = source.shipped.merge(extra, fitted)
+    workload = as_missing(source.workload, source.used)
+    result = run(workload, mechanism, costs, source.setup, _moved(target, source))
+    mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
+    simulated = simulated_rows(workload, mechanism)[mine].mean() * 100 if mine.any() else 0.0
+    owner = workload.accessor_of_row()[mine]
+    predicted = result.stall_ns[mine]
+    measured, measured_owner = measured_stalls(target.workload)
+    times = result.run_time_ns, measured_run_time_ns(target.workload)
+    floor, again_ns = None, None
+    if again is not None:
+        again_ns = measured_stalls(again.workload)[0]
+        floor = errors(again_ns, measured, run_time_ns=(measured_run_time_ns(again.workload), times[1]))
+    bounds = error_intervals(
+        by_accessor(predicted, owner, workload.accessors),
+        by_accessor(measured, measured_owner, target.workload.accessors),
+        paired=False,
+        seed=source.setup.seed,
+        replicates=replicates,
+    )
+    return Cell(
+        source=source.trace.name,
+        target=target.trace.name,
+        mechanism=label(target),
+        source_mechanism=label(source) or "unknown",
+        predicted=_numbers(predicted, times[0]),
+        measured=_numbers(measured, times[1]),
+        errors=errors(predicted, measured, run_time_ns=times),
+        intervals=bounds,
+        floor=floor,
+        floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
+        costs=_sources(result.costs_used, frozenset(fitted), source.own | frozenset(extra)),
+        simulated_percent=float(simulated),
+        predicted_ns=predicted,
+        measured_ns=measured,
+        again_ns=again_ns,
+        notes=(*source.workload.notes, *result.warnings),
+    )
+
+
+def open_for(trace: Trace, setup: Setup, *, fit: bool = True, max_loss_percent: float = 1.0) -> Case:
+    """A case without a default window: only recorded ones."""
+    case = open_case(trace, setup, fit=fit, max_loss_percent=max_loss_percent)
+    return case if trace.meta.windows else replace(case, windows=())
+
+
+def as_missing(workload: Workload, used: Used | None) -> Workload:
+    """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
+    if used is None or used.name != "host-lazy":
+        return workload
+    kernel = np.isin(workload.cls, [CLASSES.index(name) for name in OF_KERNEL])
+    rows = np.flatnonzero(kernel)
+    order = rows[np.argsort(workload.recorded_start_ns[rows], kind="stable")]
+    _, first = np.unique(workload.page[order], return_index=True)
+    cls = workload.cls.copy()
+    cls[order[first]] = CLASSES.index("missing")
+    return replace(workload, cls=cls, _cache={})
+
+
+def measured_stalls(workload: Workload) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Known stalls of the vCPUs (of all where there are none) and who had them."""
+    owner = workload.accessor_of_row()
+    mine = counted(workload)[owner] & (workload.recorded_stall_ns >= 0)
+    return workload.recorded_stall_ns[mine], owner[mine]
+
+
+def _used(case: Case) -> Used:
+    if case.used is None:
+        raise IncompleteData(f"{case.trace.path}: neither the trace nor its faults say which mechanism was in use")
+    if case.used.name not in list_mechanisms() and case.used.name not in case.setup.settings:
+        raise UsageError(f"{case.trace.path}: recorded under {case.used.name}, of which there is no model to judge")
+    return case.used
+
+
+def label(case: Case) -> str:
+    """The mechanism of the recording, with the window it had."""
+    if case.used is None:
+        return ""
+    return f"{case.used.name}+{case.used.window_kind}" if case.used.window_kind and case.windows else case.used.name
+
+
+def _moved(target: Case, source: Case) -> Sequence[Window]:
+    """The target's windows on the source's clock: as long after the first fault."""
+    if not target.windows:
+        return []
+    shift = _first_ns(source.workload) - _first_ns(target.workload)
+    return [replace(w, start_ns=max(w.start_ns + shift, 0)) for w in target.windows]
+
+
+def _first_ns(workload: Workload) -> int:
+    mine = counted(workload)[workload.accessor_of_row()]
+    return int(workload.recorded_start_ns[mine].min(initial=np.iinfo(np.int64).max)) if mine.any() else 0
+
+
+def _numbers(stalls: Ints, run_time_ns: int) -> Numbers:
+    ranked = np.sort(stalls)
+    mean = round(float(stalls.mean())) if len(stalls) else 0
+    p50, p90, p99 = (quantile(ranked, q) for q in (0.5, 0.9, 0.99))
+    return Numbers(len(stalls), int(stalls.sum()), mean, p50, p90, p99, run_time_ns)
+
+
+def _sources(costs: Any, fitted: frozenset[str], own: frozenset[str]) -> dict[str, str]:
+    return {
+        name: "this trace" if name in fitted else "this host" if name in own else how for name, how in costs.items()
+    }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Absolute errors of total stall over several cells, percent."""
+
+    what: str
+    cells: int
+    median: float
+    worst: float
+    worst_cell: str
+    floor_median: float | None
+    floor_worst: float | None
+
+
+def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
+    """Median and worst |error of total stall|; None of no cells."""
+    known = [(abs(c.errors.total), f"{c.source} -> {c.target}") for c in cells if c.errors.total is not None]
+    if not known:
+        return None
+    floors = [abs(c.floor.total) for c in cells if c.floor and c.floor.total is not None]
+    worst, name = max(known)
+    return Summary(
+        what=what,
+        cells=len(known),
+        median=float(np.median([e for e, _ in known])),
+        worst=worst,
+        worst_cell=name,
+        floor_median=float(np.median(floors)) if floors else None,
+        floor_worst=max(floors, default=None),
+    )
+
+
+__all__ = ["NAMES", "Cell", "Numbers", "Summary", "as_missing", "halves", "open_for", "pair", "summarize"]

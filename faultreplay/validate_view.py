@@ -1,0 +1,140 @@
+"""Validation as reports: one prediction in full, or a matrix by summary and cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from faultreplay.render import Column, Report, format_cell
+
+if TYPE_CHECKING:
+    from analysis.bootstrap import Interval
+    from analysis.matrix import Matrix
+    from analysis.validate import Cell
+
+_LINES: Final = (
+    ("total", "total stall"),
+    ("mean", "mean stall"),
+    ("p50", "p50"),
+    ("p90", "p90"),
+    ("p99", "p99"),
+    ("run_time", "run time"),
+)
+ONE: Final = (
+    Column("what", ""),
+    Column("predicted", "predicted", "ns"),
+    Column("measured", "measured", "ns"),
+    Column("error", "error", "error"),
+    Column("bounds", "95 % interval", "text", keep=5),
+    Column("floor", "A/A floor", "error"),
+)
+SUMMARY: Final = (
+    Column("what", "predictions"),
+    Column("cells", "cells", "count"),
+    Column("median", "|error| of\ntotal, median", "percent"),
+    Column("worst", "worst", "percent"),
+    Column("floor_median", "A/A floor,\nmedian", "percent"),
+    Column("floor_worst", "worst", "percent"),
+)
+CELLS: Final = (
+    Column("source_mechanism", "from"),
+    Column("mechanism", "to"),
+    Column("group", "cell", keep=8),
+    Column("total_error_percent", "total", "error"),
+    Column("floor_total_error_percent", "A/A", "error"),
+    Column("p50_error_percent", "p50", "error", keep=5),
+    Column("p90_error_percent", "p90", "error", keep=3),
+    Column("p99_error_percent", "p99", "error", keep=4),
+    Column("wasserstein_percent_of_mean", "dist.", "percent", keep=3),
+    Column("run_time_error_percent", "run\ntime", "error", keep=5),
+)
+
+
+def one(cell: Cell) -> Report:
+    """One prediction: line by line what was predicted, what was measured, how far off, how far off a repeat is."""
+    rows: list[dict[str, Any]] = [
+        {
+            "what": "faults",
+            "predicted": f"{cell.predicted.faults:,}",
+            "measured": f"{cell.measured.faults:,}",
+            "error": "",
+        }
+        | {"bounds": "", "floor": ""}
+    ]
+    for key, title in _LINES:
+        rows.append(
+            {
+                "what": title,
+                "predicted": getattr(cell.predicted, key),
+                "measured": getattr(cell.measured, key),
+                "error": getattr(cell.errors, key),
+                "bounds": _bounds(cell.intervals.get(key)),
+                "floor": getattr(cell.floor, key) if cell.floor else None,
+            }
+        )
+    rows.append(
+        {
+            "what": "distance / mean",
+            "predicted": "",
+            "measured": "",
+            "error": format_cell(cell.errors.wasserstein, "percent"),
+            "bounds": "",
+            "floor": format_cell(cell.floor.wasserstein, "percent") if cell.floor else None,
+        }
+    )
+    return Report(
+        records=[cell.as_record()],
+        columns=ONE,
+        rows=rows,
+        title=f"{cell.source} ({cell.source_mechanism}) -> {cell.target} ({cell.mechanism})",
+        notes=[
+            _floor_words(cell),
+            *_cost_words(cell),
+            *([f"{cell.simulated_percent:.1f} % of the predicted faults are simulated, the rest as recorded"]
+              if cell.simulated_percent < 99.95 else []),
+            *cell.notes,
+        ],
+    )  # fmt: skip
+
+
+def matrix(whole: Matrix) -> Report:
+    """The summary on top, then every cell, worst last."""
+    cells = sorted(whole.cells, key=lambda c: (c.group, c.mechanism, c.source_mechanism))
+    return Report(
+        records=[c.as_record() for c in cells],
+        columns=CELLS,
+        title=f"{len(cells)} predictions: accesses and costs from side A, judged on side B",
+        notes=[*summary_lines(whole), *(f"left out: {why}" for why in whole.skipped)],
+        extra={"summary": [dict(s.__dict__) for s in whole.summaries()]},
+    )
+
+
+def summary_lines(whole: Matrix) -> list[str]:
+    """Median and worst of each part of the matrix, a line each."""
+    lines = []
+    for s in whole.summaries():
+        floor = "" if s.floor_median is None or s.floor_worst is None else (
+            f"; A/A floor median {s.floor_median:.1f} %, worst {s.floor_worst:.1f} %"
+        )  # fmt: skip
+        lines.append(
+            f"{s.what}: {s.cells} cells, |error of total stall| median {s.median:.1f} %, worst {s.worst:.1f} %{floor}"
+        )
+    return lines
+
+
+def _bounds(interval: Interval | None) -> str:
+    return f"{interval.low:+.1f} to {interval.high:+.1f} %" if interval else "-"
+
+
+def _floor_words(cell: Cell) -> str:
+    return f"A/A floor: {cell.floor_is}" if cell.floor else "A/A floor: not measured (--again B2.trace gives one)"
+
+
+def _cost_words(cell: Cell) -> list[str]:
+    by_source: dict[str, list[str]] = {}
+    for name, source in sorted(cell.costs.items()):
+        by_source.setdefault(source, []).append(name)
+    titles = {"this trace": f"costs from {cell.source}", "this host": "costs measured on this host"}
+    return [
+        f"{titles.get(source, f'costs {source}, of other hardware')}: {', '.join(names)}"
+        for source, names in by_source.items()
+    ]
