@@ -65,12 +65,13 @@ def add_map(meta: Meta, entries: list[MapEntry]) -> None:
 def complete_targets(meta: Meta, observer: Observer) -> None:
     """Put roles, later threads and processes, and memslots into `meta.targets`."""
     by_tgid = {target.tgid: target for target in meta.targets}
-    for tgid in sorted(observer.processes - set(by_tgid)):
+    acted = {tgid for tgid, _ in observer.roles} | set(observer.memslots)  # may have come and gone unseen
+    for tgid in sorted((observer.processes | acted) - set(by_tgid)):
         by_tgid[tgid] = proc.describe_target(tgid)
         by_tgid[tgid].name = vm_identity(by_tgid[tgid].cmdline)[0] if by_tgid[tgid].role == "vm" else ""
         meta.targets.append(by_tgid[tgid])
     for (tgid, tid), (role, vcpu) in sorted(observer.roles.items()):
-        target = by_tgid.setdefault(tgid, Target(tgid))
+        target = by_tgid[tgid]
         thread = next((t for t in target.threads if t.tid == tid), None)
         if thread is None:
             thread = Thread(tid)
@@ -80,7 +81,7 @@ def complete_targets(meta: Meta, observer: Observer) -> None:
         if role == "vcpu":
             target.role = "vm"
     for tgid, slots in observer.memslots.items():
-        by_tgid.setdefault(tgid, Target(tgid)).memslots = slots
+        by_tgid[tgid].memslots = slots
     for target in meta.targets:
         _add_later_threads(target)
         for thread in target.threads:
