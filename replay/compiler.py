@@ -21,6 +21,7 @@ from replay.names import COST_NAMES
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 _TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
 _MOST_DRAWS = 60
+_DRAWS_PER_DELAY = 3
 _STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {}, 0))
 _RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
 _NOTHING = (Stage("wake", 0, {}, 0),)
@@ -47,9 +48,11 @@ class Program:
     resources: list[Instances]
     servers: npt.NDArray[np.int64]
     costs_used: dict[str, str]
-    tracks_pages: bool
+    moved: dict[tuple[str, str], list[tuple[int, int]]]
+    """(class, accessor kind) -> (link instance, bytes) of each fault where the link has no limit and nothing is shared"""
     has_latency: bool
-    has_tails: bool
+    tails: int
+    """slots for what goes on after a wake, as a first guess"""
     shards: int
     recorded_classes: dict[str, set[str]]
     """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
@@ -63,7 +66,8 @@ class Compiler:
     """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur.
 
     Args of the constructor: `needed` are (index in CLASSES, index in ACCESSOR_KINDS) of faults that occur, so that only
-    costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again.
+    costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again; `shared`:
+    some granule is looked up, so that paths must coalesce.
     """
 
     def __init__(
@@ -75,9 +79,11 @@ class Compiler:
         page_bytes: int,
         needed: Iterable[tuple[int, int]],
         refaults: bool = False,
+        shared: bool = True,
     ) -> None:
         self.needed = sorted(needed)
         self.refaults = refaults
+        self.shared = shared
         self.top = mechanism
         self.costs = costs
         self.accessors = accessors
@@ -93,8 +99,10 @@ class Compiler:
         self.instances: dict[tuple[str, str], Instances] = {}
         self.servers: list[int] = []
         self.used: dict[str, str] = {}
-        self.has_latency = self.tracks = self.has_tails = False
+        self.has_latency = False
+        self.tails = 0
         self.shards = 1
+        self.moved: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self.unserved: dict[str, set[str]] = {}
 
     def program(self) -> Program:
@@ -103,14 +111,13 @@ class Compiler:
         self.emit(o.START)
         self.emit(o.WAKE, 0, -1, 0, -1, 0, 0, -1, 0, 0)
         self.emit(o.END)
-        self.done: dict[tuple[str, str], int] = {}
+        self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
         path_pc = np.full((len(CLASSES) + 2, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
         kinds = set()
         for row, column in self.needed:
             kinds.add(column)
             path_pc[row, column] = self.path_for(CLASSES[row], ACCESSOR_KINDS[column])
-        self.tracks |= self.top.push is not None
-        if 0 in kinds and self.tracks:  # only vCPUs go through stage 2
+        if 0 in kinds and self.shared and tracks_pages(self.top):  # only vCPUs go through stage 2
             path_pc[-2, 0] = self.path_for("present", "vcpu")
         if 0 in kinds and self.refaults:
             path_pc[-1, 0] = self.path_for("refault", "vcpu")
@@ -128,9 +135,9 @@ class Compiler:
             resources=list(self.instances.values()),
             servers=np.array(self.servers or [1], np.int64),
             costs_used=self.used,
-            tracks_pages=self.tracks,
+            moved=self.moved,
             has_latency=self.has_latency,
-            has_tails=self.has_tails,
+            tails=self.tails,
             shards=self.shards,
             recorded_classes=self.unserved,
             link_ns=links,
@@ -143,8 +150,12 @@ class Compiler:
         path_name, stages = self.choose(server, name, kind)
         key = (server.name if server else "", path_name)
         if key not in self.done:
-            self.done[key] = self.path(server or self.top, stages)
-        return self.done[key]
+            self.unlimited: list[tuple[int, int]] = []
+            self.done[key] = (self.path(server or self.top, stages), self.unlimited)
+        pc, unlimited = self.done[key]
+        if unlimited:
+            self.moved[name, kind] = unlimited
+        return pc
 
     def serving(self, mechanism: Mechanism, kind: str) -> Mechanism | None:
         """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""
@@ -192,8 +203,8 @@ class Compiler:
                 skip = self.emit(o.UNLESS, _mask(stage.options["when"]))
                 barrier = len(self.ops)
             if stage.verb == "coalesce":
-                waiting.append(self.emit(o.COALESCE))
-                self.tracks = True
+                if self.shared:
+                    waiting.append(self.emit(o.COALESCE))
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
             elif stage.verb == "retry":
@@ -210,9 +221,24 @@ class Compiler:
         end = self.emit(o.END)
         for pc in waiting:
             self.ops[pc][1] = wake_pc
-        self.ops[wake_pc][9] = int(end > wake_pc + 1)
-        self.has_tails |= end > wake_pc + 1
+        self.ops[wake_pc][9] = self.tail_kind(wake_pc + 1, end)
         return first
+
+    def tail_kind(self, first: int, end: int) -> int:
+        """What follows a wake; notes how many such tails may be under way at once."""
+        tail = self.ops[first:end]
+        if not tail:
+            return o.TAIL_NONE
+        if all(op[0] in (o.DELAY, o.RELEASE_ONE) for op in tail):
+            self.tails = max(self.tails, 1)
+            return o.TAIL_SIMPLE
+        held = [op[1] for op in tail if op[0] in (o.RELEASE, o.RELEASE_ONE)]
+        if any(op[0] == o.ACQUIRE for op in tail) or not held:
+            self.tails = max(self.tails, self.accessors + 16)
+        else:
+            servers = sum(r.servers * r.count for r in self.instances.values() if r.first in held)
+            self.tails = max(self.tails, min(servers, self.accessors + 16))
+        return o.TAIL_ANY
 
     def simple(self, mechanism: Mechanism, stage: Stage) -> None:
         """Stages that are one operation."""
@@ -226,11 +252,15 @@ class Compiler:
                 const, table, draw = self.cost(mechanism, stage.options.get("idle", 0))
                 self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1))
             else:
-                self.emit(o.RELEASE, r.first, per, int(r.servers == 1))
+                self.emit(o.RELEASE_ONE if r.servers == 1 else o.RELEASE, r.first, per)
         elif stage.verb == "transfer":
             self.delay(mechanism, Stage("delay", stage.options.get("latency", 0), {}, stage.line), len(self.ops))
             count = int(mechanism.value(stage.options.get("bytes", mechanism.granule_bytes)))
             ns = self.transfer_ns(mechanism, stage.operand, count)
+            if ns == 0 and not self.shared:
+                r = self.resource(mechanism, stage.operand)
+                self.unlimited.append((r.first, count))
+                return
             r = self.resource(mechanism, stage.operand)
             self.emit(o.TRANSFER, r.first, _PER[mechanism.resources[stage.operand].per], ns, count)
         elif stage.verb == "sleep":
@@ -250,7 +280,8 @@ class Compiler:
             queue = self.resource(mechanism, name).first
             per = _PER[mechanism.resources[name].per]
         walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
-        return self.emit(o.WAKE, const, table, draw, queue, per, walk, walk_table, walk_draw)
+        op = o.WAKE if queue < 0 else o.WAKE_QUEUE
+        return self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
 
     def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """A delay, joined with a constant one before it when nothing can jump between them."""
@@ -266,12 +297,14 @@ class Compiler:
             self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, _PER[mechanism.resources[name].per])
         elif const or table >= 0:
             before = self.ops[-1]
-            if len(self.ops) > barrier and before[0] == o.DELAY and (table < 0 or before[2] < 0):
+            if len(self.ops) > barrier and before[0] == o.DELAY and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
                 before[1] += const
-                if table >= 0:
-                    before[2:4] = [table, draw]
             else:
-                self.emit(o.DELAY, const, table, draw)
+                self.emit(o.DELAY, const)
+                before = self.ops[-1]
+            if table >= 0:
+                before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]
+                before[2] += 1
 
     def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
         """(constant ns, table or -1, draw) of a cost operand."""
@@ -332,6 +365,15 @@ class Compiler:
             self.instances[key] = Instances(label, resource.kind, len(self.servers), count, servers)
             self.servers += [servers] * count
         return self.instances[key]
+
+
+def tracks_pages(mechanism: Mechanism) -> bool:
+    """True when a granule that is there, or on its way, must be known: some path coalesces, or a stream brings pages."""
+    if mechanism.push is not None or any(
+        stage.verb == "coalesce" for path in mechanism.paths.values() for stage in path
+    ):
+        return True
+    return any(tracks_pages(other) for other in mechanism.fallback.values())
 
 
 def _mask(when: str | list[str]) -> int:

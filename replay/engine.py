@@ -11,7 +11,7 @@ import numpy.typing as npt
 from faulttrace.errors import FaultreplayError, UsageError
 from replay import kernel as k
 from replay import opcodes as o
-from replay.compiler import Compiler, Program
+from replay.compiler import Compiler, Program, tracks_pages
 from replay.costs import Cost
 from replay.language import ACCESSOR_KINDS, CLASSES
 from replay.mechanism import Mechanism
@@ -130,22 +130,24 @@ def simulate(
     if cpus is not None:
         raise UsageError("host CPUs as a resource are not modelled by this engine yet: leave cpus unset")
     counts = _counts(workload)
+    empties = bool(windows) and retouch == "working-set"
+    pages = pages_of(
+        workload,
+        mechanism.granule_bytes,
+        track=tracks_pages(mechanism),
+        everything=mechanism.push is not None,
+        first_touch=empties,
+    )
     program = Compiler(
         mechanism,
         costs,
         accessors=workload.accessors,
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
-        refaults=bool(windows) and retouch == "working-set",
+        refaults=empties,
+        shared=pages.tracked > 0 or until_ns is not None,
     ).program()
     rules_rows, rules = window_rows(mechanism, windows, costs, retouch, seed, program.costs_used)
-    pages = pages_of(
-        workload,
-        mechanism.granule_bytes,
-        track=program.tracks_pages,
-        everything=mechanism.push is not None,
-        first_touch=bool(rules_rows.size and (rules_rows[:, o.W_EMPTIES] & rules_rows[:, o.W_RETOUCH]).any()),
-    )
     run = _Run(workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size))
     run.execute()
     return run.result(rules, _warnings(workload, mechanism, program, counts))
@@ -187,7 +189,7 @@ class _Run:
         w = self.w
         accessors = w.accessors
         is_open = self.loop == "open"
-        tails = accessors + 16 if self.program.has_tails or is_open else 0
+        tails = accessors + 16 if is_open else self.program.tails
         order, times = _open_loop(w) if is_open else (_EMPTY, _EMPTY)
         uniform = -1
         if w.faults and not self.pages.tracked and not self.windows.size:
@@ -196,20 +198,25 @@ class _Run:
         until = _FOREVER if self.until is None else int(self.until)
         push_order, push = self._push()
         stepwise = bool(self.windows.size or self.until is not None) or bool(_counts(w)[-1].any())
+        special = o.SPECIAL_SLOTS if is_open or self.windows.size or push_order.size else 0
         while True:
-            slots = o.FIRST_SLOT + (0 if is_open else accessors) + tails
+            slots = special + (0 if is_open else accessors) + tails
             bits = max(1, (slots - 1).bit_length())
             present = np.full(self.pages.tracked, k.NEVER, np.int64)
-            self.sums = np.zeros((accessors, 6), np.int64)
+            self.sums = np.zeros((accessors, o.A_COLUMNS), np.int64)
+            self.sums[:, o.A_KIND] = w.accessor_kind
+            self.sums[:, o.A_FIRST] = self.sums[:, o.A_NEXT] = w.accessor_start[:-1]
+            self.sums[:, o.A_STOP] = w.accessor_start[1:]
+            self.sums[:, o.A_LEFT] = -1
             self.resource_out = np.zeros((self.program.servers.size, o.R_COLUMNS), np.int64)
+            self.resource_out[:, o.R_SERVERS] = self.program.servers
             self.histogram[:] = 0
             status, self.last, self.events = k.run_program(
                 self.program.ops,
                 self.program.tables,
                 self.program.path_pc,
                 np.uint64(self.seed * 0x632BE59BD9B4E019 % 2**64),
-                w.accessor_start,
-                w.accessor_kind.astype(np.int64),
+                self.sums,
                 w.think_ns,
                 w.cls,
                 w.access,
@@ -223,13 +230,14 @@ class _Run:
                 np.full(self.pages.tracked, -1, np.int64),
                 order,
                 times,
-                self.program.servers,
+                self.resource_out,
                 self.windows,
                 self.window_out,
                 self.mechanism.granule_bytes // w.page_bytes,
                 push_order,
                 push,
                 slots,
+                special,
                 bits,
                 until,
                 stepwise,
@@ -238,10 +246,9 @@ class _Run:
                 self.latency,
                 self.histogram,
                 self.rows,
-                self.sums,
-                self.resource_out,
             )
             if status == o.STATUS_OK:
+                self._count_moved()
                 return
             if status == o.STATUS_TIME:
                 raise FaultreplayError(
@@ -249,6 +256,15 @@ class _Run:
                     "slots can count: replay a part of the trace, or give until"
                 )
             tails *= 4
+
+    def _count_moved(self) -> None:
+        """Bytes over links without a limit: the kernel does not see them, so they are counted by class."""
+        counts = _counts(self.w)
+        for (name, kind), links in self.program.moved.items():
+            faults = int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)])
+            for link, size in links:
+                self.resource_out[link, o.R_ACQUIRED] += faults
+                self.resource_out[link, o.R_BYTES] += faults * size
 
     def _shard(self) -> npt.NDArray[np.int32]:
         shards = self.program.shards
@@ -296,18 +312,18 @@ class _Run:
                 item.kind,
                 item.servers,
                 item.count,
-                int(part[:, o.R_BUSY_NS].sum()),
+                int(part[:, o.R_BUSY].sum()),
                 int(part[:, o.R_ACQUIRED].sum()),
-                int(part[:, o.R_WAIT_NS].sum()),
+                int(part[:, o.R_WAIT].sum()),
                 int(part[:, o.R_MAX_QUEUE].max()),
                 int(part[:, o.R_BYTES].sum()),
             )
         spans = tuple((int(a), int(b)) for a, b in self.window_out if a >= 0)
-        ends = np.where(self.sums[:, 5] > 0, self.sums[:, 5] + w.tail_ns, self.sums[:, 5])
+        ends = np.where(self.sums[:, o.S_END] > 0, self.sums[:, o.S_END] + w.tail_ns, self.sums[:, o.S_END])
         run_time = int(max(ends.max(initial=0), self.last))
         if self.loop == "closed":
             idle = np.diff(w.accessor_start) == 0
-            run_time = max(run_time, int((self.sums[:, 5] + w.tail_ns)[~idle].max(initial=0)))
+            run_time = max(run_time, int((self.sums[:, o.S_END] + w.tail_ns)[~idle].max(initial=0)))
         return Result(
             mechanism=self.mechanism.name,
             params=dict(self.mechanism.values),
@@ -320,11 +336,11 @@ class _Run:
             accessor=w.accessor_of_row(),
             accessor_name=w.accessor_name,
             accessor_kind=w.accessor_kind,
-            accessor_stall_ns=self.sums[:, 0] + self.sums[:, 2],
-            accessor_faults=self.sums[:, 4],
-            window_stall_ns=self.sums[:, 1],
-            refaults=self.sums[:, 3],
-            refault_stall_ns=self.sums[:, 2],
+            accessor_stall_ns=self.sums[:, o.S_STALL] + self.sums[:, o.S_REFAULT_NS],
+            accessor_faults=self.sums[:, o.S_FAULTS],
+            window_stall_ns=self.sums[:, o.S_STOPPED],
+            refaults=self.sums[:, o.S_REFAULTED],
+            refault_stall_ns=self.sums[:, o.S_REFAULT_NS],
             run_time_ns=run_time,
             resources=resources,
             bytes_moved=sum(r.bytes_moved for r in resources.values()),

@@ -28,7 +28,7 @@ def jit(function: F) -> F:
 
 def inline(function: F) -> F:
     """A small helper that jitted code calls and LLVM folds into its caller."""
-    return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+    return numba.njit(inline="always", **_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 class _Uncachable:

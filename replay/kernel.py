@@ -30,16 +30,24 @@ _U27, _U30, _U31 = np.uint64(27), np.uint64(30), np.uint64(31)
 _U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
 
 # globals that the compiled code folds in
-(END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, TRANSFER, SLEEP, COALESCE, WAKE, RECORDED, RETRY, UNLESS, COMPLETE,
+(END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE, RELEASE_ONE, SHARED, RECORDED, RETRY, UNLESS, COMPLETE,
 ARRIVE, START) = (
-    o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.TRANSFER, o.SLEEP, o.COALESCE, o.WAKE, o.RECORDED, o.RETRY,
+    o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.TRANSFER, o.SLEEP, o.COALESCE, o.WAKE, o.WAKE_QUEUE, o.RELEASE_ONE, o.SHARED, o.RECORDED, o.RETRY,
     o.UNLESS, o.COMPLETE, o.ARRIVE, o.START,
 )  # fmt: skip
 PC_ARRIVE, PC_START, PC_NOTHING = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
 TIMES_WAITERS = o.TIMES_WAITERS
+# columns of the state of a slot, of a resource instance (then what is reported) and of an accessor (then what is reported)
+PC, CLOCK, ROW, DRAW, SINCE, NEXT, WHO, TRY = range(8)
+FREE, FREE_AT, HEAD, TAIL, QUEUED, BEGIN, SLEEPERS, SERVERS = range(8)
+R_BUSY, R_ACQUIRED, R_WAIT, R_MAX_QUEUE, R_BYTES = o.R_BUSY, o.R_ACQUIRED, o.R_WAIT, o.R_MAX_QUEUE, o.R_BYTES
+A_KIND, A_FIRST, A_NEXT, A_STOP, A_LEFT, A_RESUME, A_TOUCHED, A_REFAULTS = range(8)
+S_STALL, S_STOPPED, S_REFAULT_NS, S_REFAULTED, S_FAULTS, S_END = (
+    o.S_STALL, o.S_STOPPED, o.S_REFAULT_NS, o.S_REFAULTED, o.S_FAULTS, o.S_END,
+)  # fmt: skip
 TRACKED, FIRST_TOUCH = o.TRACKED, o.FIRST_TOUCH
-SLOT_WINDOW, SLOT_SOURCE, SLOT_PUSH, FIRST_SLOT = o.SLOT_WINDOW, o.SLOT_SOURCE, o.SLOT_PUSH, o.FIRST_SLOT
+SLOT_WINDOW, SLOT_SOURCE, SLOT_PUSH = o.SLOT_WINDOW, o.SLOT_SOURCE, o.SLOT_PUSH
 
 
 @inline
@@ -96,18 +104,18 @@ def histogram_bin(ns: Any) -> Any:
 @jit
 def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     ops: Any, tables: Any, path_pc: Any, seed: Any,
-    acc_start: Any, acc_kind: Any, think: Any, cls: Any, access: Any, recorded: Any,
+    ac: Any, think: Any, cls: Any, access: Any, recorded: Any,
     flags: Any, granule: Any, shard: Any, uniform: Any,
     present_at: Any, stage2_epoch: Any, joined: Any,
     source_order: Any, source_time: Any,
-    servers: Any, windows: Any, window_out: Any, granule_pages: Any,
+    rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
-    slots: Any, slot_bits: Any, until: Any, stepwise: Any,
-    out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any, sums: Any, resource_out: Any,
+    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
+    out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. See `replay.engine.simulate` for what the arrays are; returns (status, end of
     time, events)."""
-    accessors = acc_start.size - 1
+    accessors = ac.shape[0]
     open_loop = source_order.size > 0
     leaves = 1
     while leaves < slots:
@@ -116,38 +124,22 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     slot_mask = np.int64((1 << slot_bits) - 1)
     time_limit = np.int64(1) << (62 - slot_bits)
 
-    s_pc = np.zeros(slots, np.int64)
-    s_t = np.zeros(slots, np.int64)
-    s_row = np.zeros(slots, np.int64)
-    s_draw = np.zeros(slots, np.int64)  # what randomness hangs on: the row, or a number beyond them all for a refault
-    s_start = np.zeros(slots, np.int64)
-    s_next = np.full(slots, -1, np.int64)
-    s_acc = np.zeros(slots, np.int64)
-    s_try = np.zeros(slots, np.int64)
+    st = np.zeros((slots, 8), np.int64)
+    st[:, NEXT] = -1
 
     free_slots = np.empty(slots, np.int64)
     free_count = 0
-    first_dynamic = FIRST_SLOT + (0 if open_loop else accessors)
+    first_dynamic = first + (0 if open_loop else accessors)
     for slot in range(slots - 1, first_dynamic - 1, -1):
         free_slots[free_count] = slot
         free_count += 1
     ready = np.empty(slots, np.int64)
     ready_count = 0
 
-    instances = servers.size
-    r_free = servers.copy()
-    r_free_at = np.zeros(instances, np.int64)
-    r_head = np.full(instances, -1, np.int64)
-    r_tail = np.full(instances, -1, np.int64)
-    r_queued = np.zeros(instances, np.int64)
-    r_begin = np.zeros(instances, np.int64)  # one server: when its holder began, which may be still to come
-    r_sleepers = np.zeros(instances, np.int64)
-
-    a_next = np.empty(accessors, np.int64)
-    a_left = np.full(accessors, -1, np.int64)  # think time left when a window interrupted it; -1: all of it
-    a_resume = np.zeros(accessors, np.int64)
-    a_touched = np.zeros(accessors, np.int64)
-    a_refaults = np.zeros(accessors, np.int64)
+    rs[:, HEAD] = -1
+    rs[:, TAIL] = -1
+    for r in range(rs.shape[0]):
+        rs[r, FREE] = rs[r, SERVERS]
 
     window_count = windows.shape[0]
     have_windows = window_count > 0
@@ -173,10 +165,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
         set_key(tree, leaves, SLOT_SOURCE, (source_time[source_order[0]] << slot_bits) | SLOT_SOURCE)
     else:
         for a in range(accessors - 1, -1, -1):
-            a_next[a] = acc_start[a]
-            slot = FIRST_SLOT + a
-            s_acc[slot] = a
-            s_pc[slot] = PC_START
+            slot = first + a
+            st[slot, WHO] = a
+            st[slot, PC] = PC_START
             ready[ready_count] = slot
             ready_count += 1
     now = np.int64(0)
@@ -197,7 +188,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 return 2, now, events
             events += 1
 
-            if slot < FIRST_SLOT:
+            if slot < first:
                 if slot == SLOT_WINDOW:
                     w = window_next
                     window_next += 1
@@ -217,20 +208,20 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         epoch += 1
                     if not open_loop:
                         for a in range(accessors):
-                            if windows[w, 10] and windows[w, 11] and acc_kind[a] == 0:
-                                a_refaults[a] = a_touched[a]
-                            main = FIRST_SLOT + a
-                            waiting = s_pc[main] == PC_ARRIVE and tree[leaves + main] != INF
-                            if waiting and (w_stops >> acc_kind[a]) & 1:
-                                resumed = a_resume[a]
-                                if resumed < hold_end or a_refaults[a] > 0:
+                            if windows[w, 10] and windows[w, 11] and ac[a, A_KIND] == 0:
+                                ac[a, A_REFAULTS] = ac[a, A_TOUCHED]
+                            main = first + a
+                            waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
+                            if waiting and (w_stops >> ac[a, A_KIND]) & 1:
+                                resumed = ac[a, A_RESUME]
+                                if resumed < hold_end or ac[a, A_REFAULTS] > 0:
                                     went_on = max(resumed, now)
-                                    a_left[a] = max(s_t[main] - went_on, 0)
+                                    ac[a, A_LEFT] = max(st[main, CLOCK] - went_on, 0)
                                     again = max(resumed, hold_end)
-                                    sums[a, 1] += again - went_on
-                                    s_pc[main] = PC_START
-                                    s_t[main] = again
-                                    a_resume[a] = again
+                                    ac[a, S_STOPPED] += again - went_on
+                                    st[main, PC] = PC_START
+                                    st[main, CLOCK] = again
+                                    ac[a, A_RESUME] = again
                                     set_key(tree, leaves, main, (again << slot_bits) | main)
                     w_end = hold_end if w_stops else w_end
                     if window_next < window_count:
@@ -243,19 +234,19 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     # push: link instance, ns on the link, latency and placing ns, backlog ns, bytes
                     link = push[0]
                     while push_next < push_order.size:
-                        if max(r_free_at[link] - now, 0) > push[3]:
+                        if max(rs[link, FREE_AT] - now, 0) > push[3]:
                             break
                         g = push_order[push_next]
                         push_next += 1
                         if g >= 0 and present_at[g] != NEVER:
                             continue
-                        r_free_at[link] = max(r_free_at[link], now) + push[1]
-                        resource_out[link, 0] += push[1]
-                        resource_out[link, 4] += push[4]
+                        rs[link, FREE_AT] = max(rs[link, FREE_AT], now) + push[1]
+                        rs[link, R_BUSY] += push[1]
+                        rs[link, R_BYTES] += push[4]
                         if g >= 0:
-                            present_at[g] = r_free_at[link] + push[2]
+                            present_at[g] = rs[link, FREE_AT] + push[2]
                     if push_next < push_order.size:
-                        at = max(r_free_at[link] - push[3], now + 1)
+                        at = max(rs[link, FREE_AT] - push[3], now + 1)
                         set_key(tree, leaves, SLOT_PUSH, (at << slot_bits) | SLOT_PUSH)
                     else:
                         set_key(tree, leaves, SLOT_PUSH, INF)
@@ -275,104 +266,108 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 low, high = 0, accessors
                 while high - low > 1:
                     middle = (low + high) // 2
-                    if acc_start[middle] <= row:
+                    if ac[middle, A_FIRST] <= row:
                         low = middle
                     else:
                         high = middle
-                s_acc[slot] = low
-                s_row[slot] = row
-                s_draw[slot] = row
-                s_start[slot] = now
-                s_t[slot] = now
-                s_try[slot] = 0
-                s_pc[slot] = PC_ARRIVE
+                st[slot, WHO] = low
+                st[slot, ROW] = row
+                st[slot, DRAW] = row
+                st[slot, SINCE] = now
+                st[slot, CLOCK] = now
+                st[slot, TRY] = 0
+                st[slot, PC] = PC_ARRIVE
 
         # ---- run the slot until it needs an instant that has not come
-        pc = s_pc[slot]
-        t = s_t[slot]
-        row = s_row[slot]
+        pc = st[slot, PC]
+        t = st[slot, CLOCK]
+        row = st[slot, ROW]
         bits = np.uint64(0)
         word = np.int64(-1)
-        draw_row = s_draw[slot]
-        acc = s_acc[slot]
+        draw_row = st[slot, DRAW]
+        acc = st[slot, WHO]
         key = np.int64(INF)
+        pending = np.int64(-1)
         while True:
             op = ops[pc, 0]
+            if op >= SHARED and t > now:
+                # what is shared must be touched at the event's own time; when nothing else comes before, that is now
+                key = (t << slot_bits) | slot
+                set_key(tree, leaves, slot, key)
+                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit:
+                    break
+                now = t
+                events += 1
+                key = np.int64(INF)
             if op == DELAY:
                 t += ops[pc, 1]
-                if ops[pc, 2] >= 0:
-                    draw = ops[pc, 3]
+                for place in range(ops[pc, 2]):
+                    draw = ops[pc, 4 + 2 * place]
                     if (draw >> 2) != word:
                         word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (s_try[slot] << 40), word)
-                    t += sample(tables, ops[pc, 2], bits, draw)
+                        bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
+                    t += sample(tables, ops[pc, 3 + 2 * place], bits, draw)
                 pc += 1
             elif op == ACQUIRE:
-                if t > now:
-                    key = (t << slot_bits) | slot
-                    break
                 r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
-                resource_out[r, 1] += 1
+                rs[r, R_ACQUIRED] += 1
                 waited = False
                 if ops[pc, 6]:  # one server: when it will be free is known, or somebody holds it
-                    if r_free[r] == 0:
+                    if rs[r, FREE] == 0:
                         waited = True
                     else:
-                        r_free[r] = 0
-                        if r_free_at[r] > t:
-                            resource_out[r, 2] += r_free_at[r] - t
-                            resource_out[r, 3] = max(resource_out[r, 3], 1)
-                            t = r_free_at[r]
-                            r_begin[r] = t
-                            resource_out[r, 0] -= t
+                        rs[r, FREE] = 0
+                        if rs[r, FREE_AT] > t:
+                            rs[r, R_WAIT] += rs[r, FREE_AT] - t
+                            rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], 1)
+                            t = rs[r, FREE_AT]
+                            rs[r, BEGIN] = t
+                            rs[r, R_BUSY] -= t
                             pc += 1
                             continue
-                elif r_free[r] == 0:
+                elif rs[r, FREE] == 0:
                     waited = True
                 else:
-                    r_free[r] -= 1
+                    rs[r, FREE] -= 1
                 if waited:
-                    s_next[slot] = -1
-                    if r_head[r] < 0:
-                        r_head[r] = slot
+                    st[slot, NEXT] = -1
+                    if rs[r, HEAD] < 0:
+                        rs[r, HEAD] = slot
                     else:
-                        s_next[r_tail[r]] = slot
-                    r_tail[r] = slot
-                    r_queued[r] += 1
-                    resource_out[r, 3] = max(resource_out[r, 3], r_queued[r] + (1 if r_begin[r] > t else 0))
-                    resource_out[r, 2] -= t
+                        st[rs[r, TAIL], NEXT] = slot
+                    rs[r, TAIL] = slot
+                    rs[r, QUEUED] += 1
+                    rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], rs[r, QUEUED] + (1 if rs[r, BEGIN] > t else 0))
+                    rs[r, R_WAIT] -= t
                     break
-                resource_out[r, 0] -= t
+                rs[r, R_BUSY] -= t
                 t += ops[pc, 3]
                 if ops[pc, 4] >= 0:
                     draw = ops[pc, 5]
                     if (draw >> 2) != word:
                         word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (s_try[slot] << 40), word)
+                        bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
                     t += sample(tables, ops[pc, 4], bits, draw)
                 pc += 1
-            elif op == WAKE:
+            elif op == WAKE or op == WAKE_QUEUE:
                 queue = ops[pc, 4]
                 if queue >= 0:
-                    if t > now:
-                        key = (t << slot_bits) | slot
-                        break
                     queue = instance(queue, ops[pc, 5], acc, shard, row)
-                    r_sleepers[queue] -= 1
-                    others = r_sleepers[queue]
+                    rs[queue, SLEEPERS] -= 1
+                    others = rs[queue, SLEEPERS]
                     if others > 0:
                         each = ops[pc, 6]
                         if ops[pc, 7] >= 0:
                             draw = ops[pc, 8]
                             if (draw >> 2) != word:
                                 word = draw >> 2
-                                bits = draw_bits(seed, draw_row + (s_try[slot] << 40), word)
+                                bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
                             each += sample(tables, ops[pc, 7], bits, draw)
                         t += each * others
                 if row >= 0 and uniform < 0 and flags[row] & TRACKED:
                     # who brought the page tells those who joined; each wakes in its own time
                     g = granule[row]
-                    if acc_kind[acc] == 0:
+                    if ac[acc, A_KIND] == 0:
                         stage2_epoch[g] = epoch
                     joiner = np.int64(-1)
                     if present_at[g] == NEVER or present_at[g] == INF:
@@ -380,29 +375,29 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         joiner = joined[g]
                         joined[g] = -1
                     while joiner >= 0:
-                        following = s_next[joiner]
+                        following = st[joiner, NEXT]
                         if queue >= 0:
-                            r_sleepers[queue] -= 1
+                            rs[queue, SLEEPERS] -= 1
                         wake = ops[pc, 1]
                         if ops[pc, 2] >= 0:
                             draw = ops[pc, 3]
-                            wake += sample(tables, ops[pc, 2], draw_bits(seed, s_draw[joiner], draw >> 2), draw)
-                        resumes = max(t, s_t[joiner]) + wake
-                        stall = resumes - s_start[joiner]
+                            wake += sample(tables, ops[pc, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
+                        resumes = max(t, st[joiner, CLOCK]) + wake
+                        stall = resumes - st[joiner, SINCE]
                         if keep_rows:
-                            out_start[s_row[joiner]] = s_start[joiner]
-                            out_stall[s_row[joiner]] = stall
+                            out_start[st[joiner, ROW]] = st[joiner, SINCE]
+                            out_stall[st[joiner, ROW]] = stall
                         else:
-                            histogram[cls[s_row[joiner]], histogram_bin(stall)] += 1
-                        sums[s_acc[joiner], 0] += stall
-                        sums[s_acc[joiner], 4] += 1
+                            histogram[cls[st[joiner, ROW]], histogram_bin(stall)] += 1
+                        ac[st[joiner, WHO], S_STALL] += stall
+                        ac[st[joiner, WHO], S_FAULTS] += 1
                         last = max(last, resumes)
                         if open_loop:
                             free_slots[free_count] = joiner
                             free_count += 1
                         else:
-                            s_pc[joiner] = PC_START
-                            s_t[joiner] = resumes
+                            st[joiner, PC] = PC_START
+                            st[joiner, CLOCK] = resumes
                             ready[ready_count] = joiner
                             ready_count += 1
                         joiner = following
@@ -411,37 +406,42 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     draw = ops[pc, 3]
                     if (draw >> 2) != word:
                         word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (s_try[slot] << 40), word)
+                        bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
                     resumes += sample(tables, ops[pc, 2], bits, draw)
-                stall = resumes - s_start[slot]
+                stall = resumes - st[slot, SINCE]
                 if row < 0:
-                    sums[acc, 2] += stall
-                    sums[acc, 3] += 1
+                    ac[acc, S_REFAULT_NS] += stall
+                    ac[acc, S_REFAULTED] += 1
                 else:
                     if keep_rows:
-                        out_start[row] = s_start[slot]
+                        out_start[row] = st[slot, SINCE]
                         out_stall[row] = stall
                     else:
                         histogram[cls[row], histogram_bin(stall)] += 1
-                    sums[acc, 0] += stall
-                    sums[acc, 4] += 1
+                    ac[acc, S_STALL] += stall
+                    ac[acc, S_FAULTS] += 1
                     if have_windows:
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
-                            a_touched[acc] += 1
+                            ac[acc, A_TOUCHED] += 1
                 last = max(last, resumes)
+                if ops[pc, 9] == 1 and queue >= 0 and not open_loop:
+                    # others go on with delays and the release of one server whose end is known: no event of its own
+                    pending = resumes
+                    pc += 1
+                    continue
                 if ops[pc, 9]:  # what follows is done by others while the accessor runs
                     if free_count == 0:
                         return 1, now, events
                     free_count -= 1
                     tail = free_slots[free_count]
-                    s_pc[tail] = pc + 1
-                    s_t[tail] = t
-                    s_row[tail] = row
-                    s_draw[tail] = draw_row
-                    s_start[tail] = s_start[slot]
-                    s_acc[tail] = acc
-                    s_try[tail] = s_try[slot]
+                    st[tail, PC] = pc + 1
+                    st[tail, CLOCK] = t
+                    st[tail, ROW] = row
+                    st[tail, DRAW] = draw_row
+                    st[tail, SINCE] = st[slot, SINCE]
+                    st[tail, WHO] = acc
+                    st[tail, TRY] = st[slot, TRY]
                     ready[ready_count] = tail
                     ready_count += 1
                 if open_loop:
@@ -451,74 +451,72 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 t = resumes
                 pc = PC_START
             elif op == START:
-                if w_stops and t < w_end and t >= w_begin and (w_stops >> acc_kind[acc]) & 1:
-                    sums[acc, 1] += w_end - t
+                if w_stops and t < w_end and t >= w_begin and (w_stops >> ac[acc, A_KIND]) & 1:
+                    ac[acc, S_STOPPED] += w_end - t
                     t = w_end
-                a_resume[acc] = t
-                s_try[slot] = 0
+                ac[acc, A_RESUME] = t
+                st[slot, TRY] = 0
                 word = np.int64(-1)
-                if a_refaults[acc] > 0:
+                if ac[acc, A_REFAULTS] > 0:
                     # touched before, mapped no more: the path of a refault, in its own time
-                    draw_row = rows_total + (np.int64(acc) << 24) + a_refaults[acc] + (epoch << 48)
-                    a_refaults[acc] -= 1
+                    draw_row = rows_total + (np.int64(acc) << 24) + ac[acc, A_REFAULTS] + (epoch << 48)
+                    ac[acc, A_REFAULTS] -= 1
                     row = np.int64(-1)
-                    s_start[slot] = t
-                    pc = path_pc[path_pc.shape[0] - 1, acc_kind[acc]]
+                    st[slot, SINCE] = t
+                    pc = path_pc[path_pc.shape[0] - 1, ac[acc, A_KIND]]
                     continue
-                row = a_next[acc]
-                if row >= acc_start[acc + 1]:
-                    sums[acc, 5] = t
+                row = ac[acc, A_NEXT]
+                if row >= ac[acc, A_STOP]:
+                    ac[acc, S_END] = t
                     break
-                if a_left[acc] >= 0:
-                    t += a_left[acc]
-                    a_left[acc] = -1
+                if ac[acc, A_LEFT] >= 0:
+                    t += ac[acc, A_LEFT]
+                    ac[acc, A_LEFT] = -1
                 else:
                     t += think[row]
                 draw_row = row
-                s_start[slot] = t
+                st[slot, SINCE] = t
                 if stepwise or (uniform < 0 and flags[row] & TRACKED):
                     pc = PC_ARRIVE
-                    if t > now:
-                        key = (t << slot_bits) | slot
-                        break
                 else:
-                    a_next[acc] = row + 1
-                    pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), acc_kind[acc]]
-            elif op == RELEASE:
+                    ac[acc, A_NEXT] = row + 1
+                    pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), ac[acc, A_KIND]]
+            elif op == RELEASE or op == RELEASE_ONE:
                 r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
                 # one server that is at work: nothing can come between now and its known end; else wait for that instant
-                if t > now and (not ops[pc, 3] or r_begin[r] > now):
+                if pending < 0 and op == RELEASE_ONE and rs[r, BEGIN] > now:
                     key = (t << slot_bits) | slot
                     break
-                resource_out[r, 0] += t
-                head = r_head[r]
+                rs[r, R_BUSY] += t
+                head = rs[r, HEAD]
                 if head >= 0:
-                    r_head[r] = s_next[head]
-                    r_queued[r] -= 1
-                    resource_out[r, 2] += t
-                    resource_out[r, 0] -= t
-                    r_begin[r] = t
-                    s_t[head] = t
-                    s_pc[head] += 1
+                    rs[r, HEAD] = st[head, NEXT]
+                    rs[r, QUEUED] -= 1
+                    rs[r, R_WAIT] += t
+                    rs[r, R_BUSY] -= t
+                    rs[r, BEGIN] = t
+                    st[head, CLOCK] = t
+                    st[head, PC] += 1
                     ready[ready_count] = head
                     ready_count += 1
                 else:
-                    r_free[r] += 1
-                    r_free_at[r] = t
+                    rs[r, FREE] += 1
+                    rs[r, FREE_AT] = t
                 pc += 1
             elif op == END:
-                s_pc[slot] = END
+                if pending >= 0:
+                    t = pending
+                    pending = np.int64(-1)
+                    pc = PC_START
+                    continue
                 if slot >= first_dynamic:
                     free_slots[free_count] = slot
                     free_count += 1
                 last = max(last, t)
                 break
             elif op == SLEEP:
-                if t > now:
-                    key = (t << slot_bits) | slot
-                    break
                 queue = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
-                r_sleepers[queue] += 1
+                rs[queue, SLEEPERS] += 1
                 pc += 1
             elif op == COALESCE:
                 if row < 0 or uniform >= 0 or not flags[row] & TRACKED:
@@ -534,7 +532,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     joined[g] = -1
                     pc += 1
                 elif at == INF:
-                    s_next[slot] = joined[g]
+                    st[slot, NEXT] = joined[g]
                     joined[g] = slot
                     break
                 else:
@@ -544,19 +542,16 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     queue = ops[wake_pc, 4]
                     if queue >= 0:
                         queue = instance(queue, ops[wake_pc, 5], acc, shard, row)
-                        r_sleepers[queue] -= 1
+                        rs[queue, SLEEPERS] -= 1
                     t += ops[wake_pc, 1]
                     if ops[wake_pc, 2] >= 0:
                         draw = ops[wake_pc, 3]
                         t += sample(tables, ops[wake_pc, 2], draw_bits(seed, draw_row, draw >> 2), draw)
-                    if acc_kind[acc] == 0:
+                    if ac[acc, A_KIND] == 0:
                         stage2_epoch[g] = epoch
                     pc = PC_NOTHING
             elif op == ARRIVE:
-                if t > now:
-                    key = (t << slot_bits) | slot
-                    break
-                kind = acc_kind[acc]
+                kind = ac[acc, A_KIND]
                 c = np.int64(cls[row])
                 is_window_class = c == path_pc.shape[0] - 3
                 if w_end > t >= w_begin:
@@ -564,7 +559,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     if access[row] == 1:
                         blocked |= (w_blocks_writes >> kind) & 1
                     if open_loop and (w_stops >> kind) & 1:
-                        s_start[slot] = w_end  # the accessor does not run; its access comes after
+                        st[slot, SINCE] = w_end  # the accessor does not run; its access comes after
                         t = w_end
                         continue
                     if blocked:
@@ -573,7 +568,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             continue  # looks again when the window is over
                         is_window_class = False
                 if not open_loop:
-                    a_next[acc] = row + 1
+                    ac[acc, A_NEXT] = row + 1
                 pc = path_pc[c, kind]
                 if is_window_class:
                     pc = PC_NOTHING  # it was recorded because of a window that is not there now
@@ -585,36 +580,32 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             stage2_epoch[g] = epoch
                             pc = path_pc[path_pc.shape[0] - 2, kind]
             elif op == TRANSFER:
-                if t > now and ops[pc, 3] > 0:
-                    key = (t << slot_bits) | slot
-                    break
                 r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
-                resource_out[r, 1] += 1
-                resource_out[r, 4] += ops[pc, 4]
+                rs[r, R_ACQUIRED] += 1
+                rs[r, R_BYTES] += ops[pc, 4]
                 if ops[pc, 3] == 0:
                     pc += 1
                     continue
-                begin = max(t, r_free_at[r])
-                resource_out[r, 2] += begin - t
-                resource_out[r, 0] += ops[pc, 3]
+                begin = max(t, rs[r, FREE_AT])
+                rs[r, R_WAIT] += begin - t
+                rs[r, R_BUSY] += ops[pc, 3]
                 t = begin + ops[pc, 3]
-                r_free_at[r] = t
+                rs[r, FREE_AT] = t
                 pc += 1
             elif op == DELAY_TIMES:
-                if t > now:
-                    key = (t << slot_bits) | slot
-                    break
                 r = instance(ops[pc, 5], ops[pc, 6], acc, shard, row)
                 if ops[pc, 4] == TIMES_WAITERS:
-                    count = max(r_sleepers[r] - 1, 0)
+                    count = max(rs[r, SLEEPERS] - 1, 0)
                 else:
-                    count = r_free[r]
-                    if servers[r] == 1 and r_free_at[r] > t:
+                    count = rs[r, FREE]
+                    if rs[r, SERVERS] == 1 and rs[r, FREE_AT] > t:
                         count = 0
                 each = ops[pc, 1]
                 if ops[pc, 2] >= 0:
                     draw = ops[pc, 3]
-                    each += sample(tables, ops[pc, 2], draw_bits(seed, draw_row + (s_try[slot] << 40), draw >> 2), draw)
+                    each += sample(
+                        tables, ops[pc, 2], draw_bits(seed, draw_row + (st[slot, TRY] << 40), draw >> 2), draw
+                    )
                 t += each * count
                 pc += 1
             elif op == RECORDED:
@@ -623,9 +614,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 pc += 1
             elif op == RETRY:
                 draw = ops[pc, 4]
-                chance = draw_bits(seed, draw_row + (s_try[slot] << 40), draw >> 2) >> (np.uint64(draw & 3) * _U16)
-                if s_try[slot] < ops[pc, 3] and np.int64(chance & _UMASK) < ops[pc, 1]:
-                    s_try[slot] += 1
+                chance = draw_bits(seed, draw_row + (st[slot, TRY] << 40), draw >> 2) >> (np.uint64(draw & 3) * _U16)
+                if st[slot, TRY] < ops[pc, 3] and np.int64(chance & _UMASK) < ops[pc, 1]:
+                    st[slot, TRY] += 1
                     word = np.int64(-1)
                     pc = ops[pc, 2]
                 else:
@@ -636,16 +627,16 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if mask & 7:
                     holds = row >= 0 and ((mask >> np.int64(access[row])) & 1) != 0
                 if holds and mask & 56:
-                    holds = ((mask >> (3 + np.int64(acc_kind[acc]))) & 1) != 0
+                    holds = ((mask >> (3 + np.int64(ac[acc, A_KIND]))) & 1) != 0
                 pc = pc + 1 if holds else ops[pc, 2]
             else:  # COMPLETE
                 if row >= 0 and out_latency.size:
-                    out_latency[row] = t - s_start[slot]
+                    out_latency[row] = t - st[slot, SINCE]
                 pc += 1
-        s_pc[slot] = pc
-        s_t[slot] = t
-        s_row[slot] = row
-        s_draw[slot] = draw_row
+        st[slot, PC] = pc
+        st[slot, CLOCK] = t
+        st[slot, ROW] = row
+        st[slot, DRAW] = draw_row
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
     return 0, max(last, now), events

@@ -8,27 +8,35 @@ WIDTH: Final = 10
 
 # column 0; the others are named beside each operation. `per` picks the instance: see PER_*.
 END: Final = 0
-DELAY: Final = 1  # const_ns, table, draw
-DELAY_TIMES: Final = 2  # const_ns, table, draw, what (TIMES_*), instance, per
-ACQUIRE: Final = 3  # instance, per, idle const_ns, idle table, idle draw, single server
-RELEASE: Final = 4  # instance, per, single server
-TRANSFER: Final = 5  # link instance, per, ns
-SLEEP: Final = 6  # wait queue instance, per
-COALESCE: Final = 7  # pc of the path's wake
+DELAY: Final = 1  # const_ns, number of draws up to 3, then table and draw of each
 WAKE: Final = (
-    8  # const_ns, table, draw, wait queue instance or -1, per, walk const_ns, walk table, walk draw, has a tail
+    2  # const_ns, table, draw, wait queue instance or -1, per, walk const_ns, walk table, walk draw, tail (TAIL_*)
 )
-RECORDED: Final = 9
-RETRY: Final = 10  # threshold of 65536, target pc, most times, draw
-UNLESS: Final = 11  # condition mask, target pc when it does not hold
-COMPLETE: Final = 12  # the content is there for the task: end of the fault's latency
-ARRIVE: Final = 13  # the fault is taken: page tables and windows are looked at
-START: Final = 14  # the accessor runs: think, then the next fault
+RECORDED: Final = 3
+RETRY: Final = 4  # threshold of 65536, target pc, most times, draw
+UNLESS: Final = 5  # condition mask, target pc when it does not hold
+COMPLETE: Final = 6  # the content is there for the task: end of the fault's latency
+START: Final = 7  # the accessor runs: think, then the next fault
+RELEASE_ONE: Final = 8  # instance, per: of a single server, whose next holder may be told ahead of time
+COALESCE: Final = 9  # pc of the path's wake
+# from here on what is shared is touched: only at the event's own time
+SHARED: Final = 10
+ACQUIRE: Final = 10  # instance, per, idle const_ns, idle table, idle draw, single server
+RELEASE: Final = 11  # instance, per
+TRANSFER: Final = 12  # link instance, per, ns, bytes
+SLEEP: Final = 13  # wait queue instance, per
+WAKE_QUEUE: Final = 14  # as WAKE, from a wait queue
+DELAY_TIMES: Final = 15  # const_ns, table, draw, what (TIMES_*), instance, per
+ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
 
 PC_ARRIVE: Final = 0
 PC_START: Final = 1
 PC_NOTHING: Final = 2  # a path that costs nothing: wake at once
 FIRST_FREE_PC: Final = 4
+
+TAIL_NONE: Final = 0
+TAIL_SIMPLE: Final = 1  # delays and releases of single servers
+TAIL_ANY: Final = 2
 
 PER_VM: Final = 0
 PER_ACCESSOR: Final = 1
@@ -60,19 +68,34 @@ W_EMPTIES: Final = 10  # 1: stage 2 is empty afterwards
 W_RETOUCH: Final = 11  # 1: what was touched is touched again at once
 W_COLUMNS: Final = 12
 
-# columns of the statistics of a resource instance
-R_BUSY_NS: Final = 0
-R_ACQUIRED: Final = 1
-R_WAIT_NS: Final = 2
-R_MAX_QUEUE: Final = 3
-R_BYTES: Final = 4
-R_COLUMNS: Final = 5
+# columns of a resource instance: eight of state, of which the engine sets one, then what is reported
+R_SERVERS: Final = 7
+R_BUSY: Final = 8
+R_ACQUIRED: Final = 9
+R_WAIT: Final = 10
+R_MAX_QUEUE: Final = 11
+R_BYTES: Final = 12
+R_COLUMNS: Final = 16
+
+# columns of an accessor: eight of state, of which the engine sets these, then what is reported
+A_KIND: Final = 0
+A_FIRST: Final = 1
+A_NEXT: Final = 2
+A_STOP: Final = 3
+A_LEFT: Final = 4  # think time left when a window interrupted it; -1: all of it
+S_STALL: Final = 8
+S_STOPPED: Final = 9
+S_REFAULT_NS: Final = 10
+S_REFAULTED: Final = 11
+S_FAULTS: Final = 12
+S_END: Final = 13
+A_COLUMNS: Final = 16
 
 # special slots before the accessors'
 SLOT_WINDOW: Final = 0
 SLOT_SOURCE: Final = 1
 SLOT_PUSH: Final = 2
-FIRST_SLOT: Final = 4
+SPECIAL_SLOTS: Final = 4
 
 STATUS_OK: Final = 0
 STATUS_MORE_SLOTS: Final = 1

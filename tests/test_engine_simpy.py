@@ -215,7 +215,7 @@ def paths(draw: Any) -> list[str]:
             stages.append(f'acquire = "{what}"' + ('\nidle = "message"' if draw(st.booleans()) else ""))
     after = draw(st.booleans())
     if not after:
-        stages += [f'release = "{name}"' for name in held]
+        stages += [f'delay = "lock"\n[[paths.missing]]\nrelease = "{name}"' for name in held]
     stages.append('wake = "wake"' + ('\nfrom = "queue"\nwalk = "wake_per_waiter"' if sleeps else ""))
     if after:
         stages += ['delay = "handler_loop"'] + [f'release = "{name}"' for name in held]
