@@ -6,7 +6,7 @@ on one part of a trace is to be judged on another: `part`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,10 +26,29 @@ Samples = npt.NDArray[np.int64]
 
 MIN_SAMPLES: Final = 30
 USERFAULTS: Final = ("missing", "minor", "write-protect")
+KERNEL_FILLS: Final = ("host-lazy", "guest-memfd")
 PLACED: Final = ("copy", "zeropage", "continue", "move", "unprotect")
 _UNKNOWN: Final = -1
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Samples of costs, and the placing ioctls with the sleepers that were there (their slope is a cost too)."""
+
+    samples: Mapping[str, Samples]
+    placing_ns: Samples
+    sleepers: Samples
+
+    @classmethod
+    def together(cls, parts: Sequence[Observed]) -> Observed:
+        """What several traces show."""
+        names = dict.fromkeys(name for part in parts for name in part.samples)
+        empty = np.empty(0, np.int64)
+        samples = {name: np.concatenate([part.samples.get(name, empty) for part in parts]) for name in names}
+        placing = np.concatenate([empty, *(part.placing_ns for part in parts)])
+        return cls(samples, placing, np.concatenate([empty, *(part.sleepers for part in parts)]))
 
 
 @dataclass(frozen=True)
@@ -77,24 +96,45 @@ def fit_costs(
     part: tuple[float, float] = (0.0, 1.0),
 ) -> Fit:
     """As `costs_from_faults`, with what was refused and the samples themselves."""
+    observed = observe(part_of(faults, part), meta)
+    return fit(observed, source=f"measured in this trace: {source}", name=source, min_samples=min_samples)
+
+
+def part_of(faults: pl.DataFrame, part: tuple[float, float]) -> pl.DataFrame:
+    """The faults between two shares of all, in order of time."""
     ordered = faults.sort("start_ns", "tid")
     first, last = (round(share * len(ordered)) for share in part)
-    samples = samples_of(ordered[first:last], meta)
-    return fit_samples(samples, source=source, min_samples=min_samples)
+    return ordered[first:last]
 
 
-def fit_samples(samples: Mapping[str, Samples], *, source: str, min_samples: int = MIN_SAMPLES) -> Fit:
-    """Distributions of samples that belong to costs."""
+def fit(
+    observed: Observed,
+    *,
+    source: str,
+    name: str = "",
+    provenance: str = "measured-trace",
+    min_samples: int = MIN_SAMPLES,
+) -> Fit:
+    """Distributions of what was observed; costs with too few samples are refused, with the reason."""
+    samples = dict(observed.samples)
+    walk_ns = wake_walk_ns(observed)
+    samples["resolve"] = np.concatenate(
+        [
+            np.maximum(observed.placing_ns - walk_ns * observed.sleepers, 0),
+            samples.get("resolve", np.empty(0, np.int64)),
+        ]
+    )
+    if walk_ns:
+        samples["wake_per_waiter"] = np.full(len(observed.sleepers), walk_ns, np.int64)
     costs: dict[str, Cost] = {}
     refused: dict[str, str] = {}
-    for name, values in samples.items():
+    for cost, values in samples.items():
         if len(values) < min_samples:
             if len(values):
-                refused[name] = f"{len(values)} samples, {min_samples} needed"
+                refused[cost] = f"{len(values)} samples, {min_samples} needed"
             continue
-        distribution = distribution_of(np.maximum(values, 0))
-        costs[name] = Cost(distribution, "measured-trace", f"measured in this trace: {source}", len(values))
-    return Fit(CostTable(costs, source), refused, dict(samples))
+        costs[cost] = Cost(distribution_of(np.maximum(values, 0)), provenance, source, len(values))
+    return Fit(CostTable(costs, name), refused, samples)
 
 
 def distribution_of(samples: Samples) -> Distribution:
@@ -115,28 +155,26 @@ def distribution_of(samples: Samples) -> Distribution:
     return Distribution.from_quantiles([(float(p), round(float(v), 1)) for p, v in zip(levels, values, strict=True)])
 
 
-def samples_of(faults: pl.DataFrame, meta: Meta) -> dict[str, Samples]:
-    """Cost name -> its samples in `faults` (sorted by start)."""
+def observe(faults: pl.DataFrame, meta: Meta) -> Observed:
+    """The samples that `faults` (sorted by start) hold."""
     joined = faults.filter(faults["end_ns"].is_not_null())
     mechanism = meta.mechanism.name if meta.mechanism else ""
-    samples = _userfault_samples(_Columns(joined.filter(_is_userfault(joined))))
+    userfaults = _Columns(joined.filter(_is_userfault(joined)))
     exits = _Columns(joined.filter((joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()))
     by_kernel = joined.filter(joined["resolution"] == "kernel")
     stage2 = by_kernel.filter(by_kernel["cause"] == "stage2")["stall_ns"].to_numpy()
     host = by_kernel.filter(by_kernel["cause"].is_in(["minor-host", "major-host"]))["stall_ns"].to_numpy()
-    # Under host-lazy the same exit also makes the page; under all others the host has it by then.
-    lazy = mechanism in {"host-lazy", "host_lazy"}
-    more: dict[str, Samples] = {
-        "exit_userspace": exits.queue_ns[exits.queue_ns >= 0],
-        "reenter": exits.wake_ns[exits.wake_ns >= 0],
-        "stage2_fault": stage2[:0] if lazy else stage2,
-        "host_fault": np.concatenate([host, stage2]) if lazy else host,
-        "mmio_exit": joined.filter(joined["cause"] == "mmio")["stall_ns"].to_numpy(),
-    }
-    if len(exits.queue_ns):
-        more["resolve"] = np.concatenate([samples["resolve"], exits.resolve_ns])
-        more["fetch"] = np.concatenate([samples["fetch"], (exits.service_ns - exits.resolve_ns)])
-    return samples | more
+    # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
+    lazy = mechanism in KERNEL_FILLS
+    samples: dict[str, Samples] = _userfault_samples(userfaults)
+    samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
+    samples["resolve"] = exits.resolve_ns
+    samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
+    samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
+    samples["stage2_fault"] = stage2[:0] if lazy else stage2
+    samples["host_fault"] = np.concatenate([host, stage2]) if lazy else host
+    samples["mmio_exit"] = joined.filter(joined["cause"] == "mmio")["stall_ns"].to_numpy()
+    return Observed(samples, userfaults.resolve_ns, _sleepers(userfaults))
 
 
 class _Columns:
@@ -174,46 +212,39 @@ def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
     before_ns = np.concatenate(([0], placed_ns[:-1]))[: len(order)]
     idle = ~follows | (start_ns - before_ns >= _IDLE_NS)
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
-    waiting = follows & (start_ns + np.median(queue_ns[idle]) < before_ns if idle.any() else follows)
+    ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
+    waiting = follows & (ready < before_ns)
     taken = queue_ns[idle]
-    walk_ns, others = _wake_walk(faults)
-    samples = {
+    return {
         # No event tells when the message was ready, and only the sum of the two counts for an idle handler.
         "trap": taken // 2,
         "message": taken - taken // 2,
         "fetch": faults.service_ns - faults.resolve_ns,
-        "resolve": np.maximum(faults.resolve_ns - walk_ns * others, 0),
         "wake": faults.wake_ns,
         "handler_loop": (read_ns - before_ns)[waiting],
     }
-    if walk_ns:
-        samples["wake_per_waiter"] = np.full(len(others), walk_ns, np.int64)
-    return samples
 
 
-def _wake_walk(faults: _Columns) -> tuple[int, Samples]:
-    """(ns for each other sleeper, other sleepers at each placing): the slope of the placing ioctl over the sleepers.
+def wake_walk_ns(observed: Observed) -> int:
+    """What the placing ioctl takes for each other sleeper, ns: the slope of its time over their number.
 
     0 where the number of sleepers does not vary or the slope is not beyond three of its standard errors.
     """
-    others = _sleepers(faults)
-    if len(others) < MIN_SAMPLES or others.max(initial=0) - others.min(initial=0) < 4:
-        return 0, others
+    others = observed.sleepers
+    if len(others) < MIN_SAMPLES or others.max() - others.min() < 4:
+        return 0
     # A preempted handler makes outliers of milliseconds: medians by number of sleepers are the points of the line.
     counts, inverse, weight = np.unique(others, return_inverse=True, return_counts=True)
-    order = np.argsort(inverse, kind="stable")
-    groups = np.split(faults.resolve_ns[order], np.cumsum(weight)[:-1])
-    enough = weight >= 5
-    if enough.sum() < 4:
-        return 0, others
-    x, w = counts[enough].astype(float), weight[enough].astype(float)
-    y = np.array([np.median(g) for g, keep in zip(groups, enough, strict=True) if keep])
-    mean_x = np.average(x, weights=w)
-    spread = np.average((x - mean_x) ** 2, weights=w) * w.sum()
-    slope = float((w * (x - mean_x) * (y - np.average(y, weights=w))).sum() / spread)
-    rest = y - np.average(y, weights=w) - slope * (x - mean_x)
-    error = float(np.sqrt((w * rest**2).sum() / max(len(x) - 2, 1) / spread))
-    return (round(slope), others) if slope > 3 * error and slope >= 1 else (0, others)
+    by_count = np.split(observed.placing_ns[np.argsort(inverse, kind="stable")], np.cumsum(weight)[:-1])
+    points = [(n, w, float(np.median(g))) for n, w, g in zip(counts, weight, by_count, strict=True) if w >= 5]
+    if len(points) < 4:
+        return 0
+    x, w, y = (np.array(column, np.float64) for column in zip(*points, strict=True))
+    x, y = x - np.average(x, weights=w), y - np.average(y, weights=w)
+    spread = float((w * x**2).sum())
+    slope = float((w * x * y).sum()) / spread
+    error = float(np.sqrt((w * (y - slope * x) ** 2).sum() / (len(x) - 2) / spread))
+    return round(slope) if slope > 3 * error else 0
 
 
 def _sleepers(faults: _Columns) -> Samples:
