@@ -125,7 +125,7 @@ void open_kvm(void)
 		die(EXIT_MISSING_FEATURE, "no KVM here (/dev/kvm: %s): use --target process", strerror(errno));
 	L.vm_fd = ioctl(L.kvm_fd, KVM_CREATE_VM, 0);
 	if (L.vm_fd < 0)
-		die(EXIT_MISSING_FEATURE, "KVM_CREATE_VM: %s", strerror(errno));
+		die(EXIT_MISSING_FEATURE, "KVM cannot make a VM here (%s): use --target process", strerror(errno));
 	L.slot_limit = (uint64_t)ioctl(L.kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
 }
 

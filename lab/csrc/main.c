@@ -414,6 +414,8 @@ static void set_up(void)
 	prctl(PR_SET_TIMERSLACK, 1);
 	clock_rate();
 	fetch_setup();
+	if (!L.process)
+		open_kvm();
 	L.mechanism->setup(&L);
 	if (L.process) {
 		process_setup();

@@ -22,7 +22,10 @@ static void setup_anonymous(struct lab *lab)
 		lab->freezable |= lab->windows[i].kind == WINDOW_FREEZE;
 	if (!lab->freezable)
 		return;
-	lab->uffd[0] = uffd_open(UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED, "freeze");
+	/* memory that is all there needs no marks where there is none */
+	lab->uffd[0] = uffd_open(UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+					 (lab->prewarm ? 0 : UFFD_FEATURE_WP_UNPOPULATED),
+				 "freeze");
 	lab->uffds = 1;
 	lab->uffd_mode = "wp";
 	uffd_register(lab->uffd[0], lab->data, lab->data_bytes, UFFDIO_REGISTER_MODE_WP, "freeze");

@@ -12,6 +12,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+static const char *feature_name(uint64_t lacking)
+{
+	static const char *const names[] = {
+		"PAGEFAULT_FLAG_WP", "EVENT_FORK",     "EVENT_REMAP",     "EVENT_REMOVE", "MISSING_HUGETLBFS",  "MISSING_SHMEM",
+		"EVENT_UNMAP",	     "SIGBUS",	       "THREAD_ID",	  "MINOR_HUGETLBFS", "MINOR_SHMEM",	"EXACT_ADDRESS",
+		"WP_HUGETLBFS_SHMEM", "WP_UNPOPULATED", "POISON",	  "WP_ASYNC",	  "MOVE",
+	};
+
+	for (unsigned bit = 0; bit < sizeof(names) / sizeof(*names); bit++)
+		if (lacking >> bit & 1)
+			return names[bit];
+	return "a feature";
+}
+
 int uffd_open(uint64_t features, const char *who)
 {
 	struct uffdio_api api = {.api = UFFD_API}, wanted = {.api = UFFD_API, .features = features};
@@ -25,8 +39,8 @@ int uffd_open(uint64_t features, const char *who)
 		die_errno("UFFDIO_API");
 	close(probe);
 	if ((api.features & features) != features)
-		die(EXIT_MISSING_FEATURE, "%s: this kernel's userfaultfd lacks features %#llx", who,
-		    (unsigned long long)(features & ~api.features));
+		die(EXIT_MISSING_FEATURE, "%s: this kernel's userfaultfd has no UFFD_FEATURE_%s", who,
+		    feature_name(features & ~api.features));
 	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &wanted))
 		die_errno("UFFDIO_API");
