@@ -178,7 +178,7 @@ def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
     return Meta(
         origin="lab",
         host=describe_host(),
-        command=sys.argv,
+        command=["faultreplay", *sys.argv[1:]],  # where it is installed is nobody else's business
         mechanism=MechanismUsed(spec.mechanism, mechanism_params(spec)),
         targets=[target],
         memory_map=[MapEntry(now_ns, facts["pid"], hva, hva + size, spec.granule, uffd, "guest memory")],
