@@ -17,8 +17,9 @@ import numpy as np
 from collect import proc
 from collect.backend import Key, Lost, find_probes
 from collect.bcc_loader import check_headers, load_bcc
+from collect.btf import member_offset
 from collect.probes import PROBES, select
-from collect.program import GROUP_BITS, MAX_TASKS, Available, function_name, generate
+from collect.program import GROUP_BITS, MAX_TASKS, RAW_WITH_BTF, Available, function_name, generate
 from collect.ring import Records, RingReader
 from collect.targets import NAMED_ONLY, Filter
 from faulttrace.errors import MissingFeature
@@ -51,7 +52,9 @@ class BccBackend:
         self.ring_bytes = ring_bytes
         self._available, self.probes = find_probes(select(groups))
         self._lib: Any = bcc.libbcc.lib
-        text = generate(self._available, groups, ring_bytes // _PAGE, wanted)
+        pid_offset = member_offset("task_struct", "pid")
+        self._raw = RAW_WITH_BTF if pid_offset is not None else ()
+        text = generate(self._available, groups, ring_bytes // _PAGE, wanted, pid_offset)
         with _quiet_stderr() as said:
             try:
                 self._bpf: Any = bcc.BPF(text=text.encode(), cflags=_CFLAGS)
@@ -76,8 +79,13 @@ class BccBackend:
         row = item.probe
         with _quiet_stderr() as said:
             try:
-                program = self._bpf.load_func(function_name(row).encode(), bcc.BPF.TRACEPOINT)
-                self._bpf.attach_tracepoint(tp=row.tracepoint.encode(), fn_name=function_name(row).encode())
+                function = function_name(row).encode()
+                if row.tracepoint in self._raw:
+                    program = self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT)
+                    self._bpf.attach_raw_tracepoint(tp=row.tracepoint.partition(":")[2].encode(), fn_name=function)
+                else:
+                    program = self._bpf.load_func(function, bcc.BPF.TRACEPOINT)
+                    self._bpf.attach_tracepoint(tp=row.tracepoint.encode(), fn_name=function)
             except Exception as error:  # BCC raises bare Exception
                 reason = _first_error(said(), error)
                 self.probes.append(Probe(row.tracepoint, row.groups[0], "missing", reason))

@@ -14,6 +14,7 @@ from faulttrace.schema import Kind
 SOURCES = ("tasks.c", "sched.c", "faults.c", "uffd.c", "kvm.c", "mm.c")
 GROUP_BITS = {name: 1 << i for i, name in enumerate([*GROUPS, "base"])}
 MAX_TASKS = 16384
+RAW_WITH_BTF = ("sched:sched_waking",)
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,16 @@ def function_name(probe: Probe) -> str:
 
 
 def generate(
-    available: Sequence[Available], groups: Collection[str], ring_pages: int, wanted: Filter = NAMED_ONLY
+    available: Sequence[Available],
+    groups: Collection[str],
+    ring_pages: int,
+    wanted: Filter = NAMED_ONLY,
+    task_pid_offset: int | None = None,
 ) -> str:
-    """The whole C text."""
+    """The whole C text. With `task_pid_offset`, programs of `RAW_WITH_BTF` are raw tracepoint programs."""
     parts = ["#include <linux/types.h>", _constants(groups, ring_pages, wanted)]
+    if task_pid_offset is not None:
+        parts.append(f"#define TASK_PID_OFFSET {task_pid_offset}")
     for item in available:
         parts.append(f"#define TP_{item.probe.ident} 1\n{_struct(item)}")
     parts.append(_source("common.h"))

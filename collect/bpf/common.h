@@ -36,7 +36,7 @@ struct task {
 	s32 vcpu_fd;
 	u32 call;	/* IN_* */
 	u8 faulting;	/* took a page fault and has not entered a system call since */
-	u8 blocked;	/* left the CPU of its own will since, and has not let go of mmap_lock */
+	u8 blocked;	/* left the CPU since, and has not let go of mmap_lock */
 	u8 pad[2];
 };
 

@@ -47,7 +47,7 @@ int on_exceptions__page_fault_kernel(struct tp_exceptions__page_fault_kernel *ar
 
 #ifdef TP_mmap_lock__mmap_lock_released
 /*
- * Only the first release after the thread blocked inside a page fault or inside KVM_RUN: that is the fault's retry
+ * Only the first release after the thread left the CPU inside a page fault or inside KVM_RUN: that is the fault's retry
  * coming to its end. All other releases would be noise, and there are many.
  */
 int on_mmap_lock__mmap_lock_released(struct tp_mmap_lock__mmap_lock_released *args)

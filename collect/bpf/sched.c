@@ -11,7 +11,11 @@ int on_sched__sched_switch(struct tp_sched__sched_switch *args)
 	struct event *e;
 
 	if (task) {
-		if (state)
+		/*
+		 * A userfault may also end without a sleep of its own: the handler it woke preempts it and has the page
+		 * in place before it would have slept. That looks like any preemption.
+		 */
+		if (state || task->faulting || task->call == IN_KVM_RUN)
 			task->blocked = 1;
 #ifdef WANT_SCHED
 		e = reserve(PROBE_sched__sched_switch, GROUP_SCHED, task, prev, KIND_SCHED_OUT);
@@ -37,12 +41,26 @@ int on_sched__sched_switch(struct tp_sched__sched_switch *args)
 #endif
 
 #ifdef TP_sched__sched_waking
+/*
+ * Wake-ups come from interrupts too, and an ordinary tracepoint program does not run where another one was
+ * interrupted. A raw one does; its only argument is the task, whose pid lies where the kernel's own BTF says.
+ */
+#ifdef TASK_PID_OFFSET
+int on_sched__sched_waking(struct bpf_raw_tracepoint_args *ctx)
+#else
 int on_sched__sched_waking(struct tp_sched__sched_waking *args)
+#endif
 {
-	u32 tid = args->pid;
-	struct task *task = tasks.lookup(&tid);
+	struct task *task;
 	struct event *e;
+	u32 tid = 0;
 
+#ifdef TASK_PID_OFFSET
+	bpf_probe_read_kernel(&tid, sizeof(tid), (void *)(ctx->args[0] + TASK_PID_OFFSET));
+#else
+	tid = args->pid;
+#endif
+	task = tasks.lookup(&tid);
 	if (!task)
 		return 0;
 	e = reserve(PROBE_sched__sched_waking, GROUP_SCHED, task, tid, KIND_SCHED_WAKING);
