@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from analysis.calibrate import fit_samples, samples_of
+from analysis.calibrate import Observed, observe, part_of
+from analysis.calibrate import fit as calibrated
 from analysis.case import Case
 from analysis.predict import Setup
-from analysis.validate import Cell, Summary, label, open_for, pair, summarize
+from analysis.validate import Cell, Summary, open_for, pair, summarize
 from faulttrace.errors import FaultreplayError, IncompleteData
 from faulttrace.meta import Meta
 from faulttrace.store import open_trace
@@ -24,7 +23,6 @@ Progress = Callable[[str, int, int], None]
 # What may differ within a group: a group is one set of accesses over one source of content.
 _FREE: Final = frozenset({"mechanism", "handlers", "seed", "base", "windows", "pin"})
 _ENVIRONMENT: Final = frozenset({"fetch"})  # a property of where content comes from, not of the host's kernel
-_MOST_SAMPLES: Final = 20_000
 _REPLICATES: Final = 200
 
 
@@ -47,8 +45,19 @@ class Matrix:
     """All cells, and traces that could not be used with the reason."""
 
     cells: tuple[Cell, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    """(what, why)"""
     pooled: CostTable
+
+    def left_out(self) -> list[str]:
+        """Why some traces or predictions are missing, a line a reason, with how many and one example."""
+        reasons: dict[str, list[str]] = {}
+        for what, why in self.skipped:
+            reasons.setdefault(why, []).append(what)
+        return [
+            f"left out, {why}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            for why, names in reasons.items()
+        ]
 
     def summaries(self) -> list[Summary]:
         """Over all cells, by whether threads outnumber cores, and by target."""
@@ -63,24 +72,25 @@ def _names(cells: Sequence[Cell]) -> list[str]:
     return sorted({c.mechanism for c in cells})
 
 
-def find(directory: Path) -> tuple[list[Found], list[str]]:
+def find(directory: Path) -> tuple[list[Found], list[tuple[str, str]]]:
     """The lab traces under `directory` (not deeper) and what was passed over.
 
     Raises:
         IncompleteData: none of them is the lab's.
     """
-    found, skipped = [], []
+    found: list[Found] = []
+    skipped: list[tuple[str, str]] = []
     for path in sorted(directory.glob("*.trace")):
         try:
             meta = Meta.read(path / "meta.json")
         except FaultreplayError as error:
-            skipped.append(str(error))
+            skipped.append((path.name, str(error)))
             continue
         spec = meta.lab.get("spec")
         if not isinstance(spec, dict):
-            skipped.append(f"{path.name}: not recorded by the lab")
+            skipped.append((path.name, "not recorded by the lab"))
         elif meta.lab.get("problem"):
-            skipped.append(f"{path.name}: {meta.lab['problem']}")
+            skipped.append((path.name, str(meta.lab["problem"])))
         else:
             found.append(_found(path, meta, spec))
     if not found:
@@ -121,19 +131,10 @@ def plan(found: Sequence[Found]) -> Iterator[tuple[Found, Found, Found | None]]:
 
 
 def pool(cases: Sequence[Case]) -> CostTable:
-    """Costs of this host from all `cases` together, but for what belongs to the environment."""
-    samples: dict[str, list[Any]] = {}
-    for case in cases:
-        for name, values in samples_of(case.faults.sort("start_ns", "tid"), case.trace.meta).items():
-            if name not in _ENVIRONMENT and len(values):
-                samples.setdefault(name, []).append(values)
-    joined = {name: _thin(np.concatenate(parts)) for name, parts in samples.items()}
-    fitted = fit_samples(joined, source=f"{len(cases)} traces of side A").costs
-    return CostTable({name: replace(cost, provenance="measured-host") for name, cost in fitted.items()}, "side A")
-
-
-def _thin(values: Any) -> Any:
-    return values if len(values) <= _MOST_SAMPLES else np.sort(values)[:: -(-len(values) // _MOST_SAMPLES)]
+    """Costs of this host from all `cases` together."""
+    together = Observed.together([observe(part_of(case.faults, (0.0, 1.0)), case.trace.meta) for case in cases])
+    source = f"{len(cases)} traces of side A"
+    return calibrated(together, source=source, name=source, provenance="measured-host").costs
 
 
 def validate_matrix(
@@ -146,7 +147,8 @@ def validate_matrix(
 ) -> Matrix:
     """Predict every target of `directory` from every source of its group.
 
-    Costs: shipped, the user's, those of all sources together, the source's own; later wins. No target is ever fitted.
+    Costs: shipped, the user's, those of all sources together (what is the source of content's: of those of the same
+    group), the source's own; later wins. No target is ever fitted.
     """
     found, skipped = find(directory)
     steps = list(plan(found))
@@ -155,18 +157,24 @@ def validate_matrix(
     sources = list({s.path: s for s, _, _ in steps}.values())
     cases: dict[Path, Case] = {}
 
+    failed: set[Path] = set()
+
     def case_of(item: Found) -> Case | None:
+        if item.path in failed:
+            return None
         if item.path not in cases:
             try:
                 cases[item.path] = open_for(open_trace(item.path), setup, fit=fit, max_loss_percent=max_loss_percent)
             except FaultreplayError as error:
-                skipped.append(str(error))
+                skipped.append((item.path.name, _reason(error, item.path)))
+                failed.add(item.path)
                 return None
         return cases[item.path]
 
     if progress:
         progress("fitting costs on side A", 0, len(steps))
-    pooled = pool([c for s in sources if (c := case_of(s))]) if fit else CostTable({})
+    pooled = _without(pool([c for s in sources if (c := case_of(s))]), _ENVIRONMENT) if fit else CostTable({})
+    environment: dict[str, CostTable] = {}
     cells = []
     for number, (source, target, again) in enumerate(steps):
         if progress:
@@ -174,20 +182,33 @@ def validate_matrix(
         one, other = case_of(source), case_of(target)
         if one is None or other is None:
             continue
+        if fit and source.group not in environment:
+            # A source that never fetched (the kernel alone filled memory in) is told what its neighbours saw.
+            group = pool([c for s in sources if s.group == source.group and (c := case_of(s))])
+            environment[source.group] = _without(group, frozenset(group) - _ENVIRONMENT)
         try:
             cell = pair(
                 one,
                 other,
                 again=case_of(again) if again else None,
-                extra_costs=pooled,
+                extra_costs=pooled.merge(environment.get(source.group, {})),
                 replicates=_REPLICATES,
             )
         except FaultreplayError as error:
-            skipped.append(f"{source.path.name} -> {target.path.name}: {error}")
+            skipped.append((f"{source.path.stem} -> {target.path.stem}", _reason(error, source.path, target.path)))
             continue
-        where = f"v{target.vcpus} h{target.handlers} {target.fetch} {target.workload}"
+        where = f"{target.vcpus} vCPU, {target.fetch}, {target.workload}"
         cells.append(replace(cell, group=where))
     return Matrix(tuple(cells), tuple(dict.fromkeys(skipped)), pooled)
 
 
-__all__ = ["Found", "Matrix", "find", "label", "plan", "pool", "validate_matrix"]
+def _without(costs: CostTable, names: frozenset[str]) -> CostTable:
+    return CostTable({name: cost for name, cost in costs.items() if name not in names}, costs.name)
+
+
+def _reason(error: FaultreplayError, *paths: Path) -> str:
+    """The error's words without the path, so that like cases are told together."""
+    words = str(error)
+    for path in paths:
+        words = words.replace(f"{path}: ", "")
+    return words

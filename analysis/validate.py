@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.bootstrap import Interval
 from analysis.case import Case, held_out, open_case
-from analysis.judge import NAMES, Errors, by_accessor, error_intervals, errors
+from analysis.judge import Errors, by_accessor, error_intervals, errors
 from analysis.metrics import Ints, quantile
 from analysis.predict import (
     Setup,
@@ -232,10 +232,10 @@ def _used(case: Case) -> Used:
 
 
 def label(case: Case) -> str:
-    """The mechanism of the recording, with the window it had."""
+    """The mechanism of the recording, or the window it had."""
     if case.used is None:
         return ""
-    return f"{case.used.name}+{case.used.window_kind}" if case.used.window_kind and case.windows else case.used.name
+    return case.used.window_kind if case.used.window_kind and case.windows else case.used.name
 
 
 def _moved(target: Case, source: Case) -> Sequence[Window]:
@@ -293,6 +293,3 @@ def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
         floor_median=float(np.median(floors)) if floors else None,
         floor_worst=max(floors, default=None),
     )
-
-
-__all__ = ["NAMES", "Cell", "Numbers", "Summary", "as_missing", "halves", "open_for", "pair", "summarize"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.render import Column, Report, format_cell
@@ -27,13 +28,14 @@ ONE: Final = (
     Column("bounds", "95 % interval", "text", keep=5),
     Column("floor", "A/A floor", "error"),
 )
-SUMMARY: Final = (
-    Column("what", "predictions"),
-    Column("cells", "cells", "count"),
-    Column("median", "|error| of\ntotal, median", "percent"),
-    Column("worst", "worst", "percent"),
-    Column("floor_median", "A/A floor,\nmedian", "percent"),
-    Column("floor_worst", "worst", "percent"),
+PAIRS: Final = (
+    Column("source_mechanism", "costs and\naccesses from"),
+    Column("mechanism", "predicted and\nmeasured"),
+    Column("cells", "cells", "count", keep=8),
+    Column("median", "median\n|error|", "percent"),
+    Column("worst", "worst\nerror", "error"),
+    Column("floor_median", "median\n|A/A|", "percent"),
+    Column("floor_worst", "worst\nA/A", "error"),
 )
 CELLS: Final = (
     Column("source_mechanism", "from"),
@@ -96,16 +98,43 @@ def one(cell: Cell) -> Report:
     )  # fmt: skip
 
 
-def matrix(whole: Matrix) -> Report:
-    """The summary on top, then every cell, worst last."""
-    cells = sorted(whole.cells, key=lambda c: (c.group, c.mechanism, c.source_mechanism))
+def matrix(whole: Matrix, *, each: bool) -> Report:
+    """Every cell, or a line for each ordered pair of mechanisms; the data holds every cell in both cases."""
+    cells = sorted(whole.cells, key=lambda c: (c.mechanism, c.source_mechanism, c.group))
+    rows = [c.as_record() for c in cells] if each else _pairs(cells)
+    first = [n for n, row in enumerate(rows) if n and row["mechanism"] != rows[n - 1]["mechanism"]]
     return Report(
         records=[c.as_record() for c in cells],
-        columns=CELLS,
-        title=f"{len(cells)} predictions: accesses and costs from side A, judged on side B",
-        notes=[*summary_lines(whole), *(f"left out: {why}" for why in whole.skipped)],
+        columns=CELLS if each else PAIRS,
+        rows=rows,
+        rules=frozenset(n - 1 for n in first),
+        title=f"{len(cells)} predictions of total stall: accesses and costs from side A, judged on side B",
+        notes=[*summary_lines(whole), *whole.left_out()],
         extra={"summary": [dict(s.__dict__) for s in whole.summaries()]},
     )
+
+
+def _pairs(cells: list[Cell]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.errors.total is not None:
+            groups.setdefault((cell.source_mechanism, cell.mechanism), []).append(cell)
+    rows = []
+    for (source, target), some in groups.items():
+        errors = [c.errors.total for c in some if c.errors.total is not None]
+        floors = [c.floor.total for c in some if c.floor and c.floor.total is not None]
+        rows.append(
+            {
+                "source_mechanism": source,
+                "mechanism": target,
+                "cells": len(some),
+                "median": median(map(abs, errors)),
+                "worst": max(errors, key=abs),
+                "floor_median": median(map(abs, floors)) if floors else None,
+                "floor_worst": max(floors, key=abs, default=None),
+            }
+        )
+    return rows
 
 
 def summary_lines(whole: Matrix) -> list[str]:

@@ -23,6 +23,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--to", "target", type=_PATH, metavar="B.trace", help="... predict this one's mechanism, judge on it.")
 @click.option("--again", type=_PATH, metavar="B2.trace", help="B's mechanism measured once more: the A/A floor.")
 @click.option("--matrix", type=_PATH, metavar="DIR", help="All ordered pairs of a directory of lab traces.")
+@click.option("--each", is_flag=True, help="With --matrix: a line for every prediction, not for every pair.")
 @click.option(
     "--max-error",
     "max_error_percent",
@@ -47,6 +48,7 @@ def command(  # noqa: D103 - the help text is below
     target: Path | None,
     again: Path | None,
     matrix: Path | None,
+    each: bool,
     max_error_percent: float | None,
     floor_factor: float | None,
     plot: Path | None,
@@ -72,7 +74,7 @@ def command(  # noqa: D103 - the help text is below
         cells, report = _pair(source, target, again, options)
     else:
         assert matrix is not None
-        cells, report = _matrix(matrix, options)
+        cells, report = _matrix(matrix, options, each)
     emit(report, output_format(fmt, output), output, force=force)
     if plot is not None:
         _plot(cells, plot)
@@ -126,7 +128,7 @@ def _pair(source: Path, target: Path, again: Path | None, options: dict[str, Any
     return [cell], validate_view.one(cell)
 
 
-def _matrix(directory: Path, options: dict[str, Any]) -> tuple[list[Cell], Report]:
+def _matrix(directory: Path, options: dict[str, Any], each: bool) -> tuple[list[Cell], Report]:
     from analysis.matrix import validate_matrix
     from faultreplay import validate_view
     from faultreplay.progress import bar
@@ -136,7 +138,7 @@ def _matrix(directory: Path, options: dict[str, Any]) -> tuple[list[Cell], Repor
         raise UsageError("--window: a matrix takes the windows that were recorded")
     with bar() as show:
         matrix = validate_matrix(directory, setup, progress=show, **more)
-    return list(matrix.cells), validate_view.matrix(matrix)
+    return list(matrix.cells), validate_view.matrix(matrix, each=each)
 
 
 def _plot(cells: list[Cell], path: Path) -> None:

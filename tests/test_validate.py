@@ -1,0 +1,202 @@
+"""Validation finds what is there: no error where the model is right, the error's size where it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_traces import uffd_faults, write_trace
+
+from analysis.judge import error_intervals, errors, relative_percent
+from analysis.matrix import find, plan, validate_matrix
+from analysis.plot import Panel, quantile_plot
+from analysis.predict import Setup
+from analysis.validate import as_missing, halves, open_for, pair, summarize
+from faultreplay import render, validate_view
+from faultreplay.cli import _exit_code
+from faulttrace.errors import FaultreplayError, IncompleteData
+from faulttrace.meta import Meta
+from faulttrace.store import open_trace, update_meta
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def made(
+    path: Path, seed: int, *, handlers: int = 1, vcpus: int = 2, mechanism: str = "uffd-missing", each: int = 300
+) -> Path:
+    """A lab trace of a cell of a matrix."""
+    rows = uffd_faults(vcpus=vcpus, each=each, handlers=handlers, seed=seed)
+    write_trace(path, rows, mechanism=mechanism, params={"handlers": handlers})
+    meta = Meta.read(path / "meta.json")
+    spec = {"mechanism": mechanism, "vcpus": vcpus, "handlers": handlers, "fetch": "200us", "seed": seed}
+    meta.lab = {"spec": spec | {"order": "seq", "access": "w", "think": "exp:20us"}, "problem": ""}
+    update_meta(path, meta)
+    return path
+
+
+@pytest.fixture(scope="module")
+def matrix_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("matrix")
+    for seed in (1, 2):
+        for handlers in (1, 2):
+            made(out / f"h{handlers}.s{seed}.trace", seed, handlers=handlers)
+    return out
+
+
+def test_errors_by_hand() -> None:
+    measured = np.array([100, 200, 300, 400], dtype=np.int64)
+    got = errors(measured * 2, measured, run_time_ns=(1100, 1000))
+    assert (got.total, got.mean, got.p50, got.p99) == (100, 100, 100, 100)
+    assert got.wasserstein == pytest.approx(100)
+    assert got.run_time == pytest.approx(10)
+    nothing = errors(measured, np.zeros(3, dtype=np.int64))
+    assert (nothing.total, nothing.wasserstein, nothing.run_time) == (None, None, None)
+    assert relative_percent(90, 100) == -10
+    assert errors(measured, measured).as_record("x_")["x_wasserstein_percent_of_mean"] == 0
+
+
+def test_intervals_of_nothing_are_none() -> None:
+    assert error_intervals([np.zeros(0, dtype=np.int64)], [np.ones(3, dtype=np.int64)], paired=False) == {}
+
+
+def test_a_trace_predicts_its_second_half(tmp_path: Path) -> None:
+    cell = halves(open_for(open_trace(made(tmp_path / "a.trace", 1)), Setup()))
+    assert cell.errors.total == pytest.approx(0, abs=5)
+    assert cell.floor is not None
+    assert cell.measured.faults == cell.predicted.faults == 300
+    assert cell.intervals["total"].low <= cell.errors.total <= cell.intervals["total"].high  # type: ignore[operator]
+    assert cell.costs["fetch"] == "this trace"
+
+
+def test_one_trace_predicts_other_handlers_of_another_seed(tmp_path: Path) -> None:
+    setup = Setup()
+    one = open_for(open_trace(made(tmp_path / "one.trace", 1, handlers=1)), setup)
+    two = open_for(open_trace(made(tmp_path / "two.trace", 2, handlers=2)), setup)
+    again = open_for(open_trace(made(tmp_path / "again.trace", 3, handlers=2)), setup)
+    cell = pair(one, two, again=again)
+    assert cell.errors.total == pytest.approx(0, abs=5)
+    assert cell.errors.run_time == pytest.approx(0, abs=8)
+    assert cell.floor is not None
+    assert cell.floor.total == pytest.approx(0, abs=5)
+    assert cell.simulated_percent == 100
+    # The same without the model: what one handler measured is far from what two would.
+    assert abs(relative_percent(cell.measured.total, int(one.workload.recorded_stall_ns.sum())) or 0) > 25
+
+
+def test_a_wrong_model_is_found_out(tmp_path: Path) -> None:
+    one = open_for(open_trace(made(tmp_path / "one.trace", 1)), Setup())
+    liar = open_for(open_trace(made(tmp_path / "liar.trace", 2, handlers=2)), Setup())
+    meta = liar.trace.meta
+    assert meta.mechanism is not None
+    meta.mechanism.params["handlers"] = 1
+    cell = pair(one, open_for(liar.trace, Setup()))
+    assert cell.errors.total is not None
+    assert cell.errors.total > 25
+    assert cell.intervals["total"].low > 15
+    assert not cell.within(10)
+    assert cell.within(1000)
+
+
+def test_within_a_factor_of_the_floor(tmp_path: Path) -> None:
+    setup = Setup()
+    one, two, other = (open_for(open_trace(made(tmp_path / f"{s}.trace", s)), setup) for s in (1, 2, 3))
+    cell = pair(one, two, again=other)
+    assert not cell.within(0)
+    assert cell.within(0, floor_factor=1e9)
+
+
+def test_first_touches_under_the_kernel_count_as_missing(tmp_path: Path) -> None:
+    rows = uffd_faults(each=40)
+    for row in rows:
+        row |= {"cause": "stage2", "resolution": "kernel", "handler_tid": 0, "queue_ns": None, "service_ns": None}
+    rows[50]["page"] = rows[0]["page"]
+    case = open_for(open_trace(write_trace(tmp_path / "x.trace", rows, mechanism="host-lazy", params={})), Setup())
+    seen = as_missing(case.workload, case.used)
+    missing = seen.cls == 0
+    assert missing.sum() == 79
+    later = np.flatnonzero(~missing)
+    assert seen.recorded_start_ns[later[0]] == int(str(rows[50]["start_ns"])) - 1_000_000_000
+
+
+def test_matrix_pairs_sides_and_never_judges_on_what_was_fitted(matrix_dir: Path) -> None:
+    found, skipped = find(matrix_dir)
+    assert len(found) == 4
+    assert not skipped
+    steps = list(plan(found))
+    assert len(steps) == 4
+    assert all(s.seed == 1 and t.seed == 2 for s, t, _ in steps)
+    assert all(a and (a.handlers, a.seed) == (t.handlers, 1) for _, t, a in steps)
+    whole = validate_matrix(matrix_dir, Setup())
+    assert len(whole.cells) == 4
+    every = whole.summaries()[0]
+    assert every.worst < 6
+    assert every.floor_worst is not None
+    text = render.to_table(validate_view.matrix(whole, each=True), 80)[0]
+    assert "uffd-missing" in text
+    assert max(map(len, text.splitlines())) <= 80
+    pairs = render.to_table(validate_view.matrix(whole, each=False), 80)[0]
+    assert "median" in pairs
+
+
+def test_matrix_tells_what_it_left_out(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteData, match="no lab traces"):
+        validate_matrix(tmp_path, Setup())
+    made(tmp_path / "a.trace", 1)
+    with pytest.raises(IncompleteData, match="different seeds"):
+        validate_matrix(tmp_path, Setup())
+    made(tmp_path / "b.trace", 2)
+    made(tmp_path / "c.trace", 2, mechanism="of-nobody")
+    write_trace(tmp_path / "d.trace", uffd_faults(each=10))
+    whole = validate_matrix(tmp_path, Setup())
+    assert len(whole.cells) == 1
+    words = "\n".join(whole.left_out())
+    assert "of-nobody" in words
+    assert "not recorded by the lab: d.trace" in words
+    assert summarize([], "none") is None
+
+
+def test_plot_is_a_picture(tmp_path: Path) -> None:
+    stalls = np.random.default_rng(1).lognormal(12, 0.3, 500).astype(np.int64)
+    out = tmp_path / "x.png"
+    quantile_plot([Panel("a", stalls, stalls + 1000, stalls)] * 5, out)
+    assert out.read_bytes().startswith(PNG)
+    assert out.stat().st_size > 20_000
+    with pytest.raises(FaultreplayError, match="nothing to plot"):
+        quantile_plot([Panel("a", stalls[:0], stalls)], out)
+
+
+def test_the_command_in_all_three_forms(matrix_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, b2 = (str(matrix_dir / f"h{h}.s{s}.trace") for h, s in ((1, 1), (2, 2), (2, 1)))
+    assert _exit_code(["validate", a]) == 0
+    out = capsys.readouterr().out
+    assert "second half" in out
+    assert "distance / mean" in out
+    png, data = tmp_path / "p.png", tmp_path / "d.json"
+    arguments = ["validate", "--from", a, "--to", b, "--again", b2, "--plot", str(png), "-o", str(data)]
+    assert _exit_code(arguments) == 0
+    assert png.read_bytes().startswith(PNG)
+    record = json.loads(data.read_text())["records"][0]
+    assert record["floor_total_error_percent"] is not None
+    assert record["predicted_total_ns"] > 0
+    assert _exit_code(["validate", "--matrix", str(matrix_dir), "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_the_commands_codes(matrix_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (str(matrix_dir / f"h1.s{s}.trace") for s in (1, 2))
+    assert _exit_code(["validate", a, "--max-error", "0"]) == 3
+    seen = capsys.readouterr()
+    assert "second half" in seen.out  # the table comes out all the same
+    assert "1 of 1 predictions past --max-error 0" in seen.err
+    assert _exit_code(["validate", a, "--max-error", "50"]) == 0
+    for wrong in (
+        [],
+        [a, "--matrix", b],
+        ["--from", a],
+        [a, "--again", b],
+        ["--from", a, "--to", b, "--window", "0+1ms:freeze"],
+    ):
+        assert _exit_code(["validate", *wrong]) == 2, wrong
+    assert _exit_code(["validate", "--matrix", str(matrix_dir / "nothing")]) == 4
