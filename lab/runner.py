@@ -219,6 +219,7 @@ def _collect(
         "base_ns": base_ns,
         "run_time_ns": end_ns - base_ns,
         "clock_error_ns": clock.error_ns + offset_error_ns,
+        "data_pages": guest.facts["data_bytes"] // PAGE_BYTES,
         "pinned": spec.pinned,
         "accesses": truth.num_rows,
         "accessors": [{key: a[key] for key in _ACCESSOR_FACTS} for a in done["accessors"]],
