@@ -26,7 +26,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def empty_trace(tmp_path: Path) -> Path:
     path = tmp_path / "empty.trace"
-    with TraceWriter(path, Meta(origin="synthetic")):
+    with TraceWriter(path, Meta(origin="recorded")):
         pass
     return path
 
