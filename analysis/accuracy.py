@@ -84,15 +84,81 @@ def accuracy_of(trace: Trace) -> Accuracy:
     return compare_with_truth(trace.faults(), truth, trace.name, int(trace.meta.lab.get("clock_error_ns", 0)))
 
 
+def truthful(trace: Trace) -> pl.DataFrame:
+    """A lab trace's faults with start and end as the accessors' own clock had them; those in no access are left out.
+
+    The time before the first event joins the queueing, the time after the last one the wake; a kernel's own fault just
+    grows. What is between stays as it was.
+
+    Raises:
+        UsageError: the trace has no truth.
+    """
+    import polars as pl
+
+    truth = trace.truth()
+    if truth is None:
+        raise UsageError(
+            f"{trace.path}: no truth.parquet: only lab traces know what really happened (faultreplay lab run)"
+        )
+    matched = _match(trace.faults(), truth)
+    early = pl.Series(matched.start_ns - matched.true_start_ns)
+    late = pl.Series(matched.true_end_ns - matched.end_ns)
+    return matched.faults.with_columns(
+        pl.Series("start_ns", matched.true_start_ns),
+        pl.Series("end_ns", matched.true_end_ns),
+        (pl.col("stall_ns") + early + late).alias("stall_ns"),
+        (pl.col("queue_ns") + early).alias("queue_ns"),
+        (pl.col("wake_ns") + late).alias("wake_ns"),
+    ).filter(pl.col("end_ns") >= pl.col("start_ns"))
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """Faults (one an access) beside their accesses, and what was left over."""
+
+    faults: pl.DataFrame
+    start_ns: Ints
+    end_ns: Ints
+    true_start_ns: Ints
+    true_end_ns: Ints
+    ended: int
+    unmatched: int
+    second: int
+    other_page: int
+    silent: int
+
+
 def compare_with_truth(faults: pl.DataFrame, truth: pl.DataFrame, name: str = "", clock_error_ns: int = 0) -> Accuracy:
     """Match faults (columns of `FAULTS`) with accesses (columns of `TRUTH`) and compare."""
+    matched = _match(faults, truth)
+    rows = []
+    keys = matched.faults.select("cause", "join").with_row_index("row")
+    for (cause, join), part in keys.group_by("cause", "join"):
+        at = part["row"].to_numpy()
+        measured = _agreement(
+            matched.start_ns[at], matched.end_ns[at], matched.true_start_ns[at], matched.true_end_ns[at]
+        )
+        rows.append(Agreement(cause=str(cause), join=str(join), n=len(at), **measured))
+    return Accuracy(
+        trace=name,
+        rows=sorted(rows, key=lambda row: (-row.n, row.cause, row.join)),
+        faults=matched.ended,
+        unmatched_faults=matched.unmatched,
+        second_faults=matched.second,
+        other_page=matched.other_page,
+        accesses=len(truth),
+        silent_stalls=matched.silent,
+        clock_error_ns=clock_error_ns,
+    )
+
+
+def _match(faults: pl.DataFrame, truth: pl.DataFrame) -> _Matched:
     truth = truth.sort("start_ns", "tid")
-    threads = Ids(truth["tid"].to_numpy().astype(np.int64))
+    threads = Ids(_column(truth, "tid"))
     ended = faults.filter(faults["end_ns"].is_not_null() & faults["tid"].is_in(threads.values.tolist()))
     begin, finish = _column(truth, "start_ns"), _column(truth, "end_ns")
     start, end = _column(ended, "start_ns"), _column(ended, "end_ns")
-    times = np.sort(np.concatenate([begin, start]))
-    index = Index(Axis.spanning(times), threads.of(_column(truth, "tid")), begin)
+    index = Index(Axis.spanning(np.sort(np.concatenate([begin, start]))), threads.of(_column(truth, "tid")), begin)
     access = index.last_until(threads.of(_column(ended, "tid")), start)
     access = np.where((access >= 0) & (start <= take(finish, access, 0)), access, -1)
     best = _longest(access, end - start)
@@ -100,27 +166,20 @@ def compare_with_truth(faults: pl.DataFrame, truth: pl.DataFrame, name: str = ""
 
     granule = _column(ended, "granule")[chosen].astype(np.uint64)
     page = truth["page"].to_numpy().astype(np.uint64)[access_of] & ~(granule - np.uint64(1))
-    true_stall, stall = finish[access_of] - begin[access_of], (end - start)[chosen]
-    keys = ended.select("cause", "join")[chosen].with_row_index("row")
-    rows = []
-    for (cause, join), part in keys.group_by("cause", "join"):
-        at = part["row"].to_numpy()
-        off_start, off_end = start[chosen][at] - begin[access_of][at], end[chosen][at] - finish[access_of][at]
-        measured = _agreement(stall[at], true_stall[at], off_start, off_end)
-        rows.append(Agreement(cause=str(cause), join=str(join), n=len(at), **measured))
     hit = np.zeros(len(begin), bool)
     hit[access[access >= 0]] = True
-    least = true_stall.min(initial=np.iinfo(np.int64).max)
-    return Accuracy(
-        trace=name,
-        rows=sorted(rows, key=lambda row: -row.n),
-        faults=len(ended),
-        unmatched_faults=int((access < 0).sum()),
-        second_faults=int((access >= 0).sum() - len(chosen)),
+    least = (finish - begin)[access_of].min(initial=np.iinfo(np.int64).max)
+    return _Matched(
+        faults=ended[chosen],
+        start_ns=start[chosen],
+        end_ns=end[chosen],
+        true_start_ns=begin[access_of],
+        true_end_ns=finish[access_of],
+        ended=len(ended),
+        unmatched=int((access < 0).sum()),
+        second=int((access >= 0).sum() - len(chosen)),
         other_page=int((ended["page"].to_numpy().astype(np.uint64)[chosen] != page).sum()),
-        accesses=len(begin),
-        silent_stalls=int((~hit & (finish - begin >= least)).sum()),
-        clock_error_ns=clock_error_ns,
+        silent=int((~hit & (finish - begin >= least)).sum()),
     )
 
 
@@ -138,15 +197,16 @@ def _longest(access: Ints, stall: Ints) -> npt.NDArray[np.bool_]:
     return best & (access >= 0)
 
 
-def _agreement(stall: Ints, true: Ints, off_start: Ints, off_end: Ints) -> dict[str, Any]:
-    off = stall - true
+def _agreement(start: Ints, end: Ints, true_start: Ints, true_end: Ints) -> dict[str, Any]:
+    true = true_end - true_start
+    off = end - start - true
     bias = float(np.median(off))
     residual = np.quantile(np.abs(off - bias), _LEVELS)
     total = float(true.sum()) or 1.0
     return {
         "bias_ns": round(bias),
-        "start_bias_ns": round(float(np.median(off_start))),
-        "end_bias_ns": round(float(np.median(off_end))),
+        "start_bias_ns": round(float(np.median(start - true_start))),
+        "end_bias_ns": round(float(np.median(end - true_end))),
         "residual_p50_ns": round(residual[0]),
         "residual_p95_ns": round(residual[1]),
         "residual_p99_ns": round(residual[2]),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from faulttrace.errors import IncompleteData
+from faulttrace.errors import IncompleteData, UsageError
 from replay.costs import Cost, CostTable
 from replay.distributions import Distribution
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from faulttrace.meta import Meta
+    from faulttrace.store import Trace
 
 Samples = npt.NDArray[np.int64]
 
@@ -100,6 +101,49 @@ def fit_costs(
     return fit(observed, source=f"measured in this trace: {source}", name=source, min_samples=min_samples)
 
 
+def calibrate(
+    traces: Sequence[Trace],
+    *,
+    first_share: float = 1.0,
+    with_truth: bool = False,
+    min_samples: int = MIN_SAMPLES,
+    left_out: Sequence[str] = (),
+) -> Fit:
+    """Costs from several traces of one host: their faults and, for windows, their ioctls.
+
+    Args:
+        traces: opened traces.
+        first_share: use only this first share of each trace's faults.
+        with_truth: take starts and ends of lab faults from the accessors' own clock.
+        min_samples: refuse a cost with fewer.
+        left_out: costs that these traces say nothing about, as the fetch of a lab that only waits.
+
+    Raises:
+        UsageError: `with_truth`, and a trace has none; or the traces come from different kinds of KVM.
+    """
+    from analysis.accuracy import truthful
+    from analysis.calibrate_windows import window_samples
+
+    flavours = {trace.meta.host.kvm_flavour for trace in traces} - {"none", "unknown"}
+    if len(flavours) > 1:
+        raise UsageError(f"traces of different kinds of KVM ({', '.join(sorted(flavours))}): calibrate each for itself")
+    parts = []
+    for trace in traces:
+        faults = truthful(trace) if with_truth else trace.faults()
+        parts.append(observe(part_of(faults, (0.0, first_share)), trace.meta))
+    empty = np.empty(0, np.int64)
+    parts.append(Observed(window_samples(traces), empty, empty))
+    names = ", ".join(trace.name for trace in traces)
+    cpu = traces[0].meta.host.cpu_model or "an unknown CPU"
+    how = "by events and the accessors' own clock" if with_truth else "by events"
+    share = f", first {first_share:.0%} of the faults" if first_share < 1 else ""
+    source = f"measured on {cpu} {how}, in {names}{share}"
+    observed = Observed.together(parts)
+    samples = {name: values for name, values in observed.samples.items() if name not in left_out}
+    observed = Observed(samples, observed.placing_ns, observed.sleepers)
+    return fit(observed, source=source, provenance="measured-host", min_samples=min_samples)
+
+
 def part_of(faults: pl.DataFrame, part: tuple[float, float]) -> pl.DataFrame:
     """The faults between two shares of all, in order of time."""
     ordered = faults.sort("start_ns", "tid")
@@ -173,7 +217,8 @@ def observe(faults: pl.DataFrame, meta: Meta) -> Observed:
     samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
     samples["stage2_fault"] = stage2[:0] if lazy else stage2
     samples["host_fault"] = np.concatenate([host, stage2]) if lazy else host
-    samples["mmio_exit"] = joined.filter(joined["cause"] == "mmio")["stall_ns"].to_numpy()
+    mmio = _Columns(joined.filter((joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()))
+    samples["mmio_exit"] = mmio.queue_ns + mmio.wake_ns  # what userspace did in between is not the exit's
     return Observed(samples, userfaults.resolve_ns, _sleepers(userfaults))
 
 
