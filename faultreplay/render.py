@@ -120,8 +120,7 @@ def emit(report: Report, fmt: str, output: Path | None = None, *, force: bool = 
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        _replace(output, lambda part: part.write_text(text, encoding="utf-8"))
-        say(f"wrote {output}")
+        write_text(output, text)
 
 
 def emit_frame(
@@ -140,6 +139,12 @@ def emit_frame(
         sys.stdout.write(frame.write_csv())
     else:
         emit(Report(frame.to_dicts(), columns), fmt, output, force=force)
+
+
+def write_text(output: Path, text: str) -> None:
+    """Write a whole file and say so."""
+    _replace(output, lambda part: part.write_text(text, encoding="utf-8"))
+    say(f"wrote {output}")
 
 
 def say(words: str) -> None:

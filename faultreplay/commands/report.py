@@ -1,0 +1,50 @@
+"""`faultreplay report`: a comparison as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faultreplay.options import mechanisms_option, parse_names, replay_options, setup_from, trace_argument
+
+
+@click.command(name="report")
+@trace_argument
+@mechanisms_option
+@replay_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Default: the trace's name with .html, here.",
+)
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+def command(  # noqa: D103 - the help text is below
+    trace: Path, mechanisms: tuple[str, ...], output: Path | None, force: bool, **options: Any
+) -> None:
+    from analysis.case import open_case
+    from analysis.compare import compare
+    from faultreplay.progress import steps
+    from faultreplay.render import check_output, write_text
+    from faultreplay.report_view import page
+    from faulttrace.store import open_trace
+
+    opened = open_trace(trace)
+    output = output or Path(f"{opened.name}.html")
+    check_output(output, force=force)
+    setup, more = setup_from(options)
+    with steps() as step:
+        step("reading the trace")
+        comparison = compare(open_case(opened, setup, **more), parse_names(mechanisms), progress=step)
+        step("drawing")
+        text = page(comparison, opened.meta)
+    write_text(output, text)
+
+
+command.help = """Write a self-contained HTML page: the table of `compare`, distributions, costs and their sources.
+
+The page loads nothing from anywhere and holds no script.
+"""
