@@ -1,0 +1,127 @@
+"""A sweep as tables: one a trace with a line a point, and one of what changes along each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.axes import Axis, Point
+from analysis.crossover import RAILS, Crossing, excess
+from analysis.sweep import Sweep
+from faultreplay.render import Column, Report
+
+_SAYS = {
+    "total_stall_ns": "total stall",
+    "run_time_ns": "run time",
+    "p50_ns": "median stall",
+    "p99_ns": "p99 of stalls",
+}
+
+
+def whole(done: Sweep) -> Report:
+    """All cells as flat records, the crossings beside them (JSON, CSV, Parquet)."""
+    records = [
+        {"trace": cell.label, "mechanism": cell.mechanism, **done.rows[cell.label, cell.mechanism, cell.point]}
+        for cell in done.plan.cells
+        if (cell.label, cell.mechanism, cell.point) in done.rows
+    ]
+    return Report(
+        records,
+        [Column("trace", "trace"), Column("mechanism", "mechanism"), Column(done.ranked_by, _says(done), "ns")],
+        title="sweep",
+        notes=notes(done),
+        extra={"crossings": [_crossing_record(c) for c in done.crossings]},
+    )
+
+
+def tables(done: Sweep) -> list[Report]:
+    """A table for each trace, then one of the changes."""
+    return [*(_trace_table(done, label) for label in done.plan.traces), _changes(done)]
+
+
+def notes(done: Sweep) -> list[str]:
+    """What was done, and each cell that could not be."""
+    cells = len(done.plan.cells)
+    kept = cells - done.computed - len(done.failed)
+    lines = [f"{cells} cells: {done.computed} computed, {kept} taken from the data set, {len(done.failed)} failed"]
+    lines += [
+        f"failed: {cell.label} {cell.mechanism} {_at(cell.point, done.plan.common.axes) or '(no axis)'}: {why}"
+        for cell, why in done.failed.items()
+    ]
+    return lines
+
+
+def _trace_table(done: Sweep, label: str) -> Report:
+    made = done.plan
+    axes = {axis.key: axis for axis in made.common.axes}
+    records, origin = [], ""
+    for point in made.points:
+        found: dict[str, float] = {}
+        for mechanism, at in made.cells_at(label, point).items():
+            if at in done.rows:
+                found[mechanism] = done.rows[at][done.ranked_by]
+                origin = str(done.rows[at]["origin"])
+        choice = {m: v for m, v in found.items() if m not in RAILS}
+        over = excess(found)
+        record: dict[str, Any] = {key: axes[key].show(value) for key, value in point}
+        record |= {f"by:{m}": v for m, v in found.items()}
+        record["first"] = min(choice, key=lambda m: (choice[m], m)) if choice else None
+        record["excess"] = None if over is None or over > 1e6 else 100 * over
+        records.append(record)
+    columns = [Column(key, key.replace(".", "\n")) for key in axes]
+    columns += [Column(f"by:{m}", m.rsplit("/", 1)[-1].replace("-", "-\n", 1), "ns", 5) for m in made.mechanisms]
+    columns += [Column("first", "best"), Column("excess", "worst\nover best", "percent", 6)]
+    return Report(records, columns, title=f"{label} ({origin or 'no cell'}): {_says(done)}")
+
+
+def _changes(done: Sweep) -> Report:
+    axes = {axis.key: axis for axis in done.plan.common.axes}
+    records = [_change(done, crossing, axes) for crossing in done.crossings]
+    columns = [
+        Column("trace", "trace"),
+        Column("axis", "along"),
+        Column("at", "at"),
+        Column("below", "below"),
+        Column("above", "above"),
+        Column("others", "with", keep=8),
+        Column("between", "between points", keep=3),
+    ]
+    if len(done.plan.traces) == 1:
+        del columns[0]
+    words = [
+        f"differ: the worst exceeds the best by more than {100 * done.tolerance:g} %; alike: it does not, which "
+        "mechanism is used no longer matters. A name: this one is better of the two."
+    ]
+    title = "where the ranking changes" if records else "the ranking changes nowhere on this grid"
+    return Report(records, columns if records else [], title=title, notes=(words if records else []) + notes(done))
+
+
+def _change(done: Sweep, crossing: Crossing, axes: Mapping[str, Axis]) -> dict[str, Any]:
+    axis = axes[crossing.axis]
+    below, above = {
+        "order": (crossing.first, crossing.second),
+        "alike": ("differ", "alike"),
+        "matters": ("alike", "differ"),
+    }[crossing.what]
+    return {
+        "trace": crossing.trace,
+        "axis": crossing.axis,
+        "at": axis.show(crossing.at),
+        "below": below,
+        "above": above,
+        "others": _at(crossing.others, done.plan.common.axes),
+        "between": f"{axis.show(crossing.low)} .. {axis.show(crossing.high)}",
+    }
+
+
+def _crossing_record(crossing: Crossing) -> dict[str, Any]:
+    return {**crossing.__dict__, "others": dict(crossing.others)}
+
+
+def _at(point: Point, axes: tuple[Axis, ...]) -> str:
+    by_key = {axis.key: axis for axis in axes}
+    return ", ".join(f"{key}={by_key[key].show(value)}" for key, value in point)
+
+
+def _says(done: Sweep) -> str:
+    return _SAYS.get(done.ranked_by, done.ranked_by)

@@ -1,0 +1,290 @@
+"""Sweeps: the same bytes from one process, a pool and a dask cluster; resumed, retried, and failing cell by cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from analysis import workers
+from analysis.axes import parse_axis
+from analysis.predict import Setup
+from analysis.sweep import Cell, Common, Plan, Sweep, plan, run_cell, sweep
+from faultreplay.cli import main
+from faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
+from faulttrace.remote import identity, open_address
+from replay.synth import SynthSpec, Think, write_synthetic
+
+MECHANISMS = ["uffd-missing", "kvm-exit"]
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sweep") / "small.trace"
+    write_synthetic(SynthSpec("demand-paging", 4, 50, Think(20_000, True)), path)
+    return path
+
+
+def make_plan(*traces: Path | str, vary: tuple[str, ...] = ("fetch=1us..1ms:3",), **setup: Any) -> Plan:
+    axes = tuple(parse_axis(text, MECHANISMS) for text in vary)
+    return plan([str(t) for t in traces], MECHANISMS, Common(Setup(**setup), axes))
+
+
+def one_process(made: Plan, directory: Path, **options: Any) -> Sweep:
+    return sweep(made, partial(workers.here, run_cell, jobs=1), directory, **options)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def run_cli(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["sweep", *arguments])
+
+
+def test_cells_are_named_once_and_only_for_what_touches_them(trace: Path) -> None:
+    made = make_plan(trace, vary=("uffd-missing.handlers=1,2,4", "fetch=1us,1ms"))
+    assert len(made.points) == 6
+    assert sorted(c.mechanism for c in made.cells) == ["kvm-exit"] * 2 + ["uffd-missing"] * 6
+    assert len({c.key for c in made.cells}) == 8
+
+
+def test_a_pool_gives_the_same_bytes_as_one_process(trace: Path, tmp_path: Path) -> None:
+    made = make_plan(trace)
+    one = one_process(made, tmp_path / "one")
+    two = sweep(made, partial(workers.here, run_cell, jobs=2), tmp_path / "two")
+    assert one.computed == two.computed == 6
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert one.crossings == two.crossings
+
+
+def test_resuming_runs_only_what_is_missing(trace: Path, tmp_path: Path) -> None:
+    one_process(make_plan(trace, vary=("fetch=1us,1ms",)), tmp_path / "d")
+    before = files(tmp_path / "d")
+    done = one_process(make_plan(trace, vary=("fetch=1us,10us,1ms",)), tmp_path / "d")
+    assert done.computed == 2
+    assert len(done.rows) == 6
+    assert before.items() <= files(tmp_path / "d").items()
+    broken = next((tmp_path / "d").rglob("*.parquet"))
+    broken.write_bytes(b"half a fi")
+    assert one_process(make_plan(trace, vary=("fetch=1us,10us,1ms",)), tmp_path / "d").computed == 1
+    assert one_process(make_plan(trace, vary=("fetch=1us,10us,1ms",)), tmp_path / "d", again=True).computed == 6
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"seeds": 2}, {"settings": {"kvm-exit": {"granule": "8K"}}}])
+def test_what_decides_the_numbers_decides_the_key(trace: Path, change: dict[str, Any]) -> None:
+    plain, other = make_plan(trace), make_plan(trace, **change)
+    assert not {c.key for c in plain.cells} & {c.key for c in other.cells}
+
+
+def test_key_depends_on_what_a_trace_holds_not_on_its_place(trace: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere.trace"
+    copy.mkdir()
+    for name in ("meta.json", "faults.parquet", "losses.parquet"):
+        (copy / name).write_bytes((trace / name).read_bytes())
+    assert identity(str(copy)) == identity(str(trace)) == identity(f"file://{copy}")
+    write_synthetic(SynthSpec("demand-paging", 4, 50, Think(20_000, True), seed=1), copy, force=True)
+    assert identity(str(copy)) != identity(str(trace))
+    with pytest.raises(UsageError, match="is the same trace as"):
+        plan([str(trace), f"file://{trace}"], MECHANISMS, Common(Setup(), ()))
+
+
+def test_a_url_and_a_bare_file_give_the_numbers_of_the_trace(trace: Path, tmp_path: Path) -> None:
+    def totals(address: str, directory: str) -> list[int]:
+        done = one_process(make_plan(address), tmp_path / directory)
+        return sorted(int(row["total_stall_ns"]) for row in done.rows.values())
+
+    here = totals(str(trace), "a")
+    assert totals(f"file://{trace}", "b") == here
+    bare = open_address(str(trace / "faults.parquet"))
+    assert bare.faults().height == 200
+    assert bare.meta.origin == "imported"
+    with pytest.raises(IncompleteData, match="copy the trace here"):
+        open_address(f"file://{trace}").events()
+
+
+def test_addresses_with_nothing_behind_them(trace: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such trace"):
+        open_address(f"file://{tmp_path}/none.trace")
+    with pytest.raises(MissingFeature, match="carrier-pigeon"):
+        open_address("carrier-pigeon://x.trace")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(IncompleteData, match="no table of faults"):
+        open_address(str(tmp_path / "bad.parquet"))
+    unstitched = tmp_path / "u.trace"
+    unstitched.mkdir()
+    (unstitched / "meta.json").write_bytes((trace / "meta.json").read_bytes())
+    with pytest.raises(IncompleteData, match=r"no faults\.parquet there"):
+        open_address(f"file://{unstitched}")
+
+
+def fail_once(marks: Path, cell: Cell) -> dict[str, Any]:
+    mark = marks / cell.key
+    if not mark.exists():
+        mark.touch()
+        raise FaultreplayError("not this time")
+    return run_cell(cell)
+
+
+def fail_always(cell: Cell) -> dict[str, Any]:
+    if cell.mechanism == "kvm-exit":
+        raise FaultreplayError("never")
+    return run_cell(cell)
+
+
+def die_once(marks: Path, cell: Cell) -> dict[str, Any]:
+    mark = marks / "died"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_cell(cell)
+
+
+def die_always(cell: Cell) -> dict[str, Any]:
+    if cell.mechanism == "kvm-exit" and dict(cell.point)["fetch"] == 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_cell(cell)
+
+
+def test_a_task_that_fails_is_run_once_more(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "marks").mkdir()
+    made = make_plan(trace)
+    for jobs in (1, 2):
+        done = sweep(
+            made, partial(workers.here, partial(fail_once, tmp_path / "marks"), jobs=jobs), tmp_path / str(jobs)
+        )
+        assert not done.failed
+        for mark in (tmp_path / "marks").iterdir():
+            mark.unlink()
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cell_that_fails_twice_is_named_and_the_rest_stands(trace: Path, tmp_path: Path, jobs: int) -> None:
+    done = sweep(make_plan(trace), partial(workers.here, fail_always, jobs=jobs), tmp_path / "d")
+    assert {c.mechanism for c in done.failed} == {"kvm-exit"}
+    assert set(done.failed.values()) == {"never"}
+    assert len(done.rows) == 3
+
+
+def test_a_worker_that_is_killed_costs_no_cell(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "marks").mkdir()
+    made = make_plan(trace)
+    one_process(made, tmp_path / "one")
+    done = sweep(made, partial(workers.here, partial(die_once, tmp_path / "marks"), jobs=2), tmp_path / "killed")
+    assert not done.failed
+    assert files(tmp_path / "killed") == files(tmp_path / "one")
+
+
+def test_only_the_cell_that_kills_its_worker_fails(trace: Path, tmp_path: Path) -> None:
+    done = sweep(make_plan(trace), partial(workers.here, die_always, jobs=2), tmp_path / "d")
+    ((cell, why),) = done.failed.items()
+    assert (cell.mechanism, dict(cell.point)["fetch"]) == ("kvm-exit", 1000)
+    assert "worker process ended" in why
+
+
+def test_command_prints_tables_and_resumes(trace: Path, tmp_path: Path) -> None:
+    arguments = [str(trace), "-m", "uffd-missing,kvm-exit", "--vary", "fetch=1us..1ms:3", "-j", "1"]
+    first = run_cli(*arguments, "-o", str(tmp_path / "d"))
+    assert first.exit_code == 0, first.output
+    assert "small (synthetic): total stall" in first.stdout
+    assert "6 cells: 6 computed" in first.stdout
+    again = run_cli(*arguments, "-o", str(tmp_path / "d"), "--format", "json")
+    document = json.loads(again.stdout)
+    assert len(document["records"]) == 6
+    assert "6 taken from the data set" in document["notes"][0]
+    frame = pl.read_parquet(str(tmp_path / "d" / "**" / "*.parquet"), hive_partitioning=True)
+    assert frame.height == 6
+    assert set(frame["mechanism"]) == set(MECHANISMS)
+    assert set(frame["trace"]) == {"small"}
+    assert frame["total_stall_ns"].min() > 0
+
+
+def test_command_refuses(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    where = run_cli(str(trace), "-m", "kvm-exit", "-o", str(tmp_path / "mine"), "-j", "1")
+    assert isinstance(where.exception, UsageError) and "not a sweep's data set" in str(where.exception)
+    for arguments, says in (
+        ([str(trace)], "-m"),
+        ([str(tmp_path / "no.trace"), "-m", "ideal"], "no such trace"),
+        ([str(trace), "-m", "no-such"], "no mechanism"),
+        ([str(trace), "-m", "ideal", "--vary", "fetch=1us", "--vary", "fetch=2us"], "twice"),
+    ):
+        refused = run_cli(*arguments)
+        assert isinstance(refused.exception, UsageError) and says in str(refused.exception)
+
+
+def test_dask_is_asked_for_by_name_when_it_is_not_there(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    refused = run_cli(str(trace), "-m", "kvm-exit", "--dask", "tcp://127.0.0.1:1")
+    assert isinstance(refused.exception, MissingFeature)
+    assert refused.exception.exit_code == 5 and "faultreplay[dask]" in str(refused.exception)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed", reason="the dask extra is not installed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    ) as made:
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tmp_path: Path) -> None:
+    traces = []
+    for number, kind in enumerate(("demand-paging", "zipf", "phases")):
+        traces.append(tmp_path / f"{kind}.trace")
+        write_synthetic(SynthSpec(kind, 8, 400, Think(20_000, True), seed=number), traces[-1])
+    mechanisms = ["uffd-missing", "kvm-exit", "freeze", "ideal", "as-recorded", "uffd-minor"]
+    from replay.mechanism import list_mechanisms
+
+    mechanisms = [m for m in mechanisms if m in list_mechanisms()]
+    axes = (parse_axis("fetch=1us..1ms:5", mechanisms), parse_axis("resolve=x0.5..x4:4", mechanisms))
+    made = plan([str(t) for t in traces], mechanisms, Common(Setup(), axes))
+    assert len(made.points) == 20
+    assert len(made.cells) == 3 * len(mechanisms) * 20
+    sweep(made, partial(workers.here, run_cell, jobs=2), tmp_path / "pool")
+
+    address = cluster.scheduler_address
+    sweep(made, partial(workers.on_dask, run_cell, address=address), tmp_path / "dask")
+    assert files(tmp_path / "pool") == files(tmp_path / "dask")
+
+    victims = [worker.process.pid for worker in cluster.workers.values()]
+    killed = threading.Event()
+
+    def progress(done: int, total: int) -> None:
+        if done > total // 4 and not killed.is_set():
+            killed.set()
+            os.kill(victims[0], signal.SIGKILL)
+
+    done = sweep(made, partial(workers.on_dask, run_cell, address=address), tmp_path / "killed", progress=progress)
+    assert killed.is_set() and not done.failed
+    assert files(tmp_path / "killed") == files(tmp_path / "pool")
+    for _ in range(50):  # the nanny starts another one
+        if victims[0] not in [worker.process.pid for worker in cluster.workers.values() if worker.process]:
+            break
+        time.sleep(0.2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_scheduler_no_traceback(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed", reason="the dask extra is not installed")
+    real = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, **more: real(address, **(more | {"timeout": "1s"})))
+    refused = run_cli(str(trace), "-m", "kvm-exit", "--dask", "tcp://127.0.0.1:1")
+    assert isinstance(refused.exception, FaultreplayError)
+    assert "no scheduler answers" in str(refused.exception)
