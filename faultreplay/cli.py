@@ -64,7 +64,7 @@ def run(argv: list[str] | None = None) -> None:
     sys.exit(_exit_code(argv))
 
 
-def _exit_code(argv: list[str] | None) -> int:
+def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an error class)
     try:
         result = main.main(args=argv, prog_name="faultreplay", standalone_mode=False)
     except FaultreplayError as error:

@@ -45,7 +45,9 @@ def test_round_trip(tmp_path: Path) -> None:
     meta = Meta(host=Host(kernel="6.18", cpus=2), clock=Clock(start_ns=5), probes=[Probe("x", "kvm", "missing", "no")])
     with TraceWriter(path, meta) as writer:
         writer.append_events(events(7, addr=np.arange(7, dtype=np.uint64) + 2**63))
-        writer.append_losses([{"ts_ns": 9, "cpu": 1, "probe": "p", "lost": 3}, {"ts_ns": 9, "cpu": 1, "probe": "p", "lost": 2}])
+        writer.append_losses(
+            [{"ts_ns": 9, "cpu": 1, "probe": "p", "lost": 3}, {"ts_ns": 9, "cpu": 1, "probe": "p", "lost": 2}]
+        )
     trace = open_trace(path)
     frame = trace.events()
     assert frame["addr"].to_list() == [2**63 + n for n in range(7)]
@@ -128,7 +130,7 @@ def test_flipped_bytes_inside_a_part_are_named(tmp_path: Path) -> None:
     data = bytearray(part.read_bytes())
     data[40:400] = b"\xff" * 360
     part.write_bytes(bytes(data))
-    with pytest.raises(IncompleteData, match="part-000000.parquet: damaged"):
+    with pytest.raises(IncompleteData, match=r"part-000000\.parquet: damaged"):
         open_trace(path).events()
 
 
@@ -136,7 +138,7 @@ def test_flipped_bytes_inside_a_part_are_named(tmp_path: Path) -> None:
 def test_a_part_that_is_gone_is_noticed(tmp_path: Path, lost: int) -> None:
     path = make_trace(tmp_path / "a.trace")
     (path / "events" / f"part-{lost:06d}.parquet").unlink()
-    with pytest.raises(IncompleteData, match="gone|parts are missing"):
+    with pytest.raises(IncompleteData, match=r"gone|parts are missing"):
         open_trace(path)
 
 
@@ -231,7 +233,7 @@ def test_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(FaultreplayError, match="no space left"):
         writer.append_events(events(10, 5000))
     assert open_trace(path).events().height == 10
-    assert not [name for name in os.listdir(path / "events") if name.startswith(".")]
+    assert not list((path / "events").glob(".*"))
 
 
 def test_old_parts_can_be_dropped(tmp_path: Path) -> None:

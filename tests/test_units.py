@@ -37,7 +37,14 @@ def test_bad_size(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("ns", "text"),
-    [(0, "0 ns"), (999, "999 ns"), (4720, "4.72 us"), (39_040, "39.0 us"), (1_692_000, "1.69 ms"), (999_999, "1.00 ms")],
+    [
+        (0, "0 ns"),
+        (999, "999 ns"),
+        (4720, "4.72 us"),
+        (39_040, "39.0 us"),
+        (1_692_000, "1.69 ms"),
+        (999_999, "1.00 ms"),
+    ],
 )
 def test_format_ns(ns: int, text: str) -> None:
     assert format_ns(ns) == text
