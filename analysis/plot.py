@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from analysis.metrics import Ints, quantile
+from analysis.svg import round_values
 from faulttrace.errors import FaultreplayError, MissingFeature
 from faulttrace.units import format_ns
 
@@ -92,21 +93,10 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     axis.set_title(panel.title, fontsize=9)
     for one in (axis.xaxis, axis.yaxis):
-        one.set_major_locator(FixedLocator(_ticks(low, high)))
+        one.set_major_locator(FixedLocator(round_values(low, high)))
         one.set_major_formatter(FuncFormatter(lambda ns, _: format_ns(ns).replace(".00", "").replace(".0 ", " ")))
         one.set_minor_locator(NullLocator())
     axis.tick_params(labelsize=7)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round values within (low, high): powers of ten, or more of them where those are too few to read from."""
-    ticks: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks[:: max(1, len(ticks) // 5 + (len(ticks) % 5 > 0))] if len(ticks) > 5 else ticks
 
 
 def _legend(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:

@@ -51,13 +51,12 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
     for share in (0, 0.25, 0.5, 0.75, 0.9, 1):
         parts.append(_line(_LEFT, y(share), width - _RIGHT, y(share), "0.15"))
         parts.append(_text(_LEFT - 6, y(share) + 4, f"{share:.0%}", "end"))
-    for exponent in range(math.ceil(first), math.floor(last) + 1):
-        at = x(10.0**exponent)
+    for value in round_values(10**first, 10**last):
+        at = x(value)
         parts.append(_line(at, _TOP, at, _TOP + tall, "0.15"))
-        parts.append(
-            _text(at, _TOP + tall + 16, format_ns(10.0**exponent).replace(".00", "").replace(".0 ", " "), "middle")
-        )
+        parts.append(_text(at, _TOP + tall + 16, format_ns(value).replace(".00", "").replace(".0 ", " "), "middle"))
     parts.append(_text(_LEFT + wide / 2, _TOP + tall + 33, "stall", "middle"))
+    drawn: list[str] = []
     for number, curve in enumerate(shown):
         colour = COLOURS[number % len(COLOURS)]
         dash = ' stroke-dasharray="6 3"' if curve.dashed else ""
@@ -65,7 +64,7 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
         shares = np.linspace(0, 1, _POINTS)
         points = " ".join(f"{x(quantile(ranked, q)):.1f},{y(q):.1f}" for q in shares)
         label = html.escape(curve.label)
-        parts.append(
+        drawn.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}>'
             f"<title>{label}</title></polyline>"
         )
@@ -73,7 +72,19 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
         left, base = _LEFT + column * wide / 3, height + 10 + 18 * row
         parts.append(f'<path d="M{left} {base - 4}h24" stroke="{colour}" stroke-width="2"{dash}/>')
         parts.append(_text(left + 30, base, label, "start"))
-    return "".join([*parts, "</svg>"])
+    # The first curve lies on top: what was measured must not vanish under a prediction that meets it.
+    return "".join([*parts, *reversed(drawn), "</svg>"])
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Round values within (low, high): powers of ten, or more of them where those are too few to read from."""
+    ticks: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: max(1, len(ticks) // 5 + (len(ticks) % 5 > 0))] if len(ticks) > 5 else ticks
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, opacity: str) -> str:
