@@ -49,7 +49,7 @@ class Program:
     servers: npt.NDArray[np.int64]
     costs_used: dict[str, str]
     moved: dict[tuple[str, str], list[tuple[int, int]]]
-    """(class, accessor kind) -> (link instance, bytes) of each fault where the link has no limit and nothing is shared"""
+    """(class, accessor kind) -> (link instance, bytes) of each fault, where links have no limit"""
     has_latency: bool
     tails: int
     """slots for what goes on after a wake, as a first guess"""
@@ -308,11 +308,11 @@ class Compiler:
 
     def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
         """(constant ns, table or -1, draw) of a cost operand."""
+        if factor == 0:
+            return 0, -1, 0
         distribution = self.distribution(mechanism, operand)
         if distribution.is_constant:
             return round(distribution.mean * factor), -1, 0
-        if factor == 0:
-            return 0, -1, 0
         if factor != 1:
             distribution = distribution.scaled(factor)
         table = self.table_ids.get(distribution)
@@ -368,7 +368,7 @@ class Compiler:
 
 
 def tracks_pages(mechanism: Mechanism) -> bool:
-    """True when a granule that is there, or on its way, must be known: some path coalesces, or a stream brings pages."""
+    """True when it must be known which granules are there: some path coalesces, or a stream brings pages."""
     if mechanism.push is not None or any(
         stage.verb == "coalesce" for path in mechanism.paths.values() for stage in path
     ):

@@ -30,15 +30,17 @@ _U27, _U30, _U31 = np.uint64(27), np.uint64(30), np.uint64(31)
 _U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
 
 # globals that the compiled code folds in
-(END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE, RELEASE_ONE, SHARED, RECORDED, RETRY, UNLESS, COMPLETE,
-ARRIVE, START) = (
-    o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.TRANSFER, o.SLEEP, o.COALESCE, o.WAKE, o.WAKE_QUEUE, o.RELEASE_ONE, o.SHARED, o.RECORDED, o.RETRY,
-    o.UNLESS, o.COMPLETE, o.ARRIVE, o.START,
+(
+    END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, RELEASE_ONE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE,
+    RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED,
+) = (
+    o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.RELEASE_ONE, o.TRANSFER, o.SLEEP, o.COALESCE,
+    o.WAKE, o.WAKE_QUEUE, o.RECORDED, o.RETRY, o.UNLESS, o.COMPLETE, o.ARRIVE, o.START, o.SHARED,
 )  # fmt: skip
 PC_ARRIVE, PC_START, PC_NOTHING = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
 TIMES_WAITERS = o.TIMES_WAITERS
-# columns of the state of a slot, of a resource instance (then what is reported) and of an accessor (then what is reported)
+# columns of a slot, of a resource instance and of an accessor; the latter two have what is reported behind them
 PC, CLOCK, ROW, DRAW, SINCE, NEXT, WHO, TRY = range(8)
 FREE, FREE_AT, HEAD, TAIL, QUEUED, BEGIN, SLEEPERS, SERVERS = range(8)
 R_BUSY, R_ACQUIRED, R_WAIT, R_MAX_QUEUE, R_BYTES = o.R_BUSY, o.R_ACQUIRED, o.R_WAIT, o.R_MAX_QUEUE, o.R_BYTES
@@ -349,7 +351,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
                     t += sample(tables, ops[pc, 4], bits, draw)
                 pc += 1
-            elif op == WAKE or op == WAKE_QUEUE:
+            elif op == WAKE or op == WAKE_QUEUE:  # noqa: SIM109, PLR1714
                 queue = ops[pc, 4]
                 if queue >= 0:
                     queue = instance(queue, ops[pc, 5], acc, shard, row)
@@ -481,7 +483,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 else:
                     ac[acc, A_NEXT] = row + 1
                     pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), ac[acc, A_KIND]]
-            elif op == RELEASE or op == RELEASE_ONE:
+            elif op == RELEASE or op == RELEASE_ONE:  # noqa: SIM109, PLR1714
                 r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
                 # one server that is at work: nothing can come between now and its known end; else wait for that instant
                 if pending < 0 and op == RELEASE_ONE and rs[r, BEGIN] > now:
