@@ -153,11 +153,12 @@ def test_parameters_are_checked_and_read_with_units() -> None:
     assert other.fallback["vmm"].values["handlers"] == 7
 
 
-EXPECTED = set(
-    "uffd-missing uffd-minor uffd-sharded uffd-sigbus uffd-wp kvm-exit kvm-userfault kvm-notify-wait kvm-notify-external "
-    "async-pf swap host-lazy mmio-exit hugetlb-1g hugetlb-2m hgm guest-memfd prefetch-working-set precopy-push pause-only "
-    "freeze memslot-destroy uffd-wp-freeze as-recorded ideal".split()
-)
+NAMES = """
+uffd-missing uffd-minor uffd-sharded uffd-sigbus uffd-wp kvm-exit kvm-userfault kvm-notify-wait kvm-notify-external
+async-pf swap host-lazy mmio-exit hugetlb-1g hugetlb-2m hgm guest-memfd prefetch-working-set precopy-push pause-only
+freeze memslot-destroy uffd-wp-freeze as-recorded ideal
+"""
+EXPECTED = set(NAMES.split())
 
 
 def mixed(seed: int = 1) -> Workload:
