@@ -19,7 +19,8 @@ OP_ABSOLUTE = 4  # the think time counts from the start of the run
 BURST = 16
 PHASES = 4
 ZIPF_EXPONENT = 1.0
-_REPEATS_PAGES = ("uniform", "zipf", "phases")
+REPEATING = ("uniform", "zipf", "phases")  # orders in which a page comes more than once
+ROUNDS = 4  # accesses for each page in these
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def make_lists(spec: LabSpec) -> tuple[list[AccessList], int]:
     lists = []
     for vcpu in range(spec.vcpus):
         rng = np.random.default_rng([spec.seed, vcpu])
-        count = spec.accesses or spec.pages * (4 if spec.order in _REPEATS_PAGES or spec.prewarm else 1)
+        count = spec.accesses or spec.pages * (ROUNDS if spec.order in REPEATING or spec.prewarm else 1)
         page = _order(spec.order, spec.pages, count, rng)
         think_ns = _think(spec, count, rng)
         kind = _kinds(spec.access, count, rng)

@@ -19,6 +19,7 @@ from collect.backends import kept_attached
 from faulttrace.errors import FaultreplayError, UsageError
 from faulttrace.meta import Meta
 from faulttrace.units import parse_duration_ns
+from lab.lists import REPEATING, ROUNDS
 from lab.results import write_results
 from lab.runner import run
 from lab.spec import MECHANISMS, WINDOW_KINDS, LabSpec, Window
@@ -100,13 +101,14 @@ class MatrixRun:
     def spec(self) -> LabSpec:
         """The run in the lab's terms. Cells that differ in the mechanism only have the same accesses."""
         order, access, think = self.workload.split("/")
-        accesses = self._accesses(think)
+        rounds = ROUNDS if order in REPEATING else 1
+        pages = self._pages(think, rounds)
         spec = LabSpec(
             mechanism=self.mechanism,
             vcpus=self.vcpus,
             handlers=self.handlers if _handlers_matter(self.mechanism, self.matrix.base) else None,
-            pages=accesses if order in ("seq", "random", "chase", "bursts") else max(accesses // 4, 1),
-            accesses=accesses,
+            pages=pages,
+            accesses=pages * rounds,
             order=order,
             access=access,
             think=think,
@@ -116,14 +118,19 @@ class MatrixRun:
         )
         if self.mechanism in WINDOW_KINDS:
             third = self.matrix.run_ns // 3
+            if spec.prewarm:  # nothing but thinking takes time
+                third = pages * rounds * _think_ns(think) // 3
             spec = replace(spec, windows=(Window(third, min(third, 50_000_000), self.mechanism),))
         return spec
 
-    def _accesses(self, think: str) -> int:
+    def _pages(self, think: str, rounds: int) -> int:
         """Of each vCPU, so that a run under one handler takes about `run_ns`."""
         fetch_ns = parse_duration_ns(self.fetch.removeprefix("exp:")) + _COST_OF_A_FAULT_NS
-        think_ns = 0 if think.startswith("file:") else parse_duration_ns(think.rpartition(":")[2])
-        return max(_FEWEST, min(_MOST, self.matrix.run_ns // (think_ns + fetch_ns * self.vcpus)))
+        return max(_FEWEST, min(_MOST, self.matrix.run_ns // (rounds * _think_ns(think) + fetch_ns * self.vcpus)))
+
+
+def _think_ns(think: str) -> int:
+    return 0 if think.startswith("file:") else parse_duration_ns(think.rpartition(":")[2])
 
 
 def _handlers_matter(mechanism: str, base: str) -> bool:

@@ -227,7 +227,7 @@ def _collect(
         "services": _service_summary(services),
         "windows": ran,
         "window_writes": sum(w["pages_changed"] for w in ran if w["kind"] != WATCH),
-        "waiters": [_waiters(truth, w) for w in ran],
+        "waiters": [_waiters(truth, services, w) for w in ran],
     }
     if spec.mechanism == "dirty-log":
         lab["dirty"] = done["dirty"]
@@ -238,6 +238,9 @@ def _collect(
         wrong = {k: v for k, v in lab["verified"].items() if v and not k.startswith("pages_")}
         if wrong:
             problem = "memory does not hold what it must: " + ", ".join(f"{v} {k}" for k, v in wrong.items())
+        elif len(ran) < len(done["windows"]):
+            late = done["windows"][len(ran)]["kind"]
+            problem = f"the run ended before its {late} window began: use more --accesses, or an earlier --window"
         elif lab["window_writes"]:
             problem = f"{lab['window_writes']} pages changed inside a window that must stop all writes"
     lab["problem"] = problem
@@ -292,20 +295,19 @@ def _service_summary(services: npt.NDArray[np.void]) -> dict[str, Any]:
     }
 
 
-def _waiters(truth: pa.Table, window: dict[str, Any]) -> dict[str, Any]:
-    """Accesses that met the window: begun before it began to end, ended after."""
+def _waiters(truth: pa.Table, services: npt.NDArray[np.void], window: dict[str, Any]) -> dict[str, Any]:
+    """Accesses in progress when the window began to end, and the writers whose message met a freeze."""
     start, end = truth["start_ns"], truth["end_ns"]
-    mask = pc.and_(pc.less(start, window["end_from_ns"]), pc.greater(end, window["end_from_ns"]))
-    met = truth.filter(mask)
-    if not met.num_rows:
-        return {"kind": window["kind"], "accesses": 0}
-    return {
-        "kind": window["kind"],
-        "accesses": met.num_rows,
-        "first_start_ns": pc.min(met["start_ns"]).as_py(),
-        "last_end_ns": pc.max(met["end_ns"]).as_py(),
-        "waited_ns": pc.sum(pc.subtract(met["end_ns"], met["start_ns"])).as_py(),
-    }
+    met = truth.filter(pc.and_(pc.less(start, window["end_from_ns"]), pc.greater(end, window["end_from_ns"])))
+    waiters: dict[str, Any] = {"kind": window["kind"], "accesses": met.num_rows}
+    if window["kind"] == "freeze":
+        inside = (services["msg_ns"] >= window["begin_from_ns"]) & (services["msg_ns"] < window["end_ns"])
+        waiters["writers"] = int(np.count_nonzero(inside & (services["result"] == WAITS_FOR_THAW)))
+    if met.num_rows:
+        waiters["first_start_ns"] = pc.min(met["start_ns"]).as_py()
+        waiters["last_end_ns"] = pc.max(met["end_ns"]).as_py()
+        waiters["waited_ns"] = pc.sum(pc.subtract(met["end_ns"], met["start_ns"])).as_py()
+    return waiters
 
 
 def _finish(out: Path, known: Meta, result: LabResult) -> None:
