@@ -1,0 +1,193 @@
+"""Fields from the text that the kernel's print formats (and libtraceevent's plugins) make of an event.
+
+perf script and trace-cmd report share them. A number that stands for a name (exit reasons, task states) is turned
+back into the number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from collect.importers.raw import number
+
+_PAIRS = re.compile(r"(\w+)(?:=|: )(-?0x[0-9a-fA-F]+|-?\d+)\b")
+_STATES: Final = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 128, "K": 2, "W": 2}
+_MMIO: Final = {"unsatisfied-read": 0, "read": 1, "write": 2}
+
+# What bounds or explains faults; a reason that is not here becomes UNNAMED_EXIT and is no error.
+SVM_EXITS: Final = {
+    "EXCP_BASE": 0x40, "PF_EXCP": 0x4E, "INTR": 0x60, "NMI": 0x61, "VINTR": 0x64, "CPUID": 0x72, "PAUSE": 0x77,
+    "HLT": 0x78, "INVLPG": 0x79, "IOIO": 0x7B, "MSR": 0x7C, "SHUTDOWN": 0x7F, "VMMCALL": 0x81, "NPF": 0x400,
+}  # fmt: skip
+VMX_EXITS: Final = {
+    "EXCEPTION_NMI": 0, "EXTERNAL_INTERRUPT": 1, "TRIPLE_FAULT": 2, "INTERRUPT_WINDOW": 7, "CPUID": 10, "HLT": 12,
+    "INVLPG": 14, "VMCALL": 18, "CR_ACCESS": 28, "IO_INSTRUCTION": 30, "MSR_READ": 31, "MSR_WRITE": 32,
+    "PAUSE_INSTRUCTION": 40, "APIC_ACCESS": 44, "EPT_VIOLATION": 48, "EPT_MISCONFIG": 49, "PREEMPTION_TIMER": 52,
+    "PML_FULL": 62,
+}  # fmt: skip
+UNNAMED_EXIT: Final = 0xFFFFFFFF
+"""`exit_reason` where the source gives a name that is not in the tables."""
+
+
+def parse_fields(name: str, text: str) -> dict[str, int]:
+    """Fields of event `name` (without category) from its printed text.
+
+    Raises:
+        ValueError: the text does not have the form this event is printed in.
+    """
+    if special := _SPECIAL.get(name):
+        return special(text)
+    if name.startswith("sys_exit_"):
+        return {"ret": _return_value(text)}
+    return {key: number(value) for key, value in _PAIRS.findall(text)}
+
+
+def flavour_of(reason: str) -> str:
+    """``svm`` or ``vmx`` where an exit reason's name exists only there; else empty."""
+    name = _exit_name(reason)
+    if name in SVM_EXITS and name not in VMX_EXITS:
+        return "svm"
+    return "vmx" if name in VMX_EXITS and name not in SVM_EXITS else ""
+
+
+def _match(pattern: str, text: str) -> re.Match[str]:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError("not in the form in which this event is printed")
+    return found
+
+
+def _return_value(text: str) -> int:
+    found = _match(r"^\s*(?:ret=)?(-?0x[0-9a-fA-F]+|-?\d+)", text)
+    value = number(found[1])
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _exit_name(reason: str) -> str:
+    return reason.upper().removeprefix("EXIT_")
+
+
+def _kvm_exit(text: str) -> dict[str, int]:
+    found = _match(r"reason (\S+).* rip (0x[0-9a-f]+)", text)
+    name = _exit_name(found[1])
+    reason = SVM_EXITS.get(name, VMX_EXITS.get(name, UNNAMED_EXIT))
+    if flavour_of(found[1]) == "" and name in VMX_EXITS and name in SVM_EXITS:
+        # CPUID, HLT and INVLPG exist on both: the kernel prints VMX's in capitals, SVM's in small letters, the
+        # plugin of libtraceevent puts EXIT_ before SVM's.
+        svm = found[1].startswith("EXIT_") or found[1].islower()
+        reason = SVM_EXITS[name] if svm else VMX_EXITS[name]
+    fields = {"exit_reason": reason, "guest_rip": number(found[2])}
+    if info := re.search(r"info1? (?:0x)?([0-9a-f]+)(?: info2)? (?:0x)?([0-9a-f]+)", text):
+        fields |= {"info1": int(info[1], 16), "info2": int(info[2], 16)}
+    return fields | _vcpu(text)
+
+
+def _kvm_entry(text: str) -> dict[str, int]:
+    found = _match(r"rip (0x[0-9a-f]+)", text)
+    return {"rip": number(found[1])} | _vcpu(text)
+
+
+def _kvm_page_fault(text: str) -> dict[str, int]:
+    found = _match(r"(?:rip (0x[0-9a-f]+) )?address (?:0x)?([0-9a-f]+) error_code (?:0x)?([0-9a-f]+)", text)
+    fields = {"fault_address": int(found[2], 16), "error_code": int(found[3], 16)}
+    if found[1]:
+        fields["guest_rip"] = number(found[1])
+    return fields | _vcpu(text)
+
+
+def _kvm_userspace_exit(text: str) -> dict[str, int]:
+    found = _match(r"reason (\S+)(?: \((-?\d+)\))?", text)
+    if found[1] == "restart":
+        return {"reason": 0, "errno": -4}  # EINTR
+    if found[1] == "error":
+        return {"reason": 0, "errno": -abs(int(found[2] or 0))}
+    return {"reason": int(found[2] or 0), "errno": 0}
+
+
+def _kvm_mmio(text: str) -> dict[str, int]:
+    found = _match(r"mmio (\S+) len (\d+) gpa (0x[0-9a-f]+)", text)
+    return {"type": _MMIO.get(found[1], 0), "len": int(found[2]), "gpa": number(found[3])}
+
+
+def _walk(text: str) -> dict[str, int]:
+    found = _match(r"addr ([0-9a-f]+) pferr ([0-9a-f]+)", text)
+    return {"addr": int(found[1], 16), "pferr": int(found[2], 16)}
+
+
+def _set_spte(text: str) -> dict[str, int]:
+    found = _match(r"gfn (?:0x)?([0-9a-f]+) spte (?:0x)?([0-9a-f]+) \((\S*)\) level (\d+)", text)
+    return {
+        "gfn": int(found[1], 16), "spte": int(found[2], 16), "r": int("r" in found[3]), "x": int("x" in found[3]),
+        "level": int(found[4]),
+    }  # fmt: skip
+
+
+def _unmap(text: str) -> dict[str, int]:
+    found = _match(r"range: (0x[0-9a-f]+) -- (0x[0-9a-f]+)", text)
+    return {"start": number(found[1]), "end": number(found[2])}
+
+
+def _vcpu(text: str) -> dict[str, int]:
+    found = re.search(r"vcpu (\d+)", text)
+    return {"vcpu_id": int(found[1])} if found else {}
+
+
+def _state(letters: str) -> int:
+    bits = 0
+    for letter in letters.replace("+", "").split("|"):
+        bits |= _STATES.get(letter, 0)
+    return bits
+
+
+def _sched_switch(text: str) -> dict[str, int]:
+    found = re.search(r"prev_pid=(\d+) .*prev_state=(\S+) ==> .*next_pid=(\d+)", text)
+    if not found:  # as libtraceevent's plugin prints it
+        found = _match(r":(\d+) \[-?\d+\] (\S+) ==> .*:(\d+) \[-?\d+\]", text)
+    state = int(found[2], 0) if found[2].isdigit() or found[2].startswith("0x") else _state(found[2])
+    return {"prev_pid": int(found[1]), "prev_state": state, "next_pid": int(found[3])}
+
+
+def _sched_waking(text: str) -> dict[str, int]:
+    found = re.search(r"pid=(\d+)", text) or _match(r":(\d+) \[-?\d+\]", text)
+    return {"pid": int(found[1])}
+
+
+def _newtask(text: str) -> dict[str, int]:
+    found = _match(r"pid=(\d+) .*clone_flags=(?:0x)?([0-9a-f]+)", text)
+    return {"pid": int(found[1]), "clone_flags": int(found[2], 16)}
+
+
+def _page_fault(text: str) -> dict[str, int]:
+    found = _match(r"address=(\S+) ip=(\S+) error_code=(0x[0-9a-f]+)", text)
+    fields = {"error_code": number(found[3])}
+    for key, word in (("address", found[1]), ("ip", found[2])):  # a kernel address may be printed as a symbol
+        if re.fullmatch(r"0x[0-9a-f]+", word):
+            fields[key] = number(word)
+    if "address" not in fields:
+        raise ValueError("the faulting address is no number")
+    return fields
+
+
+def _released(text: str) -> dict[str, int]:
+    found = _match(r"write=(true|false|[01])", text)
+    return {"write": int(found[1] in ("true", "1"))}
+
+
+_SPECIAL: Final[dict[str, Callable[[str], dict[str, int]]]] = {
+    "kvm_exit": _kvm_exit,
+    "kvm_entry": _kvm_entry,
+    "kvm_page_fault": _kvm_page_fault,
+    "kvm_userspace_exit": _kvm_userspace_exit,
+    "kvm_mmio": _kvm_mmio,
+    "kvm_mmu_pagetable_walk": _walk,
+    "kvm_mmu_set_spte": _set_spte,
+    "kvm_unmap_hva_range": _unmap,
+    "sched_switch": _sched_switch,
+    "sched_waking": _sched_waking,
+    "task_newtask": _newtask,
+    "page_fault_user": _page_fault,
+    "page_fault_kernel": _page_fault,
+    "mmap_lock_released": _released,
+}
