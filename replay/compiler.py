@@ -244,7 +244,7 @@ class Compiler:
         """Stages that are one operation."""
         if stage.verb in ("acquire", "release"):
             r = self.resource(mechanism, stage.operand)
-            per = _PER[mechanism.resources[stage.operand].per]
+            per = self.per(mechanism, stage.operand)
             if r.servers == 0:
                 idle = stage.options.get("idle", 0) if stage.verb == "acquire" else 0
                 self.delay(mechanism, Stage("delay", idle, {}, stage.line), len(self.ops))
@@ -262,10 +262,10 @@ class Compiler:
                 self.unlimited.append((r.first, count))
                 return
             r = self.resource(mechanism, stage.operand)
-            self.emit(o.TRANSFER, r.first, _PER[mechanism.resources[stage.operand].per], ns, count)
+            self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.operand), ns, count)
         elif stage.verb == "sleep":
             r = self.resource(mechanism, stage.operand)
-            self.emit(o.SLEEP, r.first, _PER[mechanism.resources[stage.operand].per])
+            self.emit(o.SLEEP, r.first, self.per(mechanism, stage.operand))
         elif stage.verb == "recorded":
             self.emit(o.RECORDED)
         else:
@@ -278,7 +278,7 @@ class Compiler:
         queue, per = -1, 0
         if name := stage.options.get("from"):
             queue = self.resource(mechanism, name).first
-            per = _PER[mechanism.resources[name].per]
+            per = self.per(mechanism, name)
         walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
         op = o.WAKE if queue < 0 else o.WAKE_QUEUE
         return self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
@@ -294,7 +294,7 @@ class Compiler:
         if times:
             what, _, name = times.partition(":")
             r = self.resource(mechanism, name)
-            self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, _PER[mechanism.resources[name].per])
+            self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
         elif const or table >= 0:
             before = self.ops[-1]
             if len(self.ops) > barrier and before[0] == o.DELAY and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
@@ -346,6 +346,12 @@ class Compiler:
         """ns that `count` bytes occupy a link; 0 bandwidth is no limit."""
         bandwidth = mechanism.value(mechanism.resources[link].size)
         return -(-count * 1_000_000_000 // int(bandwidth)) if bandwidth >= 1 else 0
+
+    def per(self, mechanism: Mechanism, name: str) -> int:
+        """Which instance of a resource a fault meets; one shard is the whole machine, for which no row is looked up."""
+        per = mechanism.resources[name].per
+        whole = per == "shard" and int(mechanism.value(mechanism.shards)) <= 1
+        return o.PER_VM if whole else _PER[per]
 
     def resource(self, mechanism: Mechanism, name: str) -> Instances:
         """The instances of a resource; made at its first use."""
