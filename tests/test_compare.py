@@ -220,3 +220,9 @@ def test_own_cost_file_is_named(tmp_path: Path, trace: Path) -> None:
     assert slow.metrics.p50_ns > fast.metrics.p50_ns + 90_000
     with pytest.raises(UsageError):
         open_case(open_trace(trace), Setup(cost_files=["nowhere.toml"]))
+
+
+def test_one_shard_is_one_userfaultfd(trace: Path) -> None:
+    setup = Setup(settings={"uffd-sharded": {"shards": "1", "handlers": "1"}})
+    one, plain = compare(open_case(open_trace(trace), setup), ["uffd-sharded", "uffd-missing"]).rows
+    assert one.metrics.total_stall_ns == pytest.approx(plain.metrics.total_stall_ns, rel=0.02)
