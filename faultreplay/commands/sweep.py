@@ -118,7 +118,9 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-command.help = """Replay TRACEs under mechanisms at each point of a grid. TRACE: a directory, fsspec URL or faults.parquet.
+command.help = """Replay TRACEs under mechanisms at each point of a grid.
+
+A TRACE is a directory, an fsspec URL or a bare faults.parquet.
 
 Prints a table a trace and where, along each axis, two mechanisms change places or the choice stops to matter. The
 cells go to a Parquet data set (-o); a sweep that was interrupted, or grows, only runs the cells it lacks.
