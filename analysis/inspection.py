@@ -55,9 +55,9 @@ class Group:
             "joined": self.joined,
             "unjoined": self.faults - self.joined,
         }
-        record |= {f"stall_{name}": value for name, value in self.stall.__dict__.items() if name != "n"}
-        for stage, spread in self.stages.items():
-            record |= {f"{stage}_{name}": value for name, value in spread.__dict__.items() if name != "n"}
+        for name, spread in {"stall": self.stall, **self.stages}.items():
+            known = {key: value for key, value in spread.__dict__.items() if key != "n"}
+            record |= {f"{name}_{key}": value if spread.n else None for key, value in known.items()}
         return record
 
 

@@ -48,9 +48,10 @@ def micro_traces(say: Callable[[str], None]) -> Iterator[list[Trace]]:
     Raises:
         MissingFeature, NoPermission: not even one can run here.
     """
+    from collect.backends import kept_attached
     from lab.runner import run
 
-    with TemporaryDirectory(prefix="faultreplay-calibrate-") as folder:
+    with TemporaryDirectory(prefix="faultreplay-calibrate-") as folder, kept_attached():
         traces, missing = [], []
         for name, spec in micro_specs().items():
             say(f"lab: {name}")

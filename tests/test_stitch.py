@@ -576,13 +576,14 @@ def test_stage2_fault_on_hardware() -> None:
 
 def test_freeze_makes_a_window_and_its_writers_are_its_own() -> None:
     protect = placed(500, 100, kind=Kind.UFFD_WRITEPROTECT, pages=64, value=0, code=1)
-    thaw = placed(1080, 20, kind=Kind.UFFD_WRITEPROTECT, pages=64, value=0, code=0)
+    # The ioctl returns after its writer has long gone on.
+    thaw = placed(1280, 220, kind=Kind.UFFD_WRITEPROTECT, pages=64, value=0, code=0)
     events = [event for event in guest_userfault(1000) if event["kind"] not in (Kind.UFFD_COPY, Kind.UFFD_MSG)]
     result = stitch_events(frame(protect, *events, thaw), META)
     check(result)
     fault = only(result)
     assert (fault["cause"], fault["resolution"], fault["access"], fault["page"]) == ("window", "unprotect", "w", PAGE)
-    assert [(w.kind, w.start_ns, w.end_ns) for w in result.windows] == [("uffd-wp", 500, 1080)]
+    assert [(w.kind, w.start_ns, w.end_ns) for w in result.windows] == [("uffd-wp", 500, 1280)]
 
 
 def test_write_protection_of_one_page_is_no_window() -> None:

@@ -69,7 +69,7 @@ def stitch_events(frame: pl.DataFrame, meta: Meta | None = None) -> Stitched:
     found = Found.concat([found, stitch_process_faults(context, Claims(context.axis, found), report)])
 
     windows = find_windows(context)
-    mark_windowed(found, windows)
+    mark_windowed(context, found, windows)
     found.vcpu = _vcpu_numbers(context, meta, found.thread)
     faults = to_frame(found, events.threads.values, context.sleeps)
     _count(report, context, faults)

@@ -6,7 +6,7 @@ import numpy as np
 
 from faulttrace.meta import WindowSpan
 from faulttrace.schema import CAUSES, RESOLUTIONS, Kind
-from faulttrace.stitch.found import Found, code
+from faulttrace.stitch.found import UNKNOWN, Found, code
 from faulttrace.stitch.markers import Context
 
 FREEZE = "uffd-wp"
@@ -55,18 +55,24 @@ def _destroyed(context: Context) -> list[WindowSpan]:
     return windows
 
 
-def mark_windowed(found: Found, windows: list[WindowSpan]) -> None:
+def mark_windowed(context: Context, found: Found, windows: list[WindowSpan]) -> None:
     """Give cause "window" to writes stopped by a freeze and to exits on a slot that was gone."""
     unprotect = found.resolution == code(RESOLUTIONS, "unprotect")
     is_wp = (found.cause == code(CAUSES, "write-protect")) & unprotect
     is_exit = (found.cause == code(CAUSES, "mmio")) | (found.cause == code(CAUSES, "exit"))
     for window in windows:
-        # The slot is gone some time before its ioctl returns, and memory is frozen page by page.
-        began_by = found.start_ns <= window.end_ns
-        still = (found.end_ns >= window.start_ns) | (found.end_ns < 0)
-        eligible = is_wp if window.kind == FREEZE else is_exit if window.kind == DESTROY else None
-        if eligible is not None:
-            # A freeze's writers are let go by the ioctl that ends it, not by one for their page alone.
-            ended_by = found.end_ns >= window.end_ns if window.kind == FREEZE else np.ones(len(found), bool)
-            chosen = eligible & began_by & still & (ended_by | (found.end_ns < 0))
-            found.cause[chosen] = code(CAUSES, "window")
+        # Memory is protected page by page and a slot gone some time before the ioctl that does it returns.
+        inside = (found.start_ns <= window.end_ns) & ((found.end_ns >= window.start_ns) | (found.end_ns == UNKNOWN))
+        if window.kind == FREEZE:
+            # Its writers are let go by the ioctl that ends it, not by one for their page alone.
+            inside &= is_wp & ((found.end_ns >= _thaw_began_ns(context, window)) | (found.end_ns == UNKNOWN))
+        else:
+            inside &= is_exit
+        found.cause[inside] = code(CAUSES, "window")
+
+
+def _thaw_began_ns(context: Context, window: WindowSpan) -> int:
+    """When the ioctl that ended a freeze was called: it wakes writers before it returns."""
+    placements = context.placements
+    thaw = (placements.end_ns == window.end_ns) & (placements.kind == Kind.UFFD_WRITEPROTECT)
+    return int(placements.start_ns[thaw].min(initial=window.end_ns))
