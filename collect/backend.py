@@ -33,12 +33,21 @@ class Backend(Protocol):
     key: Key
     ring_bytes: int
     probes: list[Probe]
+    why: str
+    """Why this one was chosen, where that needs saying."""
+    skew_ns: int
+    """How late an event may come after one with a later time."""
+    reusable: bool
+    """Whether it can be paused and resumed for another recording."""
 
     def follow(self, tgid: int) -> None:
         """Make a process a target, with all its threads and file descriptors."""
 
     def refresh(self, tgid: int) -> None:
         """Look again at a target's threads and file descriptors."""
+
+    def start(self) -> None:
+        """Begin to record; targets may need to be known before."""
 
     def found(self) -> set[int]:
         """All targets, also those that the kernel side found."""
@@ -48,6 +57,9 @@ class Backend(Protocol):
 
     def poll_losses(self) -> list[Lost]:
         """Losses since the last call."""
+
+    def helper_cpu_ns(self) -> int:
+        """CPU time of a process that helps, without what it took to start."""
 
     def shed(self, groups: Sequence[str]) -> None:
         """Count the events of these groups as lost and keep none, until told otherwise."""

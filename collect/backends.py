@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from collect.backend import Backend, Key
-from faulttrace.errors import UsageError
+from collect.targets import Filter
+from faulttrace.errors import MissingFeature, UsageError
 
 _parked: dict[Key, Backend] = {}
 _parking = 0
@@ -28,18 +29,35 @@ def acquire_backend(key: Key) -> Backend:
     if parked is not None:
         parked.resume()
         return parked
-    if name not in ("auto", "bcc"):
-        raise UsageError(f"no backend '{name}': choose auto or bcc")
-    from collect.bcc_backend import BccBackend
-
-    backend = BccBackend(groups, ring_bytes, wanted)
+    backend = _open(name, groups, ring_bytes, wanted)
     backend.key = key
     return backend
 
 
+def _open(name: str, groups: tuple[str, ...], ring_bytes: int, wanted: Filter) -> Backend:
+    from collect.bcc_backend import BccBackend
+    from collect.bpftrace_backend import BpftraceBackend
+
+    if name == "bcc":
+        return BccBackend(groups, ring_bytes, wanted)
+    if name == "bpftrace":
+        return BpftraceBackend(groups, ring_bytes, wanted)
+    if name != "auto":
+        raise UsageError(f"no backend '{name}': choose auto, bcc or bpftrace")
+    try:
+        return BccBackend(groups, ring_bytes, wanted)
+    except MissingFeature as without_bcc:
+        try:
+            backend = BpftraceBackend(groups, ring_bytes, wanted)
+        except MissingFeature as without_bpftrace:
+            raise MissingFeature(f"{without_bcc}; and {without_bpftrace}") from None
+        backend.why = f"bpftrace, because {without_bcc}"
+        return backend
+
+
 def release_backend(backend: Backend) -> None:
     """Detach, or inside `kept_attached` park for the next recording of the same kind."""
-    if _parking and backend.key not in _parked:
+    if _parking and backend.reusable and backend.key not in _parked:
         backend.pause()
         _parked[backend.key] = backend
     else:

@@ -44,6 +44,9 @@ class BccBackend:
     """
 
     name = "bcc"
+    skew_ns = 1_000_000
+    reusable = True
+    why = ""
 
     def __init__(self, groups: Collection[str], ring_bytes: int, wanted: Filter = NAMED_ONLY) -> None:
         bcc = load_bcc()
@@ -109,6 +112,9 @@ class BccBackend:
         for tid in proc.thread_ids(tgid):
             self._update("tasks", ctypes.c_uint32(tid), _Task.fresh(tgid), only_new=True)
 
+    def start(self) -> None:
+        """Nothing to do: the probes are attached, and the targets are in a map."""
+
     def found(self) -> set[int]:
         """All targets, also those that the programs found."""
         return {int.from_bytes(key, "little") for key in self._keys("targets", 4)}
@@ -134,6 +140,10 @@ class BccBackend:
                 lost.append(Lost(tracepoint, -1, missed - self._misses[tracepoint]))
                 self._misses[tracepoint] = missed
         return lost
+
+    def helper_cpu_ns(self) -> int:
+        """No other process helps."""
+        return 0
 
     @property
     def unfollowed(self) -> int:

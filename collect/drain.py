@@ -38,7 +38,6 @@ _FLUSH_AGE_S = 5.0
 _SETTLE_S = 0.05
 _MAX_FLUSH_AGE_S = 60.0
 _ROW_BYTES_ON_DISK = 16  # 4 to 9 are measured
-_SKEW_NS = 1_000_000
 _DRAIN_NICE = -10
 
 
@@ -176,7 +175,7 @@ class Drain:
             self._work.clear()
             while self._full:
                 rows = self._full.popleft()
-                self._append(rows, 0 if ended and not self._full else _SKEW_NS)
+                self._append(rows, 0 if ended and not self._full else self._backend.skew_ns)
                 self._free.append(rows.base if rows.base is not None else rows)
             if ended and len(self._carry):
                 self._append(self._carry[:0], 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -190,6 +191,12 @@ class Recorder:
         for tgid in tgids:  # threads born between the first look and the programs knowing their process
             self._backend.refresh(tgid)
             add_map(self._writer.meta, proc.memory_map(tgid, time.monotonic_ns()))
+        try:
+            self._backend.start()
+        except BaseException:
+            release_backend(self._backend)
+            shutil.rmtree(self.out)
+            raise
         self._drain.start()
         self.start_ns = time.monotonic_ns()
         self._writer.meta.clock.start_ns = self.start_ns
@@ -222,7 +229,7 @@ class Recorder:
         self._look_again()
         complete_targets(meta, self._observer)
         cost = meta.recorder
-        cost.cpu_ns = time.process_time_ns() - self._cpu_start_ns
+        cost.cpu_ns = time.process_time_ns() - self._cpu_start_ns + self._backend.helper_cpu_ns()
         cost.max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         cost.events = self._writer.rows
         self._shedder.end(end_ns)
@@ -323,6 +330,8 @@ class Recorder:
         meta.clock.start_ns = time.monotonic_ns()
         meta.clock.start_realtime = datetime.now(UTC).isoformat()
         meta.recorder.backend = self._backend.name
+        if self._backend.why:
+            self._notes.append(self._backend.why)
         meta.recorder.ring_bytes = self._backend.ring_bytes
         known = {f.name for f in fields(Meta)}
         for key, value in self.spec.meta_extra.items():
@@ -419,6 +428,8 @@ def _check(spec: RecordSpec, out: Path) -> None:
         raise UsageError(f"a ring of {ring} bytes: the size must be a power of two from 64K to 1G")
     if out.exists() and not spec.force:
         raise UsageError(f"{out}: exists: choose another name or give --force")
+    if spec.limits.any and spec.backend == "bpftrace":
+        raise UsageError("bpftrace cannot shed groups while it runs: ceilings need --backend bcc")
     lacking = missing_capabilities()
     if lacking:
         raise NoPermission(f"recording needs {' and '.join(lacking)}: run as root or grant them")

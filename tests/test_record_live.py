@@ -61,7 +61,7 @@ def test_1009_userfaults_are_1009_messages_and_copies_and_nothing_is_lost(tmp_pa
     # each fault blocks its thread once and ends in a retry that lets go of mmap_lock
     faulter = faults["tid"][0]
     released = trace.events([Kind.MMAP_LOCK_RELEASED])
-    assert FAULTS <= released.filter(released["tid"] == faulter).height <= FAULTS + 3
+    assert FAULTS <= released.filter(released["tid"] == faulter).height <= FAULTS * 1.05
     assert {name for name in summary.lost if name != "sched:sched_waking"} == set()
     assert summary.exit_status == 0
     assert summary.events == trace.event_rows

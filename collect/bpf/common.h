@@ -37,7 +37,8 @@ struct task {
 	u32 call;	/* IN_* */
 	u8 faulting;	/* took a page fault and has not entered a system call since */
 	u8 blocked;	/* left the CPU since, and has not let go of mmap_lock */
-	u8 pad[2];
+	u8 exiting;
+	u8 pad;
 };
 
 enum { IN_NOTHING, IN_READ, IN_UFFD_IOCTL, IN_KVM_IOCTL, IN_KVM_RUN, IN_MM };

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Threads on and off the CPU. These tracepoints carry thread ids only: `tasks` knows whose they are. */
 
+#define EXIT_DEAD_STATE 0x10
+#define EXIT_ZOMBIE_STATE 0x20
+
 #ifdef TP_sched__sched_switch
 int on_sched__sched_switch(struct tp_sched__sched_switch *args)
 {
@@ -25,6 +28,8 @@ int on_sched__sched_switch(struct tp_sched__sched_switch *args)
 			events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 		}
 #endif
+		if (task->exiting && (state & (EXIT_DEAD_STATE | EXIT_ZOMBIE_STATE)))
+			tasks.delete(&prev);
 	}
 #ifdef WANT_SCHED
 	task = tasks.lookup(&next);

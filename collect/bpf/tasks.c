@@ -42,7 +42,11 @@ int on_sched__sched_process_exit(struct tp_sched__sched_process_exit *args)
 		events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	/* The leader may go first: its other threads stay in `tasks`, and so do those that they make. */
 	targets.delete(&tid);
+#ifdef TP_sched__sched_switch
+	task->exiting = 1;	/* forgotten when it leaves the CPU for the last time */
+#else
 	tasks.delete(&tid);
+#endif
 	return 0;
 }
 #endif

@@ -1,0 +1,129 @@
+"""BCC and bpftrace at once on one run: the same events, column by column, but for their own clocks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from recording_host import LACKING
+
+from collect.bpftrace_backend import BpftraceBackend
+from collect.recorder import Recorder, RecordSpec, record
+from faulttrace.errors import MissingFeature, UsageError
+from faulttrace.schema import Kind
+from faulttrace.store import Trace, open_trace
+
+FAULTS = 1009
+WITHOUT = LACKING or ("" if shutil.which("bpftrace") else "needs bpftrace")
+pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)]
+
+# What both must agree on. `cpu` too: the probes run where the event happens.
+SAME = ["kind", "tgid", "tid", "cpu", "fd", "vcpu", "addr", "ip", "code", "size", "value"]
+
+
+def _both(tmp_path: Path, pid: int, go: subprocess.Popen[bytes]) -> tuple[Trace, Trace]:
+    paths = (tmp_path / "bcc.trace", tmp_path / "bpftrace.trace")
+    first, second = (RecordSpec(pids=(pid,), backend=name) for name in ("bcc", "bpftrace"))
+    with Recorder(first, paths[0]), Recorder(second, paths[1]):
+        assert go.stdin is not None
+        go.stdin.write(b"go\n")
+        go.stdin.close()
+        go.wait(30)
+    return open_trace(paths[0]), open_trace(paths[1])
+
+
+def _middle(trace: Trace, start_ns: int, end_ns: int) -> pl.DataFrame:
+    events = trace.events()
+    return events.filter(pl.col("ts_ns").is_between(start_ns, end_ns))
+
+
+def _assert_same(one: Trace, other: Trace) -> None:
+    messages = one.events([Kind.UFFD_MSG])["ts_ns"]
+    # Away from the ends, so that an event at the border is on the same side for both clocks.
+    start_ns, end_ns = int(messages[5]), int(messages[-5])
+    frames = [_middle(trace, start_ns, end_ns) for trace in (one, other)]
+    counts = [frame.group_by("kind").len().sort("kind") for frame in frames]
+    by_kind = counts[0].join(counts[1], on="kind", how="full", suffix="_other").fill_null(0)
+    off = by_kind.filter((pl.col("len").cast(pl.Int64) - pl.col("len_other").cast(pl.Int64)).abs() > 2)
+    assert off.is_empty(), off
+    keyed = [frame.group_by(SAME).len() for frame in frames]
+    common = keyed[0].join(keyed[1], on=[*SAME, "len"], how="inner")
+    assert common["len"].sum() >= 0.999 * frames[0].height - 4
+    # An event's time is taken by each program on its own; they run one after the other.
+    for kind in (Kind.UFFD_MSG, Kind.UFFD_COPY):
+        joined = one.events([kind]).join(other.events([kind]), on=["addr", "tid"], suffix="_other")
+        apart = (joined["ts_ns"] - joined["ts_ns_other"]).abs()
+        assert apart.median() < 20_000, kind  # type: ignore[operator]
+
+
+def test_same_events_of_a_process(tmp_path: Path, userfaults: str) -> None:
+    shell = subprocess.Popen(["/bin/sh", "-c", f"read go; {userfaults} {FAULTS}"], stdin=subprocess.PIPE)
+    one, other = _both(tmp_path, shell.pid, shell)
+    for trace in (one, other):
+        assert trace.events([Kind.UFFD_MSG]).height == FAULTS
+        assert trace.events([Kind.UFFD_COPY]).height == FAULTS
+        assert trace.meta.losses.total == 0
+        assert all(probe.status == "attached" for probe in trace.meta.probes)
+    assert other.meta.recorder.backend == "bpftrace"
+    _assert_same(one, other)
+
+
+def test_same_events_of_a_kvm_guest(tmp_path: Path) -> None:
+    if not Path("/dev/kvm").exists():
+        pytest.skip("needs /dev/kvm")
+    guest = f"{sys.executable} -m faultreplay lab run --no-record --pages 499 --vcpus 2 --fetch 20us"
+    shell = subprocess.Popen(["/bin/sh", "-c", f"read go; {guest} 2>/dev/null"], stdin=subprocess.PIPE)
+    one, other = _both(tmp_path, shell.pid, shell)
+    for trace in (one, other):
+        assert trace.events([Kind.UFFD_MSG]).height == 998
+        assert set(trace.events([Kind.KVM_RUN_ENTER])["vcpu"]) == {0, 1}
+        assert trace.events([Kind.KVM_SET_MEMSLOT]).height >= 1
+    _assert_same(one, other)
+
+
+def test_bpftrace_says_what_it_lost(tmp_path: Path, userfaults: str) -> None:
+    load = subprocess.Popen([userfaults, "100000000"])
+    try:
+        spec = RecordSpec(pids=(load.pid,), backend="bpftrace", ring_bytes=1 << 16, duration_ns=3_000_000_000)
+        started = time.monotonic()
+        summary = record(spec, tmp_path / "a.trace", threading.Event())
+        assert time.monotonic() - started < 60
+    finally:
+        load.kill()
+        load.wait()
+    trace = open_trace(tmp_path / "a.trace")
+    assert summary.events == trace.event_rows > 0
+    assert trace.losses()["lost"].sum() == sum(summary.lost.values())
+    assert set(summary.lost) <= {"bpftrace"}
+
+
+def test_bpftrace_cannot_shed(tmp_path: Path) -> None:
+    from collect.limits import Limits
+
+    spec = RecordSpec(command=("true",), backend="bpftrace", limits=Limits(max_rate=1))
+    with pytest.raises(UsageError, match="--backend bcc"):
+        record(spec, tmp_path / "a.trace", threading.Event())
+
+
+def test_without_bpftrace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingFeature, match="apt install bpftrace"):
+        BpftraceBackend(["faults"], 1 << 20)
+
+
+def test_auto_falls_back_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collect import bcc_backend
+
+    def refuse() -> None:
+        raise MissingFeature("BCC is not installed: made up")
+
+    monkeypatch.setattr(bcc_backend, "load_bcc", refuse)
+    summary = record(RecordSpec(command=("true",)), tmp_path / "a.trace", threading.Event())
+    assert summary.backend == "bpftrace"
+    assert "bpftrace, because BCC is not installed: made up" in summary.notes
