@@ -97,9 +97,11 @@ class PageServer:
         address: where it listens, as the host program's `fetch` takes it.
     """
 
-    def __init__(self, binary: Path, kind: str, work: Path, *, granule: int, rate_bytes: int, limit: int) -> None:
+    def __init__(
+        self, binary: Path, kind: str, work: Path, *, granule: int, rate_bytes: int, limit: int, nice: int
+    ) -> None:
         where = f"unix:{work / 'pages.sock'}" if kind == "unix" else "tcp:0"
-        command = [str(binary), "serve", where, str(granule), str(rate_bytes), str(limit)]
+        command = [str(binary), "serve", where, str(granule), str(rate_bytes), str(limit), str(nice)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         words = self._process.stdout.readline().split()

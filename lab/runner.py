@@ -54,7 +54,7 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
         arguments["timeout_ns"] = spec.timeout_ns + _longest_wait_ns(spec, lists)
         if spec.fetch in ("unix", "tcp"):
             limit = _number_after("source-exit@", spec.fail)
-            link = {"granule": spec.granule, "rate_bytes": spec.rate_bytes, "limit": limit}
+            link = {"granule": spec.granule, "rate_bytes": spec.rate_bytes, "limit": limit, "nice": spec.nice}
             server = PageServer(program, spec.fetch, work, **link)
             arguments["fetch"] = stack.enter_context(server).address
         guest = stack.enter_context(Program(program, arguments, work))
@@ -120,6 +120,7 @@ def _arguments(spec: LabSpec, pages: int, work: Path) -> dict[str, object]:
         "out": work,
         "fetch": "none" if spec.fetch in ("unix", "tcp") else fetch_argument(spec.fetch),
         "seed": spec.seed + 1,
+        "nice": spec.nice,
         "pin": int(spec.pinned),
         "prewarm": int(spec.prewarm),
         "spin_below_ns": spec.spin_below_ns,

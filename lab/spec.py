@@ -77,6 +77,7 @@ class LabSpec:
     rate_bytes: int = 0  # of the page server, bytes/s; 0: no limit
     seed: int = 0
     pin: bool | None = None  # None: when there is a core for each thread
+    nice: int = -20  # of the host program against all else on the host; 0: leave it alone
     windows: tuple[Window, ...] = ()
     base: str = "populated"  # under a mechanism that is a window: populated, or a mechanism's name
     workload: Path | None = None  # a trace to execute again, in place of order, think and access

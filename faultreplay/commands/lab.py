@@ -58,6 +58,7 @@ def command() -> None:
 @click.option("--timeout", default="10s", show_default=True, help="Give up when no access ends for so long.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--pin/--no-pin", default=None, help="A core for each thread. Default: when there are enough.")
+@click.option("--nice", type=click.IntRange(-20, 19), default=-20, show_default=True, help="0: like other work.")
 @click.option("--fail", default="", help="Break something: handler-exit@MESSAGES, source-exit@PAGES, hugetlb-enomem.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Trace to write. Default: none is kept.")
 @click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")

@@ -111,7 +111,7 @@ struct lab {
 	/* asked for */
 	const struct mechanism *mechanism;
 	bool process, pin, prewarm;
-	int accessors, handlers;
+	int accessors, handlers, nice;
 	uint64_t pages, granule;
 	const char *list_path, *out_dir, *fetch, *fail;
 	uint64_t spin_below_ns, timeout_ns, dirty_interval_ns, rate_bytes, seed;
@@ -166,6 +166,7 @@ _Noreturn void die_errno(const char *what);
 void problem(const char *format, ...) __attribute__((format(printf, 1, 2)));
 pid_t my_tid(void);
 void pin_to(int slot);
+void raise_priority(int nice);
 void name_thread(const char *format, int index);
 void *map_populated(size_t bytes);
 void *map_data(size_t bytes, int flags, int fd);

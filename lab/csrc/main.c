@@ -2,7 +2,7 @@
 /*
  * labhost key=value...: sets everything up and prints a line of JSON; on a byte from stdin it runs and says that it
  * ended; on another it writes its logs and prints what happened.
- * labhost serve ADDRESS GRANULE RATE LIMIT: the page server.
+ * labhost serve ADDRESS GRANULE RATE LIMIT NICE: the page server.
  */
 #define _GNU_SOURCE
 #include "abi.h"
@@ -100,6 +100,8 @@ static void parse(int argc, char **argv)
 			L.process = !strcmp(value, "process");
 		else if (!strcmp(argv[i], "handlers"))
 			L.handlers = atoi(value);
+		else if (!strcmp(argv[i], "nice"))
+			L.nice = atoi(value);
 		else if (!strcmp(argv[i], "pin"))
 			L.pin = atoi(value);
 		else if (!strcmp(argv[i], "prewarm"))
@@ -463,10 +465,13 @@ int main(int argc, char **argv)
 	int64_t end_ns;
 	char byte;
 
-	if (argc == 6 && !strcmp(argv[1], "serve"))
+	if (argc == 7 && !strcmp(argv[1], "serve")) {
+		raise_priority(atoi(argv[6]));
 		return serve_pages(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10));
+	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever asked for the run is gone: leave nothing behind */
 	parse(argc, argv);
+	raise_priority(L.nice);
 	set_up();
 	start_threads(&windows);
 	print_ready();

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -70,6 +71,25 @@ void pin_to(int slot)
 		}
 	}
 	pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+}
+
+/*
+ * Ahead of whatever else the host does: by nice, and as a session of its own, as nice counts only inside a scheduler
+ * autogroup. Between our own threads nothing changes. Best effort: a user may not raise priorities.
+ */
+void raise_priority(int nice)
+{
+	FILE *file;
+
+	if (!nice)
+		return;
+	setsid();
+	setpriority(PRIO_PROCESS, 0, nice);
+	file = fopen("/proc/self/autogroup", "w");
+	if (file) {
+		fprintf(file, "%d", nice);
+		fclose(file);
+	}
 }
 
 void name_thread(const char *format, int index)
