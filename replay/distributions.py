@@ -1,11 +1,9 @@
 """How long a cost takes: a constant, a lognormal or a table of quantiles, sampled as integers.
 
-The engine never draws from a generator with state. It turns 16 bits of a hash of (seed, fault, stage) into ns
-through a table
-that `Distribution.table_ns` makes once: 257 knots of the inverse distribution function, joined by straight lines,
-and 256 more for
-the top 1/256, so that tails are not cut at p99.6. The same seed gives the same integers on every machine and in any
-order.
+The engine never draws from a generator with state. It turns 16 bits of a hash of (seed, fault, stage) into ns through a
+table that `Distribution.table_ns` makes once: knots of the inverse distribution function joined by straight lines, a
+256th apart up to 15/16 and a 4096th above, so that tails keep their shape. The same seed gives the same integers on
+every machine and in any order of events.
 """
 
 from __future__ import annotations
@@ -20,7 +18,9 @@ import numpy.typing as npt
 
 from faulttrace.errors import UsageError
 
-TABLE_SIZE = 257 + 256
+FINE_FROM = 61440  # of 65536: 15/16
+FINE_BASE = 241  # index of the first fine knot
+TABLE_SIZE = FINE_BASE + 257
 _NORMAL = NormalDist()
 _LEVELS = 1 << 16
 
@@ -127,19 +127,32 @@ class Distribution:
         """`n` draws through the engine's own table, ns."""
         bits = np.random.Generator(np.random.PCG64(seed)).integers(0, _LEVELS, n)
         table = self.table_ns()
-        index, rest = bits >> 8, bits & 255
-        low = table[index]
-        line = low + (((table[index + 1] - low) * (2 * rest + 1)) >> 9)
-        drawn: npt.NDArray[np.int64] = np.where(index == 255, table[257 + rest], line)
+        fine = bits >= FINE_FROM
+        shift = np.where(fine, 4, 8)
+        bits = bits - FINE_FROM * fine
+        index = (bits >> shift) + FINE_BASE * fine
+        rest = bits & ((1 << shift) - 1)
+        drawn: npt.NDArray[np.int64] = table[index] + (
+            ((table[index + 1] - table[index]) * (2 * rest + 1)) >> (shift + 1)
+        )
         return drawn
 
+    def _top(self) -> float:
+        """The last knot: where it stands, the mean above p=4095/4096 comes out right."""
+        if self.kind != "lognormal":
+            return self.quantile(1.0)
+        edge = 4095 / 4096
+        sigma = self.knots[0][1]
+        above = self.mean * _NORMAL.cdf(sigma - _NORMAL.inv_cdf(edge)) / (1 - edge)
+        return max(2 * above - self.quantile(edge), self.quantile(edge))
+
     def table_ns(self) -> npt.NDArray[np.int64]:
-        """The integers the engine samples from: 257 knots, then 256 values for the top 1/256."""
-        levels = np.concatenate([np.arange(257) / 256, (255 + (np.arange(256) + 0.5) / 256) / 256])
+        """The integers the engine samples from: knots at 0, 1/256 ... 15/16, then at 15/16, 15/16 + 1/4096 ... 1."""
+        levels = np.concatenate([np.arange(FINE_BASE) / 256, 15 / 16 + np.arange(257) / 4096])
         levels[0] = 0.5 / _LEVELS if self.kind == "lognormal" else 0.0
-        levels[256] = 1 - 0.5 / _LEVELS
+        values = [self.quantile(float(p)) for p in levels[:-1]] + [self._top()]
         # nine digits: an ulp of difference between two machines' exp() must not reach the integer
-        return np.array([round(float(f"{self.quantile(float(p)):.9g}")) for p in levels], dtype=np.int64)
+        return np.array([round(float(f"{value:.9g}")) for value in values], dtype=np.int64)
 
 
 def _not_negative(ns: float, what: str) -> None:

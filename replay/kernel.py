@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from replay import opcodes as o
+from replay.distributions import FINE_BASE, FINE_FROM
 from replay.jit import inline, jit
 
 INF = 1 << 62
@@ -65,12 +66,14 @@ def draw_bits(seed: Any, row: Any, word: Any) -> Any:
 def sample(tables: Any, table: Any, bits: Any, draw: Any) -> Any:
     """One draw from a table of `Distribution.table_ns`, through 16 of the 64 bits."""
     u = np.int64((bits >> (np.uint64(draw & 3) * _U16)) & _UMASK)
-    index = u >> 8
-    rest = u & 255
-    if index == 255:
-        return tables[table, 257 + rest]
+    # steps of 1/256 up to 15/16, of 1/4096 above; written so that no branch is needed
+    fine = np.int64(u >= FINE_FROM)
+    shift = 8 - 4 * fine
+    u -= FINE_FROM * fine
+    index = (u >> shift) + FINE_BASE * fine
+    rest = u & ((1 << shift) - 1)
     low = tables[table, index]
-    return low + (((tables[table, index + 1] - low) * (2 * rest + 1)) >> 9)
+    return low + (((tables[table, index + 1] - low) * (2 * rest + 1)) >> (shift + 1))
 
 
 @inline

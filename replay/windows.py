@@ -137,3 +137,24 @@ def _distribution(rule: Mechanism, operand: Any, costs: Mapping[str, Cost], used
         used[text] = costs[text].provenance
         return costs[text].distribution
     return Distribution.constant(parse_duration_ns(text))
+
+
+def window_words(mechanism: Mechanism) -> str:
+    """What a mechanism's [window] rule says, as a sentence."""
+    rule = mechanism.window or {}
+    parts = [str(rule.get("says", "")).rstrip(".") or "a window of its own"]
+    if rule.get("enter"):
+        parts.append(f"enter: {' + '.join(rule['enter'])}")
+    if rule.get("leave"):
+        parts.append(f"leave: {' + '.join(rule['leave'])}")
+    if rule.get("stops"):
+        parts.append(
+            f"does not run: {', '.join(rule['stops'])}" + (f", then {rule['resume']}" if "resume" in rule else "")
+        )
+    if rule.get("blocks"):
+        parts.append("waits for the end: " + ", ".join(f"{kind} ({which})" for kind, which in rule["blocks"].items()))
+    if rule.get("empties", "none") != "none":
+        parts.append(f"{rule['empties']} is empty afterwards")
+    open_to = [kind for kind in ACCESSOR_KINDS if not guarded(mechanism, kind)]
+    parts.append(f"writes not stopped (hazards): {', '.join(open_to)}" if open_to else "no write gets through")
+    return "; ".join(parts)

@@ -67,7 +67,7 @@ class Model:
         key = self.index(name, a, row)
         if key not in self.resources:
             size = self.m.value(self.m.resources[name].size) if self.m.resources[name].kind == "servers" else 1
-            self.resources[key] = simpy.Resource(self.env, int(size))
+            self.resources[key] = simpy.Resource(self.env, int(size) or 1 << 30)
         return self.resources[key]
 
     def accessor(self, a: int) -> Any:

@@ -1,0 +1,109 @@
+"""Distributions and cost tables: means and quantiles as theory has them, provenance kept, broken files refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faulttrace.errors import UsageError
+from replay.costs import Cost, CostTable, Distribution, load_costs, save_costs
+from replay.names import COST_NAMES
+
+SHAPES = [
+    Distribution.constant(1_234),
+    Distribution.lognormal(30_000, 0.3),
+    Distribution.lognormal(2_000, 0.9),
+    Distribution.from_quantiles([(0, 100), (0.5, 2_000), (0.99, 9_000), (1, 80_000)]),
+    Distribution.from_samples(np.random.default_rng(1).gamma(2, 5_000, 4_000)),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.kind)
+def test_samples_have_the_mean_variance_and_quantiles_they_claim(shape: Distribution) -> None:
+    drawn = shape.sample(400_000, seed=3)
+    assert drawn.dtype == np.int64
+    assert drawn.mean() == pytest.approx(shape.mean, rel=0.01)
+    assert drawn.std() == pytest.approx(shape.var**0.5, rel=0.05, abs=1)
+    for p in (0.01, 0.25, 0.5, 0.9, 0.99, 0.999):
+        assert np.quantile(drawn, p) == pytest.approx(shape.quantile(p), rel=0.04, abs=2)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 10**9)), min_size=1, max_size=8, unique_by=lambda k: k[0]))
+def test_a_table_rises_and_stays_within_its_quantiles(points: list[tuple[float, int]]) -> None:
+    values = sorted(ns for _, ns in points)
+    shape = Distribution.from_quantiles(list(zip(sorted(p for p, _ in points), values, strict=True)))
+    table = shape.table_ns()
+    assert (np.diff(table) >= 0).all()
+    assert values[0] - 1 <= table.min() <= table.max() <= values[-1] + 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Distribution.constant(-1),
+        lambda: Distribution.constant(float("nan")),
+        lambda: Distribution.lognormal(-5, 1),
+        lambda: Distribution.lognormal(5, -1),
+        lambda: Distribution.from_quantiles([]),
+        lambda: Distribution.from_quantiles([(0.1, 5), (0.2, 4)]),
+        lambda: Distribution.from_quantiles([(1.1, 5)]),
+        lambda: Distribution.from_samples([]),
+    ],
+)
+def test_what_is_no_distribution_is_refused(make: object) -> None:
+    with pytest.raises(UsageError):
+        make()  # type: ignore[operator]
+
+
+def test_the_shipped_table_says_where_every_figure_comes_from() -> None:
+    table = load_costs()
+    for name, cost in table.items():
+        assert cost.source, name
+        if cost.provenance == "measured-host":
+            assert "kernel 6.18" in cost.source, name
+    assert set(table) <= set(COST_NAMES)
+    missing = set(COST_NAMES) - set(table)
+    assert not missing
+
+
+def test_costs_are_written_and_read_back(tmp_path: Path) -> None:
+    table = CostTable(
+        {
+            name: Cost(shape, "measured-trace", 'a "quoted" source', 7)
+            for name, shape in zip(("trap", "fetch", "wake", "resolve", "lock"), SHAPES, strict=True)
+        }
+    )
+    path = tmp_path / "c.toml"
+    save_costs(table, path, title="t", host="h", date="2026-11-22")
+    back = load_costs(path)
+    assert dict(back) == dict(table)
+    merged = load_costs().merge(back)
+    assert merged["fetch"].provenance == "measured-trace"
+    assert merged["kick"].provenance == "assumed"
+
+
+BROKEN = {
+    "[costs.trip]\nvalue = 1": "unknown name",
+    "[costs.trap]\nvalue = 1\nprovenance = 'guess'\nsource = 'x'": "provenance must be one of",
+    "[costs.trap]\nvalue = 1\nprovenance = 'assumed'": "source must say",
+    "[costs.trap]\nvalue = 1\nmedian = 2\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
+    "[costs.trap]\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
+    "[costs.trap]\nvalue = 1\ncolour = 2\nprovenance = 'assumed'\nsource = 'x'": "unknown key 'colour'",
+    "[costs.trap]\nvalue = -1\nprovenance = 'assumed'\nsource = 'x'": "finite time of 0 ns or more",
+    "[costs]\ntrap = 3": "must be a table",
+    "colour = 3": "unknown key 'colour'",
+    "= 3": "not TOML",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_cost_file_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=BROKEN[text]) as caught:
+        load_costs(path)
+    assert str(caught.value).startswith(str(path))
