@@ -47,7 +47,6 @@ class Matrix:
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
     """(what, why)"""
-    pooled: CostTable
 
     def left_out(self) -> list[str]:
         """Why some traces or predictions are missing, a line a reason, with how many and one example."""
@@ -137,6 +136,38 @@ def pool(cases: Sequence[Case]) -> CostTable:
     return calibrated(together, source=source, name=source, provenance="measured-host").costs
 
 
+class _SideA:
+    """Costs from side A, each table fitted once."""
+
+    def __init__(self, sources: Sequence[tuple[Found, Case]]) -> None:
+        self.sources = sources
+        self.kept: dict[Any, CostTable] = {}
+
+    def of_host(self, source: Found) -> CostTable:
+        """Of all sources together; `fetch` of those of the same group (where the kernel fills in, nothing fetches)."""
+
+        def fetch(costs: CostTable) -> CostTable:
+            return _without(costs, frozenset(costs) - _ENVIRONMENT)
+
+        group = self._pool(("group", source.group), lambda s: s.group == source.group)
+        return _without(self._pool("all", lambda _: True), _ENVIRONMENT).merge(fetch(group))
+
+    def near(self, target: Found) -> CostTable:
+        """Under the target's mechanism with as many vCPUs, but in other cells than the target's."""
+        key = ("near", target.mechanism, target.vcpus, target.group)
+        costs = self._pool(
+            key,
+            lambda s: (s.mechanism, s.vcpus) == (target.mechanism, target.vcpus) and s.group != target.group,
+        )
+        return _without(costs, _ENVIRONMENT)
+
+    def _pool(self, key: Any, wanted: Callable[[Found], bool]) -> CostTable:
+        if key not in self.kept:
+            cases = [case for found, case in self.sources if wanted(found)]
+            self.kept[key] = pool(cases) if cases else CostTable({})
+        return self.kept[key]
+
+
 def validate_matrix(
     directory: Path,
     setup: Setup,
@@ -147,8 +178,8 @@ def validate_matrix(
 ) -> Matrix:
     """Predict every target of `directory` from every source of its group.
 
-    Costs: shipped, the user's, those of all sources together (what is the source of content's: of those of the same
-    group), the source's own; later wins. No target is ever fitted.
+    Costs, later wins: shipped; the user's; side A as a whole (fetch: of the same group); the source's own; side A under
+    the target's mechanism with as many vCPUs in other cells. Nothing of side B is ever fitted.
     """
     found, skipped = find(directory)
     steps = list(plan(found))
@@ -173,8 +204,8 @@ def validate_matrix(
 
     if progress:
         progress("fitting costs on side A", 0, len(steps))
-    pooled = _without(pool([c for s in sources if (c := case_of(s))]), _ENVIRONMENT) if fit else CostTable({})
-    environment: dict[str, CostTable] = {}
+    usable = [(s, c) for s in sources if (c := case_of(s))]
+    costs = _SideA(usable) if fit else None
     cells = []
     for number, (source, target, again) in enumerate(steps):
         if progress:
@@ -182,16 +213,13 @@ def validate_matrix(
         one, other = case_of(source), case_of(target)
         if one is None or other is None:
             continue
-        if fit and source.group not in environment:
-            # A source that never fetched (the kernel alone filled memory in) is told what its neighbours saw.
-            group = pool([c for s in sources if s.group == source.group and (c := case_of(s))])
-            environment[source.group] = _without(group, frozenset(group) - _ENVIRONMENT)
         try:
             cell = pair(
                 one,
                 other,
                 again=case_of(again) if again else None,
-                extra_costs=pooled.merge(environment.get(source.group, {})),
+                host_costs=costs.of_host(source) if costs else None,
+                target_costs=costs.near(target) if costs else None,
                 replicates=_REPLICATES,
             )
         except FaultreplayError as error:
@@ -199,7 +227,7 @@ def validate_matrix(
             continue
         where = f"{target.vcpus} vCPU, {target.fetch}, {target.workload}"
         cells.append(replace(cell, group=where))
-    return Matrix(tuple(cells), tuple(dict.fromkeys(skipped)), pooled)
+    return Matrix(tuple(cells), tuple(dict.fromkeys(skipped)))
 
 
 def _without(costs: CostTable, names: frozenset[str]) -> CostTable:

@@ -138,7 +138,8 @@ def pair(
     target: Case,
     *,
     again: Case | None = None,
-    extra_costs: CostTable | None = None,
+    host_costs: CostTable | None = None,
+    target_costs: CostTable | None = None,
     replicates: int | None = None,
 ) -> Cell:
     """Predict `target`'s mechanism on `source`'s accesses, with `source`'s costs, and judge on `target`.
@@ -147,7 +148,8 @@ def pair(
         source: what the prediction may see.
         target: what it is judged on; only its mechanism, parameters and windows are read for the prediction.
         again: the target's mechanism measured once more, for the floor.
-        extra_costs: measured elsewhere on this host; under the source's own, over shipped ones.
+        host_costs: measured elsewhere on this host; under the source's own, over shipped ones.
+        target_costs: measured on this host under the target's mechanism, in other runs than the target; over all.
         replicates: of the bootstrap.
 
     Raises:
@@ -156,8 +158,9 @@ def pair(
     used = _used(target)
     mechanism = with_used(load_with(used.name, source.setup, None), used)
     fitted = source.fitted()
-    extra = extra_costs if extra_costs is not None else CostTable({})
-    costs = source.shipped.merge(extra, fitted)
+    host = host_costs if host_costs is not None else CostTable({})
+    near = target_costs if target_costs is not None else CostTable({})
+    costs = source.shipped.merge(host, fitted, near)
     workload = as_missing(source.workload, source.used)
     result = run(workload, mechanism, costs, source.setup, _moved(target, source))
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
@@ -188,7 +191,9 @@ def pair(
         intervals=bounds,
         floor=floor,
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
-        costs=_sources(result.costs_used, frozenset(fitted), source.own | frozenset(extra)),
+        costs=_sources(
+            result.costs_used, frozenset(fitted) - frozenset(near), source.own | frozenset(host) | frozenset(near)
+        ),
         simulated_percent=float(simulated),
         predicted_ns=predicted,
         measured_ns=measured,
