@@ -31,7 +31,7 @@ from faulttrace.errors import FaultreplayError, MissingFeature, UsageError
 from faulttrace.meta import Probe
 from faulttrace.schema import EVENTS, Kind
 
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 300.0  # seconds on a host, minutes on an emulated or very busy one
 _STOP_TIMEOUT_NS = 10_000_000_000
 _QUIET_NS = 400_000_000
 _PIPE_BYTES = 1 << 20
@@ -134,8 +134,9 @@ class BpftraceBackend:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while self._offset_ns is None:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                complaint = self._complaint()
+            late = time.monotonic() > deadline
+            if self._process.poll() is not None or late:
+                complaint = f"not within {_START_TIMEOUT_S:.0f} s" if late else self._complaint()
                 self.free()
                 raise MissingFeature(f"bpftrace cannot run the probes: {complaint}")
             self._pump()
@@ -196,11 +197,11 @@ class BpftraceBackend:
         raise FaultreplayError("bpftrace was ended and cannot go on: start another recording")
 
     def free(self) -> None:
-        """End bpftrace if it still runs."""
+        """End bpftrace if it still runs; the kernel takes seconds to detach its probes, which nobody waits for."""
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()
-                self._process.wait()
+                threading.Thread(target=self._process.wait, name="faultreplay-reap").start()
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._source.close()
@@ -324,4 +325,3 @@ def _clock_offset_ns(nsecs: int) -> int:
     monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return boot - monotonic if abs(boot - nsecs) < abs(monotonic - nsecs) else 0
-

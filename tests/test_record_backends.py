@@ -74,6 +74,7 @@ def test_same_events_of_a_process(tmp_path: Path, userfaults: str) -> None:
     _assert_same(one, other)
 
 
+@pytest.mark.slow
 def test_same_events_of_a_kvm_guest(tmp_path: Path) -> None:
     if not Path("/dev/kvm").exists():
         pytest.skip("needs /dev/kvm")
@@ -90,7 +91,9 @@ def test_same_events_of_a_kvm_guest(tmp_path: Path) -> None:
 def test_bpftrace_says_what_it_lost(tmp_path: Path, userfaults: str) -> None:
     load = subprocess.Popen([userfaults, "100000000"])
     try:
-        spec = RecordSpec(pids=(load.pid,), backend="bpftrace", ring_bytes=1 << 16, duration_ns=3_000_000_000)
+        spec = RecordSpec(
+            pids=(load.pid,), backend="bpftrace", groups=("faults",), ring_bytes=1 << 16, duration_ns=3_000_000_000
+        )
         started = time.monotonic()
         summary = record(spec, tmp_path / "a.trace", threading.Event())
         assert time.monotonic() - started < 60
@@ -124,6 +127,6 @@ def test_auto_falls_back_and_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
         raise MissingFeature("BCC is not installed: made up")
 
     monkeypatch.setattr(bcc_backend, "load_bcc", refuse)
-    summary = record(RecordSpec(command=("true",)), tmp_path / "a.trace", threading.Event())
+    summary = record(RecordSpec(command=("true",), groups=("sched",)), tmp_path / "a.trace", threading.Event())
     assert summary.backend == "bpftrace"
     assert "bpftrace, because BCC is not installed: made up" in summary.notes

@@ -1,0 +1,222 @@
+"""One workload, several recorders side by side: what each loses, costs and writes.
+
+    python benchmarks/recorders.py [--rate 175000] [--seconds 6] [--repeats 3] [--only NAME,...] [--json FILE]
+
+Two threads take page faults at a given rate. Each recorder keeps one event per fault with time, CPU, thread, address,
+instruction pointer and error code. Runs alternate; medians are shown. Needs root, perf, trace-cmd and bpftrace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+THREADS = 2
+EVENT = "exceptions:page_fault_user"
+PRINT = 'printf("%llu %d %d %llx %llx %d\\n", nsecs, cpu, tid, args->address, args->ip, args->error_code)'
+
+
+@dataclass
+class Result:
+    recorder: str
+    produced: int
+    kept: int
+    cpu_ns: int  # of the recorder while the workload ran and until it had written all
+    disk_bytes: int
+    workload_wall_ns: int
+    workload_cpu_ns: int
+
+
+@dataclass(frozen=True)
+class Recorder:
+    name: str
+    command: Callable[[int, Path], list[str]]
+    attached: Callable[[Path], bool]
+    kept: Callable[[Path], int]
+
+
+def _lines(command: list[str]) -> int:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: process.stdout.read(1 << 20), b""))
+
+
+def _ours(backend: str) -> Recorder:
+    def command(pid: int, out: Path) -> list[str]:
+        options = ["-o", str(out / "x.trace"), "-p", str(pid), "--backend", backend, "--probes", "faults"]
+        return [sys.executable, "-m", "faultreplay", "record", *options]
+
+    def kept(out: Path) -> int:
+        from faulttrace.schema import Kind
+        from faulttrace.store import open_trace
+
+        return open_trace(out / "x.trace").events([Kind.PAGE_FAULT_USER], columns=["ts_ns"]).height
+
+    return Recorder(f"faultreplay ({backend})", command, lambda out: (out / "x.trace/meta.json").exists(), kept)
+
+
+def _aged(out: Path, seconds: float) -> bool:
+    return time.time() - out.stat().st_ctime > seconds
+
+
+RECORDERS = {
+    "bcc": _ours("bcc"),
+    "ours-bpftrace": _ours("bpftrace"),
+    "perf": Recorder(
+        "perf record",
+        lambda pid, out: ["perf", "record", "-q", "-e", EVENT, "-p", str(pid), "-o", str(out / "perf.data")],
+        lambda out: (out / "perf.data").exists(),
+        lambda out: _lines(["perf", "script", "-F", "tid", "-i", str(out / "perf.data")]),
+    ),
+    "trace-cmd": Recorder(
+        "trace-cmd record",
+        lambda pid, out: ["trace-cmd", "record", "-e", EVENT, "-P", str(pid), "-c", "-o", str(out / "trace.dat")],
+        lambda out: _aged(out, 3),
+        lambda out: _count_trace_cmd(out / "trace.dat"),
+    ),
+    "bpftrace": Recorder(
+        "bpftrace, printing",
+        lambda pid, out: [
+            "bpftrace", "-o", str(out / "out.txt"), "-e", f"tracepoint:{EVENT} /pid == {pid}/ {{ {PRINT}; }}",
+        ],
+        lambda out: (out / "out.txt").exists() and b"Attaching" in (out / "out.txt").read_bytes(),
+        lambda out: (out / "out.txt").read_bytes().count(b"\n"),
+    ),
+}  # fmt: skip
+
+
+def _count_trace_cmd(path: Path) -> int:
+    with subprocess.Popen(
+        ["trace-cmd", "report", "-i", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        return sum(chunk.count(b"page_fault_user:") for chunk in process.stdout)
+
+
+def _tree_cpu_ns(pid: int) -> int:
+    """CPU time of a process, its children and those already waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = sum(int(field) for field in fields[11:15]) * 10**9 // os.sysconf("SC_CLK_TCK")
+    return own + sum(_tree_cpu_ns(int(child)) for child in children)
+
+
+def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Result:
+    load = subprocess.Popen(
+        [program, str(THREADS), str(count), str(rate)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert load.stdin is not None
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        out = Path(directory)
+        process, before_ns = None, 0
+        if recorder is not None:
+            process = subprocess.Popen(
+                recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            deadline = time.monotonic() + 60
+            while not recorder.attached(out):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    load.kill()
+                    sys.exit(f"{recorder.name}: did not start")
+                time.sleep(0.1)
+            time.sleep(12 if "faultreplay (bpftrace)" in recorder.name else 1.5)
+            before_ns = _tree_cpu_ns(process.pid)
+        load.stdin.write(b"\n")
+        load.stdin.close()
+        said = json.loads(load.stdout.read())  # type: ignore[union-attr]
+        load.wait()
+        cpu_ns = kept = 0
+        if recorder is not None and process is not None:
+            cpu_ns = _finish(process) - before_ns
+            kept = recorder.kept(out)
+        disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    name = recorder.name if recorder else "none"
+    return Result(name, said["faults"], min(kept, said["faults"]), cpu_ns, disk, said["wall_ns"], said["cpu_ns"])
+
+
+def _finish(process: subprocess.Popen[bytes]) -> int:
+    """End a recorder (ours and perf notice the target's end themselves); its CPU time with that of its children."""
+    time.sleep(0.5)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    last = 0
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        last = max(last, _tree_cpu_ns(process.pid))
+        time.sleep(0.01)
+    return last
+
+
+def show(results: dict[str, list[Result]], rate: int) -> None:
+    base = [result.workload_cpu_ns / result.produced for result in results["none"]]
+    table = Table(title=f"{THREADS} threads, {rate * THREADS:,} faults/s asked for" if rate else "unpaced")
+    for column in ("recorder", "events", "lost", "recorder CPU", "ns/event", "B/event", "workload CPU", "events/s"):
+        table.add_column(column, justify="left" if column == "recorder" else "right")
+    for runs in results.values():
+        median = {
+            key: statistics.median(getattr(run, key) for run in runs)
+            for key in ("produced", "kept", "cpu_ns", "disk_bytes", "workload_wall_ns", "workload_cpu_ns")
+        }
+        lost = 1 - median["kept"] / median["produced"]
+        slower = median["workload_cpu_ns"] / median["produced"] / statistics.median(base) - 1
+        recorded = runs[0].recorder != "none"
+        table.add_row(
+            runs[0].recorder,
+            f"{median['produced']:,.0f}",
+            f"{lost:.3%}" if recorded else "",
+            f"{median['cpu_ns'] / median['workload_wall_ns']:.1%} of a core" if recorded else "",
+            f"{median['cpu_ns'] / max(median['kept'], 1):.0f}" if recorded else "",
+            f"{median['disk_bytes'] / max(median['kept'], 1):.1f}" if recorded else "",
+            f"{slower:+.0%}" if recorded else f"{statistics.median(base):.0f} ns/fault",
+            f"{median['produced'] / median['workload_wall_ns'] * 1e9:,.0f}",
+        )
+    Console(width=130).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rate", type=int, default=175_000, help="faults a second of each thread; 0: unpaced")
+    parser.add_argument("--seconds", type=float, default=6.0, help="at this rate (unpaced: of 500,000 faults a second)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="bcc,ours-bpftrace,perf,trace-cmd,bpftrace")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    names = [name for name in options.only.split(",") if name in RECORDERS]
+    for tool in ("perf", "trace-cmd", "bpftrace"):
+        if tool in names and shutil.which(tool) is None:
+            names.remove(tool)
+            print(f"{tool} is not installed: left out", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory) / "pagefaults"
+        source = Path(__file__).parent / "csrc" / "pagefaults.c"
+        subprocess.run(["cc", "-O1", "-o", program, source, "-lpthread"], check=True)
+        count = round(options.seconds * (options.rate or 500_000))
+        results: dict[str, list[Result]] = {}
+        for _ in range(options.repeats):
+            for name in ["none", *names]:
+                results.setdefault(name, []).append(run(program, RECORDERS.get(name), count, options.rate))
+    show(results, options.rate)
+    if options.json:
+        rows = [asdict(result) for runs in results.values() for result in runs]
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
