@@ -59,7 +59,7 @@ class StitchReport:
 
     def placements_used(self, rows: I64) -> None:
         """Note placements that ended a fault (-1: none)."""
-        self._used.append(np.unique(rows[rows >= 0]))
+        self._used.append(rows[rows >= 0])
 
     def is_used(self, count: int) -> Bools:
         """Per placement, of which there are `count`, whether a fault ended by it so far."""

@@ -1,0 +1,270 @@
+"""Fitting costs: each from faults whose costs are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_stitch import (
+    FAULTER,
+    GPA,
+    META,
+    PAGE,
+    VM,
+    at,
+    frame,
+    message,
+    placed,
+    run_enter,
+    run_exit,
+    sleep,
+    userfault,
+)
+
+from analysis.calibrate import Observed, calibrate, costs_from_faults, distribution_of, fit, fit_costs, wake_walk_ns
+from analysis.calibrate_windows import split_by_pages, window_samples
+from faultreplay.cli import _exit_code
+from faulttrace.errors import IncompleteData, UsageError
+from faulttrace.meta import Host, MechanismUsed, Meta
+from faulttrace.schema import Kind
+from faulttrace.stitch import stitch_events
+from faulttrace.store import Trace, TraceWriter, open_trace
+from replay.costs import load_costs
+
+EMPTY = np.empty(0, np.int64)
+
+
+def means(costs: Any) -> dict[str, float]:
+    return {name: cost.distribution.mean for name, cost in costs.items()}
+
+
+def idle_faults(count: int = 40, *, gap_ns: int = 100_000) -> list[dict[str, Any]]:
+    return [event for n in range(count) for event in userfault(gap_ns * (n + 1), PAGE + 4096 * n)]
+
+
+def test_an_idle_handlers_faults_give_every_stage() -> None:
+    costs = costs_from_faults(stitch_events(frame(*idle_faults())).faults, Meta(), source="t")
+    found = means(costs)
+    # 100 in all: read at 30, ioctl called at 60, the page there at 70, on at 100.
+    assert found == {"trap": 15, "message": 15, "fetch": 30, "resolve": 10, "wake": 30}
+    assert sum(found.values()) == 100
+    assert {cost.provenance for cost in costs.values()} == {"measured-trace"}
+    assert {cost.source for cost in costs.values()} == {"measured in this trace: t"}
+    assert {cost.n for cost in costs.values()} == {40}
+
+
+def busy_pair(start_ns: int, page: int) -> list[dict[str, Any]]:
+    """Two faults at once for one handler: the second is read 7 after the first is placed, long after it was taken."""
+    other = page + (1 << 30)
+    return [
+        *[at(start_ns + n, Kind.PAGE_FAULT_USER, FAULTER + n, addr=p) for n, p in enumerate((page, other))],
+        *sleep(start_ns + 10, start_ns + 5090, FAULTER, woken_ns=start_ns + 5070),
+        *sleep(start_ns + 11, start_ns + 9090, FAULTER + 1, woken_ns=start_ns + 9070),
+        message(start_ns + 30, page, tid=FAULTER),
+        placed(start_ns + 5070, 10, page),
+        message(start_ns + 5077, other, tid=FAULTER + 1),
+        placed(start_ns + 9070, 10, other),
+        at(start_ns + 5100, Kind.MMAP_LOCK_RELEASED, FAULTER),
+        at(start_ns + 9100, Kind.MMAP_LOCK_RELEASED, FAULTER + 1),
+    ]
+
+
+def test_only_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop() -> None:
+    events = [event for n in range(40) for event in busy_pair(100_000 * (n + 1), PAGE + 4096 * n)]
+    fitted = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t")
+    assert fitted.costs["trap"].n == 40  # of 80 faults
+    assert means(fitted.costs)["trap"] + means(fitted.costs)["message"] == 30
+    assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
+
+
+def test_too_few_samples_are_refused_by_name_and_number() -> None:
+    faults = stitch_events(frame(*idle_faults(29))).faults
+    fitted = fit_costs(faults, Meta(), source="t")
+    assert dict(fitted.costs) == {}
+    assert fitted.refused["wake"] == "29 samples, 30 needed"
+    with pytest.raises(IncompleteData, match=r"t: nothing to fit costs on .*wake: 29 samples, 30 needed"):
+        costs_from_faults(faults, Meta(), source="t")
+    assert costs_from_faults(faults, Meta(), source="t", min_samples=29)["wake"].n == 29
+
+
+def test_a_part_is_fitted_on_its_own() -> None:
+    slow = [event for n in range(40) for event in userfault(100_000 * (n + 41), PAGE + 4096 * (n + 40))]
+    for event in slow:
+        if event["kind"] == Kind.MMAP_LOCK_RELEASED:
+            event["ts_ns"] += 50
+    faults = stitch_events(frame(*idle_faults(), *slow)).faults
+    first = costs_from_faults(faults, Meta(), source="t", part=(0.0, 0.5))
+    second = costs_from_faults(faults, Meta(), source="t", part=(0.5, 1.0))
+    assert (first["wake"].n, means(first)["wake"]) == (40, 30)
+    assert (second["wake"].n, means(second)["wake"]) == (40, 80)
+
+
+def exits(count: int = 40) -> list[dict[str, Any]]:
+    events = [run_enter(500)]
+    for n in range(count):
+        start = 1000 + 5000 * n
+        events += [
+            at(start, Kind.KVM_MMU_WALK, FAULTER),
+            run_exit(start + 20, 100, value=-14),
+            placed(start + 300, 40, PAGE + 4096 * n, tid=FAULTER, code=1),
+            run_enter(start + 310),
+            at(start + 330, Kind.KVM_MMU_WALK, FAULTER),
+            at(start + 350, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA + 4096 * n, size=1),
+        ]
+    return events
+
+
+def test_kvm_exits_give_their_own_costs() -> None:
+    found = means(costs_from_faults(stitch_events(frame(*exits()), META).faults, META, source="t"))
+    assert found == {"fetch": 240, "exit_userspace": 20, "reenter": 50, "resolve": 40}
+
+
+@pytest.mark.parametrize(("mechanism", "cost"), [("host-lazy", "host_fault"), ("freeze", "stage2_fault")])
+def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, cost: str) -> None:
+    events = [run_enter(500)]
+    for n in range(40):
+        events += [
+            at(1000 + 100 * n, Kind.KVM_MMU_WALK, FAULTER),
+            at(1012 + 100 * n, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA + 4096 * n, size=1),
+        ]
+    meta = Meta(mechanism=MechanismUsed(mechanism))
+    assert means(costs_from_faults(stitch_events(frame(*events), meta).faults, meta, source="t")) == {cost: 12}
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=30, max_size=300))
+def test_a_table_keeps_the_mean_and_the_bulk(values: list[int]) -> None:
+    samples = np.array(values, np.int64)
+    shape = distribution_of(samples)
+    assert shape.mean == pytest.approx(samples.mean(), rel=0.02, abs=1)
+    for level in (0.25, 0.5, 0.75):
+        low, high = np.quantile(samples, [max(level - 0.01, 0), level + 0.01])
+        assert low - 1 <= shape.quantile(level) <= high + 1
+
+
+def test_a_table_with_a_long_tail_has_the_samples_mean() -> None:
+    samples = np.concatenate([np.full(990, 1000), np.full(10, 5_000_000)]).astype(np.int64)
+    shape = distribution_of(samples)
+    assert shape.mean == pytest.approx(samples.mean(), rel=1e-6)
+    assert shape.sample(200_000, 1).mean() == pytest.approx(samples.mean(), rel=0.05)
+
+
+def test_the_walk_over_sleepers_is_the_slope_of_the_placing_ioctl() -> None:
+    noise = np.random.default_rng(0)
+    sleepers = np.repeat(np.arange(20), 50)
+    placing = 2000 + 75 * sleepers + noise.integers(0, 40, len(sleepers))
+    observed = Observed({}, placing, sleepers)
+    assert wake_walk_ns(observed) == pytest.approx(75, abs=2)
+    fitted = fit(observed, source="t")
+    assert fitted.costs["resolve"].distribution.mean == pytest.approx(2020, abs=25)
+    flat = Observed({}, 2000 + noise.integers(0, 400, len(sleepers)), sleepers)
+    assert wake_walk_ns(flat) == 0
+    assert "wake_per_waiter" not in fit(flat, source="t").costs
+    assert wake_walk_ns(Observed({}, EMPTY, EMPTY)) == 0
+
+
+def test_protecting_has_a_fixed_part_and_one_for_each_page() -> None:
+    assert split_by_pages(np.array([100, 100, 1000, 1000]), np.array([15_000, 15_000, 105_000, 105_000])) == (
+        pytest.approx(5000),
+        pytest.approx(100),
+    )
+    assert split_by_pages(np.array([1000, 1000]), np.array([100_000, 102_000])) == (0.0, pytest.approx(101))
+    assert split_by_pages(np.array([10, 1000]), np.array([900, 800])) == (850.0, 0.0)
+
+
+def windows_trace(path: Path) -> Trace:
+    events: list[dict[str, Any]] = []
+    for n in range(40):
+        pages = 100 if n % 2 else 1000
+        start = 1_000_000 * (n + 1)
+        for offset, mode in ((0, 1), (500_000, 0)):
+            events.append(
+                placed(start + offset, 1000 + 10 * pages, pages=pages, kind=Kind.UFFD_WRITEPROTECT, code=mode, value=0)
+            )
+        slot = {"addr": GPA, "ip": PAGE, "code": 1}
+        events.append(at(start + 1, Kind.KVM_SET_MEMSLOT, VM, size=0, dur_ns=300, **slot))
+        events.append(at(start + 2, Kind.KVM_SET_MEMSLOT, VM, size=4096, dur_ns=60, **slot))
+    with TraceWriter(path, Meta()) as writer:
+        writer.append_events(frame(*events).to_arrow())
+    return open_trace(path)
+
+
+def test_costs_of_windows_come_from_the_ioctls(tmp_path: Path) -> None:
+    samples = window_samples([windows_trace(tmp_path / "w.trace")])
+    assert {name: (len(values), float(values.mean())) for name, values in samples.items()} == {
+        "protect_fixed": (40, 1000),
+        "protect_per_page": (40, 10),
+        "unprotect_fixed": (40, 1000),
+        "unprotect_per_page": (40, 10),
+        "memslot_delete": (40, 300),
+        "memslot_add": (40, 60),
+    }
+
+
+def test_a_slot_set_up_for_the_first_time_is_not_put_back(tmp_path: Path) -> None:
+    events = [at(n, Kind.KVM_SET_MEMSLOT, VM, size=4096, code=n, dur_ns=99) for n in range(1, 9)]
+    with TraceWriter(tmp_path / "w.trace", Meta()) as writer:
+        writer.append_events(frame(*events).to_arrow())
+    assert window_samples([open_trace(tmp_path / "w.trace")]) == {}
+
+
+def write(path: Path, events: list[dict[str, Any]], meta: Meta | None = None) -> Path:
+    with TraceWriter(path, meta or Meta(host=Host(cpu_model="A CPU", kernel="6.18", kvm_flavour="pvm"))) as writer:
+        writer.append_events(frame(*events).to_arrow())
+    return path
+
+
+def test_several_traces_are_fitted_together(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{n}.trace", idle_faults(20)) for n in range(2)]
+    fitted = calibrate([open_trace(path) for path in paths])
+    assert fitted.costs["wake"].n == 40
+    assert fitted.costs["wake"].provenance == "measured-host"
+    assert "A CPU" in fitted.costs["wake"].source
+    assert "in 0, 1" in fitted.costs["wake"].source
+
+
+def test_traces_of_different_kvm_are_refused(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{k}.trace", idle_faults(), Meta(host=Host(kvm_flavour=k))) for k in ("pvm", "svm")]  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="different kinds of KVM"):
+        calibrate([open_trace(path) for path in paths])
+
+
+def test_the_command_writes_a_file_that_replay_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write(tmp_path / "a.trace", idle_faults())
+    file = tmp_path / "costs.toml"
+    assert _exit_code(["calibrate", str(trace), "-o", str(file)]) == 0
+    captured = capsys.readouterr()
+    assert "wrote" in captured.err
+    assert max(map(len, captured.out.splitlines())) <= 80
+    costs = load_costs(file)
+    assert means(costs) == {"trap": 15, "message": 15, "fetch": 30, "resolve": 10, "wake": 30}
+    assert costs["wake"].n == 40
+    assert _exit_code(["calibrate", str(trace), "-o", str(file)]) == 2
+    assert _exit_code(["calibrate", str(trace), "-o", str(file), "--force", "--split", "0.75"]) == 0
+    assert load_costs(file)["wake"].n == 30
+    assert "first 75%" in load_costs(file)["wake"].source
+
+
+def test_the_command_refuses_what_it_cannot_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = write(tmp_path / "few.trace", idle_faults(5))
+    assert _exit_code(["calibrate", str(few)]) == 4
+    assert "wake: 5 samples, 30 needed" in capsys.readouterr().err
+    enough = write(tmp_path / "enough.trace", idle_faults())
+    assert _exit_code(["calibrate", str(enough), "--require", "wake,kick"]) == 4
+    assert "not fitted: kick (no samples)" in capsys.readouterr().err
+    assert _exit_code(["calibrate", str(enough), "--require", "nonsense"]) == 2
+    assert _exit_code(["calibrate"]) == 2
+    assert "--lab" in capsys.readouterr().err
+    assert _exit_code(["calibrate", str(enough), "--truth"]) == 2
+    assert "no truth.parquet" in capsys.readouterr().err
+
+
+def test_no_faults_at_all_is_one_line() -> None:
+    empty = stitch_events(frame()).faults
+    with pytest.raises(IncompleteData, match="no joined faults"):
+        costs_from_faults(empty, Meta(), source="t")
+    assert isinstance(empty, pl.DataFrame)
