@@ -1,7 +1,8 @@
 """The bpftrace text of the probe table: what collect/bpf/*.c says in C, with one line of numbers printed per event.
 
 Maps: @g[process] is a target, @t[thread] its process, @x[thread] is exiting; @u[process, fd] is a userfaultfd;
-@f[thread] faulting, @b[thread] blocked since, @r[thread] in KVM_RUN; the others hold a system call's arguments.
+@f[thread] faulting, @b[thread] blocked since, @r[thread] in KVM_RUN, @e[thread] and
+@ei[thread] when and where it last entered guest mode; the others hold a system call's arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ COLUMNS = ("kind", "ts_ns", "cpu", "tgid", "tid", "fd", "addr", "ip", "code", "s
 CREATE_VCPU = 250
 """Not an event: fd and number of a new vCPU, for the `vcpu` column."""
 
-_MAPS = "gtxufbr"
+_MAPS = ("g", "t", "x", "u", "f", "b", "r", "e", "ei")
+_SEEDS = {"e": "nsecs", "ei": "nsecs"}  # times and addresses are unsigned
 _SYSCALL_MAPS = ("rf", "rb", "rt", "ic", "if", "ia", "it", "ma", "ml", "mc", "mf", "mt")
 _COMMON = {"ts_ns": "nsecs", "cpu": "cpu", "tgid": "pid", "tid": "tid", "fd": "-1"}
 _SIGNED = ("fd", "value")
@@ -47,13 +49,18 @@ def generate(
     seeds += [f"@u[{tgid}, {fd}] = 1;" for tgid, fd in sorted(uffds)]
     here = " || ".join(["@g[pid]", *(f"cgroup == {number}" for number in cgroup_ids)])
     bodies = _bodies(groups, wanted)
-    parts = ["BEGIN {\n" + "\n".join(seeds) + '\nprintf("0,%llu,READY\\n", nsecs);\n}']
+    parts = []
     for item in available:
         probe = item.probe
         guard, body = bodies[probe.tracepoint] if probe.by_hand else ("", _plain(item))
         guard = guard.replace("HERE", f"({here})") if guard else f"/({here})/"
         parts.append(f"tracepoint:{probe.tracepoint} {'' if guard == 'ALL' else guard} {{\n{body}\n}}")
-    clears = " ".join(f"clear(@{name});" for name in (*_MAPS, *_SYSCALL_MAPS))
+    text = "\n".join(parts)
+    # A map has a type from its first assignment in the text on; one of a group that is off would have none.
+    used = [name for name in (*_MAPS, *_SYSCALL_MAPS) if f"@{name}[" in text]
+    seeds += ["@u[0, 0] = 0;" if name == "u" else f"@{name}[0] = {_SEEDS.get(name, '0')};" for name in used]
+    parts.insert(0, "BEGIN {\n" + "\n".join(seeds) + '\nprintf("0,%llu,READY\\n", nsecs);\n}')
+    clears = " ".join(f"clear(@{name});" for name in used)
     parts.append(f'END {{ {clears} printf("0,0,END\\n"); }}')
     return "\n".join(parts) + "\n"
 
@@ -81,6 +88,13 @@ def _plain(item: Available) -> str:
         for column, expression in item.probe.columns.items()
         if all(name in item.format.fields for name in Probe("", (), (), {column: expression}).reads)
     }
+    if kind == Kind.KVM_ENTRY:
+        # Printing wakes the reader by an interrupt to this CPU. Pending at the entry it would end guest mode before the
+        # guest's first instruction, every time: the guest would stand still. So entries are printed at the next exit.
+        return f"@e[tid] = nsecs; @ei[tid] = {columns.get('ip', '0')};"
+    if kind == Kind.KVM_EXIT:
+        entry = _event(Kind.KVM_ENTRY, ts_ns="@e[tid]", ip="@ei[tid]")
+        return f"if (@e[tid]) {{ {entry} @e[tid] = 0; }}\n{_event(kind, **columns)}"
     return _event(kind, **columns)
 
 
@@ -132,9 +146,7 @@ def _bodies(groups: Collection[str], wanted: Filter) -> dict[str, tuple[str, str
 
 
 def _sched_switch(wanted: bool) -> str:
-    out = _event(
-        Kind.SCHED_OUT, tgid="@t[args->prev_pid]", tid="args->prev_pid", code="$state", value="args->next_pid"
-    )
+    out = _event(Kind.SCHED_OUT, tgid="@t[args->prev_pid]", tid="args->prev_pid", code="$state", value="args->next_pid")
     into = _event(Kind.SCHED_IN, tgid="@t[args->next_pid]", tid="args->next_pid", value="args->prev_pid")
     return f"""$state = (uint64)(args->prev_state & 0xff);
 if (@g[pid] && !@t[tid] && !@x[tid]) {{ @t[tid] = pid; }}
