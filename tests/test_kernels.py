@@ -29,7 +29,7 @@ def test_debian_kernel_under_nested_svm(tmp_path: Path) -> None:
         pytest.skip(why)
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/kernels/run.py", "--kernel", "6.1", "--out", tmp_path],
-        capture_output=True, text=True, timeout=420, check=False,
+        capture_output=True, text=True, timeout=560, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "BAD" not in done.stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def missing_tools() -> list[str]:
     return lacking
 
 
-def boot(kernel: DebianKernel, script: Path, share: Path, *, args: tuple[str, ...] = (), timeout_s: int = 240) -> str:
+def boot(kernel: DebianKernel, script: Path, share: Path, *, args: tuple[str, ...] = (), timeout_s: int = 500) -> str:
     """Run `script` as root inside; `share` is read-write in both worlds at the same path. The console's text.
 
     Raises:
@@ -47,13 +48,18 @@ def boot(kernel: DebianKernel, script: Path, share: Path, *, args: tuple[str, ..
         (share / name).unlink(missing_ok=True)
     log = share / "boot.txt"
     with log.open("wb") as stream:
+        vng = subprocess.Popen(
+            argv, env={**os.environ, "PATH": _path()}, stdin=subprocess.DEVNULL, stdout=stream,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         try:
-            subprocess.run(
-                argv, env={**os.environ, "PATH": _path()}, stdin=subprocess.DEVNULL, stdout=stream,
-                stderr=subprocess.STDOUT, timeout=timeout_s, check=False,
-            )  # fmt: skip
+            vng.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise BootFailed(f"{kernel.release}: not done within {timeout_s} s\n{_tail(share)}") from None
+        finally:
+            if vng.poll() is None:  # QEMU is its grandchild: end the whole session of processes
+                os.killpg(vng.pid, signal.SIGKILL)
+                vng.wait()
     if not (share / "status").exists():
         raise BootFailed(f"{kernel.release}: the script did not end\n{_tail(share)}")
     if (share / "status").read_text().strip() != "0":

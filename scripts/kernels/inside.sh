@@ -13,10 +13,16 @@ mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 for backend in $backends; do
     # One recording for all guests: compiling the probes and loading Python are what takes time under TCG.
     runs=
+    options=
     for backing in $backings; do
+        # bpftrace takes minutes to compile all probes there: KVM's alone, and so no userfaults.
+        [ "$backend" = bpftrace ] && backing=lazy
         runs="$runs $guest $pages $backing;"
+        [ "$backend" = bpftrace ] && options="--probes kvm --ring-size 4M" && break
     done
-    "$python" -m faultreplay record -o "/tmp/$backend.trace" --backend "$backend" -- /bin/sh -c "$runs" >"$share/$backend.jsonl"
+    # shellcheck disable=SC2086
+    "$python" -m faultreplay record -o "/tmp/$backend.trace" --backend "$backend" $options -- \
+        /bin/sh -c "$runs" >"$share/$backend.jsonl"
     cp -r "/tmp/$backend.trace" "$share/"
 done
 if [ -n "${8:-}" ]; then

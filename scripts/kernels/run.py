@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ REPO = HERE.parent.parent
 
 def main() -> int:
     """Boot, record, check, say."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no QEMU outlives this
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernel", action="append", help="series, as 6.1 (default: 6.1 and 6.12)")
     parser.add_argument("--backend", action="append", help="bcc or bpftrace (default: bcc)")
