@@ -8,45 +8,67 @@ import numpy as np
 import polars as pl
 
 from faulttrace.errors import IncompleteData
-from faulttrace.store import open_trace
+from faulttrace.store import Trace, open_trace
 from lab.lists import OP_READ, OP_WRITE, AccessList, tag_ops
 from lab.spec import MAX_ACCESSORS
 
-_NOT_MEMORY = ("mmio", "exit")
+_NOT_MEMORY = ("mmio",)
 
 
 def lists_from_trace(path: Path, stride: int) -> tuple[list[AccessList], int, list[str]]:
     """Lists, number of 4 KiB pages, and notes on what was left out.
 
-    Distinct pages are numbered in the order of their addresses, `stride` 4 KiB pages apart. Faults of vCPUs only where
-    there are any; else of all threads. An execute fault is done as a read. The first think is the time from the first
-    fault of all.
+    A lab trace has every access in its truth; any other has faults only, and between two faults all is think time.
+    Distinct pages are numbered in the order of their addresses, `stride` 4 KiB pages apart. An execute fault is done as
+    a read.
 
     Raises:
-        IncompleteData: the trace holds no memory fault.
+        IncompleteData: the trace holds no memory access that could be done again.
     """
-    faults = open_trace(path).faults().filter(~pl.col("cause").is_in(_NOT_MEMORY))
+    trace = open_trace(path)
+    truth = trace.truth()
+    if truth is not None and truth.height:
+        notes = ["accesses and think times are those of the trace's truth"]
+        accesses = truth.with_columns(
+            think_ns=(pl.col("start_ns") - pl.col("end_ns").shift(1).over("tid")).fill_null(
+                pl.col("start_ns") - trace.meta.lab.get("base_ns", truth["start_ns"].min())
+            )
+        )
+    else:
+        accesses, notes = _faults(trace)
+    if accesses.is_empty():
+        raise IncompleteData(f"{path}: holds no memory access that could be done again")
+    pages, index = np.unique(accesses["page"].to_numpy(), return_inverse=True)
+    accesses = accesses.with_columns(index=pl.Series(index.astype(np.int64))).sort("start_ns", "tid")
+    lists: list[AccessList] = []
+    for tid in _busiest(accesses, notes):
+        mine = accesses.filter(pl.col("tid") == tid)
+        kind = np.where(mine["access"].to_numpy() == "w", OP_WRITE, OP_READ).astype(np.int64)
+        think_ns = np.maximum(mine["think_ns"].to_numpy(), 0)
+        lists.append(AccessList(mine["index"].to_numpy() * stride, think_ns, tag_ops(kind, len(lists))))
+    return lists, len(pages) * stride, notes
+
+
+def _faults(trace: Trace) -> tuple[pl.DataFrame, list[str]]:
+    """Faults on memory, of vCPUs only where there are any; the first think counts from the first fault of all."""
     notes = []
+    faults = trace.faults().filter(~pl.col("cause").is_in(_NOT_MEMORY) & (pl.col("page") > 0))
     if (faults["accessor"] == "vcpu").any():
         others = faults.height - int((faults["accessor"] == "vcpu").sum())
         faults = faults.filter(pl.col("accessor") == "vcpu")
         if others:
             notes.append(f"{others} faults of other threads than vCPUs are not done again")
-    if faults.is_empty():
-        raise IncompleteData(f"{path}: holds no memory fault that could be done again")
-    busiest = faults.group_by("tid").len().sort("len", "tid", descending=[True, False])["tid"].to_list()
-    if len(busiest) > MAX_ACCESSORS:
-        notes.append(f"only the {MAX_ACCESSORS} threads with most faults of {len(busiest)} are done again")
-        faults = faults.filter(pl.col("tid").is_in(busiest[:MAX_ACCESSORS]))
-    faults = faults.sort("start_ns", "tid")
-    pages, index = np.unique(faults["page"].to_numpy(), return_inverse=True)
-    faults = faults.with_columns(index=pl.Series(index.astype(np.int64)))
-    origin_ns = int(faults["start_ns"][0])
-    lists: list[AccessList] = []
-    for tid in faults["tid"].unique(maintain_order=True):
-        mine = faults.filter(pl.col("tid") == tid)
-        think = mine["think_ns"].fill_null(0).to_numpy().copy()
-        think[0] = int(mine["start_ns"][0]) - origin_ns
-        kind = np.where(mine["access"].to_numpy() == "w", OP_WRITE, OP_READ).astype(np.int64)
-        lists.append(AccessList(mine["index"].to_numpy() * stride, np.maximum(think, 0), tag_ops(kind, len(lists))))
-    return lists, len(pages) * stride, notes
+    first = pl.col("start_ns") == pl.col("start_ns").min().over("tid")
+    since_start = pl.col("start_ns") - pl.col("start_ns").min()
+    think_ns = pl.when(first).then(since_start).otherwise(pl.col("think_ns").fill_null(0))
+    return faults.with_columns(think_ns=think_ns), notes
+
+
+def _busiest(accesses: pl.DataFrame, notes: list[str]) -> list[int]:
+    """Threads in the order of their first access, those with most accesses if there are too many."""
+    tids = accesses["tid"].unique(maintain_order=True).to_list()
+    if len(tids) <= MAX_ACCESSORS:
+        return tids
+    notes.append(f"only the {MAX_ACCESSORS} threads with most accesses of {len(tids)} are done again")
+    kept = accesses.group_by("tid").len().sort("len", "tid", descending=[True, False])["tid"].head(MAX_ACCESSORS)
+    return [tid for tid in tids if tid in set(kept)]

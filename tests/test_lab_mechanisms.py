@@ -42,7 +42,7 @@ def test_mechanism_resolves_every_fault_once(mechanism: str, target: str) -> Non
             LabSpec(mechanism=mechanism, target=target)
         return
     pages = 7 if mechanism == "hugetlb-2m" else 103
-    spec = LabSpec(mechanism=mechanism, target=target, vcpus=2, pages=pages, access="mixed", fetch="50us")
+    spec = LabSpec(mechanism=mechanism, target=target, vcpus=2, pages=pages, access="mixed", fetch="50us", think="80us")
     result = run_or_skip(spec)
     assert result.problem == ""
     assert result.lab["verified"]["pages_touched"] == 2 * pages
