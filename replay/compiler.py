@@ -67,7 +67,7 @@ class Compiler:
 
     Args of the constructor: `needed` are (index in CLASSES, index in ACCESSOR_KINDS) of faults that occur, so that only
     costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again; `shared`:
-    some granule is looked up, so that paths must coalesce.
+    some granule is looked up, so that paths must coalesce; `on_cpus`: delays take a host CPU unless asleep.
     """
 
     def __init__(
@@ -80,10 +80,12 @@ class Compiler:
         needed: Iterable[tuple[int, int]],
         refaults: bool = False,
         shared: bool = True,
+        on_cpus: bool = False,
     ) -> None:
         self.needed = sorted(needed)
         self.refaults = refaults
         self.shared = shared
+        self.on_cpus = on_cpus
         self.top = mechanism
         self.costs = costs
         self.accessors = accessors
@@ -297,10 +299,11 @@ class Compiler:
             self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
         elif const or table >= 0:
             before = self.ops[-1]
-            if len(self.ops) > barrier and before[0] == o.DELAY and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
+            op = o.CPU_DELAY if self.on_cpus and not stage.options.get("asleep") else o.DELAY
+            if len(self.ops) > barrier and before[0] == op and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
                 before[1] += const
             else:
-                self.emit(o.DELAY, const)
+                self.emit(op, const)
                 before = self.ops[-1]
             if table >= 0:
                 before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]

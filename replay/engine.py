@@ -116,7 +116,7 @@ def simulate(
         loop: ``closed`` keeps think times, ``open`` keeps recorded start times
         windows: `Window`s in time from the beginning
         retouch: ``recorded`` or ``working-set``: what is touched again inside a window or after stage 2 was emptied
-        cpus: host CPUs shared by vCPUs and handlers; None: as many as needed
+        cpus: host CPUs that thinking accessors and working handlers share evenly; None: as many as they want
         until_ns: stop at this time
         rows: keep a row a fault; else only sums and a histogram, for traces larger than memory
 
@@ -127,8 +127,8 @@ def simulate(
         raise UsageError(f"loop is closed or open, not '{loop}'")
     if retouch not in ("recorded", "working-set"):
         raise UsageError(f"retouch is recorded or working-set, not '{retouch}'")
-    if cpus is not None:
-        raise UsageError("host CPUs as a resource are not modelled by this engine yet: leave cpus unset")
+    if cpus is not None and cpus < 1:
+        raise UsageError(f"a host has at least one CPU, not {cpus}")
     counts = _counts(workload)
     empties = bool(windows) and retouch == "working-set"
     pages = pages_of(
@@ -146,9 +146,12 @@ def simulate(
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
         refaults=empties,
         shared=pages.tracked > 0 or until_ns is not None,
+        on_cpus=cpus is not None,
     ).program()
     rules_rows, rules = window_rows(mechanism, windows, costs, retouch, seed, program.costs_used)
-    run = _Run(workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size))
+    run = _Run(
+        workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0
+    )
     run.execute()
     return run.result(rules, _warnings(workload, mechanism, program, counts))
 
@@ -174,9 +177,11 @@ class _Run:
         loop: str,
         until_ns: int | None,
         rows: bool,
+        cpus: int,
     ) -> None:
         self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
         self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
+        self.cpus = cpus
         faults = workload.faults
         self.start = np.full(faults if rows else 0, -1, np.int64)
         self.stall = np.full(faults if rows else 0, -1, np.int64)
@@ -191,13 +196,13 @@ class _Run:
         is_open = self.loop == "open"
         tails = accessors + 16 if is_open else self.program.tails
         order, times = _open_loop(w) if is_open else (_EMPTY, _EMPTY)
+        stepwise = bool(self.windows.size or self.until is not None or self.cpus) or bool(_counts(w)[-1].any())
         uniform = -1
-        if w.faults and not self.pages.tracked and not self.windows.size:
+        if w.faults and not self.pages.tracked and not stepwise:
             seen = np.flatnonzero(_counts(w).sum(axis=1))
             uniform = int(seen[0]) if seen.size == 1 and CLASSES[seen[0]] != "window" else -1
         until = _FOREVER if self.until is None else int(self.until)
         push_order, push = self._push()
-        stepwise = bool(self.windows.size or self.until is not None) or bool(_counts(w)[-1].any())
         special = o.SPECIAL_SLOTS if is_open or self.windows.size or push_order.size else 0
         while True:
             slots = special + (0 if is_open else accessors) + tails
@@ -211,7 +216,7 @@ class _Run:
             self.resource_out = np.zeros((self.program.servers.size, o.R_COLUMNS), np.int64)
             self.resource_out[:, o.R_SERVERS] = self.program.servers
             self.histogram[:] = 0
-            status, self.last, self.events = k.run_program(
+            status, self.last, self.events, self.cpu_work = k.run_program(
                 self.program.ops,
                 self.program.tables,
                 self.program.path_pc,
@@ -241,6 +246,7 @@ class _Run:
                 bits,
                 until,
                 stepwise,
+                self.cpus,
                 self.start,
                 self.stall,
                 self.latency,
@@ -318,6 +324,8 @@ class _Run:
                 int(part[:, o.R_MAX_QUEUE].max()),
                 int(part[:, o.R_BYTES].sum()),
             )
+        if self.cpus:
+            resources["cpus"] = ResourceUse("servers", self.cpus, 1, int(self.cpu_work), 0, 0, 0, 0)
         spans = tuple((int(a), int(b)) for a, b in self.window_out if a >= 0)
         ends = np.where(self.sums[:, o.S_END] > 0, self.sums[:, o.S_END] + w.tail_ns, self.sums[:, o.S_END])
         run_time = int(max(ends.max(initial=0), self.last))

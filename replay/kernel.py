@@ -33,10 +33,10 @@ _U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
 # globals that the compiled code folds in
 (
     END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, RELEASE_ONE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE,
-    RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED,
+    RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED, CPU_DELAY,
 ) = (
     o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.RELEASE_ONE, o.TRANSFER, o.SLEEP, o.COALESCE,
-    o.WAKE, o.WAKE_QUEUE, o.RECORDED, o.RETRY, o.UNLESS, o.COMPLETE, o.ARRIVE, o.START, o.SHARED,
+    o.WAKE, o.WAKE_QUEUE, o.RECORDED, o.RETRY, o.UNLESS, o.COMPLETE, o.ARRIVE, o.START, o.SHARED, o.CPU_DELAY,
 )  # fmt: skip
 PC_ARRIVE, PC_START, PC_NOTHING = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
@@ -115,7 +115,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     source_order: Any, source_time: Any,
     rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
-    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
+    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any, cpus: Any,
     out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. See `replay.engine.simulate` for what the arrays are; returns (status, end of
@@ -126,8 +126,14 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     while leaves < slots:
         leaves *= 2
     tree = np.full(2 * leaves, INF, np.int64)
+    # host CPUs are shared evenly: work on them ends in virtual time, slower while more want a CPU than there are
+    cpu_tree = np.full(2 * leaves if cpus else 2, INF, np.int64)
+    cpu_now = np.int64(0)  # virtual ns, scaled by 256
+    cpu_since = np.int64(0)
+    cpu_active = np.int64(0)
+    cpu_work = np.int64(0)
     slot_mask = np.int64((1 << slot_bits) - 1)
-    time_limit = np.int64(1) << (62 - slot_bits)
+    time_limit = np.int64(1) << (62 - slot_bits - (8 if cpus else 0))
 
     st = np.zeros((slots, 8), np.int64)
     st[:, NEXT] = -1
@@ -183,17 +189,39 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
             slot = ready[ready_count]
         else:
             top = tree[1]
-            if top == INF:
+            on_cpu = False
+            if cpus:
+                crowd = max(cpu_active, cpus)
+                cpu_top = cpu_tree[1]
+                if cpu_top != INF:
+                    at = cpu_since + (((cpu_top >> slot_bits) - cpu_now) * crowd + cpus * 256 - 1) // (cpus * 256)
+                    on_cpu = top == INF or (top >> slot_bits) > at
+                if on_cpu:
+                    now = at
+                    cpu_now = cpu_top >> slot_bits
+                elif top != INF:
+                    now = top >> slot_bits
+                    cpu_now += (now - cpu_since) * 256 * cpus // crowd
+                cpu_since = now
+            if on_cpu:
+                slot = cpu_tree[1] & slot_mask
+                set_key(cpu_tree, leaves, slot, INF)
+                cpu_active -= 1
+                st[slot, CLOCK] = now
+                if st[slot, PC] == PC_ARRIVE:
+                    st[slot, SINCE] = now
+            elif top == INF:
                 break
-            now = top >> slot_bits
-            slot = top & slot_mask
+            else:
+                now = top >> slot_bits
+                slot = top & slot_mask
             if now > until:
                 break
             if now >= time_limit:
-                return 2, now, events
+                return 2, now, events, cpu_work
             events += 1
 
-            if slot < first:
+            if slot < first and not on_cpu:
                 if slot == SLOT_WINDOW:
                     w = window_next
                     window_next += 1
@@ -217,7 +245,16 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                                 ac[a, A_REFAULTS] = ac[a, A_TOUCHED]
                             main = first + a
                             waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
-                            if waiting and (w_stops >> ac[a, A_KIND]) & 1:
+                            stopped = (w_stops >> ac[a, A_KIND]) & 1
+                            if cpus and stopped and st[main, PC] == PC_ARRIVE and cpu_tree[leaves + main] != INF:
+                                # what it has left to think is taken off its CPU
+                                left = ((cpu_tree[leaves + main] >> slot_bits) - cpu_now + 255) // 256
+                                set_key(cpu_tree, leaves, main, INF)
+                                cpu_active -= 1
+                                cpu_work -= left
+                                st[main, CLOCK] = now + left
+                                waiting = True
+                            if waiting and stopped:
                                 resumed = ac[a, A_RESUME]
                                 if resumed < hold_end or ac[a, A_REFAULTS] > 0:
                                     went_on = max(resumed, now)
@@ -265,7 +302,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 else:
                     set_key(tree, leaves, SLOT_SOURCE, INF)
                 if free_count == 0:
-                    return 1, now, events
+                    return 1, now, events, cpu_work
                 free_count -= 1
                 slot = free_slots[free_count]
                 low, high = 0, accessors
@@ -299,7 +336,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 # what is shared must be touched at the event's own time; when nothing else comes before, that is now
                 key = (t << slot_bits) | slot
                 set_key(tree, leaves, slot, key)
-                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit:
+                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit or cpus:
                     break
                 now = t
                 events += 1
@@ -437,7 +474,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     continue
                 if ops[pc, 9]:  # what follows is done by others while the accessor runs
                     if free_count == 0:
-                        return 1, now, events
+                        return 1, now, events, cpu_work
                     free_count -= 1
                     tail = free_slots[free_count]
                     st[tail, PC] = pc + 1
@@ -456,6 +493,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 t = resumes
                 pc = PC_START
             elif op == START:
+                if cpus and t > now:
+                    key = (t << slot_bits) | slot
+                    break
                 if w_stops and t < w_end and t >= w_begin and (w_stops >> ac[acc, A_KIND]) & 1:
                     ac[acc, S_STOPPED] += w_end - t
                     t = w_end
@@ -474,12 +514,18 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if row >= ac[acc, A_STOP]:
                     ac[acc, S_END] = t
                     break
+                left = think[row]
                 if ac[acc, A_LEFT] >= 0:
-                    t += ac[acc, A_LEFT]
+                    left = ac[acc, A_LEFT]
                     ac[acc, A_LEFT] = -1
-                else:
-                    t += think[row]
                 draw_row = row
+                if cpus and left > 0:
+                    cpu_active += 1
+                    cpu_work += left
+                    set_key(cpu_tree, leaves, slot, ((cpu_now + left * 256) << slot_bits) | slot)
+                    pc = PC_ARRIVE
+                    break
+                t += left
                 st[slot, SINCE] = t
                 if stepwise or (uniform < 0 and flags[row] & TRACKED):
                     pc = PC_ARRIVE
@@ -613,6 +659,19 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     )
                 t += each * count
                 pc += 1
+            elif op == CPU_DELAY:
+                work = ops[pc, 1]
+                for place in range(ops[pc, 2]):
+                    draw = ops[pc, 4 + 2 * place]
+                    bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), draw >> 2)
+                    work += sample(tables, ops[pc, 3 + 2 * place], bits, draw)
+                word = np.int64(-1)
+                pc += 1
+                if work > 0:
+                    cpu_active += 1
+                    cpu_work += work
+                    set_key(cpu_tree, leaves, slot, ((cpu_now + work * 256) << slot_bits) | slot)
+                    break
             elif op == RECORDED:
                 if row >= 0 and recorded.size and recorded[row] > 0:
                     t += recorded[row]
@@ -644,4 +703,4 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
         st[slot, DRAW] = draw_row
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
-    return 0, max(last, now), events
+    return 0, max(last, now), events, cpu_work

@@ -27,6 +27,7 @@ TRANSFER: Final = 12  # link instance, per, ns, bytes
 SLEEP: Final = 13  # wait queue instance, per
 WAKE_QUEUE: Final = 14  # as WAKE, from a wait queue
 DELAY_TIMES: Final = 15  # const_ns, table, draw, what (TIMES_*), instance, per
+CPU_DELAY: Final = 17  # as DELAY, on a host CPU: longer when more want one than there are
 ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
 
 PC_ARRIVE: Final = 0
