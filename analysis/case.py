@@ -28,6 +28,7 @@ from replay.workload import Workload, workload_from_faults
 if TYPE_CHECKING:
     import polars as pl
 
+    from faulttrace.meta import Meta
     from faulttrace.store import Trace
 
 DEFAULT_WINDOW_NS: Final = 50_000_000
@@ -62,7 +63,13 @@ class Case:
 
     def fitted(self) -> CostTable:
         """Costs that the whole trace shows; none where fitting is off."""
-        return fit_costs(self.faults, self.trace.meta, source=self.trace.name).costs if self.fit else CostTable({})
+        return self.fitted_on(self.faults, self.trace.name)
+
+    def fitted_on(self, faults: pl.DataFrame, source: str) -> CostTable:
+        """Costs that some of its faults show; those which a recorded window held up show the window, not their path."""
+        if not self.fit:
+            return CostTable({})
+        return fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source).costs
 
 
 def open_case(
@@ -106,6 +113,14 @@ def check_losses(trace: Trace, most_percent: float) -> int:
             "record again with a larger ring (--ring), or allow it with --max-loss"
         )
     return lost
+
+
+def outside_windows(faults: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+    """The faults that no recorded window overlaps."""
+    for window in meta.windows:
+        inside = (faults["start_ns"] < window.end_ns) & (faults["end_ns"].fill_null(window.end_ns) > window.start_ns)
+        faults = faults.filter(~inside)
+    return faults
 
 
 def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:
@@ -172,11 +187,9 @@ def held_out(case: Case, used: Used) -> Half:
     mechanism = load_with(used.name, setup, used)
     first, second = workload.split(0.5)
     border = second.clock_start_ns
-    costs, fitted = case.shipped, CostTable({})
-    if case.fit:
-        before = case.faults.filter(case.faults["end_ns"] < border)
-        fitted = fit_costs(before, case.trace.meta, source=f"first half of {case.trace.name}").costs
-        costs = case.shipped.merge(fitted)
+    before = case.faults.filter(case.faults["end_ns"] < border)
+    fitted = case.fitted_on(before, f"first half of {case.trace.name}")
+    costs = case.shipped.merge(fitted)
     offset = border - workload.clock_start_ns
     later = [replace(w, start_ns=w.start_ns - offset) for w in case.windows_of(mechanism.name) if w.start_ns >= offset]
     result = run(second, mechanism, costs, setup, later)

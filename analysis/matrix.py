@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from analysis.calibrate import Observed, observe, part_of
 from analysis.calibrate import fit as calibrated
-from analysis.case import Case
+from analysis.case import Case, outside_windows
 from analysis.predict import Setup
 from analysis.validate import Cell, Summary, open_for, pair, summarize
 from faulttrace.errors import FaultreplayError, IncompleteData
@@ -131,7 +131,9 @@ def plan(found: Sequence[Found]) -> Iterator[tuple[Found, Found, Found | None]]:
 
 def pool(cases: Sequence[Case]) -> CostTable:
     """Costs of this host from all `cases` together."""
-    together = Observed.together([observe(part_of(case.faults, (0.0, 1.0)), case.trace.meta) for case in cases])
+    together = Observed.together(
+        [observe(outside_windows(part_of(case.faults, (0.0, 1.0)), case.trace.meta), case.trace.meta) for case in cases]
+    )
     source = f"{len(cases)} traces of side A"
     return calibrated(together, source=source, name=source, provenance="measured-host").costs
 

@@ -226,3 +226,21 @@ def test_one_shard_is_one_userfaultfd(trace: Path) -> None:
     setup = Setup(settings={"uffd-sharded": {"shards": "1", "handlers": "1"}})
     one, plain = compare(open_case(open_trace(trace), setup), ["uffd-sharded", "uffd-missing"]).rows
     assert one.metrics.total_stall_ns == pytest.approx(plain.metrics.total_stall_ns, rel=0.02)
+
+
+def test_faults_held_up_by_a_window_do_not_make_costs(tmp_path: Path) -> None:
+    rows = uffd_faults(each=100)
+    held = rows[100]
+    late = 20_000_000
+    end = int(str(held["end_ns"])) + late
+    held |= {
+        "end_ns": end,
+        "stall_ns": int(str(held["stall_ns"])) + late,
+        "service_ns": int(str(held["service_ns"])) + late,
+    }
+    start = int(str(held["start_ns"]))
+    plain = open_case(open_trace(write_trace(tmp_path / "a.trace", rows)), Setup()).fitted()
+    windows = [WindowSpan("freeze", start + 1_000, end - 1_000)]
+    told = open_case(open_trace(write_trace(tmp_path / "b.trace", rows, windows=windows)), Setup()).fitted()
+    assert plain["fetch"].distribution.quantile(1) > late
+    assert told["fetch"].distribution.quantile(1) < 1_000_000
