@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Blocktime:
     """One vCPU (or, with `vcpu` -1, the time in which all were blocked at once, which has no parts); times in ns.
 
-    `stall_ns` = `queue_ns` + `service_ns` + `wake_ns` of the joined faults; `qemu_ns` is QEMU's figure for it (None
+    `stall_ns` = `queue_ns` + `service_ns` + `wake_ns` + `pushed_ns` of the joined faults. `pushed_ns`: the page came
+    with the background push before its message was read: no service. `qemu_ns` is QEMU's figure (None
     where it gives none) and `unbooked_ns` = `service_ns` - `qemu_ns`: what QEMU's millisecond clock and its dropped
     intervals make of the part that it means to count.
     """
@@ -36,6 +37,7 @@ class Blocktime:
     queue_ns: int | None
     service_ns: int
     wake_ns: int | None
+    pushed_ns: int | None
     qemu_ns: int | None
 
     @property
@@ -93,6 +95,8 @@ def explanation(rows: list[Blocktime]) -> list[str]:
         f"before QEMU's clock starts (fault taken -> message read): {share(sum(row.queue_ns or 0 for row in cpus))}",
         f"after it stops (page placed -> vCPU runs): {share(sum(row.wake_ns or 0 for row in cpus))}",
     ]
+    if pushed := sum(row.pushed_ns or 0 for row in cpus):
+        words.append(f"pages that the background push brought before their message was read: {share(pushed)}")
     unbooked = sum(row.unbooked_ns or 0 for row in cpus)
     if any(row.qemu_ns is not None for row in cpus):
         words.append(
@@ -107,6 +111,7 @@ def _sum(frame: pl.DataFrame, column: str) -> int:
 
 
 def _row(index: int, tid: int, mine: pl.DataFrame, reported_ms: int | None) -> Blocktime:
+    pushed = mine.filter(mine["service_ns"].is_null())
     return Blocktime(
         vcpu=index,
         tid=tid,
@@ -115,24 +120,29 @@ def _row(index: int, tid: int, mine: pl.DataFrame, reported_ms: int | None) -> B
         queue_ns=_sum(mine, "queue_ns"),
         service_ns=_sum(mine, "service_ns"),
         wake_ns=_sum(mine, "wake_ns"),
+        pushed_ns=_sum(pushed, "stall_ns") - _sum(pushed, "wake_ns"),
         qemu_ns=None if reported_ms is None else reported_ms * 1_000_000,
     )
 
 
 def _all_at_once(faults: pl.DataFrame, vcpus: int, destination: dict[str, Any]) -> Blocktime:
-    def overlap(start: str, before: str, after: str) -> int:
+    import polars as pl
+
+    def overlap(faults: pl.DataFrame, start: pl.Expr, end: pl.Expr) -> int:
         starts, ends = [], []
-        for _, mine in faults.group_by("tid"):
-            first = (mine[start] + mine[before].fill_null(0)).to_numpy() if before else mine[start].to_numpy()
-            last = (mine["end_ns"] - mine[after].fill_null(0)).to_numpy() if after else mine["end_ns"].to_numpy()
-            one = union_ns(first.astype(np.int64), np.maximum(first, last).astype(np.int64))
+        for _, mine in faults.select("tid", start=start, end=end).group_by("tid"):
+            one = union_ns(mine["start"].to_numpy(), mine["end"].to_numpy())
             starts.append(one[0])
             ends.append(one[1])
         if len(starts) < vcpus:
             return 0
         return overlap_ns(np.concatenate(starts), np.concatenate(ends), vcpus)
 
-    whole = overlap("start_ns", "", "")
-    inner = overlap("start_ns", "queue_ns", "wake_ns")
+    start, end = pl.col("start_ns"), pl.col("end_ns")
+    whole = overlap(faults, start, end)
+    served = faults.filter(pl.col("service_ns").is_not_null())
+    inner = overlap(served, start + pl.col("queue_ns").fill_null(0), end - pl.col("wake_ns").fill_null(0))
     booked = destination.get("postcopy-blocktime")
-    return Blocktime(-1, 0, faults.height, whole, None, inner, None, None if booked is None else booked * 1_000_000)
+    return Blocktime(
+        -1, 0, faults.height, whole, None, inner, None, None, None if booked is None else booked * 1_000_000
+    )

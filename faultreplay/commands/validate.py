@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,14 @@ _PATH = click.Path(path_type=Path)
 @click.option("--to", "target", type=_PATH, metavar="B.trace", help="... predict this one's mechanism, judge on it.")
 @click.option("--again", type=_PATH, metavar="B2.trace", help="B's mechanism measured once more: the A/A floor.")
 @click.option("--matrix", type=_PATH, metavar="DIR", help="All ordered pairs of a directory of lab traces.")
+@click.option(
+    "--calibrate-on",
+    type=click.Choice(("source", "host", "near")),
+    default="near",
+    show_default=True,
+    help="With --matrix, what of side A gives costs: the source trace alone; all of side A; "
+    "or besides the target's mechanism in other cells. Never side B.",
+)
 @click.option("--each", is_flag=True, help="With --matrix: a line for every prediction, not for every pair.")
 @click.option(
     "--max-error",
@@ -48,6 +57,7 @@ def command(  # noqa: D103 - the help text is below
     target: Path | None,
     again: Path | None,
     matrix: Path | None,
+    calibrate_on: str,
     each: bool,
     max_error_percent: float | None,
     floor_factor: float | None,
@@ -57,7 +67,9 @@ def command(  # noqa: D103 - the help text is below
     force: bool,
     **options: Any,
 ) -> None:
+    from faultreplay.qemu_view import beside
     from faultreplay.render import check_output, emit
+    from faulttrace.store import open_trace
 
     if (trace is not None) + (source is not None or target is not None) + (matrix is not None) != 1:
         raise UsageError("give one of: TRACE, --from A --to B, or --matrix DIR")
@@ -74,8 +86,15 @@ def command(  # noqa: D103 - the help text is below
         cells, report = _pair(source, target, again, options)
     else:
         assert matrix is not None
-        cells, report = _matrix(matrix, options, each)
-    emit(report, output_format(fmt, output), output, force=force)
+        cells, report = _matrix(matrix, options, each, calibrate_on)
+    fmt = output_format(fmt, output)
+    qemu = beside(open_trace(trace)) if trace is not None else None
+    if qemu is not None:
+        report = replace(report, extra={**report.extra, "qemu": list(qemu.records)})
+    emit(report, fmt, output, force=force)
+    if qemu is not None and fmt == "table" and output is None:
+        print()
+        emit(qemu, fmt)
     if plot is not None:
         _plot(cells, plot)
     if max_error_percent is not None:
@@ -128,7 +147,7 @@ def _pair(source: Path, target: Path, again: Path | None, options: dict[str, Any
     return [cell], validate_view.one(cell)
 
 
-def _matrix(directory: Path, options: dict[str, Any], each: bool) -> tuple[list[Cell], Report]:
+def _matrix(directory: Path, options: dict[str, Any], each: bool, calibrate_on: str) -> tuple[list[Cell], Report]:
     from analysis.matrix import validate_matrix
     from faultreplay import validate_view
     from faultreplay.progress import bar
@@ -137,7 +156,7 @@ def _matrix(directory: Path, options: dict[str, Any], each: bool) -> tuple[list[
     if more.pop("windows"):
         raise UsageError("--window: a matrix takes the windows that were recorded")
     with bar() as show:
-        matrix = validate_matrix(directory, setup, progress=show, **more)
+        matrix = validate_matrix(directory, setup, calibrate_on=calibrate_on, progress=show, **more)
     return list(matrix.cells), validate_view.matrix(matrix, each=each)
 
 

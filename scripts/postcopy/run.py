@@ -14,16 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from guests import Guest, firmware_guest, linux_guest
 from qmp import Qmp, QmpError
 
-from analysis.qemu import blocktimes, explanation, latency
 from collect.recorder import Recorder, RecordSpec
-from faultreplay.render import Column, Report, emit
+from faultreplay.qemu_view import beside
+from faultreplay.render import emit
 from faulttrace.errors import FaultreplayError
 from faulttrace.meta import MechanismUsed
 from faulttrace.store import open_trace, update_meta
@@ -157,17 +156,8 @@ def main() -> int:
     trace.meta.extra["qemu"] = figures
     update_meta(out, trace.meta)
     print(f"wrote {out}", file=sys.stderr)
-    rows = blocktimes(open_trace(out))
-    columns = [
-        Column("vcpu", "vCPU"), Column("faults", "faults", "count"), Column("stall_ns", "stall", "ns"),
-        Column("queue_ns", "queue", "ns"), Column("service_ns", "service", "ns"), Column("wake_ns", "wake", "ns"),
-        Column("qemu_ns", "QEMU", "ns"),
-    ]  # fmt: skip
-    records = [{**asdict(row), "vcpu": "all at once" if row.vcpu < 0 else str(row.vcpu)} for row in rows]
-    notes = explanation(rows)
-    if extra := latency(open_trace(out)):
-        notes.append(f"QEMU's own latency figures: {extra}")
-    emit(Report(records, columns, title="stitched stalls beside QEMU's blocktime", notes=notes), "table")
+    if report := beside(open_trace(out)):
+        emit(report, "table")
     return 0 if figures["running"] else 1
 
 
