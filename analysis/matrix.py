@@ -13,7 +13,7 @@ from analysis.calibrate import fit as calibrated
 from analysis.case import Case, outside_windows
 from analysis.predict import Setup
 from analysis.validate import Cell, Summary, open_for, pair, summarize
-from faulttrace.errors import FaultreplayError, IncompleteData
+from faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faulttrace.meta import Meta
 from faulttrace.store import open_trace
 from replay.costs import CostTable
@@ -24,6 +24,7 @@ Progress = Callable[[str, int, int], None]
 _FREE: Final = frozenset({"mechanism", "handlers", "seed", "base", "windows", "pin"})
 _ENVIRONMENT: Final = frozenset({"fetch"})  # a property of where content comes from, not of the host's kernel
 _REPLICATES: Final = 200
+CALIBRATE_ON: Final = ("source", "host", "near")
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,10 @@ class _SideA:
         return _without(self._pool("all", lambda _: True), _ENVIRONMENT).merge(fetch(group))
 
     def near(self, target: Found) -> CostTable:
-        """Under the target's mechanism with as many vCPUs, but in other cells than the target's."""
-        key = ("near", target.mechanism, target.vcpus, target.group)
-        costs = self._pool(
-            key,
-            lambda s: (s.mechanism, s.vcpus) == (target.mechanism, target.vcpus) and s.group != target.group,
-        )
+        """Under the target's mechanism with as many vCPUs and the same fetch, but in other cells than the target's."""
+        key = ("near", target.mechanism, target.vcpus, target.fetch, target.group)
+        wanted = (target.mechanism, target.vcpus, target.fetch)
+        costs = self._pool(key, lambda s: (s.mechanism, s.vcpus, s.fetch) == wanted and s.group != target.group)
         return _without(costs, _ENVIRONMENT)
 
     def _pool(self, key: Any, wanted: Callable[[Found], bool]) -> CostTable:
@@ -175,14 +174,29 @@ def validate_matrix(
     setup: Setup,
     *,
     fit: bool = True,
+    calibrate_on: str = "near",
     max_loss_percent: float = 1.0,
     progress: Progress | None = None,
 ) -> Matrix:
     """Predict every target of `directory` from every source of its group.
 
-    Costs, later wins: shipped; the user's; side A as a whole (fetch: of the same group); the source's own; side A under
-    the target's mechanism with as many vCPUs in other cells. Nothing of side B is ever fitted.
+    Costs, later wins: shipped; the user's; from ``host`` on those of side A as a whole (fetch: of the same group); the
+    source's own; with ``near`` also those of side A under the target's mechanism with as many vCPUs and the same fetch,
+    in other cells than the target's. Nothing of side B is ever fitted.
+
+    Args:
+        directory: of lab traces.
+        setup: how to replay.
+        fit: fit costs at all.
+        calibrate_on: ``source`` (the source's own costs only), ``host`` or ``near``.
+        max_loss_percent: leave out traces that lost more.
+        progress: called before each prediction.
+
+    Raises:
+        IncompleteData: nothing to pair.
     """
+    if calibrate_on not in CALIBRATE_ON:
+        raise UsageError(f"calibrate on one of {', '.join(CALIBRATE_ON)}, not '{calibrate_on}'")
     found, skipped = find(directory)
     steps = list(plan(found))
     if not steps:
@@ -220,8 +234,8 @@ def validate_matrix(
                 one,
                 other,
                 again=case_of(again) if again else None,
-                host_costs=costs.of_host(source) if costs else None,
-                target_costs=costs.near(target) if costs else None,
+                host_costs=costs.of_host(source) if costs and calibrate_on != "source" else None,
+                target_costs=costs.near(target) if costs and calibrate_on == "near" else None,
                 replicates=_REPLICATES,
             )
         except FaultreplayError as error:
