@@ -28,6 +28,8 @@ PER_TAKE = 4000
 class Stream:
     """Events whose `value` counts 0, 1, 2...: a gap would show."""
 
+    skew_ns = 0  # in order as they come
+
     def __init__(self) -> None:
         self.count = 0
 
