@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -183,8 +184,10 @@ class _Run:
         self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
         self.cpus = cpus
         faults = workload.faults
-        self.start = np.full(faults if rows else 0, -1, np.int64)
-        self.stall = np.full(faults if rows else 0, -1, np.int64)
+        # every row is written unless the run stops before its end
+        make = partial(np.full, fill_value=-1) if until_ns is not None else np.empty
+        self.start: Ints = make(faults if rows else 0, dtype=np.int64)
+        self.stall: Ints = make(faults if rows else 0, dtype=np.int64)
         self.latency = np.full(faults if program.has_latency and rows else 0, -1, np.int64)
         self.histogram = np.zeros((len(CLASSES), o.HISTOGRAM_BINS if not rows else 1), np.int64)
         self.window_out = np.full((windows.shape[0], 2), -1, np.int64)
