@@ -30,11 +30,17 @@ def workload(vcpus: int, faults: int) -> Workload:
     for a in range(vcpus):
         start[a * per : (a + 1) * per] -= int(start[a * per]) - int(think[a * per])
     return Workload(
-        accessor_start=np.arange(vcpus + 1) * per, think_ns=think, page=np.arange(total, dtype=np.int32),
-        access=np.ones(total, np.uint8), cls=np.zeros(total, np.uint8), recorded_stall_ns=stall, recorded_start_ns=start,
-        accessor_kind=np.zeros(vcpus, np.uint8), accessor_name=tuple(f"vcpu{a}" for a in range(vcpus)),
+        accessor_start=np.arange(vcpus + 1) * per,
+        think_ns=think,
+        page=np.arange(total, dtype=np.int32),
+        access=np.ones(total, np.uint8),
+        cls=np.zeros(total, np.uint8),
+        recorded_stall_ns=stall,
+        recorded_start_ns=start,
+        accessor_kind=np.zeros(vcpus, np.uint8),
+        accessor_name=tuple(f"vcpu{a}" for a in range(vcpus)),
         tail_ns=np.zeros(vcpus, np.int64),
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
