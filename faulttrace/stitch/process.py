@@ -6,13 +6,14 @@ import numpy as np
 
 from faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
-from faulttrace.stitch.keys import NEVER, take
+from faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faulttrace.stitch.markers import Context, access_of
 from faulttrace.stitch.placements import RESOLUTION
 from faulttrace.stitch.report import StitchReport
 from faulttrace.stitch.waiters import cause_of_waiter
 
 _UNINTERRUPTIBLE = 2  # TASK_UNINTERRUPTIBLE in prev_state: waiting for a disk
+_SLEEPS_LOOKED_AT = 16
 
 
 def stitch_process_faults(context: Context, claims: Claims, report: StitchReport) -> Found:
@@ -42,6 +43,9 @@ def stitch_process_faults(context: Context, claims: Claims, report: StitchReport
     woken = placements.first_covering(placements.wakes, anywhere, here, page, start_ns)
     woken = np.where(slept & ~sigbus & (take(placements.end_ns, woken, NEVER) <= end_ns), woken, -1)
     waited = woken >= 0
+    # Nobody else waits interruptibly in a fault: that sleep was a system call's, the release after it not the fault's.
+    end_ns = np.where(~sigbus & ~waited & _slept_interruptibly(context, thread, start_ns, end_ns), UNKNOWN, end_ns)
+    on_disk &= end_ns != UNKNOWN
 
     found = Found.blank(len(rows))
     found.thread, found.start_ns, found.page = thread, start_ns, page
@@ -72,4 +76,18 @@ def stitch_process_faults(context: Context, claims: Claims, report: StitchReport
     report.placements_used(woken)
     report.waiters_without_message += int(waited.sum())
     report.page_faults_unjoined = int((found.end_ns == UNKNOWN).sum())
+    return found
+
+
+def _slept_interruptibly(context: Context, thread: I64, start_ns: I64, end_ns: I64) -> Bools:
+    """Whether each thread slept in a way in which a page is never waited for, within [start, end)."""
+    sleeps = context.sleeps
+    found = np.zeros(len(thread), np.bool_)
+    sleep = sleeps.first_from(thread, start_ns)
+    for _ in range(_SLEEPS_LOOKED_AT):
+        within = (sleep >= 0) & (take(sleeps.out_ns, sleep, NEVER) < end_ns)
+        found |= within & (take(sleeps.state, sleep, 0) & _UNINTERRUPTIBLE == 0)
+        sleep = np.where(within, sleeps.first_from(thread, take(sleeps.in_ns, sleep, NEVER)), -1)
+        if not (sleep >= 0).any():
+            break
     return found
