@@ -41,6 +41,10 @@ class Result:
     workload_cpu_ns: int
 
 
+class NotStarted(Exception):
+    """A recorder cannot run on this host."""
+
+
 @dataclass(frozen=True)
 class Recorder:
     name: str
@@ -128,13 +132,17 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
         process, before_ns = None, 0
         if recorder is not None:
             process = subprocess.Popen(
-                recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
+            assert process.stderr is not None
+            os.set_blocking(process.stderr.fileno(), False)
             deadline = time.monotonic() + 60
             while not recorder.attached(out):
                 if process.poll() is not None or time.monotonic() > deadline:
                     load.kill()
-                    sys.exit(f"{recorder.name}: did not start")
+                    load.wait()
+                    words = (process.stderr.read() or b"").decode(errors="replace").split()
+                    raise NotStarted(f"{recorder.name} did not start and is left out: {' '.join(words)[-150:]}")
                 time.sleep(0.1)
             time.sleep(12 if "faultreplay (bpftrace)" in recorder.name else 1.5)
             before_ns = _tree_cpu_ns(process.pid)
@@ -211,7 +219,12 @@ def main() -> None:
         results: dict[str, list[Result]] = {}
         for _ in range(options.repeats):
             for name in ["none", *names]:
-                results.setdefault(name, []).append(run(program, RECORDERS.get(name), count, options.rate))
+                try:
+                    results.setdefault(name, []).append(run(program, RECORDERS.get(name), count, options.rate))
+                except NotStarted as error:
+                    print(error, file=sys.stderr)
+                    names = [other for other in names if other != name]
+                    del results[name]
     show(results, options.rate)
     if options.json:
         rows = [asdict(result) for runs in results.values() for result in runs]
