@@ -193,6 +193,15 @@ struct clock_pair clock_pair_best(int tries);
 void clock_rate(void);
 void sleep_until_ns(int64_t deadline_ns);
 
+/* report.c */
+#define CLOCK_PAIRS 256
+extern struct clock_pair pairs[CLOCK_PAIRS];
+extern int pair_count;
+void print_ready(void);
+void write_pages(void);
+void write_logs(void);
+void print_done(int64_t end_ns);
+
 /* fetch.c */
 void fetch_setup(void);
 void fetcher_open(struct fetcher *f, int index);
