@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.bootstrap import Interval
 from analysis.case import Case, held_out, open_case
-from analysis.judge import Errors, by_accessor, error_intervals, errors
+from analysis.judge import Errors, by_accessor, error_intervals, errors, relative_percent
 from analysis.metrics import Ints, quantile
 from analysis.predict import (
     Setup,
@@ -25,6 +25,7 @@ from analysis.predict import (
 )
 from faulttrace.errors import IncompleteData, UsageError
 from replay.costs import CostTable
+from replay.engine import Result
 from replay.language import CLASSES
 from replay.mechanism import list_mechanisms
 from replay.windows import Window
@@ -48,6 +49,8 @@ class Numbers:
     p90: int
     p99: int
     run_time: int
+    held: int = 0
+    """part of `total`: stood still inside windows"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Cell:
     intervals: dict[str, Interval]
     floor: Errors | None
     floor_is: str
+    held_bounds_ns: tuple[int, int] | None
+    """predicted `held` if nothing, and if everything, that is there already is touched again in the window"""
     costs: dict[str, str]
     simulated_percent: float
     predicted_ns: Ints
@@ -94,6 +99,8 @@ class Cell:
         }
         for side, numbers in (("predicted", self.predicted), ("measured", self.measured)):
             record |= {f"{side}_{k}" + ("" if k == "faults" else "_ns"): v for k, v in numbers.__dict__.items()}
+        if self.held_bounds_ns:
+            record |= {"held_lower_ns": self.held_bounds_ns[0], "held_upper_ns": self.held_bounds_ns[1]}
         record |= self.errors.as_record()
         for name, interval in self.intervals.items():
             record |= {f"{name}_error_low_percent": interval.low, f"{name}_error_high_percent": interval.high}
@@ -124,6 +131,7 @@ def halves(case: Case) -> Cell:
         intervals=dict(half.intervals),
         floor=errors(half.first_ns, half.measured_ns, run_time_ns=(times[1], times[0])) if len(half.first_ns) else None,
         floor_is="first half measured against second half measured",
+        held_bounds_ns=None,
         costs=_sources(half.costs, half.fitted, case.own),
         simulated_percent=100.0,
         predicted_ns=half.predicted_ns,
@@ -162,20 +170,23 @@ def pair(
     near = target_costs if target_costs is not None else CostTable({})
     costs = source.shipped.merge(host, fitted, near)
     workload = as_missing(source.workload, source.used)
-    result = run(workload, mechanism, costs, source.setup, _moved(target, source))
+    windows = _moved(target, source)
+    result = run(workload, mechanism, costs, source.setup, windows)
+    one = predicted_side(workload, result)
+    other = measured_side(target)
+    bounds_ns = None
+    if windows:
+        lower, upper = (
+            predicted_side(workload, run(workload, mechanism, costs, replace(source.setup, retouch=how), windows)).held
+            for how in ("recorded", "working-set")
+        )
+        bounds_ns = (lower, upper)
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
     simulated = simulated_rows(workload, mechanism)[mine].mean() * 100 if mine.any() else 0.0
-    owner = workload.accessor_of_row()[mine]
-    predicted = result.stall_ns[mine]
-    measured, measured_owner = measured_stalls(target.workload)
-    times = result.run_time_ns, measured_run_time_ns(target.workload)
-    floor, again_ns = None, None
-    if again is not None:
-        again_ns = measured_stalls(again.workload)[0]
-        floor = errors(again_ns, measured, run_time_ns=(measured_run_time_ns(again.workload), times[1]))
-    bounds = error_intervals(
-        by_accessor(predicted, owner, workload.accessors),
-        by_accessor(measured, measured_owner, target.workload.accessors),
+    repeated = measured_side(again) if again is not None else None
+    intervals = error_intervals(
+        by_accessor(one.stalls, one.owner, workload.accessors),
+        by_accessor(other.stalls, other.owner, target.workload.accessors),
         paired=False,
         seed=source.setup.seed,
         replicates=replicates,
@@ -185,21 +196,71 @@ def pair(
         target=target.trace.name,
         mechanism=label(target),
         source_mechanism=label(source) or "unknown",
-        predicted=_numbers(predicted, times[0]),
-        measured=_numbers(measured, times[1]),
-        errors=errors(predicted, measured, run_time_ns=times),
-        intervals=bounds,
-        floor=floor,
+        predicted=_numbers(one.stalls, one.run_time_ns, one.held),
+        measured=_numbers(other.stalls, other.run_time_ns, other.held),
+        errors=_errors(one, other),
+        intervals=intervals,
+        floor=_errors(repeated, other) if repeated else None,
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
+        held_bounds_ns=bounds_ns,
         costs=_sources(
             result.costs_used, frozenset(fitted) - frozenset(near), source.own | frozenset(host) | frozenset(near)
         ),
         simulated_percent=float(simulated),
-        predicted_ns=predicted,
-        measured_ns=measured,
-        again_ns=again_ns,
+        predicted_ns=one.stalls,
+        measured_ns=other.stalls,
+        again_ns=repeated.stalls if repeated else None,
         notes=(*source.workload.notes, *result.warnings),
     )
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: stalls of the vCPUs outside windows, and how long they stood still inside."""
+
+    stalls: Ints
+    owner: npt.NDArray[np.int32]
+    held: int
+    run_time_ns: int
+
+
+def predicted_side(workload: Workload, result: Result) -> Side:
+    """A replay's vCPUs (all accessors where there are none)."""
+    owner = workload.accessor_of_row()
+    who = counted(workload)
+    mine = who[owner] & (result.start_ns >= 0)
+    outside, inside = _part_at_windows(result.start_ns[mine], result.stall_ns[mine], result.windows)
+    held = int(inside.sum() + result.window_stall_ns[who].sum())
+    return Side(outside, owner[mine], held, result.run_time_ns)
+
+
+def measured_side(case: Case) -> Side:
+    """A recording's vCPUs; inside windows by the lab guests' own clock where that is known."""
+    workload = case.workload
+    owner = workload.accessor_of_row()
+    mine = counted(workload)[owner] & (workload.recorded_stall_ns >= 0)
+    begin = workload.clock_start_ns
+    spans = [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows]
+    outside, inside = _part_at_windows(workload.recorded_start_ns[mine], workload.recorded_stall_ns[mine], spans)
+    waiters = case.trace.meta.lab.get("waiters") or []
+    held = sum(int(w.get("waited_ns", 0)) for w in waiters) if waiters else int(inside.sum())
+    return Side(outside, owner[mine], held if spans else 0, measured_run_time_ns(workload))
+
+
+def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:
+    """(stall outside, stall held) by the spans, per fault: a window holds a fault that waits for the window's end."""
+    inside = np.zeros(len(stall_ns), dtype=np.int64)
+    for begin, end in spans:
+        waits = (start_ns < end) & (start_ns + stall_ns >= end)
+        inside += np.where(waits, end - np.maximum(start_ns, begin), 0)
+    return stall_ns - inside, inside
+
+
+def _errors(predicted: Side, measured: Side) -> Errors:
+    """Errors of the stalls outside windows; the total has what was held inside too."""
+    found = errors(predicted.stalls, measured.stalls, run_time_ns=(predicted.run_time_ns, measured.run_time_ns))
+    totals = (int(side.stalls.sum()) + side.held for side in (predicted, measured))
+    return replace(found, total=relative_percent(*totals))
 
 
 def open_for(trace: Trace, setup: Setup, *, fit: bool = True, max_loss_percent: float = 1.0) -> Case:
@@ -219,13 +280,6 @@ def as_missing(workload: Workload, used: Used | None) -> Workload:
     cls = workload.cls.copy()
     cls[order[first]] = CLASSES.index("missing")
     return replace(workload, cls=cls, _cache={})
-
-
-def measured_stalls(workload: Workload) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Known stalls of the vCPUs (of all where there are none) and who had them."""
-    owner = workload.accessor_of_row()
-    mine = counted(workload)[owner] & (workload.recorded_stall_ns >= 0)
-    return workload.recorded_stall_ns[mine], owner[mine]
 
 
 def _used(case: Case) -> Used:
@@ -256,11 +310,11 @@ def _first_ns(workload: Workload) -> int:
     return int(workload.recorded_start_ns[mine].min(initial=np.iinfo(np.int64).max)) if mine.any() else 0
 
 
-def _numbers(stalls: Ints, run_time_ns: int) -> Numbers:
+def _numbers(stalls: Ints, run_time_ns: int, held: int = 0) -> Numbers:
     ranked = np.sort(stalls)
     mean = round(float(stalls.mean())) if len(stalls) else 0
     p50, p90, p99 = (quantile(ranked, q) for q in (0.5, 0.9, 0.99))
-    return Numbers(len(stalls), int(stalls.sum()), mean, p50, p90, p99, run_time_ns)
+    return Numbers(len(stalls), int(stalls.sum()) + held, mean, p50, p90, p99, run_time_ns, held)
 
 
 def _sources(costs: Any, fitted: frozenset[str], own: frozenset[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.render import Column, Report, format_cell
+from faulttrace.units import format_ns
 
 if TYPE_CHECKING:
     from analysis.bootstrap import Interval
@@ -53,6 +54,8 @@ CELLS: Final = (
 
 def one(cell: Cell) -> Report:
     """One prediction: line by line what was predicted, what was measured, how far off, how far off a repeat is."""
+    from analysis.judge import relative_percent
+
     rows: list[dict[str, Any]] = [
         {
             "what": "faults",
@@ -72,6 +75,15 @@ def one(cell: Cell) -> Report:
                 "bounds": _bounds(cell.intervals.get(key)),
                 "floor": getattr(cell.floor, key) if cell.floor else None,
             }
+        )
+    if cell.predicted.held or cell.measured.held:
+        held: dict[str, Any] = {
+            "what": "held in windows",
+            "predicted": cell.predicted.held,
+            "measured": cell.measured.held,
+        }
+        rows.append(
+            held | {"error": relative_percent(cell.predicted.held, cell.measured.held), "bounds": "", "floor": ""}
         )
     rows.append(
         {
@@ -93,6 +105,7 @@ def one(cell: Cell) -> Report:
             *_cost_words(cell),
             *([f"{cell.simulated_percent:.1f} % of the predicted faults are simulated, the rest as recorded"]
               if cell.simulated_percent < 99.95 else []),
+            *_held_words(cell),
             *cell.notes,
         ],
     )  # fmt: skip
@@ -156,6 +169,16 @@ def _bounds(interval: Interval | None) -> str:
 
 def _floor_words(cell: Cell) -> str:
     return f"A/A floor: {cell.floor_is}" if cell.floor else "A/A floor: not measured (--again B2.trace gives one)"
+
+
+def _held_words(cell: Cell) -> list[str]:
+    if not cell.held_bounds_ns:
+        return []
+    low, high = (format_ns(ns) for ns in cell.held_bounds_ns)
+    return [
+        f"held in windows: {low} if only first touches wait, {high} if all memory is touched again at once; "
+        "quantiles are of stalls outside windows"
+    ]
 
 
 def _cost_words(cell: Cell) -> list[str]:

@@ -17,7 +17,7 @@ from analysis.validate import as_missing, halves, open_for, pair, summarize
 from faultreplay import render, validate_view
 from faultreplay.cli import _exit_code
 from faulttrace.errors import FaultreplayError, IncompleteData
-from faulttrace.meta import Meta
+from faulttrace.meta import Meta, WindowSpan
 from faulttrace.store import open_trace, update_meta
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -200,3 +200,32 @@ def test_the_commands_codes(matrix_dir: Path, capsys: pytest.CaptureFixture[str]
     ):
         assert _exit_code(["validate", *wrong]) == 2, wrong
     assert _exit_code(["validate", "--matrix", str(matrix_dir / "nothing")]) == 4
+
+
+def paused(rows: list[dict[str, object]], at_ns: int, length_ns: int) -> list[dict[str, object]]:
+    """The same faults with everything standing still for a while."""
+    done = []
+    for row in rows:
+        start, end = int(str(row["start_ns"])), int(str(row["end_ns"]))
+        start, end = (t + length_ns if t >= at_ns else t for t in (start, end))
+        done.append(row | {"start_ns": start, "end_ns": end, "stall_ns": end - start})
+    return done
+
+
+def test_a_pause_is_predicted_by_one_that_was_never_paused(tmp_path: Path) -> None:
+    rows = uffd_faults(seed=2)
+    middle = rows[300]
+    length_ns = 20_000_000
+    at_ns = int(str(middle["start_ns"])) + 1_000  # one vCPU's fault has just begun; the other's is being served
+    assert sum(int(str(r["start_ns"])) < at_ns < int(str(r["end_ns"])) for r in rows) == 2
+    window = WindowSpan("pause", at_ns, at_ns + length_ns)
+    target = write_trace(tmp_path / "b.trace", paused(rows, at_ns, length_ns), windows=[window])
+    plain = open_for(open_trace(made(tmp_path / "a.trace", 1)), Setup())
+    cell = pair(plain, open_for(open_trace(target), Setup()))
+    assert cell.measured.held == 2 * length_ns
+    assert cell.predicted.held == pytest.approx(2 * length_ns, rel=0.05)
+    assert cell.held_bounds_ns is not None
+    assert cell.errors.total == pytest.approx(0, abs=5)
+    assert cell.errors.p99 == pytest.approx(0, abs=15)  # the window is in no quantile
+    text = render.to_table(validate_view.one(cell), 80)[0]
+    assert "held in windows" in text
