@@ -255,10 +255,12 @@ def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
     follows = np.zeros(len(order), bool)
     follows[1:] = handler[1:] == handler[:-1]
     before_ns = np.concatenate(([0], placed_ns[:-1]))[: len(order)]
-    idle = ~follows | (start_ns - before_ns >= _IDLE_NS)
+    # A reader that hands the fetch on to others (QEMU's post-copy) reads again before the page is placed: it is idle.
+    handed_on = follows & (read_ns < before_ns)
+    idle = ~follows | handed_on | (start_ns - before_ns >= _IDLE_NS)
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
     ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
-    waiting = follows & (ready < before_ns)
+    waiting = follows & ~handed_on & (ready < before_ns)
     taken = queue_ns[idle]
     return {
         # No event tells when the message was ready, and only the sum of the two counts for an idle handler.

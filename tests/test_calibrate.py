@@ -82,6 +82,22 @@ def test_only_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop()
     assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
 
 
+def test_a_reader_that_hands_the_fetch_on_is_idle_when_it_reads_again() -> None:
+    events = []
+    for n in range(40):
+        start, page = 100_000 * (n + 1), PAGE + 4096 * n
+        pair = [event for event in busy_pair(start, page) if event["kind"] != Kind.UFFD_MSG]
+        events += [
+            *pair,
+            message(start + 30, page, tid=FAULTER),
+            message(start + 31, page + (1 << 30), tid=FAULTER + 1),
+        ]
+    fitted = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t")
+    assert fitted.costs["trap"].n == 80
+    assert means(fitted.costs)["trap"] + means(fitted.costs)["message"] == 30
+    assert "handler_loop" not in fitted.costs
+
+
 def test_too_few_samples_are_refused_by_name_and_number() -> None:
     faults = stitch_events(frame(*idle_faults(29))).faults
     fitted = fit_costs(faults, Meta(), source="t")
