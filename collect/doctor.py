@@ -6,10 +6,11 @@ whether a recording would work: 0, 5 (a kernel feature or tool is missing) or 77
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -50,12 +51,14 @@ class Surroundings:
         which: finds a program in PATH.
         run: runs a program, gives (exit code, its words); used for real tries, never with a made-up root.
         try_uffd: really opens a userfaultfd.
+        euid: effective user id; bpftrace asks for 0 whatever the capabilities.
     """
 
     root: Path = Path("/")
     which: Callable[[str], str | None] = shutil.which
     run: Callable[[Sequence[str]], tuple[int, str]] = _run
     try_uffd: Callable[[Path], UffdTrial] = try_userfaultfd
+    euid: int = field(default_factory=os.geteuid)
 
     @property
     def release(self) -> str:

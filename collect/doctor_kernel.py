@@ -217,7 +217,7 @@ def _mend_tracepoint(here: Surroundings, tracepoint: str) -> str:
 def function_probes(here: Surroundings) -> Iterator[Check]:
     """Kprobes and fentry: really tried with bpftrace where that is possible."""
     enables = "the exact moment a userfault is taken (handle_userfault); nothing depends on it"
-    bpftrace = here.which("bpftrace") if here.live else None
+    bpftrace = here.which("bpftrace") if here.live and here.euid == 0 else None
     tracing = _tracefs_path(here)
     for name, probe, mend in (
         ("kprobes", "kprobe:handle_userfault", "a kernel with CONFIG_KPROBES=y"),

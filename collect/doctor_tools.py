@@ -94,6 +94,9 @@ def _bpftrace(here: Surroundings) -> Check:
     path = here.which("bpftrace")
     if path is None:
         return Check("bpftrace", "missing", "not in PATH", enables, f"{_INSTALL} bpftrace")
+    if here.euid != 0:
+        why = f"{path} runs as root only, whatever the capabilities"
+        return Check("bpftrace", "denied", why, enables, "run as root, or use --backend bcc")
     if not here.live:
         return Check("bpftrace", "ok", path, enables)
     code, words = here.run([path, "--version"])

@@ -64,6 +64,7 @@ def machine(tmp_path: Path) -> Surroundings:
         root=tmp_path,
         which=lambda name: f"/usr/bin/{name}",
         try_uffd=lambda root: UffdTrial("system call", feature_names(0x1FFFF)),
+        euid=0,
     )
 
 
@@ -167,6 +168,8 @@ BCC = "usr/lib/python3/dist-packages/bcc"
         (no_program("bpftrace"), "bpftrace", "missing", "bpftrace", 0),
         (both(remove(BCC), no_program("bpftrace")), "backend", "missing", "apt-get install python3-bpfcc bpftrace", 5),
         (both(remove(f"lib/modules/{RELEASE}"), no_program("bpftrace")), "backend", "missing", "linux-headers", 5),
+        (lambda here: replace(here, euid=1000), "bpftrace", "denied", "--backend bcc", 0),
+        (both(lambda here: replace(here, euid=1000), remove(BCC)), "backend", "missing", "neither", 5),
         (remove("sys/kernel/btf/vmlinux"), "BTF", "missing", "CONFIG_DEBUG_INFO_BTF", 0),
         (remove(f"{TRACING}/kprobe_events"), "kprobes", "missing", "CONFIG_KPROBES", 0),
         (both(remove("sys/module/kvm_amd"), remove("dev/kvm")), "KVM", "missing", "modprobe", 0),
@@ -231,7 +234,7 @@ def test_bpftrace_is_really_tried_on_the_real_machine() -> None:
         tried.append(argv[-1])
         return (0, "bpftrace v9") if "--version" in argv else (1, "x: WARNING: no\nERROR: Error attaching probe: 'k'\n")
 
-    checks = examine(Surroundings(which=lambda name: f"/usr/bin/{name}", run=run))
+    checks = examine(Surroundings(which=lambda name: f"/usr/bin/{name}", run=run, euid=0))
     assert any("kprobe:handle_userfault" in program for program in tried)
     assert find(checks, "fentry").found == "Error attaching probe: 'k'"
     assert find(checks, "bpftrace").found.endswith("v9")
