@@ -5,7 +5,6 @@
 #include "lab.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -87,19 +86,21 @@ static void setup_dirty_log(struct lab *lab)
 static void log_dirty(struct lab *lab, int index, struct fetcher *f)
 {
 	uint64_t words = (lab->data_bytes / PAGE + 63) / 64;
-	uint64_t *bitmap = calloc(words, 8);
-	struct kvm_dirty_log get = {.slot = DATA_SLOT, .dirty_bitmap = bitmap};
+	struct kvm_dirty_log get = {.slot = DATA_SLOT};
 	int64_t from, next;
+	uint64_t *bitmap;
 
 	(void)f;
-	if (index || !bitmap)
+	if (index)
 		return;
+	get.dirty_bitmap = bitmap = map_populated(words * 8);
 	from = now_ns();
 	if (set_memslot(DATA_SLOT, KVM_MEM_LOG_DIRTY_PAGES, DATA_GPA, lab->data_bytes, lab->data)) {
 		problem("dirty-log: KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
 		stop_run();
 		return;
 	}
+	lab->data_slot_flags = KVM_MEM_LOG_DIRTY_PAGES; /* also when a window adds the slot again */
 	lab->dirty_enable_ns = (uint64_t)(now_ns() - from);
 	for (next = now_ns(); !lab->stop;) {
 		next += (int64_t)lab->dirty_interval_ns;
@@ -108,6 +109,8 @@ static void log_dirty(struct lab *lab, int index, struct fetcher *f)
 			break;
 		from = now_ns();
 		if (ioctl(lab->vm_fd, KVM_GET_DIRTY_LOG, &get)) {
+			if (errno == ENOENT && lab->destroyed)
+				continue; /* no slot, no log */
 			problem("dirty-log: KVM_GET_DIRTY_LOG: %s", strerror(errno));
 			break;
 		}
@@ -116,7 +119,6 @@ static void log_dirty(struct lab *lab, int index, struct fetcher *f)
 		for (uint64_t i = 0; i < words; i++)
 			lab->dirty_pages += (uint64_t)__builtin_popcountll(bitmap[i]);
 	}
-	free(bitmap);
 }
 
 const struct mechanism mech_host_lazy = {
