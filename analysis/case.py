@@ -46,7 +46,7 @@ class Case:
     setup: Setup
     shipped: CostTable
     """shipped costs with the user's files on top"""
-    own: frozenset[str]
+    own: Mapping[str, str]
     """costs that the user's files gave"""
     windows: tuple[Window, ...]
     windows_from: str
@@ -88,7 +88,7 @@ def open_case(
     check_losses(trace, max_loss_percent)
     faults = trace.faults()
     workload = workload_of(trace, faults)
-    shipped, own = load_cost_files(setup.cost_files)
+    shipped, own = load_cost_files(setup.cost_files, trace.meta.host.kvm_flavour)
     used = mechanism_used(trace.meta, faults)
     spans, windows_from = windows_for(trace, workload, windows, used)
     return Case(trace, faults, workload, used, setup, shipped, own, spans, windows_from, fit)

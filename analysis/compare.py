@@ -12,7 +12,7 @@ from analysis.bootstrap import Interval, intervals
 from analysis.case import Case, held_out, loss_percent
 from analysis.judge import Errors, by_accessor, errors
 from analysis.metrics import Metrics
-from analysis.notes import OWN, notes_of
+from analysis.notes import is_borrowed, notes_of
 from analysis.predict import (
     Used,
     load_with,
@@ -57,8 +57,8 @@ class Row:
 
     @property
     def borrowed(self) -> dict[str, str]:
-        """The costs that were measured neither in this trace nor come from a file of the user's."""
-        return {name: how for name, how in self.costs.items() if how not in OWN}
+        """The costs of other hardware: not of this trace, nor of the user's files, nor of a host of its kind."""
+        return {name: how for name, how in self.costs.items() if is_borrowed(how)}
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
     results = [run(workload, mechanism, costs, setup, windows, seed=k) for k in range(setup.seeds)]
     first = results[0]
     sources = {
-        cost: "this trace" if cost in fitted else "your file" if cost in case.own else provenance
+        cost: "this trace" if cost in fitted else case.own.get(cost, provenance)
         for cost, provenance in first.costs_used.items()
     }
     interval = None
@@ -188,7 +188,7 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
 def _effect_of_borrowed(
     case: Case, mechanism: Mechanism, costs: CostTable, sources: Mapping[str, str], result: Result
 ) -> float:
-    borrowed = [name for name, source in sources.items() if source not in OWN]
+    borrowed = [name for name, source in sources.items() if is_borrowed(source)]
     if not borrowed or not result.total_stall_ns:
         return 0.0
     doubled = costs.merge(

@@ -11,6 +11,7 @@ from faulttrace.units import format_ns
 from replay.engine import Result
 
 OWN: Final = ("this trace", "your file")
+_SAME_KIND: Final = "measured on a "
 _SOURCES: Final = {"this trace": "costs measured in this trace", "your file": "costs from your files"}
 
 
@@ -38,6 +39,11 @@ def notes_of(case: Case, rows: Sequence[Predicted]) -> list[str]:
     return [*cost_notes(rows), *_trace_notes(case), *_window_notes(case, rows), *_model_notes(case), *_row_notes(rows)]
 
 
+def is_borrowed(source: str) -> bool:
+    """Whether a cost's source is other hardware: neither this trace, nor the user's file, nor a host of its kind."""
+    return source not in OWN and not source.startswith(_SAME_KIND)
+
+
 def cost_notes(rows: Sequence[Predicted]) -> list[str]:
     """Which costs come from where; for what is not this host's own, how much hangs on it."""
     by_source: dict[str, set[str]] = {}
@@ -47,7 +53,8 @@ def cost_notes(rows: Sequence[Predicted]) -> list[str]:
     notes = []
     for source in sorted(by_source, key=lambda s: (s not in OWN, s)):
         names = ", ".join(sorted(by_source[source]))
-        notes.append(f"{_SOURCES.get(source, f'costs {source}, of other hardware')}: {names}")
+        other = ", of other hardware" if is_borrowed(source) else ""
+        notes.append(f"{_SOURCES.get(source, f'costs {source}{other}')}: {names}")
     effects = [
         f"{r.mechanism} {r.borrowed_effect_percent:+.1f} %"
         for r in rows
@@ -70,6 +77,10 @@ def _trace_notes(case: Case) -> list[str]:
         notes.append("recorded mechanism: unknown (neither the trace nor its faults say): nothing to judge against")
     elif case.used.inferred:
         notes.append(f"recorded mechanism: {case.used.name}, inferred from the faults; the trace does not name it")
+    if case.used and case.used.asynchronous:
+        notes.append(
+            f"its handler had up to {case.used.params['handlers']} faults in hand at once: replayed as so many handlers"
+        )
     if not (case.workload.accessor_kind == 0).any():
         notes.append("no vCPUs in this trace: its threads stand in their place")
     return notes
@@ -105,11 +116,13 @@ def _model_notes(case: Case) -> list[str]:
 
 
 def _row_notes(rows: Sequence[Predicted]) -> list[str]:
+    said: dict[str, list[str]] = {}
     notes = []
     for row in rows:
         if row.mechanism not in RAILS:
-            notes += [f"{row.mechanism}: {warning}" for warning in row.warnings]
+            for warning in row.warnings:
+                said.setdefault(warning.replace(f"{row.mechanism}'s", "theirs"), []).append(row.mechanism)
         for kind, count in row.metrics.hazards.items():
             if count:
                 notes.append(f"hazard: {count} writes by {kind} inside a window that {row.mechanism} does not stop")
-    return notes
+    return [f"{', '.join(names)}: {warning}" for warning, names in said.items()] + notes

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysis.metrics import Metrics, Use, measure
+from analysis.metrics import Metrics, Use, measure, overlap_ns
 from faulttrace.schema import ACCESSORS
 from replay.compiler import Compiler
-from replay.costs import CostTable, load_costs
+from replay.costs import CostTable, load_costs, shipped_for
 from replay.engine import Result, simulate
 from replay.language import CLASSES
 from replay.mechanism import Mechanism, list_mechanisms, load_mechanism
@@ -50,6 +50,8 @@ class Used:
     name: str
     params: Mapping[str, Any]
     inferred: bool
+    asynchronous: bool = False
+    """its handler reads on while content is on its way: `handlers` is how many faults it has in hand, not its threads"""
     window_kind: str = ""
     """whose rule the recorded windows really followed"""
 
@@ -76,6 +78,10 @@ def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
         known = base if base in list_mechanisms() else "host-lazy"
         return Used(known, dict(meta.mechanism.params), inferred=False, window_kind=LAB_WINDOWS[meta.mechanism.name])
     if meta.mechanism is not None:
+        params = dict(meta.mechanism.params)
+        at_once = served_at_once(faults)
+        if at_once > int(params.get("handlers", at_once)):
+            return Used(meta.mechanism.name, params | {"handlers": at_once}, inferred=False, asynchronous=True)
         return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
     if not len(faults):
         return None
@@ -83,9 +89,25 @@ def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
     name = _SIGNS.get((commonest[0], commonest[1]))
     if name is None:
         return None
-    served = faults["handler_tid"].filter(faults["handler_tid"] > 0)
-    params = {"handlers": served.n_unique()} if name.startswith("uffd") and len(served) else {}
-    return Used(name, params, inferred=True)
+    threads = faults["handler_tid"].filter(faults["handler_tid"] > 0).n_unique()
+    at_once = served_at_once(faults)
+    params = {"handlers": max(threads, at_once)} if name.startswith("uffd") and threads else {}
+    return Used(name, params, inferred=True, asynchronous=bool(params) and at_once > threads)
+
+
+def served_at_once(faults: pl.DataFrame) -> int:
+    """How many faults the handlers had in hand at once (read, not yet placed), for at least 2 % of their busy time."""
+    served = faults.filter(faults["queue_ns"].is_not_null() & faults["service_ns"].is_not_null())
+    served = served.filter(served["cause"].is_in(["missing", "minor"]))
+    if not len(served):
+        return 0
+    read = (served["start_ns"] + served["queue_ns"]).to_numpy().astype(np.int64)
+    placed = read + served["service_ns"].to_numpy().astype(np.int64)
+    busy = overlap_ns(read, placed, 1)
+    depth = 1
+    while overlap_ns(read, placed, depth + 1) > 0.02 * busy:
+        depth += 1
+    return depth
 
 
 def with_used(mechanism: Mechanism, used: Used | None) -> Mechanism:
@@ -101,15 +123,22 @@ def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
     return mechanism.with_params({**setup.settings.get(mechanism.name, {}), **setup.settings.get(name, {})})
 
 
-def load_cost_files(names: Sequence[str]) -> tuple[CostTable, frozenset[str]]:
-    """The shipped costs with the user's on top, and the names of the costs that are the user's own."""
+def load_cost_files(names: Sequence[str], kvm_flavour: str = "") -> tuple[CostTable, dict[str, str]]:
+    """The costs to start from, and where those come from that are not the default table's.
+
+    Later wins: the default table, what is shipped for this kind of host (so that a mechanism that the trace does not
+    show is charged by the same kind of hardware as one that it does), the user's files.
+    """
     table = load_costs()
-    own: set[str] = set()
+    where: dict[str, str] = {}
+    for more in shipped_for(kvm_flavour):
+        table = table.merge(more)
+        where |= dict.fromkeys(more, f"measured on a {kvm_flavour} host (costs/{more.name}.toml)")
     for name in names:
         more = load_costs(name)
         table = table.merge(more)
-        own |= set(more)
-    return table, frozenset(own)
+        where |= dict.fromkeys(more, "your file")
+    return table, where
 
 
 def run(
@@ -122,6 +151,11 @@ def run(
     seed: int = 0,
 ) -> Result:
     """One replay; `seed` counts from the set-up's."""
+    if any(stage.verb == "recorded" for stage in mechanism.paths.get("window", ())):
+        # The engine drops a window's fault where that window is not replayed; a rail keeps what was recorded.
+        window, missing = CLASSES.index("window"), CLASSES.index("missing")
+        cls = np.where(workload.cls == window, missing, workload.cls).astype(workload.cls.dtype)
+        workload = replace(workload, cls=cls, _cache={})
     return simulate(
         workload,
         mechanism,

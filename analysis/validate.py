@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -204,7 +204,9 @@ def pair(
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
         held_bounds_ns=bounds_ns,
         costs=_sources(
-            result.costs_used, frozenset(fitted) - frozenset(near), source.own | frozenset(host) | frozenset(near)
+            result.costs_used,
+            frozenset(fitted) - frozenset(near),
+            {**source.own, **dict.fromkeys([*host, *near], "this host")},
         ),
         simulated_percent=float(simulated),
         predicted_ns=one.stalls,
@@ -317,10 +319,8 @@ def _numbers(stalls: Ints, run_time_ns: int, held: int = 0) -> Numbers:
     return Numbers(len(stalls), int(stalls.sum()) + held, mean, p50, p90, p99, run_time_ns, held)
 
 
-def _sources(costs: Any, fitted: frozenset[str], own: frozenset[str]) -> dict[str, str]:
-    return {
-        name: "this trace" if name in fitted else "this host" if name in own else how for name, how in costs.items()
-    }
+def _sources(costs: Any, fitted: frozenset[str], own: Mapping[str, str]) -> dict[str, str]:
+    return {name: "this trace" if name in fitted else own.get(name, how) for name, how in costs.items()}
 
 
 @dataclass(frozen=True)

@@ -182,11 +182,14 @@ def _held_words(cell: Cell) -> list[str]:
 
 
 def _cost_words(cell: Cell) -> list[str]:
+    from analysis.notes import is_borrowed
+
     by_source: dict[str, list[str]] = {}
     for name, source in sorted(cell.costs.items()):
         by_source.setdefault(source, []).append(name)
+    other = ", of other hardware"
     titles = {"this trace": f"costs from {cell.source}", "this host": "costs measured on this host"}
     return [
-        f"{titles.get(source, f'costs {source}, of other hardware')}: {', '.join(names)}"
+        f"{titles.get(source, f'costs {source}' + other * is_borrowed(source))}: {', '.join(names)}"
         for source, names in by_source.items()
     ]

@@ -35,7 +35,7 @@ class Cost:
 class CostTable(Mapping[str, Cost]):
     """Cost name -> `Cost`. Immutable; `merge` makes a new one."""
 
-    def __init__(self, costs: Mapping[str, Cost], name: str = "") -> None:
+    def __init__(self, costs: Mapping[str, Cost], name: str = "", kvm_flavour: str = "") -> None:
         for key, cost in costs.items():
             if key not in COST_NAMES:
                 raise UsageError(f"unknown cost '{key}': the costs are {', '.join(COST_NAMES)}")
@@ -43,6 +43,8 @@ class CostTable(Mapping[str, Cost]):
                 raise UsageError(f"cost '{key}': provenance '{cost.provenance}' is none of {', '.join(PROVENANCES)}")
         self._costs = dict(costs)
         self.name = name
+        self.kvm_flavour = kvm_flavour
+        """of the hosts it was measured on (vmx, svm, pvm); empty: of no one kind"""
 
     def __getitem__(self, key: str) -> Cost:
         return self._costs[key]
@@ -94,18 +96,29 @@ def load_costs(name_or_path: str | Path = "default") -> CostTable:
         if key not in COST_NAMES:
             raise UsageError(f"{place}: unknown name; the costs are {', '.join(COST_NAMES)}")
         costs[key] = _cost(entry, place)
-    unknown = set(data) - {"title", "host", "date"}
+    unknown = set(data) - {"title", "host", "date", "kvm_flavour"}
     if unknown:
         key = min(unknown)
         raise UsageError(
-            f"{path}:{line_of(source, (key,))}: unknown key '{key}': a cost file has title, host, date, [costs.NAME]"
+            f"{path}:{line_of(source, (key,))}: unknown key '{key}': a cost file has title, host, date, "
+            "kvm_flavour, [costs.NAME]"
         )
-    return CostTable(costs, path.stem)
+    return CostTable(costs, path.stem, str(data.get("kvm_flavour", "")))
 
 
-def save_costs(costs: CostTable, path: Path, *, title: str, host: str = "", date: str = "") -> None:
+def shipped_for(kvm_flavour: str) -> tuple[CostTable, ...]:
+    """The shipped tables that were measured on hosts of this kind of KVM, in order of name."""
+    tables = (load_costs(name) for name in list_costs())
+    return tuple(table for table in tables if table.kvm_flavour and table.kvm_flavour == kvm_flavour)
+
+
+def save_costs(
+    costs: CostTable, path: Path, *, title: str, host: str = "", date: str = "", kvm_flavour: str = ""
+) -> None:
     """Write `costs` as a file that `load_costs` reads back."""
     lines = [f"title = {_quoted(title)}", f"host = {_quoted(host)}", f"date = {_quoted(date)}"]
+    if kvm_flavour:
+        lines.append(f"kvm_flavour = {_quoted(kvm_flavour)}")
     for name, cost in costs.items():
         lines += ["", f"[costs.{name}]", *_distribution_lines(cost.distribution)]
         lines += [f"provenance = {_quoted(cost.provenance)}", f"source = {_quoted(cost.source)}", f"n = {cost.n}"]

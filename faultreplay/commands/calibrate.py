@@ -85,7 +85,15 @@ def command(
         raise IncompleteData(f"nothing to fit costs on ({reasons}): record longer")
     emit(_report(fit), fmt)
     if output is not None:
-        save_costs(fit.costs, output, title=_title(opened, lab), host=platform.node(), date=time.strftime("%Y-%m-%d"))
+        flavours = {trace.meta.host.kvm_flavour for trace in opened} - {"none", "unknown"}
+        save_costs(
+            fit.costs,
+            output,
+            title=_title(opened, lab),
+            host=platform.node(),
+            date=time.strftime("%Y-%m-%d"),
+            kvm_flavour=flavours.pop() if len(flavours) == 1 else "",
+        )
         say(f"wrote {output}")
 
 
