@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Fit on this first share of each trace's faults and keep the rest for judging (`faultreplay validate TRACE` does both).",
+    help="Fit on this first share of each trace's faults and keep the rest for judging "
+    "(`faultreplay validate TRACE` does both).",
 )
 @click.option(
     "--truth",
