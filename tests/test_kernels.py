@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -39,6 +40,51 @@ def test_every_number_of_the_shipped_trace(monkeypatch: pytest.MonkeyPatch) -> N
     # The shell that started the guest slept for seconds in wait(): that is no fault, though one came before it.
     host_faults = trace.faults().filter(pl.col("cause") == "major-host")
     assert host_faults["stall_ns"].max() < 1_000_000_000
+
+
+APT_SHOW = """Package: linux-image-amd64
+Version: 6.12.95-1~bpo12+1
+Depends: linux-image-6.12.95+deb12-amd64 (= 6.12.95-1~bpo12+1)
+
+Package: linux-image-amd64
+Version: 6.1.192-2
+Depends: linux-image-6.1.0-56-amd64 (= 6.1.192-2)
+
+Package: linux-image-amd64
+Version: 6.1.176-1
+Depends: linux-image-6.1.0-50-amd64 (= 6.1.176-1)
+"""
+
+
+def test_newest_kernel_of_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
+    debian = importlib.import_module("debian")
+    monkeypatch.setattr(debian, "_run", lambda argv, cwd=None: APT_SHOW)
+    monkeypatch.setattr(debian, "_codename", lambda: "bookworm")
+    assert debian._newest([], "6.12") == "6.12.95+deb12-amd64"
+    assert debian._newest([], "6.1") == "6.1.0-56-amd64"  # not 6.12, and the newest of two
+    with pytest.raises(debian.KernelUnavailable, match=r"no 5\.10 kernel for Debian bookworm; on offer: 6\.12"):
+        debian._newest([], "5.10")
+
+
+def test_a_boot_that_hangs_leaves_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
+    boot, debian = importlib.import_module("boot"), importlib.import_module("debian")
+    vng = tmp_path / "vng"
+    vng.write_text(f"#!/bin/sh\nsleep 300 & echo $! >{tmp_path}/child\necho booting\nwait\n")
+    vng.chmod(0o755)
+    monkeypatch.setattr(boot, "_path", lambda: f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(boot.BootFailed, match=r"6\.1\.0: not done within 1 s\nbooting"):
+        boot.boot(debian.DebianKernel("6.1.0", tmp_path), tmp_path / "script", tmp_path, timeout_s=1)
+    child = int((tmp_path / "child").read_text())
+    for _ in range(50):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the process that the boot started is still there")
 
 
 @pytest.mark.live

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -94,6 +98,56 @@ def test_latency_of_newer_qemu_is_passed_on() -> None:
     newer = DESTINATION | {"postcopy-latency": 412, "postcopy-latency-dist": [1, 2], "postcopy-vcpu-latency": [3]}
     assert latency(made([], newer)) == {k: v for k, v in newer.items() if "latency" in k}
     assert latency(made([], DESTINATION)) == {}
+
+
+def test_initramfs_is_a_newc_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "postcopy")
+    guests = importlib.import_module("guests")
+    files = {"bin": None, "bin/a": b"12345", "init": b""}
+    data = guests.cpio(files)
+    found, at = {}, 0
+    while not (name := data[at + 110 :].partition(b"\0")[0].decode()).startswith("TRAILER"):
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        body = at + 110 + len(name) + 1
+        body += -body % 4
+        found[name] = None if fields[1] & 0o040000 else data[body : body + fields[6]]
+        at = body + fields[6]
+        at += -at % 4
+    assert found == files
+
+
+def test_qmp_speaks_to_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "postcopy")
+    qmp = importlib.import_module("qmp")
+    asked: list[dict[str, Any]] = []
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rw") as stream:
+            stream.write('{"QMP": {"version": {}}}\n')
+            stream.flush()
+            for line in stream:
+                asked.append(json.loads(line))
+                if asked[-1]["execute"] == "bad":
+                    stream.write('{"error": {"desc": "no such thing"}}\n')
+                else:
+                    stream.write('{"event": "STOP"}\n' + json.dumps({"return": {"n": len(asked)}}) + "\n")
+                stream.flush()
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "q"))
+        server.listen()
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        client = qmp.Qmp(tmp_path / "q")
+        assert client("migrate-set-parameters", max_bandwidth=5) == {"n": 2}  # events in between are passed over
+        assert asked[-1] == {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": 5}}
+        assert client.until("query", lambda answer: answer["n"] >= 4, timeout_s=5) == {"n": 4}
+        with pytest.raises(qmp.QmpError, match="bad: no such thing"):
+            client("bad")
+        with pytest.raises(qmp.QmpError, match="not within 0 s"):
+            client.until("query", lambda answer: False, timeout_s=0)
+        client.close()
 
 
 def lacking() -> str:

@@ -26,6 +26,7 @@ class Qmp:
                 break
             except OSError as error:
                 if time.monotonic() > end:
+                    self._socket.close()
                     raise QmpError(f"{path}: {error}") from None
                 time.sleep(0.05)
         self._stream = self._socket.makefile("rw", encoding="utf-8")
@@ -47,6 +48,11 @@ class Qmp:
         except OSError as error:
             raise QmpError(f"{command}: {error}") from None
         raise QmpError(f"{command}: QEMU closed the connection")
+
+    def close(self) -> None:
+        """Let go of the connection; QEMU runs on."""
+        self._stream.close()
+        self._socket.close()
 
     def until(self, command: str, wanted: Any, *, timeout_s: float, every_s: float = 0.02) -> Any:
         """Repeat `command` until `wanted(answer)` is true; the answer."""

@@ -40,19 +40,22 @@ class Vm:
             QEMU, "-name", f"{name},debug-threads=on", "-nodefaults", "-display", "none", "-vga", "none",
             "-serial", f"file:{self.serial}", "-qmp", f"unix:{monitor},server=on,wait=off", *guest.options, *more,
         ]  # fmt: skip
-        self.words = (folder / f"{name}.words").open("w+")
+        self.words = (folder / f"{name}.words").open("w")
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.words, stderr=self.words)
         try:
             self.qmp = Qmp(monitor)
         except QmpError as error:
             self.stop()
-            self.words.seek(0)
-            raise QmpError(f"{name}: {self.words.read().strip()[-300:] or error}") from None
+            words = (folder / f"{name}.words").read_text().strip()[-300:]
+            raise QmpError(f"{name}: {words or error}") from None
 
     def stop(self) -> None:
         """Kill and reap."""
         self.process.kill()
         self.process.wait()
+        if hasattr(self, "qmp"):
+            self.qmp.close()
+        self.words.close()
 
     def alive(self, sign: str, timeout_s: float = 90) -> None:
         """Wait until the guest has said `sign`."""
