@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,12 +89,44 @@ def _changes(done: Sweep) -> Report:
     ]
     if len(done.plan.traces) == 1:
         del columns[0]
+    share = f"{100 * done.tolerance:g} %"
     words = [
-        f"differ: the worst exceeds the best by more than {100 * done.tolerance:g} %; alike: it does not, which "
-        "mechanism is used no longer matters. A name: this one is better of the two."
+        f"differ: the worst exceeds the best by more than {share}; alike: it does not, which mechanism is used no "
+        "longer matters. A name: this one is better of the two."
     ]
+    words = (words if records else []) + _how_often(done, share) + _borrowed(done) + notes(done)
     title = "where the ranking changes" if records else "the ranking changes nowhere on this grid"
-    return Report(records, columns if records else [], title=title, notes=(words if records else []) + notes(done))
+    return Report(records, columns if records else [], title=title, notes=words)
+
+
+def _how_often(done: Sweep, share: str) -> list[str]:
+    lines = []
+    for label in done.plan.traces:
+        found = [
+            excess(
+                {m: done.rows[at][done.ranked_by] for m, at in done.plan.cells_at(label, p).items() if at in done.rows}
+            )
+            for p in done.plan.points
+        ]
+        known = [over for over in found if over is not None]
+        if known:
+            apart = sum(over > done.tolerance for over in known)
+            lines.append(f"{label}: mechanisms differ by more than {share} at {apart} of {len(known)} points")
+    return lines
+
+
+def _borrowed(done: Sweep) -> list[str]:
+    """Costs that neither the trace shows nor the sweep varies."""
+    varied = {axis.key for axis in done.plan.common.axes}
+    found: dict[str, set[str]] = {}
+    for (_, mechanism, _), row in done.rows.items():
+        for cost, provenance in json.loads(row["costs"]).items():
+            if provenance != "measured-trace" and cost not in varied:
+                found.setdefault(mechanism, set()).add(cost)
+    if not found:
+        return []
+    lists = "; ".join(f"{m}: {', '.join(sorted(costs))}" for m, costs in sorted(found.items()))
+    return [f"costs not measured in the traces: {lists}"]
 
 
 def _change(done: Sweep, crossing: Crossing, axes: Mapping[str, Axis]) -> dict[str, Any]:
