@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faulttrace.errors import FaultreplayError, NoPermission
+from faulttrace.errors import FaultreplayError
 from faulttrace.meta import MapEntry, Target, Thread
 
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
@@ -21,6 +21,7 @@ class Descriptors:
     uffds: list[int] = field(default_factory=list)
     vcpus: dict[int, int] = field(default_factory=dict)  # fd -> vCPU number
     vms: list[int] = field(default_factory=list)
+    denied: bool = False  # /proc/PID/fd may not be read: all else is empty
 
 
 def exists(tgid: int) -> bool:
@@ -62,10 +63,14 @@ def descriptors(tgid: int) -> Descriptors:
     except FileNotFoundError:
         return found
     except PermissionError:
-        raise NoPermission(f"/proc/{tgid}/fd may not be read: record as root or with CAP_SYS_PTRACE") from None
+        found.denied = True
+        return found
     for entry in entries:
         try:
             target = str(entry.readlink())
+        except PermissionError:
+            found.denied = True
+            continue
         except OSError:
             continue
         if target.startswith("anon_inode:[userfaultfd]"):

@@ -188,6 +188,11 @@ class Recorder:
         self._cpu_start_ns = time.process_time_ns()
         for tgid in tgids:
             self._backend.follow(tgid)
+            if proc.descriptors(tgid).denied:
+                self._notes.append(
+                    f"the descriptors of process {tgid} may not be read (that takes CAP_SYS_PTRACE): "
+                    "vCPU numbers are not known, userfaultfds only by their first message"
+                )
         for tgid in tgids:  # threads born between the first look and the programs knowing their process
             self._backend.refresh(tgid)
             add_map(self._writer.meta, proc.memory_map(tgid, time.monotonic_ns()))

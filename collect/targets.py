@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collect import proc
-from faulttrace.errors import FaultreplayError, NoPermission, UsageError
+from faulttrace.errors import FaultreplayError, UsageError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find_vms() -> list[Vm]:
             if proc.descriptors(tgid).vms:
                 target = proc.describe_target(tgid)
                 found.append(Vm(tgid, target.comm, *vm_identity(target.cmdline)))
-        except (OSError, NoPermission):
+        except OSError:
             continue
     return sorted(found, key=lambda vm: vm.tgid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -222,6 +223,34 @@ def test_a_stalled_fault_pulls_the_trigger(tmp_path: Path, userfaults: str) -> N
     assert summary.ended_by == "trigger"
     trace = open_trace(tmp_path / "a.trace")
     assert trace.meta.extra["trigger"]["stall_ns"] > 200_000_000
+
+
+@live
+@needs_host
+def test_two_capabilities_are_enough(tmp_path: Path, userfaults: str) -> None:
+    if shutil.which("setpriv") is None or os.getuid() != 0:
+        pytest.skip("needs setpriv and root")
+    out = tmp_path / "a.trace"
+    shell = subprocess.Popen(["/bin/sh", "-c", f"read go; exec {userfaults} 1009"], stdin=subprocess.PIPE)
+    only = ["setpriv", "--bounding-set", "-all,+bpf,+perfmon", "--inh-caps", "-all"]
+    recorder = subprocess.Popen(
+        [*only, sys.executable, "-m", "faultreplay", "record", "-o", out, "-p", str(shell.pid), "--probes", "faults"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stdin is not None
+    deadline = time.monotonic() + 30
+    while not (out / "meta.json").exists() and recorder.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    shell.stdin.write(b"go\n")
+    shell.stdin.close()
+    shell.wait(20)
+    _, said = recorder.communicate(timeout=30)
+    assert recorder.returncode == 0, said
+    assert "CAP_SYS_PTRACE" in said
+    assert open_trace(out).events([Kind.UFFD_MSG]).height == 1009
 
 
 @live
