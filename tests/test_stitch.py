@@ -287,6 +287,20 @@ def test_nobody_can_be_found_for_a_message() -> None:
     assert result.report.messages_unjoined == {"waiting thread not found": 1}
 
 
+def test_a_kernel_worker_that_waits_for_a_guest_is_said() -> None:
+    result = stitch_events(frame(message(1030, tid=77), placed(1080, 20)))
+    check(result)
+    assert result.report.messages_unjoined == {"waiting thread not recorded (a kernel worker?)": 1}
+
+
+def test_a_thread_id_of_another_pid_namespace_does_not_lose_the_waiter() -> None:
+    events = userfault(1000)
+    events[4]["value"] = 12  # what the thread is called in its container
+    result = stitch_events(frame(*events))
+    check(result)
+    assert (only(result)["tid"], only(result)["stall_ns"]) == (FAULTER, 100)
+
+
 def test_an_opener_that_was_lost_is_not_taken_from_the_fault_before() -> None:
     events = [
         *guest_userfault(1000),

@@ -22,6 +22,8 @@ class Messages:
     space: I64
     page: U64
     flags: I64
+    named_tid: I64
+    """The thread id in the message, 0 without UFFD_FEATURE_THREAD_ID; in the waiter's own PID namespace."""
     thread: I64
 
     def pick(self, rows: I64) -> Messages:
@@ -51,6 +53,7 @@ def read_messages(context: Context, report: StitchReport) -> tuple[Messages, I64
         space=number[: len(chosen)],
         page=context.memory.page(owner, rows.addr[chosen]),
         flags=rows.code[chosen].astype(np.int64),
+        named_tid=rows.value[chosen],
         thread=thread,
     )
     spaces = number[len(chosen) :]

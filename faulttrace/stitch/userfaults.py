@@ -201,7 +201,8 @@ def _reasons(context: Context, messages: Messages, opening: _Opening, ending: _E
     found, placed = messages.thread >= 0, ending.placed_by >= 0
     waiting = (opening.asleep >= 0) & (take(context.sleeps.in_ns, opening.asleep, 0) == NEVER)
     reasons = {
-        "waiting thread not found": int((~joined & ~found).sum()),
+        "waiting thread not found": int((~joined & ~found & (messages.named_tid <= 0)).sum()),
+        "waiting thread not recorded (a kernel worker?)": int((~joined & ~found & (messages.named_tid > 0)).sum()),
         "still waiting at the end": int((~joined & found & ~placed & waiting).sum()),
         "no ioctl placed its page": int((~joined & found & ~placed & ~waiting).sum()),
         "end not seen": int((~joined & found & placed).sum()),
