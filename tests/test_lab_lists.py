@@ -152,3 +152,10 @@ def test_other_machines_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(MissingFeature, match="x86-64"):
         build.build()
+
+
+def test_every_shard_has_a_handler() -> None:
+    assert LabSpec(mechanism="uffd-sharded", vcpus=3, handlers=1).real_handlers == 3
+    assert LabSpec(mechanism="uffd-sharded", vcpus=3, handlers=6).real_handlers == 6
+    assert LabSpec(mechanism="uffd-missing", vcpus=3).real_handlers == 1
+    assert LabSpec(mechanism="kvm-exit", vcpus=3, handlers=2).real_handlers == 0
