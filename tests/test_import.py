@@ -87,6 +87,15 @@ def test_trace_cmd_under_svm_stitches_to_the_page(tmp_path: Path) -> None:
     assert faults.filter(pl.col("stall_ns") > 0).height == PAGES + 1
 
 
+def test_bpftrace_under_svm_stitches_to_the_page(tmp_path: Path) -> None:
+    summary = import_file("bpftrace", GOLDEN / "svm.bpftrace.json.gz", tmp_path / "x.trace")
+    assert (summary.events, summary.lost) == (75, 0)
+    seen = kinds(events(tmp_path / "x.trace"))
+    assert seen == {"KVM_EXIT": PAGES + 2, "KVM_ENTRY": PAGES + 2, "KVM_PAGE_FAULT": PAGES + 1, "KVM_USERSPACE_EXIT": 1}
+    faults = open_trace(tmp_path / "x.trace").faults()
+    assert faults["join"].to_list() == ["exit/entry"] * (PAGES + 1)
+
+
 def test_bpftrace_losses_become_losses(tmp_path: Path) -> None:
     summary = import_file("bpftrace", BPFTRACE, tmp_path / "x.trace")
     lines = gzip.decompress(BPFTRACE.read_bytes()).decode().splitlines()
