@@ -51,7 +51,7 @@ class Used:
     params: Mapping[str, Any]
     inferred: bool
     asynchronous: bool = False
-    """its handler reads on while content is on its way: `handlers` is how many faults it has in hand, not its threads"""
+    """its handler reads on while content is on its way: `handlers` is how many faults it has in hand"""
     window_kind: str = ""
     """whose rule the recorded windows really followed"""
 
@@ -80,7 +80,9 @@ def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
     if meta.mechanism is not None:
         params = dict(meta.mechanism.params)
         at_once = served_at_once(faults)
-        if at_once > int(params.get("handlers", at_once)):
+        # Threads of one userfaultfd; where memory is sharded each shard has its own.
+        threads = int(params.get("handlers", at_once)) * max(int(params.get("shards", 1)), 1)
+        if at_once > threads:
             return Used(meta.mechanism.name, params | {"handlers": at_once}, inferred=False, asynchronous=True)
         return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
     if not len(faults):

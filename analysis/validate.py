@@ -21,7 +21,6 @@ from analysis.predict import (
     measured_run_time_ns,
     run,
     simulated_rows,
-    with_used,
 )
 from faulttrace.errors import IncompleteData, UsageError
 from replay.costs import CostTable
@@ -164,7 +163,7 @@ def pair(
         IncompleteData: the target's mechanism is not known.
     """
     used = _used(target)
-    mechanism = with_used(load_with(used.name, source.setup, None), used)
+    mechanism = load_with(used.name, source.setup, used)
     fitted = source.fitted()
     host = host_costs if host_costs is not None else CostTable({})
     near = target_costs if target_costs is not None else CostTable({})

@@ -81,11 +81,8 @@ def report(comparison: Comparison) -> Report:
 
 
 def _title(comparison: Comparison) -> str:
-    who = (
-        "vCPUs"
-        if comparison.workload.accessor_kind.size and (comparison.workload.accessor_kind == 0).any()
-        else "threads"
-    )
+    who = "vCPU" if (comparison.workload.accessor_kind == 0).any() else "thread"
+    who += "" if comparison.vcpus == 1 else "s"
     origin = "" if comparison.origin in ("recorded", "lab") else f" ({comparison.origin})"
     span = format_ns(comparison.measured.run_time_ns)
     return f"{comparison.trace}{origin}: {comparison.faults:,} faults, {comparison.vcpus} {who}, {span}"

@@ -244,3 +244,26 @@ def test_faults_held_up_by_a_window_do_not_make_costs(tmp_path: Path) -> None:
     told = open_case(open_trace(write_trace(tmp_path / "b.trace", rows, windows=windows)), Setup()).fitted()
     assert plain["fetch"].distribution.quantile(1) > late
     assert told["fetch"].distribution.quantile(1) < 1_000_000
+
+
+def test_a_handler_that_reads_on_counts_as_several(tmp_path: Path) -> None:
+    rows = uffd_faults(vcpus=3, handlers=3, each=100)
+    for row in rows:
+        row["handler_tid"] = 300
+    case = open_case(open_trace(write_trace(tmp_path / "x.trace", rows, params={"handlers": 1})), Setup())
+    assert case.used is not None
+    assert case.used.asynchronous
+    got = compare(case, ["uffd-missing"])
+    assert got.rows[0].params["handlers"] == 3
+    assert got.judged is not None
+    assert got.judged.in_sample.total == pytest.approx(0, abs=5)
+    assert any("3 faults in hand" in note for note in got.notes)
+
+
+def test_a_window_that_was_recorded_stays_in_the_rail(tmp_path: Path) -> None:
+    rows = uffd_faults(each=60)
+    rows[60] |= {"cause": "window", "resolution": "unprotect"}
+    at = int(str(rows[60]["start_ns"]))
+    path = write_trace(tmp_path / "x.trace", rows, windows=[WindowSpan("freeze", at - 1000, at + 100_000)])
+    got = compare(open_case(open_trace(path), Setup()), ["as-recorded"])
+    assert got.rows[0].metrics.total_stall_ns == got.measured.total_stall_ns

@@ -86,12 +86,10 @@ def test_one_trace_predicts_other_handlers_of_another_seed(tmp_path: Path) -> No
 
 
 def test_a_wrong_model_is_found_out(tmp_path: Path) -> None:
-    one = open_for(open_trace(made(tmp_path / "one.trace", 1)), Setup())
-    liar = open_for(open_trace(made(tmp_path / "liar.trace", 2, handlers=2)), Setup())
-    meta = liar.trace.meta
-    assert meta.mechanism is not None
-    meta.mechanism.params["handlers"] = 1
-    cell = pair(one, open_for(liar.trace, Setup()))
+    wrong = Setup(settings={"uffd-missing": {"handlers": "1"}})
+    one = open_for(open_trace(made(tmp_path / "one.trace", 1)), wrong)
+    two = open_for(open_trace(made(tmp_path / "two.trace", 2, handlers=2)), Setup())
+    cell = pair(one, two)
     assert cell.errors.total is not None
     assert cell.errors.total > 25
     assert cell.intervals["total"].low > 15
