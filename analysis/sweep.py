@@ -30,6 +30,7 @@ from replay.mechanism import Mechanism, load_mechanism
 
 RANKED_BY: Final = ("total_stall_ns", "p50_ns", "p99_ns", "run_time_ns")
 _CASES_KEPT: Final = 2
+_MECHANISMS_KEPT: Final = 256
 _DASHED = str.maketrans({c: "-" for c in "/=%"})
 
 
@@ -51,6 +52,10 @@ class Cell:
     key: str
     case_key: str
     """of the trace and of what all cells share: a worker keeps what it read under it"""
+    mechanism_key: str
+    """of the mechanism's file; a worker with another one refuses"""
+    shared_key: str
+    """of the tool's version, cost tables and options; likewise"""
     label: str
     address: str
     mechanism: str
@@ -121,7 +126,8 @@ def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) ->
                     units = {axis.key: axis.unit for axis in common.axes}
                     key = _hash([*what, [[k, v, units[k]] for k, v in own]])
                     case_key = _hash([identities[address], shared])
-                    cells[label, name, own] = Cell(key, case_key, label, address, name, own, common)
+                    text_key = _hash(_mechanism_text(loaded[name]))
+                    cells[label, name, own] = Cell(key, case_key, text_key, shared, label, address, name, own, common)
     return Plan(labels, tuple(mechanisms), common, tuple(points), tuple(cells.values()))
 
 
@@ -179,7 +185,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     """Replay one cell; its row. What the trace holds is kept for the next cell on the same trace."""
     case, fitted = _case(cell)
     common = cell.common
-    mechanism = load_with(cell.mechanism, common.setup, case.used).with_params(settings_at(cell.point, common.axes))
+    mechanism = _mechanism(cell, case).with_params(settings_at(cell.point, common.axes))
     costs = costs_at(case.shipped.merge(fitted), cell.point, common.axes)
     windows = case.windows_of(mechanism.name)
     measured = []
@@ -212,6 +218,22 @@ def version() -> str:
 
 
 _cases: OrderedDict[str, tuple[Case, CostTable]] = OrderedDict()
+_mechanisms: dict[tuple[str, str], Mechanism] = {}
+
+
+def _mechanism(cell: Cell, case: Case) -> Mechanism:
+    """The cell's mechanism with the recording's and the user's parameters."""
+    key = (cell.case_key, cell.mechanism_key)
+    if key not in _mechanisms:
+        loaded = load_with(cell.mechanism, cell.common.setup, case.used)
+        if _hash(_mechanism_text(loaded)) != cell.mechanism_key:
+            raise UsageError(
+                f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"
+            )
+        if len(_mechanisms) >= _MECHANISMS_KEPT:
+            _mechanisms.clear()
+        _mechanisms[key] = loaded
+    return _mechanisms[key]
 
 
 def _case(cell: Cell) -> tuple[Case, CostTable]:
@@ -220,6 +242,10 @@ def _case(cell: Cell) -> tuple[Case, CostTable]:
         while len(_cases) >= _CASES_KEPT:
             _cases.popitem(last=False)
         common = cell.common
+        if _fingerprint(common) != cell.shared_key:
+            raise UsageError(
+                f"this worker has other cost tables or another faultreplay ({version()}): install the same everywhere"
+            )
         case = open_case(
             open_address(cell.address),
             common.setup,

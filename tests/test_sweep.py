@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from analysis.sweep import Cell, Common, Plan, Sweep, plan, run_cell, sweep
 from faultreplay.cli import main
 from faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
 from faulttrace.remote import identity, open_address
+from replay.mechanism import list_mechanisms, load_mechanism
 from replay.synth import SynthSpec, Think, write_synthetic
 
 MECHANISMS = ["uffd-missing", "kvm-exit"]
@@ -143,6 +145,18 @@ def test_a_cell_that_fails_is_named_and_the_rest_stands(trace: Path, tmp_path: P
     assert one_process(make_plan(trace), tmp_path / "d").computed == 3  # a failed cell is run the next time
 
 
+def test_a_worker_with_other_files_refuses(trace: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(Path(load_mechanism("ideal").file).read_text())
+    made = plan([str(trace)], [str(mine)], Common(Setup(), ()))
+    mine.write_text(mine.read_text() + "# another version\n")
+    with pytest.raises(UsageError, match="another version of the file"):
+        run_cell(made.cells[0])
+    (cell,) = make_plan(trace, vary=()).cells[:1]
+    with pytest.raises(UsageError, match="other cost tables"):
+        run_cell(replace(cell, case_key="x", shared_key="of another host"))
+
+
 def test_command_names_failed_cells(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.sweep.run_cell", kvm_exit_fails)
     ended = run_cli(str(trace), "-m", "uffd-missing,kvm-exit", "--vary", "fetch=1us,2us", "-j", "1")
@@ -206,8 +220,6 @@ def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tm
         traces.append(tmp_path / f"{kind}.trace")
         write_synthetic(SynthSpec(kind, 8, 400, Think(20_000, True), seed=number), traces[-1])
     mechanisms = ["uffd-missing", "kvm-exit", "freeze", "ideal", "as-recorded", "uffd-minor"]
-    from replay.mechanism import list_mechanisms
-
     mechanisms = [m for m in mechanisms if m in list_mechanisms()]
     axes = (parse_axis("fetch=1us..1ms:5", mechanisms), parse_axis("resolve=x0.5..x4:4", mechanisms))
     made = plan([str(t) for t in traces], mechanisms, Common(Setup(), axes))
