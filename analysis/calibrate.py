@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from faulttrace.store import Trace
 
 Samples = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 MIN_SAMPLES: Final = 30
 USERFAULTS: Final = ("missing", "minor", "write-protect")
@@ -188,7 +189,7 @@ def distribution_of(samples: Samples) -> Distribution:
     drawn in by the little that makes the means agree; every quantile below stays as it was.
     """
     levels = np.union1d(np.arange(257) / 256, 1 - np.arange(1, 16) / 4096)
-    quantiles = np.quantile(samples.astype(np.float64), levels)
+    levels, quantiles = _fewer_knots(levels, np.quantile(samples.astype(np.float64), levels))
     knee = float(np.quantile(samples, 0.9))
     above = quantiles > knee
     tail = np.where(above, quantiles - knee, 0.0)
@@ -197,6 +198,19 @@ def distribution_of(samples: Samples) -> Distribution:
     factor = min(max(1 - excess / in_tail, 0.0), 2.0) if in_tail else 1.0
     values = np.where(above, knee + tail * factor, quantiles)
     return Distribution.from_quantiles([(float(p), round(float(v), 1)) for p, v in zip(levels, values, strict=True)])
+
+
+def _fewer_knots(levels: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The same line with fewer knots: none is off by more than 0.2 % or 1 ns. People read cost files."""
+    kept = [0]
+    for i in range(2, len(levels)):
+        first = kept[-1]
+        between = slice(first + 1, i)
+        chord = np.interp(levels[between], levels[[first, i]], values[[first, i]])
+        if (np.abs(chord - values[between]) > np.maximum(0.002 * values[between], 1.0)).any():
+            kept.append(i - 1)
+    kept.append(len(levels) - 1)
+    return levels[kept], values[kept]
 
 
 def observe(faults: pl.DataFrame, meta: Meta) -> Observed:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stitch import (
     FAULTER,
@@ -152,6 +152,7 @@ def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, c
     assert means(costs_from_faults(stitch_events(frame(*events), meta).faults, meta, source="t")) == {cost: 12}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=30, max_size=300))
 def test_a_table_keeps_the_mean_and_the_bulk(values: list[int]) -> None:
     samples = np.array(values, np.int64)
@@ -159,7 +160,7 @@ def test_a_table_keeps_the_mean_and_the_bulk(values: list[int]) -> None:
     assert shape.mean == pytest.approx(samples.mean(), rel=0.02, abs=1)
     for level in (0.25, 0.5, 0.75):
         low, high = np.quantile(samples, [max(level - 0.01, 0), level + 0.01])
-        assert low - 1 <= shape.quantile(level) <= high + 1
+        assert 0.997 * low - 2 <= shape.quantile(level) <= 1.003 * high + 2
 
 
 def test_a_table_with_a_long_tail_has_the_samples_mean() -> None:

@@ -123,6 +123,7 @@ def test_every_message_is_joined_once_and_times_add_up(
     assert set(result.faults["vm"]) == {VM}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=60),
     st.lists(st.tuples(st.integers(-1, 6), st.integers(-5, 60)), max_size=60),
@@ -140,6 +141,7 @@ def test_index_finds_what_a_search_by_hand_finds(rows: list[tuple[int, int]], qu
         assert first[n] == (after[0] if after else -1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=40))
 def test_rank_within_counts_within_each_group(rows: list[tuple[int, int]]) -> None:
     group, order = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))
@@ -151,6 +153,7 @@ def test_rank_within_counts_within_each_group(rows: list[tuple[int, int]]) -> No
     assert rank_within(group, order).tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-9, 9), max_size=20), st.lists(st.integers(-12, 12), max_size=20))
 def test_ids_number_the_distinct_values(values: list[int], asked: list[int]) -> None:
     distinct = sorted(set(values))
