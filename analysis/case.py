@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from analysis.bootstrap import Interval
@@ -51,6 +51,7 @@ class Case:
     windows: tuple[Window, ...]
     windows_from: str
     fit: bool = True
+    _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
 
     def windows_of(self, mechanism: str) -> tuple[Window, ...]:
         """The windows as they bind `mechanism`.
@@ -63,7 +64,9 @@ class Case:
 
     def fitted(self) -> CostTable:
         """Costs that the whole trace shows; none where fitting is off."""
-        return self.fitted_on(self.faults, self.trace.name)
+        if "all" not in self._kept:
+            self._kept["all"] = self.fitted_on(self.faults, self.trace.name)
+        return self._kept["all"]
 
     def fitted_on(self, faults: pl.DataFrame, source: str) -> CostTable:
         """Costs that some of its faults show; those which a recorded window held up show the window, not their path."""

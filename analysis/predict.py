@@ -5,6 +5,7 @@ The one place of `analysis` that calls the engine, so that comparison, validatio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -121,8 +122,13 @@ def with_used(mechanism: Mechanism, used: Used | None) -> Mechanism:
 
 def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
     """A mechanism by name or file: the recording's parameters if it is the recorded one, then the user's."""
-    mechanism = with_used(load_mechanism(name), used)
+    mechanism = with_used(_shipped(name) if name in list_mechanisms() else load_mechanism(name), used)
     return mechanism.with_params({**setup.settings.get(mechanism.name, {}), **setup.settings.get(name, {})})
+
+
+@functools.lru_cache
+def _shipped(name: str) -> Mechanism:
+    return load_mechanism(name)
 
 
 def load_cost_files(names: Sequence[str], kvm_flavour: str = "") -> tuple[CostTable, dict[str, str]]:
