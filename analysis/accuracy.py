@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 _LEVELS: Final = (0.5, 0.95, 0.99)
+_STRETCHES: Final = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Agreement:
     residual_p50_ns: int
     residual_p95_ns: int
     residual_p99_ns: int
+    stretch_p95_ns: int
+    """p95 of the residual in the middle one of twenty stretches of the run: without bursts of other work."""
     true_p50_ns: int
     total_error: float
     """Error of the summed stall, a share of the true sum; the bias is in it."""
@@ -201,7 +204,9 @@ def _agreement(start: Ints, end: Ints, true_start: Ints, true_end: Ints) -> dict
     true = true_end - true_start
     off = end - start - true
     bias = float(np.median(off))
-    residual = np.quantile(np.abs(off - bias), _LEVELS)
+    rest = np.abs(off - bias)
+    residual = np.quantile(rest, _LEVELS)
+    stretches = [np.quantile(part, 0.95) for part in np.array_split(rest, _STRETCHES) if len(part)]
     total = float(true.sum()) or 1.0
     return {
         "bias_ns": round(bias),
@@ -210,6 +215,7 @@ def _agreement(start: Ints, end: Ints, true_start: Ints, true_end: Ints) -> dict
         "residual_p50_ns": round(residual[0]),
         "residual_p95_ns": round(residual[1]),
         "residual_p99_ns": round(residual[2]),
+        "stretch_p95_ns": round(float(np.median(stretches))),
         "true_p50_ns": round(float(np.median(true))),
         "total_error": float(off.sum()) / total,
         "unbiased_total_error": float(off.sum() - bias * len(off)) / total,

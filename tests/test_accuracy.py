@@ -51,6 +51,8 @@ def test_bias_and_residual(tmp_path: Path) -> None:
     assert (row.cause, row.join, row.n) == ("missing", "page-fault/mmap-lock", 40)
     assert (row.bias_ns, row.start_bias_ns, row.end_bias_ns) == (-8, 3, -5)
     assert (row.residual_p50_ns, row.residual_p95_ns, row.residual_p99_ns) == (0, 20, 20)
+    # Two faults a stretch, and every tenth fault is 20 off: four of the twenty stretches hold one.
+    assert row.stretch_p95_ns == 0
     assert row.total_error == pytest.approx(-(8 * 40 + 20 * 4) / (108 * 40 + 20 * 4))
     assert row.unbiased_total_error == pytest.approx(-(20 * 4) / (108 * 40 + 20 * 4))
     assert (accuracy.faults, accuracy.unmatched_faults, accuracy.other_page, accuracy.silent_stalls) == (40, 0, 0, 0)
