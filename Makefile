@@ -17,7 +17,7 @@ slow: $(VENV)/.installed-dev  ## what takes longer: kernels in QEMU, post-copy, 
 	$(BIN)/pytest -m slow
 
 kernels: $(VENV)/.installed-dev  ## record a guest inside Debian's 6.1 and 6.12 under QEMU, check every number
-	$(BIN)/python scripts/kernels/run.py
+	$(BIN)/python scripts/kernels/run.py --backend bcc --backend bpftrace
 
 postcopy: $(VENV)/.installed-dev  ## migrate two real QEMU guests with post-copy, QEMU's blocktime beside the stitched stalls
 	$(BIN)/python scripts/postcopy/run.py kvm

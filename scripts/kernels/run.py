@@ -50,7 +50,10 @@ def main() -> int:
             kernel = fetch(series)
             words = (str(REPO), sys.executable, str(guest), str(share), str(args.pages))
             more = ("doctor",) if args.doctor else ()
-            boot(kernel, HERE / "inside.sh", share, args=(*words, quoted(backends), quoted(backings), *more))
+            # bpftrace alone takes minutes to start under TCG
+            timeout_s = 300 + 400 * ("bpftrace" in backends)
+            arguments = (*words, quoted(backends), quoted(backings), *more)
+            boot(kernel, HERE / "inside.sh", share, args=arguments, timeout_s=timeout_s)
         except KernelUnavailable as error:
             print(f"error: {error}", file=sys.stderr)
             return 5
