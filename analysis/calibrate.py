@@ -31,6 +31,7 @@ USERFAULTS: Final = ("missing", "minor", "write-protect")
 KERNEL_FILLS: Final = ("host-lazy", "guest-memfd")
 PLACED: Final = ("copy", "zeropage", "continue", "move", "unprotect")
 _UNKNOWN: Final = -1
+_PAGE_BYTES: Final = 4096
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
 
@@ -231,9 +232,11 @@ def observe(faults: pl.DataFrame, meta: Meta) -> Observed:
     samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
     samples["stage2_fault"] = stage2[:0] if lazy else stage2
     samples["host_fault"] = np.concatenate([host, stage2]) if lazy else host
+    huge = userfaults.pages > 1
+    samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
     mmio = _Columns(joined.filter((joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()))
     samples["mmio_exit"] = mmio.queue_ns + mmio.wake_ns  # what userspace did in between is not the exit's
-    return Observed(samples, userfaults.resolve_ns, _sleepers(userfaults))
+    return Observed(samples, userfaults.resolve_ns[~huge], _sleepers(userfaults)[~huge])
 
 
 class _Columns:
@@ -247,6 +250,7 @@ class _Columns:
         self.start_ns, self.end_ns = column("start_ns"), column("end_ns")
         self.queue_ns, self.service_ns = column("queue_ns"), column("service_ns")
         self.resolve_ns, self.wake_ns = column("resolve_ns"), column("wake_ns")
+        self.pages = np.maximum(column("granule") // _PAGE_BYTES, 1)
 
     @property
     def read_ns(self) -> Samples:

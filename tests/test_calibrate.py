@@ -30,7 +30,7 @@ from analysis.calibrate import Observed, calibrate, costs_from_faults, distribut
 from analysis.calibrate_windows import split_by_pages, window_samples
 from faultreplay.cli import _exit_code
 from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.meta import Host, MechanismUsed, Meta
+from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta
 from faulttrace.schema import Kind
 from faulttrace.stitch import stitch_events
 from faulttrace.store import Trace, TraceWriter, open_trace
@@ -80,6 +80,23 @@ def test_only_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop()
     assert fitted.costs["trap"].n == 40  # of 80 faults
     assert means(fitted.costs)["trap"] + means(fitted.costs)["message"] == 30
     assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
+
+
+def test_placing_a_huge_page_is_told_by_the_native_page() -> None:
+    huge = 2 << 20
+    base = 0x7F00_0020_0000
+    meta = Meta(memory_map=[MapEntry(0, VM, base, base + 64 * huge, huge, "missing")])
+    events = []
+    for n in range(40):
+        fault = userfault(100_000 * (n + 1), base + n * huge)
+        fault[5] = placed(100_000 * (n + 1) + 5200, 5142, base + n * huge, pages=512)
+        for event in fault[2:4] + fault[6:]:
+            event["ts_ns"] += 5120  # the wake comes that much later
+        events += fault
+    found = means(costs_from_faults(stitch_events(frame(*events), meta).faults, meta, source="t"))
+    assert found["resolve_per_page"] == 10
+    assert "resolve" not in found
+    assert found["wake"] == 30
 
 
 def test_a_reader_that_hands_the_fetch_on_is_idle_when_it_reads_again() -> None:
