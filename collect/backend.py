@@ -10,7 +10,7 @@ from collect.probes import Probe as ProbeRow
 from collect.program import Available
 from collect.ring import Records
 from collect.targets import Filter
-from collect.tracefs import read_format, tracefs_root
+from collect.tracefs import kprobe_format, read_format, tracefs_root
 from faulttrace.meta import Probe
 
 Key = tuple[str, tuple[str, ...], int, Filter]
@@ -79,6 +79,13 @@ def find_probes(rows: Sequence[ProbeRow]) -> tuple[list[Available], list[Probe]]
     root = tracefs_root()
     available, missing = [], []
     for row in rows:
+        if row.tracepoint.startswith("kprobe:"):
+            function = kprobe_format(root, row.tracepoint.partition(":")[2], "vm_fault", ("address:8", "flags:4"))
+            if isinstance(function, str):
+                missing.append(Probe(row.tracepoint, row.groups[0], "off", function))
+            else:
+                available.append(Available(row, function))
+            continue
         layout = read_format(root, row.tracepoint)
         if layout is None:
             missing.append(Probe(row.tracepoint, row.groups[0], "missing", "this kernel has no such tracepoint"))

@@ -86,6 +86,9 @@ class BccBackend:
                 if row.tracepoint in self._raw:
                     program = self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT)
                     self._bpf.attach_raw_tracepoint(tp=row.tracepoint.partition(":")[2].encode(), fn_name=function)
+                elif row.tracepoint.startswith("kprobe:"):
+                    program = self._bpf.load_func(function, bcc.BPF.KPROBE)
+                    self._bpf.attach_kprobe(event=row.tracepoint.partition(":")[2].encode(), fn_name=function)
                 else:
                     program = self._bpf.load_func(function, bcc.BPF.TRACEPOINT)
                     self._bpf.attach_tracepoint(tp=row.tracepoint.encode(), fn_name=function)

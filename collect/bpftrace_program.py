@@ -48,13 +48,14 @@ def generate(
     seeds += [f"@t[{tid}] = {tgid};" for tid, tgid in sorted(tasks.items())]
     seeds += [f"@u[{tgid}, {fd}] = 1;" for tgid, fd in sorted(uffds)]
     here = " || ".join(["@g[pid]", *(f"cgroup == {number}" for number in cgroup_ids)])
-    bodies = _bodies(groups, wanted)
+    bodies = _bodies(groups, wanted) | _kprobe_bodies(available)
     parts = []
     for item in available:
         probe = item.probe
         guard, body = bodies[probe.tracepoint] if probe.by_hand else ("", _plain(item))
         guard = guard.replace("HERE", f"({here})") if guard else f"/({here})/"
-        parts.append(f"tracepoint:{probe.tracepoint} {'' if guard == 'ALL' else guard} {{\n{body}\n}}")
+        where = probe.tracepoint if probe.tracepoint.startswith("kprobe:") else f"tracepoint:{probe.tracepoint}"
+        parts.append(f"{where} {'' if guard == 'ALL' else guard} {{\n{body}\n}}")
     text = "\n".join(parts)
     # A map has a type from its first assignment in the text on; one of a group that is off would have none.
     used = [name for name in (*_MAPS, *_SYSCALL_MAPS) if f"@{name}[" in text]
@@ -143,6 +144,22 @@ def _bodies(groups: Collection[str], wanted: Filter) -> dict[str, tuple[str, str
         fault = _event(kind, addr="args->address", ip="args->ip", code="args->error_code")
         bodies[f"exceptions:page_fault_{mode}"] = ("/HERE/", "@f[tid] = 1; @b[tid] = 0;\n" + fault)
     return bodies | _descriptor_bodies(groups, wanted) | _mm_bodies()
+
+
+def _kprobe_bodies(available: Sequence[Available]) -> dict[str, tuple[str, str]]:
+    """What reads a structure at the offsets of this kernel's BTF."""
+    bodies = {}
+    for item in available:
+        if item.probe.tracepoint == "kprobe:handle_userfault":
+            at = {name: field.offset for name, field in item.format.fields.items()}
+            event = _event(
+                Kind.HANDLE_USERFAULT,
+                addr=f"*(uint64*)(arg0 + {at['address']})",
+                code=f"*(uint32*)(arg0 + {at['flags']})",
+                value="arg1",
+            )
+            bodies[item.probe.tracepoint] = ("/HERE/", event)
+    return bodies
 
 
 def _sched_switch(wanted: bool) -> str:

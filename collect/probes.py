@@ -88,6 +88,8 @@ PROBES: Final[tuple[Probe, ...]] = (
     _by_hand("exceptions:page_fault_user", "faults", [Kind.PAGE_FAULT_USER], "address", "ip", "error_code"),
     _by_hand("exceptions:page_fault_kernel", "faults", [Kind.PAGE_FAULT_KERNEL], "address", "ip", "error_code"),
     _by_hand("mmap_lock:mmap_lock_released", "faults", [Kind.MMAP_LOCK_RELEASED], "write"),
+    # sharpens the above where the kernel has kprobes; nothing depends on it
+    _by_hand("kprobe:handle_userfault", "faults", [Kind.HANDLE_USERFAULT], "address", "flags"),
     # scheduling
     _by_hand("sched:sched_switch", "sched faults", [Kind.SCHED_OUT, Kind.SCHED_IN],
              "prev_pid", "prev_state", "next_pid"),

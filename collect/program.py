@@ -39,7 +39,7 @@ def generate(
     task_pid_offset: int | None = None,
 ) -> str:
     """The whole C text. With `task_pid_offset`, programs of `RAW_WITH_BTF` are raw tracepoint programs."""
-    parts = ["#include <linux/types.h>", _constants(groups, ring_pages, wanted)]
+    parts = ["#include <linux/types.h>\n#include <uapi/linux/ptrace.h>", _constants(groups, ring_pages, wanted)]
     if task_pid_offset is not None:
         parts.append(f"#define TASK_PID_OFFSET {task_pid_offset}")
     for item in available:

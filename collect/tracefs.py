@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from collect.btf import member_offset
 from faulttrace.errors import MissingFeature, NoPermission
 
 ROOTS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -59,6 +60,22 @@ def read_format(root: Path, tracepoint: str) -> Format | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return parse_format(tracepoint, text)
+
+
+def kprobe_format(root: Path, function: str, structure: str, members: tuple[str, ...]) -> Format | str:
+    """Where a kernel function's first argument, a `structure`, keeps `members`; or why it cannot be probed."""
+    if not (root / "kprobe_events").exists():
+        return "this kernel has no kprobes"
+    known = {line.split()[2] for line in Path("/proc/kallsyms").read_text().splitlines() if function in line}
+    if function not in known:
+        return f"this kernel has no function {function}"
+    fields = {}
+    for name, size_bytes in (member.split(":") for member in members):
+        offset = member_offset(structure, name)
+        if offset is None:
+            return f"this kernel's BTF does not say where {structure} keeps {name}"
+        fields[name] = Field(name, offset, int(size_bytes), False, False)
+    return Format(f"kprobe:{function}", fields)
 
 
 def parse_format(tracepoint: str, text: str) -> Format:

@@ -19,6 +19,9 @@ def test_known_and_unknown_members() -> None:
     pid = member_offset("task_struct", "pid")
     assert pid is not None
     assert member_offset("task_struct", "tgid") == pid + 4
+    # inside an anonymous structure
+    assert member_offset("vm_fault", "vma") == 0
+    assert (member_offset("vm_fault", "address") or 0) % 8 == 0 < (member_offset("vm_fault", "address") or 0)
 
 
 def test_no_btf_and_foreign_files_give_nothing(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_format_is_parsed() -> None:
 def test_every_kind_that_tracepoints_give_has_a_probe_and_no_two() -> None:
     given = [kind for probe in PROBES for kind in probe.kinds]
     assert len(given) == len(set(given))
-    assert set(Kind) - set(given) <= {Kind.HANDLE_USERFAULT, Kind.MM_CAUSE}
+    assert set(Kind) - set(given) <= {Kind.MM_CAUSE}
 
 
 def test_probes_fill_only_columns_of_the_schema() -> None:

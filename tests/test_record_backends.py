@@ -69,7 +69,7 @@ def test_same_events_of_a_process(tmp_path: Path, userfaults: str) -> None:
         assert trace.events([Kind.UFFD_MSG]).height == FAULTS
         assert trace.events([Kind.UFFD_COPY]).height == FAULTS
         assert trace.meta.losses.total == 0
-        assert all(probe.status == "attached" for probe in trace.meta.probes)
+        assert all(probe.status in ("attached", "off") for probe in trace.meta.probes)
     assert other.meta.recorder.backend == "bpftrace"
     _assert_same(one, other)
 
