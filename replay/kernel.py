@@ -72,8 +72,10 @@ def sample(tables: Any, table: Any, bits: Any, draw: Any) -> Any:
     u -= FINE_FROM * fine
     index = (u >> shift) + FINE_BASE * fine
     rest = u & ((1 << shift) - 1)
-    low = tables[table, index]
-    return low + (((tables[table, index + 1] - low) * (2 * rest + 1)) >> (shift + 1))
+    knots = tables[np.uintp(table)]
+    at = np.uintp(index)
+    low = knots[at]
+    return low + (((knots[at + np.uintp(1)] - low) * (2 * rest + 1)) >> (shift + 1))
 
 
 @inline
@@ -321,17 +323,21 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 st[slot, PC] = PC_ARRIVE
 
         # ---- run the slot until it needs an instant that has not come
-        pc = st[slot, PC]
-        t = st[slot, CLOCK]
-        row = st[slot, ROW]
+        # unsigned: numba then leaves out its look at negative indices
+        us = np.uintp(slot)
+        pc = st[us, PC]
+        t = st[us, CLOCK]
+        row = st[us, ROW]
         bits = np.uint64(0)
         word = np.int64(-1)
-        draw_row = st[slot, DRAW]
-        acc = st[slot, WHO]
+        draw_row = st[us, DRAW]
+        acc = st[us, WHO]
+        ua = np.uintp(acc)
         key = np.int64(INF)
         pending = np.int64(-1)
         while True:
-            op = ops[pc, 0]
+            up = np.uintp(pc)
+            op = ops[up, 0]
             if op >= SHARED and t > now:
                 # what is shared must be touched at the event's own time; when nothing else comes before, that is now
                 key = (t << slot_bits) | slot
@@ -342,19 +348,19 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 events += 1
                 key = np.int64(INF)
             if op == DELAY:
-                t += ops[pc, 1]
-                for place in range(ops[pc, 2]):
-                    draw = ops[pc, 4 + 2 * place]
+                t += ops[up, 1]
+                for place in range(ops[up, 2]):
+                    draw = ops[up, 4 + 2 * place]
                     if (draw >> 2) != word:
                         word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
-                    t += sample(tables, ops[pc, 3 + 2 * place], bits, draw)
+                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                    t += sample(tables, ops[up, 3 + 2 * place], bits, draw)
                 pc += 1
             elif op == ACQUIRE:
-                r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
+                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1
                 waited = False
-                if ops[pc, 6]:  # one server: when it will be free is known, or somebody holds it
+                if ops[up, 6]:  # one server: when it will be free is known, or somebody holds it
                     if rs[r, FREE] == 0:
                         waited = True
                     else:
@@ -372,7 +378,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 else:
                     rs[r, FREE] -= 1
                 if waited:
-                    st[slot, NEXT] = -1
+                    st[us, NEXT] = -1
                     if rs[r, HEAD] < 0:
                         rs[r, HEAD] = slot
                     else:
@@ -383,33 +389,33 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     rs[r, R_WAIT] -= t
                     break
                 rs[r, R_BUSY] -= t
-                t += ops[pc, 3]
-                if ops[pc, 4] >= 0:
-                    draw = ops[pc, 5]
+                t += ops[up, 3]
+                if ops[up, 4] >= 0:
+                    draw = ops[up, 5]
                     if (draw >> 2) != word:
                         word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
-                    t += sample(tables, ops[pc, 4], bits, draw)
+                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                    t += sample(tables, ops[up, 4], bits, draw)
                 pc += 1
             elif op == WAKE or op == WAKE_QUEUE:  # noqa: SIM109, PLR1714
-                queue = ops[pc, 4]
+                queue = ops[up, 4]
                 if queue >= 0:
-                    queue = instance(queue, ops[pc, 5], acc, shard, row)
+                    queue = instance(queue, ops[up, 5], acc, shard, row)
                     rs[queue, SLEEPERS] -= 1
                     others = rs[queue, SLEEPERS]
                     if others > 0:
-                        each = ops[pc, 6]
-                        if ops[pc, 7] >= 0:
-                            draw = ops[pc, 8]
+                        each = ops[up, 6]
+                        if ops[up, 7] >= 0:
+                            draw = ops[up, 8]
                             if (draw >> 2) != word:
                                 word = draw >> 2
-                                bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
-                            each += sample(tables, ops[pc, 7], bits, draw)
+                                bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                            each += sample(tables, ops[up, 7], bits, draw)
                         t += each * others
                 if row >= 0 and uniform < 0 and flags[row] & TRACKED:
                     # who brought the page tells those who joined; each wakes in its own time
                     g = granule[row]
-                    if ac[acc, A_KIND] == 0:
+                    if ac[ua, A_KIND] == 0:
                         stage2_epoch[g] = epoch
                     joiner = np.int64(-1)
                     if present_at[g] == NEVER or present_at[g] == INF:
@@ -420,10 +426,10 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         following = st[joiner, NEXT]
                         if queue >= 0:
                             rs[queue, SLEEPERS] -= 1
-                        wake = ops[pc, 1]
-                        if ops[pc, 2] >= 0:
-                            draw = ops[pc, 3]
-                            wake += sample(tables, ops[pc, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
+                        wake = ops[up, 1]
+                        if ops[up, 2] >= 0:
+                            draw = ops[up, 3]
+                            wake += sample(tables, ops[up, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
                         resumes = max(t, st[joiner, CLOCK]) + wake
                         stall = resumes - st[joiner, SINCE]
                         if keep_rows:
@@ -443,36 +449,36 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             ready[ready_count] = joiner
                             ready_count += 1
                         joiner = following
-                resumes = t + ops[pc, 1]
-                if ops[pc, 2] >= 0:
-                    draw = ops[pc, 3]
+                resumes = t + ops[up, 1]
+                if ops[up, 2] >= 0:
+                    draw = ops[up, 3]
                     if (draw >> 2) != word:
                         word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), word)
-                    resumes += sample(tables, ops[pc, 2], bits, draw)
-                stall = resumes - st[slot, SINCE]
+                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                    resumes += sample(tables, ops[up, 2], bits, draw)
+                stall = resumes - st[us, SINCE]
                 if row < 0:
-                    ac[acc, S_REFAULT_NS] += stall
-                    ac[acc, S_REFAULTED] += 1
+                    ac[ua, S_REFAULT_NS] += stall
+                    ac[ua, S_REFAULTED] += 1
                 else:
                     if keep_rows:
-                        out_start[row] = st[slot, SINCE]
+                        out_start[row] = st[us, SINCE]
                         out_stall[row] = stall
                     else:
                         histogram[cls[row], histogram_bin(stall)] += 1
-                    ac[acc, S_STALL] += stall
-                    ac[acc, S_FAULTS] += 1
+                    ac[ua, S_STALL] += stall
+                    ac[ua, S_FAULTS] += 1
                     if have_windows:
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
-                            ac[acc, A_TOUCHED] += 1
+                            ac[ua, A_TOUCHED] += 1
                 last = max(last, resumes)
-                if ops[pc, 9] == 1 and queue >= 0 and not open_loop:
+                if ops[up, 9] == 1 and queue >= 0 and not open_loop:
                     # others go on with delays and the release of one server whose end is known: no event of its own
                     pending = resumes
                     pc += 1
                     continue
-                if ops[pc, 9]:  # what follows is done by others while the accessor runs
+                if ops[up, 9]:  # what follows is done by others while the accessor runs
                     if free_count == 0:
                         return 1, now, events, cpu_work
                     free_count -= 1
@@ -481,9 +487,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[tail, CLOCK] = t
                     st[tail, ROW] = row
                     st[tail, DRAW] = draw_row
-                    st[tail, SINCE] = st[slot, SINCE]
+                    st[tail, SINCE] = st[us, SINCE]
                     st[tail, WHO] = acc
-                    st[tail, TRY] = st[slot, TRY]
+                    st[tail, TRY] = st[us, TRY]
                     ready[ready_count] = tail
                     ready_count += 1
                 if open_loop:
@@ -496,28 +502,28 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if cpus and t > now:
                     key = (t << slot_bits) | slot
                     break
-                if w_stops and t < w_end and t >= w_begin and (w_stops >> ac[acc, A_KIND]) & 1:
-                    ac[acc, S_STOPPED] += w_end - t
+                if w_stops and t < w_end and t >= w_begin and (w_stops >> ac[ua, A_KIND]) & 1:
+                    ac[ua, S_STOPPED] += w_end - t
                     t = w_end
-                ac[acc, A_RESUME] = t
-                st[slot, TRY] = 0
+                ac[ua, A_RESUME] = t
+                st[us, TRY] = 0
                 word = np.int64(-1)
-                if ac[acc, A_REFAULTS] > 0:
+                if ac[ua, A_REFAULTS] > 0:
                     # touched before, mapped no more: the path of a refault, in its own time
-                    draw_row = rows_total + (np.int64(acc) << 24) + ac[acc, A_REFAULTS] + (epoch << 48)
-                    ac[acc, A_REFAULTS] -= 1
+                    draw_row = rows_total + (np.int64(acc) << 24) + ac[ua, A_REFAULTS] + (epoch << 48)
+                    ac[ua, A_REFAULTS] -= 1
                     row = np.int64(-1)
-                    st[slot, SINCE] = t
-                    pc = path_pc[path_pc.shape[0] - 1, ac[acc, A_KIND]]
+                    st[us, SINCE] = t
+                    pc = path_pc[path_pc.shape[0] - 1, ac[ua, A_KIND]]
                     continue
-                row = ac[acc, A_NEXT]
-                if row >= ac[acc, A_STOP]:
-                    ac[acc, S_END] = t
+                row = ac[ua, A_NEXT]
+                if row >= ac[ua, A_STOP]:
+                    ac[ua, S_END] = t
                     break
                 left = think[row]
-                if ac[acc, A_LEFT] >= 0:
-                    left = ac[acc, A_LEFT]
-                    ac[acc, A_LEFT] = -1
+                if ac[ua, A_LEFT] >= 0:
+                    left = ac[ua, A_LEFT]
+                    ac[ua, A_LEFT] = -1
                 draw_row = row
                 if cpus and left > 0:
                     cpu_active += 1
@@ -526,14 +532,14 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     pc = PC_ARRIVE
                     break
                 t += left
-                st[slot, SINCE] = t
+                st[us, SINCE] = t
                 if stepwise or (uniform < 0 and flags[row] & TRACKED):
                     pc = PC_ARRIVE
                 else:
-                    ac[acc, A_NEXT] = row + 1
-                    pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), ac[acc, A_KIND]]
+                    ac[ua, A_NEXT] = row + 1
+                    pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), ac[ua, A_KIND]]
             elif op == RELEASE or op == RELEASE_ONE:  # noqa: SIM109, PLR1714
-                r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
+                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
                 # one server that is at work: nothing can come between now and its known end; else wait for that instant
                 if pending < 0 and op == RELEASE_ONE and rs[r, BEGIN] > now:
                     key = (t << slot_bits) | slot
@@ -566,7 +572,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 last = max(last, t)
                 break
             elif op == SLEEP:
-                queue = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
+                queue = instance(ops[up, 1], ops[up, 2], acc, shard, row)
                 rs[queue, SLEEPERS] += 1
                 pc += 1
             elif op == COALESCE:
@@ -583,13 +589,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     joined[g] = -1
                     pc += 1
                 elif at == INF:
-                    st[slot, NEXT] = joined[g]
+                    st[us, NEXT] = joined[g]
                     joined[g] = slot
                     break
                 else:
                     # resolved meanwhile, or on its way with a known arrival: only the wake is left
                     t = max(t, at)
-                    wake_pc = ops[pc, 1]
+                    wake_pc = ops[up, 1]
                     queue = ops[wake_pc, 4]
                     if queue >= 0:
                         queue = instance(queue, ops[wake_pc, 5], acc, shard, row)
@@ -598,11 +604,11 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     if ops[wake_pc, 2] >= 0:
                         draw = ops[wake_pc, 3]
                         t += sample(tables, ops[wake_pc, 2], draw_bits(seed, draw_row, draw >> 2), draw)
-                    if ac[acc, A_KIND] == 0:
+                    if ac[ua, A_KIND] == 0:
                         stage2_epoch[g] = epoch
                     pc = PC_NOTHING
             elif op == ARRIVE:
-                kind = ac[acc, A_KIND]
+                kind = ac[ua, A_KIND]
                 c = np.int64(cls[row])
                 is_window_class = c == path_pc.shape[0] - 3
                 if w_end > t >= w_begin:
@@ -610,7 +616,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     if access[row] == 1:
                         blocked |= (w_blocks_writes >> kind) & 1
                     if open_loop and (w_stops >> kind) & 1:
-                        st[slot, SINCE] = w_end  # the accessor does not run; its access comes after
+                        st[us, SINCE] = w_end  # the accessor does not run; its access comes after
                         t = w_end
                         continue
                     if blocked:
@@ -619,7 +625,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             continue  # looks again when the window is over
                         is_window_class = False
                 if not open_loop:
-                    ac[acc, A_NEXT] = row + 1
+                    ac[ua, A_NEXT] = row + 1
                 pc = path_pc[c, kind]
                 if is_window_class:
                     pc = PC_NOTHING  # it was recorded because of a window that is not there now
@@ -631,40 +637,38 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             stage2_epoch[g] = epoch
                             pc = path_pc[path_pc.shape[0] - 2, kind]
             elif op == TRANSFER:
-                r = instance(ops[pc, 1], ops[pc, 2], acc, shard, row)
+                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1
-                rs[r, R_BYTES] += ops[pc, 4]
-                if ops[pc, 3] == 0:
+                rs[r, R_BYTES] += ops[up, 4]
+                if ops[up, 3] == 0:
                     pc += 1
                     continue
                 begin = max(t, rs[r, FREE_AT])
                 rs[r, R_WAIT] += begin - t
-                rs[r, R_BUSY] += ops[pc, 3]
-                t = begin + ops[pc, 3]
+                rs[r, R_BUSY] += ops[up, 3]
+                t = begin + ops[up, 3]
                 rs[r, FREE_AT] = t
                 pc += 1
             elif op == DELAY_TIMES:
-                r = instance(ops[pc, 5], ops[pc, 6], acc, shard, row)
-                if ops[pc, 4] == TIMES_WAITERS:
+                r = instance(ops[up, 5], ops[up, 6], acc, shard, row)
+                if ops[up, 4] == TIMES_WAITERS:
                     count = max(rs[r, SLEEPERS] - 1, 0)
                 else:
                     count = rs[r, FREE]
                     if rs[r, SERVERS] == 1 and rs[r, FREE_AT] > t:
                         count = 0
-                each = ops[pc, 1]
-                if ops[pc, 2] >= 0:
-                    draw = ops[pc, 3]
-                    each += sample(
-                        tables, ops[pc, 2], draw_bits(seed, draw_row + (st[slot, TRY] << 40), draw >> 2), draw
-                    )
+                each = ops[up, 1]
+                if ops[up, 2] >= 0:
+                    draw = ops[up, 3]
+                    each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
                 t += each * count
                 pc += 1
             elif op == CPU_DELAY:
-                work = ops[pc, 1]
-                for place in range(ops[pc, 2]):
-                    draw = ops[pc, 4 + 2 * place]
-                    bits = draw_bits(seed, draw_row + (st[slot, TRY] << 40), draw >> 2)
-                    work += sample(tables, ops[pc, 3 + 2 * place], bits, draw)
+                work = ops[up, 1]
+                for place in range(ops[up, 2]):
+                    draw = ops[up, 4 + 2 * place]
+                    bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
+                    work += sample(tables, ops[up, 3 + 2 * place], bits, draw)
                 word = np.int64(-1)
                 pc += 1
                 if work > 0:
@@ -677,30 +681,30 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     t += recorded[row]
                 pc += 1
             elif op == RETRY:
-                draw = ops[pc, 4]
-                chance = draw_bits(seed, draw_row + (st[slot, TRY] << 40), draw >> 2) >> (np.uint64(draw & 3) * _U16)
-                if st[slot, TRY] < ops[pc, 3] and np.int64(chance & _UMASK) < ops[pc, 1]:
-                    st[slot, TRY] += 1
+                draw = ops[up, 4]
+                chance = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2) >> (np.uint64(draw & 3) * _U16)
+                if st[us, TRY] < ops[up, 3] and np.int64(chance & _UMASK) < ops[up, 1]:
+                    st[us, TRY] += 1
                     word = np.int64(-1)
-                    pc = ops[pc, 2]
+                    pc = ops[up, 2]
                 else:
                     pc += 1
             elif op == UNLESS:
-                mask = ops[pc, 1]
+                mask = ops[up, 1]
                 holds = True
                 if mask & 7:
                     holds = row >= 0 and ((mask >> np.int64(access[row])) & 1) != 0
                 if holds and mask & 56:
-                    holds = ((mask >> (3 + np.int64(ac[acc, A_KIND]))) & 1) != 0
-                pc = pc + 1 if holds else ops[pc, 2]
+                    holds = ((mask >> (3 + np.int64(ac[ua, A_KIND]))) & 1) != 0
+                pc = pc + 1 if holds else ops[up, 2]
             else:  # COMPLETE
                 if row >= 0 and out_latency.size:
-                    out_latency[row] = t - st[slot, SINCE]
+                    out_latency[row] = t - st[us, SINCE]
                 pc += 1
-        st[slot, PC] = pc
-        st[slot, CLOCK] = t
-        st[slot, ROW] = row
-        st[slot, DRAW] = draw_row
+        st[us, PC] = pc
+        st[us, CLOCK] = t
+        st[us, ROW] = row
+        st[us, DRAW] = draw_row
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
     return 0, max(last, now), events, cpu_work
