@@ -51,7 +51,7 @@ def main() -> int:
             words = (str(REPO), sys.executable, str(guest), str(share), str(args.pages))
             more = ("doctor",) if args.doctor else ()
             # bpftrace alone takes minutes to start under TCG
-            timeout_s = 300 + 400 * ("bpftrace" in backends)
+            timeout_s = 450 + 400 * ("bpftrace" in backends)
             arguments = (*words, quoted(backends), quoted(backings), *more)
             boot(kernel, HERE / "inside.sh", share, args=arguments, timeout_s=timeout_s)
         except KernelUnavailable as error:
