@@ -132,7 +132,7 @@ def calibrate(
     parts = []
     for trace in traces:
         faults = truthful(trace) if with_truth else trace.faults()
-        parts.append(observe(part_of(faults, (0.0, first_share)), trace.meta))
+        parts.append(observe(part_of(faults, (0.0, first_share)), trace.meta, exits_alone=True))
     empty = np.empty(0, np.int64)
     parts.append(Observed(window_samples(traces), empty, empty))
     names = ", ".join(trace.name for trace in traces)
@@ -214,8 +214,14 @@ def _fewer_knots(levels: Floats, values: Floats) -> tuple[Floats, Floats]:
     return levels[kept], values[kept]
 
 
-def observe(faults: pl.DataFrame, meta: Meta) -> Observed:
-    """The samples that `faults` (sorted by start) hold."""
+def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False) -> Observed:
+    """The samples that `faults` (sorted by start) hold.
+
+    Args:
+        faults: columns of `FAULTS`.
+        meta: of their trace.
+        exits_alone: of an MMIO exit only the way out and back, whatever the trace's mechanism did in between.
+    """
     joined = faults.filter(faults["end_ns"].is_not_null())
     mechanism = meta.mechanism.name if meta.mechanism else ""
     userfaults = _Columns(joined.filter(_is_userfault(joined)))
@@ -235,7 +241,9 @@ def observe(faults: pl.DataFrame, meta: Meta) -> Observed:
     huge = userfaults.pages > 1
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
     mmio = _Columns(joined.filter((joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()))
-    samples["mmio_exit"] = mmio.queue_ns + mmio.wake_ns  # what userspace did in between is not the exit's
+    # Under the lab's mmio-exit the one cost of its path is all of the stall: the fetch and the new memslot too.
+    whole = mmio.end_ns - mmio.start_ns
+    samples["mmio_exit"] = whole if mechanism == "mmio-exit" and not exits_alone else mmio.queue_ns + mmio.wake_ns
     return Observed(samples, userfaults.resolve_ns[~huge], _sleepers(userfaults)[~huge])
 
 

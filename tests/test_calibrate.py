@@ -26,7 +26,16 @@ from test_stitch import (
     userfault,
 )
 
-from analysis.calibrate import Observed, calibrate, costs_from_faults, distribution_of, fit, fit_costs, wake_walk_ns
+from analysis.calibrate import (
+    Observed,
+    calibrate,
+    costs_from_faults,
+    distribution_of,
+    fit,
+    fit_costs,
+    observe,
+    wake_walk_ns,
+)
 from analysis.calibrate_windows import split_by_pages, window_samples
 from faultreplay.cli import _exit_code
 from faulttrace.errors import IncompleteData, UsageError
@@ -155,6 +164,23 @@ def exits(count: int = 40) -> list[dict[str, Any]]:
 def test_kvm_exits_give_their_own_costs() -> None:
     found = means(costs_from_faults(stitch_events(frame(*exits()), META).faults, META, source="t"))
     assert found == {"fetch": 240, "exit_userspace": 20, "reenter": 50, "resolve": 40}
+
+
+def test_an_mmio_exit_is_the_way_out_and_back_or_all_of_it() -> None:
+    events = [run_enter(500)]
+    for n in range(40):
+        start = 1000 + 5000 * n
+        events += [
+            at(start, Kind.KVM_MMU_WALK, FAULTER),
+            at(start + 5, Kind.KVM_MMIO, FAULTER, addr=GPA + 4096 * n, code=1),
+            run_exit(start + 20, 100),
+            run_enter(start + 400),
+        ]
+    faults = stitch_events(frame(*events), META).faults
+    assert means(costs_from_faults(faults, META, source="t")) == {"mmio_exit": 20}
+    lab = Meta(mechanism=MechanismUsed("mmio-exit"))
+    assert means(costs_from_faults(faults, lab, source="t")) == {"mmio_exit": 400}
+    assert observe(faults, lab, exits_alone=True).samples["mmio_exit"].tolist() == [20] * 40
 
 
 @pytest.mark.parametrize(("mechanism", "cost"), [("host-lazy", "host_fault"), ("freeze", "stage2_fault")])
