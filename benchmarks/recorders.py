@@ -70,7 +70,11 @@ def _ours(backend: str) -> Recorder:
 
         return open_trace(out / "x.trace").events([Kind.PAGE_FAULT_USER], columns=["ts_ns"]).height
 
-    return Recorder(f"faultreplay ({backend})", command, lambda out: (out / "x.trace/meta.json").exists(), kept)
+    return Recorder(f"faultreplay ({backend})", command, lambda out: b"recording:" in _said(out), kept)
+
+
+def _said(out: Path) -> bytes:
+    return (out / "stderr.txt").read_bytes()
 
 
 def _aged(out: Path, seconds: float) -> bool:
@@ -131,24 +135,23 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
         out = Path(directory)
         process, before_ns = None, 0
         if recorder is not None:
-            process = subprocess.Popen(
-                recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-            assert process.stderr is not None
-            os.set_blocking(process.stderr.fileno(), False)
+            with (out / "stderr.txt").open("wb") as words:
+                process = subprocess.Popen(
+                    recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=words
+                )
             deadline = time.monotonic() + 60
             while not recorder.attached(out):
                 if process.poll() is not None or time.monotonic() > deadline:
                     load.kill()
                     load.wait()
-                    words = (process.stderr.read() or b"").decode(errors="replace").split()
-                    raise NotStarted(f"{recorder.name} did not start and is left out: {' '.join(words)[-150:]}")
+                    said = " ".join(_said(out).decode(errors="replace").split())
+                    raise NotStarted(f"{recorder.name} did not start and is left out: {said[-150:]}")
                 time.sleep(0.1)
-            time.sleep(12 if "faultreplay (bpftrace)" in recorder.name else 1.5)
+            time.sleep(1.5)
             before_ns = _tree_cpu_ns(process.pid)
         load.stdin.write(b"\n")
         load.stdin.close()
-        said = json.loads(load.stdout.read())  # type: ignore[union-attr]
+        did = json.loads(load.stdout.read())  # type: ignore[union-attr]
         load.wait()
         cpu_ns = kept = 0
         if recorder is not None and process is not None:
@@ -156,7 +159,7 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
             kept = recorder.kept(out)
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     name = recorder.name if recorder else "none"
-    return Result(name, said["faults"], min(kept, said["faults"]), cpu_ns, disk, said["wall_ns"], said["cpu_ns"])
+    return Result(name, did["faults"], min(kept, did["faults"]), cpu_ns, disk, did["wall_ns"], did["cpu_ns"])
 
 
 def _finish(process: subprocess.Popen[bytes]) -> int:

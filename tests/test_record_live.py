@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,7 +161,8 @@ def test_ctrl_c_ends_a_recording_normally_and_the_command_with_it(tmp_path: Path
         stderr=subprocess.PIPE,
         text=True,
     )
-    _wait_for((out / "meta.json").exists)
+    assert recorder.stderr is not None
+    assert recorder.stderr.readline() == "recording: Ctrl-C ends it\n"
     time.sleep(0.3)
     recorder.send_signal(signal.SIGINT)
     _, said = recorder.communicate(timeout=20)
@@ -169,13 +170,6 @@ def test_ctrl_c_ends_a_recording_normally_and_the_command_with_it(tmp_path: Path
     assert f"wrote {out}" in said
     assert "signal 15" in said
     assert open_trace(out, allow_incomplete=False).event_rows > 0
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_duration_ends_a_recording(tmp_path: Path) -> None:

@@ -152,9 +152,16 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _status_line() -> Iterator[Any]:
-    """A function that shows a status: a live line on a terminal, nothing elsewhere."""
+    """A function that shows a status: a live line on a terminal; elsewhere one line when recording has begun."""
     if not sys.stderr.isatty():
-        yield None
+        begun: list[bool] = []
+
+        def say_once(_: RecordStatus) -> None:
+            if not begun:
+                begun.append(True)
+                click.echo("recording: Ctrl-C ends it", err=True)
+
+        yield say_once
         return
     from rich.console import Console
     from rich.status import Status

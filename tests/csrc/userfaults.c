@@ -1,6 +1,6 @@
 /*
  * userfaults COUNT [dev] [slow]: takes exactly COUNT userfaults, writing one byte to each page, served by one handler
- * thread. dev: the userfaultfd comes from /dev/userfaultfd. slow: the 5000th fault is served after 300 ms.
+ * thread. dev: the userfaultfd comes from /dev/userfaultfd. slow: each 5000th fault is served after 300 ms.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -39,7 +39,7 @@ static void *serve(void *unused)
 	for (done = 0; done < count; done++) {
 		if (read(uffd, &msg, sizeof(msg)) != sizeof(msg))
 			die("read");
-		if (slow && done == 5000)
+		if (slow && done % 5000 == 4999)
 			usleep(300000);
 		copy.dst = msg.arg.pagefault.address & ~(PAGE - 1);
 		copy.src = (unsigned long)content;
