@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 
 SCHEMA_VERSION: Final = 1
-STITCH_VERSION: Final = 2
+STITCH_VERSION: Final = 3
 """Raised whenever `faulttrace.stitch` finds other faults in the same events: kept faults.parquet are then made anew."""
 
 

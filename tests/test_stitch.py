@@ -571,6 +571,44 @@ def test_stage2_fault_that_kvm_resolves_alone() -> None:
     assert result.report.walks_without_entry == 1
 
 
+def test_walks_again_and_again_are_one_access_held_up() -> None:
+    retries = [at(ts_ns, Kind.KVM_MMU_WALK, FAULTER, addr=0xDEAD000) for ts_ns in (400, 600, 800)]
+    fault = only(stitch_events(frame(run_enter(300), *retries, *guest_userfault(1000)[1:]), META))
+    assert (fault["start_ns"], fault["stall_ns"], fault["queue_ns"]) == (400, 710, 630)
+
+
+@pytest.mark.parametrize("between", ["nothing", "entry", "return", "other address"])
+def test_two_equal_walks_or_walks_with_something_between_are_not_retries(between: str) -> None:
+    extra = {
+        "nothing": [],
+        "entry": [at(850, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA, size=1)],
+        "return": [run_exit(850, 500), run_enter(860)],
+        "other address": [at(850, Kind.KVM_MMU_WALK, FAULTER, addr=0xBEEF000)],
+    }[between]
+    times = (800,) if between == "nothing" else (600, 800)
+    walks = [at(ts_ns, Kind.KVM_MMU_WALK, FAULTER, addr=0xDEAD000) for ts_ns in times]
+    result = stitch_events(frame(run_enter(300), *walks, *extra, *guest_userfault(1000)[1:]), META)
+    check(result)
+    assert result.faults.filter(cause="missing")["start_ns"].to_list() == [1000]
+
+
+def test_retries_after_the_thaw_belong_to_the_fault() -> None:
+    events = [event for event in guest_userfault(1000) if event["kind"] != Kind.KVM_MMU_SET_SPTE]
+    retries = [at(1105 + n, Kind.KVM_MMU_WALK, FAULTER, addr=0xDEAD000) for n in range(3)]
+    spte = at(1110, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA, size=1)
+    result = stitch_events(frame(*events, *retries, spte), META)
+    check(result)
+    assert (only(result)["join"], only(result)["stall_ns"]) == ("walk/spte", 110)
+
+
+def test_a_stage2_fault_that_was_retried() -> None:
+    walks = [at(1000 + 100 * n, Kind.KVM_MMU_WALK, FAULTER, addr=0xDEAD000) for n in range(4)]
+    spte = at(1310, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA, size=1)
+    result = stitch_events(frame(run_enter(900), *walks, spte), META)
+    check(result)
+    assert (only(result)["start_ns"], only(result)["stall_ns"]) == (1000, 310)
+
+
 def test_stage2_fault_on_hardware() -> None:
     result = stitch_events(
         frame(

@@ -35,12 +35,9 @@ def find_end(context: Context, thread: I64, start_ns: I64, from_ns: I64, in_gues
 def _until_next_access_ns(context: Context, thread: I64, from_ns: I64, limit_ns: I64) -> I64:
     """Until when a guest entry made by `thread` still belongs to its fault: a retry may walk the same address again."""
     guest = context.guest
-    first, before = guest.next_walk(thread, from_ns), guest.last_walk(thread, from_ns)
-    first_ns = take(guest.walks.ts_ns, first, NEVER)
-    page = guest.walks.addr >> np.uint64(12)
-    again = (first >= 0) & (before >= 0) & (take(page, first, 0) == take(page, before, 0))
-    second_ns = take(guest.walks.ts_ns, guest.next_walk(thread, np.where(again, first_ns + 1, NEVER)), NEVER)
-    until_ns = np.where(again, second_ns, first_ns)
+    before = guest.last_walk(thread, from_ns)
+    unopened_ns = take(guest.walks.ts_ns, guest.next_walk(thread, from_ns), NEVER)
+    until_ns = np.where(before >= 0, take(guest.other_walk_ns, before, NEVER), unopened_ns)
     return np.minimum(np.minimum(until_ns, guest.next_exit_ns(thread, from_ns)), limit_ns)
 
 

@@ -116,7 +116,8 @@ def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
     mapped = np.flatnonzero(spte >= 0)
     thread, start_ns, spte = thread[mapped], start_ns[mapped], spte[mapped]
     fast = take(guest.sptes.kind, spte, 0) == Kind.KVM_MMU_FAST_PAGE_FAULT
-    found = _kernel_faults(context, thread, start_ns, take(guest.sptes.ts_ns, spte, 0))
+    began_ns = guest.walk_began_ns[rows][mapped]
+    found = _kernel_faults(context, thread, began_ns, take(guest.sptes.ts_ns, spte, 0))
     found.start_by = np.full(len(thread), code(STARTS, "walk"), np.int64)
     found.end_by = np.where(fast, code(ENDS, "fast"), code(ENDS, "spte"))
     found.access = access_of(walks.code[rows][mapped])

@@ -13,6 +13,8 @@ from faulttrace.stitch.placements import Placements
 from faulttrace.stitch.threads import Runs, Sleeps
 
 _PF_WRITE, _PF_INSTR = 2, 16  # x86 page-fault error code
+_RETRIES = 2
+"""So many equal walks before this one make it a retry."""
 
 
 def access_of(error_code: U64) -> I64:
@@ -58,6 +60,11 @@ class GuestMarkers:
         self.with_entries = np.unique(self.entries.thread)
         self.sptes = events.of(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
         self._spte = Index(events.axis, self.sptes.thread, self.sptes.ts_ns)
+        left = events.of(Kind.KVM_RUN_EXIT)
+        self.walk_began_ns: I64 = self._walk_began(Index(events.axis, left.thread, left.ts_ns), left.ts_ns)
+        """Per walk, when the first of its run of retries was made."""
+        self.other_walk_ns: I64 = self._other_walk()
+        """Per walk, when the same thread next walks for another page; NEVER if it does not."""
         self.stage2 = events.of(Kind.KVM_PAGE_FAULT)
         self._stage2 = Index(events.axis, self.stage2.thread, self.stage2.ts_ns)
 
@@ -65,13 +72,47 @@ class GuestMarkers:
         """(time or UNKNOWN, number in `STARTS`, access) of the last event that took each thread out of its guest."""
         hardware = np.isin(thread, self.with_exits)
         exit_row, walk_row = self._exit.last_until(thread, until_ns), self._walk.last_until(thread, until_ns)
-        ts_ns = np.where(hardware, take(self.exits.ts_ns, exit_row, UNKNOWN), take(self.walks.ts_ns, walk_row, UNKNOWN))
+        walked_ns = take(self.walk_began_ns, walk_row, UNKNOWN)
+        ts_ns = np.where(hardware, take(self.exits.ts_ns, exit_row, UNKNOWN), walked_ns)
         fault_row = self._stage2.last_until(thread, until_ns)
         during = take(self.stage2.ts_ns, fault_row, UNKNOWN) >= ts_ns
         stage2_access = np.where(during, take(access_of(self.stage2.code), fault_row, 0), 0)
         access = np.where(hardware, stage2_access, take(access_of(self.walks.code), walk_row, 0))
         by = np.where(hardware, code(STARTS, "exit"), code(STARTS, "walk"))
         return ts_ns, by, access
+
+    def _walk_began(self, left: Index, left_ns: I64) -> I64:
+        """While memory is being protected or unmapped KVM retries an access: it walks the same address again and again.
+
+        Two equal walks may also be the guest's own page fault and the access after it; three in a row are retries.
+        """
+        walks = self.walks
+        order = np.lexsort((walks.ts_ns, walks.thread))
+        thread, ts_ns = walks.thread[order], walks.ts_ns[order]
+        addr, error = walks.addr[order], walks.code[order]
+        mapped_ns = take(self.sptes.ts_ns, self._spte.first_from(thread, ts_ns), NEVER)
+        exit_ns = take(left_ns, left.first_from(thread, ts_ns), NEVER)
+        again = np.zeros(len(order), bool)
+        again[1:] = (thread[1:] == thread[:-1]) & (addr[1:] == addr[:-1]) & (error[1:] == error[:-1])
+        again[1:] &= (mapped_ns[:-1] >= ts_ns[1:]) & (exit_ns[:-1] >= ts_ns[1:])
+        first = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))
+        retried = np.arange(len(order)) - first >= _RETRIES
+        began = np.empty(len(order), np.int64)
+        began[order] = np.where(retried, ts_ns[first], ts_ns)
+        return began
+
+    def _other_walk(self) -> I64:
+        order = np.lexsort((self.walks.ts_ns, self.walks.thread))
+        thread, page = self.walks.thread[order], self.walks.addr[order] >> np.uint64(12)
+        last = np.ones(len(order), bool)
+        last[:-1] = (thread[1:] != thread[:-1]) | (page[1:] != page[:-1])
+        following = np.flatnonzero(last) + 1
+        inside = np.minimum(following, max(len(order) - 1, 0))
+        same_thread = (following < len(order)) & (thread[inside] == thread[following - 1])
+        ts_ns = np.where(same_thread, self.walks.ts_ns[order][inside], NEVER)
+        other = np.empty(len(order), np.int64)
+        other[order] = ts_ns[np.searchsorted(following, np.arange(len(order)), side="right")]
+        return other
 
     def last_walk(self, thread: I64, until_ns: I64) -> I64:
         """Row of the last walk of each thread at or before each time."""
