@@ -8,6 +8,12 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# CI judges a commit: the same examples each time. Elsewhere hypothesis goes on looking for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 REQUIRE_LIVE = os.environ.get("FAULTREPLAY_REQUIRE_LIVE") == "1"
 

