@@ -245,6 +245,8 @@ def measured_side(case: Case) -> Side:
     outside, inside = _part_at_windows(workload.recorded_start_ns[mine], workload.recorded_stall_ns[mine], spans)
     waiters = case.trace.meta.lab.get("waiters") or []
     held = sum(int(w.get("waited_ns", 0)) for w in waiters) if waiters else int(inside.sum())
+    # A vCPU that was computing when a pause came has no access that waited; the lab knows how long it was parked.
+    held = sum(int(a.get("parked_ns", 0)) for a in case.trace.meta.lab.get("accessors") or []) or held
     return Side(outside, owner[mine], held if spans else 0, measured_run_time_ns(workload))
 
 
