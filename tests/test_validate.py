@@ -13,7 +13,7 @@ from analysis.judge import error_intervals, errors, relative_percent
 from analysis.matrix import find, plan, validate_matrix
 from analysis.plot import Panel, quantile_plot
 from analysis.predict import Setup
-from analysis.validate import as_missing, halves, open_for, pair, summarize
+from analysis.validate import as_missing, halves, measured_side, open_for, pair, summarize
 from faultreplay import render, validate_view
 from faultreplay.cli import _exit_code
 from faulttrace.errors import FaultreplayError, IncompleteData
@@ -227,3 +227,14 @@ def test_a_pause_is_predicted_by_one_that_was_never_paused(tmp_path: Path) -> No
     assert cell.errors.p99 == pytest.approx(0, abs=15)  # the window is in no quantile
     text = render.to_table(validate_view.one(cell), 80)[0]
     assert "held in windows" in text
+
+
+def test_a_pause_is_measured_by_the_time_the_lab_held_each_vcpu(tmp_path: Path) -> None:
+    rows = uffd_faults(seed=2)
+    window = WindowSpan("pause", int(str(rows[300]["start_ns"])), int(str(rows[300]["start_ns"])) + 1_000)
+    case = open_for(open_trace(write_trace(tmp_path / "b.trace", rows, windows=[window])), Setup())
+    case.trace.meta.lab = {
+        "waiters": [{"kind": "pause", "accesses": 0}],
+        "accessors": [{"parked_ns": 700}, {"parked_ns": 900}],
+    }
+    assert measured_side(case).held == 1600
