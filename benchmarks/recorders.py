@@ -164,15 +164,17 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
 
 def _finish(process: subprocess.Popen[bytes]) -> int:
     """End a recorder (ours and perf notice the target's end themselves); its CPU time with that of its children."""
-    time.sleep(0.5)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    last = 0
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        last = max(last, _tree_cpu_ns(process.pid))
+    deadline = time.monotonic() + 1
+    pid, status, usage = 0, 0, None
+    while not pid and time.monotonic() < deadline:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         time.sleep(0.01)
-    return last
+    if not pid:
+        os.kill(process.pid, signal.SIGINT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert usage is not None
+    return round((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
 def show(results: dict[str, list[Result]], rate: int) -> None:
