@@ -34,6 +34,8 @@ _UNKNOWN: Final = -1
 _PAGE_BYTES: Final = 4096
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
+_IDLE_SHARE: Final = 0.02
+"""Idle at a smaller share of the faults, a handler tells nothing of what every fault costs."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,10 @@ def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
     # A reader that hands the fetch on to others (QEMU's post-copy) reads again before the page is placed: it is idle.
     handed_on = follows & (read_ns < before_ns)
     idle = ~follows | handed_on | (start_ns - before_ns >= _IDLE_NS)
+    if idle.sum() < _IDLE_SHARE * len(order):
+        # A handler that is busy all the time is idle only after something held the accessors up: what such faults
+        # show is that disturbance, and it would be charged to every fault.
+        idle = np.zeros(len(order), bool)
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
     ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
     waiting = follows & ~handed_on & (ready < before_ns)

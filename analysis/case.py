@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from faulttrace.store import Trace
 
 DEFAULT_WINDOW_NS: Final = 50_000_000
-RARE_SHARE: Final = 0.02
 RAILS: Final = ("as-recorded", "ideal")
 
 
@@ -73,11 +72,7 @@ class Case:
         """Costs that some of its faults show; those which a recorded window held up show the window, not their path."""
         if not self.fit:
             return CostTable({})
-        costs = fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source).costs
-        # A handler that is idle at hardly any fault was held up at those: that is no cost of every fault.
-        served = costs["fetch"].n if "fetch" in costs else 0
-        rare = {n for n in ("trap", "message") if n in costs and costs[n].n < RARE_SHARE * served}
-        return CostTable({n: c for n, c in costs.items() if n not in rare}, costs.name)
+        return fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source).costs
 
 
 def open_case(

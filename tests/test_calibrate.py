@@ -40,7 +40,7 @@ from analysis.calibrate_windows import split_by_pages, window_samples
 from faultreplay.cli import _exit_code
 from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta
-from faulttrace.schema import Kind
+from faulttrace.schema import FAULTS, Kind
 from faulttrace.stitch import stitch_events
 from faulttrace.store import Trace, TraceWriter, open_trace
 from replay.costs import load_costs
@@ -89,6 +89,30 @@ def test_only_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop()
     assert fitted.costs["trap"].n == 40  # of 80 faults
     assert means(fitted.costs)["trap"] + means(fitted.costs)["message"] == 30
     assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
+
+
+def served_in_turn(count: int, held_up: int) -> pl.DataFrame:
+    """Faults that one handler serves back to back; the first `held_up` came late and were read late."""
+    late = np.arange(count) < held_up
+    placed_ns = np.cumsum(np.where(late, 100_000, 1000))
+    queue_ns = np.where(late, 50_000, 1500)
+    row = {
+        "vm": 1, "accessor": "vcpu", "tid": 2, "vcpu": 0, "granule": 4096, "access": "r", "cause": "missing",
+        "resolution": "copy", "handler_tid": 9, "service_ns": 900, "resolve_ns": 100, "wake_ns": 10, "join": "walk/spte",
+    }  # fmt: skip
+    columns = {name: [value] * count for name, value in row.items()}
+    columns |= {"start_ns": list(placed_ns - 900 - queue_ns), "queue_ns": list(queue_ns)}
+    columns |= {"end_ns": list(placed_ns + 10)}
+    columns |= {"fault_id": list(range(count)), "page": list(range(0, 4096 * count, 4096))}
+    return pl.DataFrame({name: columns.get(name, [None] * count) for name in FAULTS.names})
+
+
+def test_a_handler_that_is_hardly_ever_idle_tells_nothing_of_trap_and_message() -> None:
+    often = costs_from_faults(served_in_turn(1000, 100), Meta(), source="t")
+    assert means(often)["trap"] + means(often)["message"] == 50_000
+    rarely = costs_from_faults(served_in_turn(3000, 40), Meta(), source="t")
+    assert {"trap", "message"} & set(rarely) == set()
+    assert rarely["fetch"].n == 3000
 
 
 def test_placing_a_huge_page_is_told_by_the_native_page() -> None:
