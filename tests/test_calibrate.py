@@ -98,7 +98,8 @@ def served_in_turn(count: int, held_up: int) -> pl.DataFrame:
     queue_ns = np.where(late, 50_000, 1500)
     row = {
         "vm": 1, "accessor": "vcpu", "tid": 2, "vcpu": 0, "granule": 4096, "access": "r", "cause": "missing",
-        "resolution": "copy", "handler_tid": 9, "service_ns": 900, "resolve_ns": 100, "wake_ns": 10, "join": "walk/spte",
+        "resolution": "copy", "handler_tid": 9, "service_ns": 900, "resolve_ns": 100, "wake_ns": 10,
+        "join": "walk/spte",
     }  # fmt: skip
     columns = {name: [value] * count for name, value in row.items()}
     columns |= {"start_ns": list(placed_ns - 900 - queue_ns), "queue_ns": list(queue_ns)}
