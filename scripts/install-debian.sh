@@ -58,7 +58,7 @@ else
     else
         arch=$(dpkg --print-architecture)
         say "no headers are packaged for the running kernel $release: borrowing the distribution's linux-headers-$arch."
-        say "That is safe for faultreplay: its programs read tracepoint arguments, whose layout comes from the running kernel, and no kernel structure."
+        say "That is safe for faultreplay: its programs take every layout from the running kernel (tracefs, BTF), none from the headers."
         installed "linux-headers-$arch" || fetch "linux-headers-$arch"
         tree=
         for candidate in /usr/src/linux-headers-*-"$arch"; do
