@@ -87,7 +87,7 @@ def test_a_guest_agrees_with_its_own_clock(tmp_path: Path, mechanism: str, cause
     for row in accuracy.rows:
         if row.n > 10:
             assert row.bias_ns < 0
-            assert row.residual_p95_ns < 100_000
+            assert row.stretch_p95_ns < 100_000  # of a typical stretch: the host may be busy in some
 
 
 def test_two_vcpus_on_the_same_pages_are_all_accounted_for(tmp_path: Path) -> None:
