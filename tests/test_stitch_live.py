@@ -61,7 +61,7 @@ def test_a_process_agrees_with_its_own_clock(tmp_path: Path, mechanism: str) -> 
     # The first event comes after the fault and the last one before its end.
     assert -10_000 < row.bias_ns < 0
     assert row.start_bias_ns > 0 > row.end_bias_ns
-    assert row.stretch_p95_ns < 10_000  # a typical stretch on a shared machine; docs/accuracy.md has the figures of a quiet one
+    assert row.stretch_p95_ns < 10_000  # docs/accuracy.md has the figures
 
 
 @pytest.mark.parametrize(
