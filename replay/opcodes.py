@@ -33,7 +33,6 @@ ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
 PC_ARRIVE: Final = 0
 PC_START: Final = 1
 PC_NOTHING: Final = 2  # a path that costs nothing: wake at once
-FIRST_FREE_PC: Final = 4
 
 TAIL_NONE: Final = 0
 TAIL_SIMPLE: Final = 1  # delays and releases of single servers
@@ -47,8 +46,6 @@ TIMES_WAITERS: Final = 1
 TIMES_IDLE: Final = 2
 
 # UNLESS: access bits 1 r, 2 w, 4 x; accessor bits 8 vcpu, 16 vmm, 32 kernel
-ACCESS_BIT: Final = {"r": 1, "w": 2, "x": 4}
-ACCESSOR_BIT: Final = {"vcpu": 8, "vmm": 16, "kernel": 32}
 
 # row flags
 TRACKED: Final = 1  # the granule is touched more than once (or may be pushed): look it up

@@ -9,6 +9,7 @@ import pytest
 from collect.btf import VMLINUX, member_offset
 
 
+@pytest.mark.live
 def test_known_and_unknown_members() -> None:
     if not VMLINUX.exists():
         pytest.skip("this kernel has no BTF")

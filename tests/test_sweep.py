@@ -212,6 +212,7 @@ def cluster() -> Iterator[Any]:
         yield made
 
 
+@pytest.mark.live  # the dask extra is in the lock: where live tests must run, this one must
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tmp_path: Path) -> None:
@@ -248,6 +249,7 @@ def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tm
         time.sleep(0.2)
 
 
+@pytest.mark.live
 @pytest.mark.filterwarnings("ignore")
 def test_no_scheduler_no_traceback(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="the dask extra is not installed")

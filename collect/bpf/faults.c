@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Page faults of the targets' threads, and the ends of faults that had to wait. */
 
-#ifdef TP_exceptions__page_fault_user
-int on_exceptions__page_fault_user(struct tp_exceptions__page_fault_user *args)
+static inline int page_fault(u32 probe, u8 kind, u64 address, u64 ip, u64 error_code)
 {
 	struct task *task = current_task();
 	struct event *e;
@@ -11,37 +10,29 @@ int on_exceptions__page_fault_user(struct tp_exceptions__page_fault_user *args)
 		return 0;
 	task->faulting = 1;
 	task->blocked = 0;
-	e = reserve(PROBE_exceptions__page_fault_user, GROUP_FAULTS, task, bpf_get_current_pid_tgid(),
-		    KIND_PAGE_FAULT_USER);
+	e = reserve(probe, GROUP_FAULTS, task, bpf_get_current_pid_tgid(), kind);
 	if (!e)
 		return 0;
-	e->addr = args->address;
-	e->ip = args->ip;
-	e->code = args->error_code;
+	e->addr = address;
+	e->ip = ip;
+	e->code = error_code;
 	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	return 0;
+}
+
+#ifdef TP_exceptions__page_fault_user
+int on_exceptions__page_fault_user(struct tp_exceptions__page_fault_user *args)
+{
+	return page_fault(PROBE_exceptions__page_fault_user, KIND_PAGE_FAULT_USER, args->address, args->ip,
+			  args->error_code);
 }
 #endif
 
 #ifdef TP_exceptions__page_fault_kernel
 int on_exceptions__page_fault_kernel(struct tp_exceptions__page_fault_kernel *args)
 {
-	struct task *task = current_task();
-	struct event *e;
-
-	if (!task)
-		return 0;
-	task->faulting = 1;
-	task->blocked = 0;
-	e = reserve(PROBE_exceptions__page_fault_kernel, GROUP_FAULTS, task, bpf_get_current_pid_tgid(),
-		    KIND_PAGE_FAULT_KERNEL);
-	if (!e)
-		return 0;
-	e->addr = args->address;
-	e->ip = args->ip;
-	e->code = args->error_code;
-	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
-	return 0;
+	return page_fault(PROBE_exceptions__page_fault_kernel, KIND_PAGE_FAULT_KERNEL, args->address, args->ip,
+			  args->error_code);
 }
 #endif
 

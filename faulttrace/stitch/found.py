@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
-from faulttrace.stitch.keys import I64, NEVER, U64, Axis, Bools, Index, take
+from faulttrace.stitch.keys import I64, U64, Axis, Bools, Index, take
 
 if TYPE_CHECKING:
     import polars as pl
@@ -169,8 +169,3 @@ def _nullable(values: npt.NDArray[np.int64]) -> pl.Series:
 
     series = pl.Series(values)
     return series.set(series == UNKNOWN, None)
-
-
-def clip_never(ts_ns: I64) -> I64:
-    """`UNKNOWN` for a time that never came."""
-    return np.where(ts_ns >= NEVER, UNKNOWN, ts_ns)

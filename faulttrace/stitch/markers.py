@@ -7,7 +7,7 @@ import numpy as np
 from faulttrace.schema import Kind
 from faulttrace.stitch.columns import Events, Rows
 from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
-from faulttrace.stitch.keys import I64, NEVER, U64, Bools, Ids, Index, take
+from faulttrace.stitch.keys import I64, NEVER, U64, Ids, Index, take
 from faulttrace.stitch.memory import Memory
 from faulttrace.stitch.placements import Placements
 from faulttrace.stitch.threads import Runs, Sleeps
@@ -202,10 +202,6 @@ class Context:
     def next_page_fault_ns(self, thread: I64, from_ns: I64) -> I64:
         """When each thread next takes a page fault; NEVER if it does not."""
         return take(self.page_faults.rows.ts_ns, self.page_faults.by_thread.first_from(thread, from_ns), NEVER)
-
-    def is_vcpu(self, thread: I64) -> Bools:
-        """Whether each thread was seen to call KVM_RUN."""
-        return np.isin(thread, self.runs.threads)
 
 
 def _owners(events: Events) -> I64:

@@ -57,11 +57,6 @@ class Memory:
             for tgid, start, end, gpa, hva, size in self._slots
         ]
 
-    @property
-    def knows_slots(self) -> bool:
-        """Whether any guest physical address can be turned into a host one."""
-        return bool(self._slots)
-
     def granule(self, tgid: I64, addr: U64) -> I64:
         """Bytes of the page that holds each address."""
         size = np.full(len(addr), PAGE_BYTES, np.int64)
