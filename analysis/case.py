@@ -22,8 +22,9 @@ from analysis.predict import (
 )
 from faulttrace.errors import IncompleteData
 from replay.costs import CostTable
+from replay.faults import workload_from_faults
 from replay.windows import WINDOW_KINDS, Window
-from replay.workload import Workload, workload_from_faults
+from replay.workload import Workload
 
 if TYPE_CHECKING:
     import polars as pl

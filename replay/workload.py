@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from faulttrace.errors import IncompleteData, UsageError
 from replay.language import ACCESSOR_KINDS, CLASSES
-
-if TYPE_CHECKING:
-    import polars
 
 Ints = npt.NDArray[np.int64]
 ACCESS_CODES: Final = {"r": 0, "w": 1, "x": 2}
@@ -156,7 +153,7 @@ def make_workload(
         think_ns=np.concatenate([np.asarray(s["think_ns"], np.int64) for s in streams])
         if streams
         else np.zeros(0, np.int64),
-        page=_compact(np.concatenate(pages)) if pages else np.zeros(0, np.int32),
+        page=compact(np.concatenate(pages)) if pages else np.zeros(0, np.int32),
         access=column("access", "w", ACCESS_CODES, np.uint8),
         cls=column("cls", "missing", class_codes, np.uint8),
         recorded_stall_ns=(column("recorded_stall_ns", -1, {}, np.int64) if known else np.zeros(0, np.int64)),
@@ -170,121 +167,8 @@ def make_workload(
     )
 
 
-def workload_from_faults(
-    faults: polars.DataFrame,
-    *,
-    meta: Any = None,
-    page_bytes: int = 4096,
-    begin_ns: int | None = None,
-    end_ns: int | None = None,
-) -> Workload:
-    """The workload behind stitched faults (columns of `faulttrace.schema.FAULTS`).
-
-    Faults whose end was not seen, or that carry the cause of something else than an access, are left out and counted in
-    `notes`. Think time is from the resume before to the fault; where stitched times overlap by a little it is 0. Faults
-    of a synthetic trace never stalled (unknown, -1) and their accessors end with their last one.
-
-    Args:
-        faults: stitched faults of one virtual machine or process
-        meta: the trace's `Meta` (for the clock's start and end, the recorded windows and the origin), if there is one
-        page_bytes: native page
-        begin_ns: CLOCK_MONOTONIC of the beginning of the recording, if `meta` is not given
-        end_ns: and of its end
-    """
-    import polars as pl
-
-    notes: list[str] = []
-    clock = getattr(meta, "clock", None)
-    begin = begin_ns if begin_ns is not None else _clock(clock, "start_ns")
-    end = end_ns if end_ns is not None else _clock(clock, "end_ns")
-    unknown = faults.filter(pl.col("end_ns").is_null()).height
-    if unknown:
-        notes.append(f"{unknown} faults left out: their end was not seen")
-    frame = faults.filter(pl.col("end_ns").is_not_null() & pl.col("cause").is_in(list(CLASSES)))
-    odd = faults.height - unknown - frame.height
-    if odd:
-        notes.append(f"{odd} faults left out: their cause is not one of {', '.join(CLASSES)}")
-    frame = frame.with_columns(
-        pl.col("accessor")
-        .replace_strict({k: i for i, k in enumerate(ACCESSOR_KINDS)}, default=1, return_dtype=pl.UInt8)
-        .alias("_kind")
-    ).sort("_kind", "vcpu", "vm", "tid", "start_ns", "fault_id")
-    start = frame["start_ns"].to_numpy().astype(np.int64)
-    finish = frame["end_ns"].to_numpy().astype(np.int64)
-    if begin is None:
-        begin = int(start.min()) if start.size else 0
-    if end is None or (finish.size and end < finish.max()):
-        end = int(finish.max()) if finish.size else begin
-    keys = np.stack([frame[c].to_numpy().astype(np.int64) for c in ("_kind", "vcpu", "vm", "tid")], axis=1)
-    new = np.ones(len(start), bool)
-    new[1:] = (keys[1:] != keys[:-1]).any(axis=1)
-    first_rows = np.flatnonzero(new)
-    starts = np.append(first_rows, len(start)).astype(np.int64)
-    resume = np.empty_like(start)
-    resume[1:] = finish[:-1]
-    resume[first_rows] = begin
-    think = start - resume
-    overlaps = int((think < 0).sum())
-    if overlaps:
-        notes.append(f"{overlaps} faults begin before the same thread's fault before was over; their think time is 0")
-    stall = frame["stall_ns"].fill_null(-1).to_numpy().astype(np.int64)
-    synthetic = getattr(meta, "origin", "") == "synthetic"
-    if not synthetic:
-        stall = np.where(stall < 0, finish - start, stall)
-    kinds = keys[first_rows, 0].astype(np.uint8)
-    names = tuple(_accessor_name(*map(int, keys[row])) for row in first_rows)
-    page = (frame["page"].to_numpy().astype(np.uint64) // np.uint64(page_bytes)).astype(np.int64)
-    cls = frame["cause"].replace_strict({name: i for i, name in enumerate(CLASSES)}, return_dtype=pl.UInt8).to_numpy()
-    cls = _classes_in_windows(cls.astype(np.uint8), start, getattr(meta, "windows", None) or (), notes)
-    last = starts[1:] - 1
-    return Workload(
-        accessor_start=starts,
-        think_ns=np.maximum(think, 0),
-        page=_compact(page),
-        access=frame["access"]
-        .replace_strict(ACCESS_CODES, default=0, return_dtype=pl.UInt8)
-        .to_numpy()
-        .astype(np.uint8),
-        cls=cls,
-        recorded_stall_ns=stall,
-        recorded_start_ns=start - begin,
-        accessor_kind=kinds,
-        accessor_name=names,
-        tail_ns=np.zeros(kinds.size, np.int64) if synthetic else np.maximum(end - finish[last], 0),
-        page_bytes=page_bytes,
-        clock_start_ns=begin,
-        origin=str(getattr(meta, "origin", "recorded")),
-        notes=tuple(notes),
-    )
-
-
-def _clock(clock: Any, key: str) -> int | None:
-    value: Any = clock.get(key) if isinstance(clock, dict) else getattr(clock, key, None)
-    return int(value) if value else None
-
-
-def _accessor_name(kind: int, vcpu: int, _vm: int, tid: int) -> str:
-    return f"vcpu{vcpu}" if kind == 0 and vcpu >= 0 else f"{ACCESSOR_KINDS[kind]}:{tid}"
-
-
-def _classes_in_windows(
-    cls: npt.NDArray[np.uint8], start: Ints, windows: Any, notes: list[str]
-) -> npt.NDArray[np.uint8]:
-    """A write-protect fault inside a recorded freeze is the window's doing, not a page's."""
-    protect, window = CLASSES.index("write-protect"), CLASSES.index("window")
-    changed = 0
-    for item in windows:
-        begin, end = _clock(item, "start_ns") or 0, _clock(item, "end_ns") or 0
-        inside = (cls == protect) & (start >= begin) & (start < end)
-        cls = np.where(inside, np.uint8(window), cls)
-        changed += int(inside.sum())
-    if changed:
-        notes.append(f"{changed} write-protect faults lie in a recorded window: replayed as its effect")
-    return cls
-
-
-def _compact(page: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """int32 where the range allows it: half the memory of a large replay."""
+def compact(page: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Pages as int32 where the range allows it: half the memory of a large replay."""
     if page.size and (page.min() < 0 or page.max() >= 1 << 31):
         return np.ascontiguousarray(page, dtype=np.int64)
     return np.ascontiguousarray(page, dtype=np.int32)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from faulttrace.errors import IncompleteData, UsageError
+from faulttrace.meta import Meta
+from faulttrace.store import open_trace
 from replay.costs import load_costs
 from replay.engine import simulate
-from replay.language import CLASSES, VERBS
+from replay.faults import workload_from_faults
+from replay.language import ACCESSOR_KINDS, CLASSES, VERBS
 from replay.mechanism import load_mechanism
 from replay.names import COST_NAMES
 from replay.pages import pages_of
-from replay.workload import make_workload, workload_from_faults
+from replay.workload import make_workload
 
 BEGIN = 1_000_000
-DOC = Path(__file__).parent.parent / "docs" / "mechanism-language.md"
+ROOT = Path(__file__).parent.parent
+DOC = ROOT / "docs" / "mechanism-language.md"
+SAMPLES = ROOT / "sample-traces"
 
 
 def faults(*rows: tuple[str, int, int, int | None, int], cause: str = "missing") -> pl.DataFrame:
@@ -81,7 +88,7 @@ def test_stitched_times_that_overlap_have_no_think_time() -> None:
 
 
 def test_write_protect_faults_in_a_recorded_window_are_its_effect() -> None:
-    class Meta:
+    class Recording:
         clock = None
         origin = "lab"
         windows = ({"kind": "uffd-wp", "start_ns": BEGIN + 50, "end_ns": BEGIN + 150},)
@@ -89,8 +96,68 @@ def test_write_protect_faults_in_a_recorded_window_are_its_effect() -> None:
     frame = faults(
         ("vcpu", 100, 10, 20, 1), ("vcpu", 100, 60, 160, 2), ("vcpu", 100, 200, 210, 3), cause="write-protect"
     )
-    work = workload_from_faults(frame, meta=Meta(), begin_ns=BEGIN)
+    work = workload_from_faults(frame, meta=Recording(), begin_ns=BEGIN)
     assert [CLASSES[c] for c in work.cls] == ["write-protect", "window", "write-protect"]
+
+
+def one_by_one(frame: pl.DataFrame, meta: Meta) -> dict[str, list[object]]:
+    """The same workload, fault by fault and in plain words."""
+    streams: dict[tuple[int, int, int, int], list[dict[str, Any]]] = {}
+    for row in frame.iter_rows(named=True):
+        if row["end_ns"] is not None and row["cause"] in CLASSES:
+            key = (ACCESSOR_KINDS.index(row["accessor"]), row["vcpu"], row["vm"], row["tid"])
+            streams.setdefault(key, []).append(row)
+    begin, end = meta.clock.start_ns, max(meta.clock.end_ns, *(r["end_ns"] for s in streams.values() for r in s))
+    out: dict[str, list[object]] = {}
+    for key in sorted(streams):
+        resume = begin
+        for row in sorted(streams[key], key=lambda r: (r["start_ns"], r["fault_id"])):
+            inside = any(w.start_ns <= row["start_ns"] < w.end_ns for w in meta.windows)
+            cause = "window" if inside and row["cause"] == "write-protect" else row["cause"]
+            values = {
+                "think_ns": max(row["start_ns"] - resume, 0), "page": row["page"] // 4096,
+                "access": "rwx".index(row["access"]), "cls": CLASSES.index(cause),
+                "recorded_stall_ns": row["stall_ns"], "recorded_start_ns": row["start_ns"] - begin,
+            }  # fmt: skip
+            for name, value in values.items():
+                out.setdefault(name, []).append(value)
+            resume = row["end_ns"]
+        out.setdefault("sizes", []).append(len(streams[key]))
+        out.setdefault("accessor_kind", []).append(key[0])
+        out.setdefault("tail_ns", []).append(max(end - resume, 0))
+    return out
+
+
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.trace")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_whole_columns_say_what_each_fault_says(path: Path, shuffled: bool) -> None:
+    trace = open_trace(path)
+    frame = trace.faults()
+    work = workload_from_faults(frame.sample(fraction=1, shuffle=True, seed=1) if shuffled else frame, meta=trace.meta)
+    expected = one_by_one(frame, trace.meta)
+    assert np.diff(work.accessor_start).tolist() == expected.pop("sizes")
+    for name, values in expected.items():
+        assert getattr(work, name).tolist() == values, name
+
+
+def test_a_large_trace_takes_little_more_memory_than_its_workload() -> None:
+    count = 200_000
+    start = np.arange(count) * 1_000 + BEGIN
+    columns = {
+        "fault_id": np.arange(count), "vm": np.full(count, 7),
+        "tid": np.arange(count) % 16, "vcpu": np.arange(count) % 16,
+        "start_ns": start, "end_ns": start + 500, "stall_ns": np.full(count, 500),
+        "page": np.arange(count, dtype=np.uint64) * 4096,
+    }  # fmt: skip
+    words = {"accessor": "vcpu", "access": "w", "cause": "missing"}
+    frame = pl.DataFrame(columns).with_columns(pl.lit(word).alias(name) for name, word in words.items())
+    workload_from_faults(frame.head(10))
+    tracemalloc.start()
+    work = workload_from_faults(frame)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert work.faults == count
+    assert peak_bytes < 72 * count  # 30 of them are the workload
 
 
 def test_a_split_keeps_time_and_faults() -> None:

@@ -13,9 +13,10 @@ from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.store import open_trace
 from replay.costs import load_costs
 from replay.engine import simulate
+from replay.faults import workload_from_faults
 from replay.mechanism import load_mechanism
 from replay.synth import SynthSpec, Think, synthesize, write_synthetic
-from replay.workload import Workload, workload_from_faults
+from replay.workload import Workload
 
 
 def reread(path: Path) -> Workload:
