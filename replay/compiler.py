@@ -232,7 +232,8 @@ class Compiler:
         if not tail:
             return o.TAIL_NONE
         if all(op[0] in (o.DELAY, o.RELEASE_ONE) for op in tail):
-            self.tails = max(self.tails, 1)
+            if self.ops[first - 1][0] != o.WAKE_QUEUE:  # else the waking slot itself goes on with it
+                self.tails = max(self.tails, 1)
             return o.TAIL_SIMPLE
         held = [op[1] for op in tail if op[0] in (o.RELEASE, o.RELEASE_ONE)]
         if any(op[0] == o.ACQUIRE for op in tail) or not held:

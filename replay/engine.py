@@ -264,7 +264,7 @@ class _Run:
                     f"{self.mechanism.name}: simulated time passes {int(self.last) / 1e9:.0f} s, more than {slots} "
                     "slots can count: replay a part of the trace, or give until"
                 )
-            tails *= 4
+            tails = max(4 * tails, 4)
 
     def _count_moved(self) -> None:
         """Bytes over links without a limit: the kernel does not see them, so they are counted by class."""
