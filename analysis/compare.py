@@ -44,6 +44,7 @@ class Row:
     metrics: Metrics
     costs: Mapping[str, str]
     """cost -> ``this trace``, ``your file`` or the shipped table's provenance (published, assumed, ...)"""
+    cost_means_ns: Mapping[str, float]
     total_interval: Interval | None
     borrowed_effect_percent: float | None
     """by how much total stall changes when every borrowed cost is doubled; None: not looked at"""
@@ -124,7 +125,7 @@ def compare(
     measured = measured_metrics(case.workload)
     fitted = case.fitted()
     rows = []
-    for name in list(mechanisms) or _default_names(case.used):
+    for name in list(mechanisms) or _default_names(case):
         step(f"replaying {name}")
         rows.append(_row(name, case, fitted, weigh_borrowed))
     judged = None
@@ -148,10 +149,11 @@ def compare(
     )
 
 
-def _default_names(used: Used | None) -> list[str]:
+def _default_names(case: Case) -> list[str]:
     from replay.mechanism import list_mechanisms
 
-    names = list(DEFAULT_MECHANISMS)
+    used = case.used
+    names = [n for n in DEFAULT_MECHANISMS if case.workload.measured or n != "as-recorded"]
     if used and used.name not in names and used.name in list_mechanisms():
         names.insert(1, used.name)
     return names
@@ -178,6 +180,7 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
         params=dict(mechanism.values),
         metrics=mean_metrics([metrics_of(result, workload) for result in results]),
         costs=sources,
+        cost_means_ns={cost: costs[cost].distribution.mean for cost in sources},
         total_interval=interval,
         borrowed_effect_percent=_effect_of_borrowed(case, mechanism, costs, sources, first) if weigh_borrowed else None,
         warnings=first.warnings,
@@ -227,13 +230,16 @@ def _judge(case: Case, used: Used, row: Row, measured: Metrics, measure_held_out
 
 
 def as_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """Flat records: one for the measurement, one a mechanism, integers in ns."""
+    """Flat records: one for the measurement if there is one, one a mechanism, integers in ns."""
     measured = {"mechanism": comparison.judged.used.name if comparison.judged else "", "row": "measured"}
-    records: list[dict[str, Any]] = [measured | comparison.measured.as_record()]
+    records: list[dict[str, Any]] = []
+    if comparison.workload.measured:
+        records.append(measured | comparison.measured.as_record())
     for row in comparison.rows:
         record: dict[str, Any] = {"mechanism": row.mechanism, "row": "predicted"} | row.metrics.as_record()
         record["params"] = dict(row.params)
         record["costs"] = dict(row.costs)
+        record["cost_means_ns"] = dict(row.cost_means_ns)
         record["borrowed_costs"] = sorted(row.borrowed)
         record["borrowed_costs_doubled_change_total_percent"] = row.borrowed_effect_percent
         if row.total_interval:

@@ -70,10 +70,15 @@ def cost_notes(rows: Sequence[Predicted]) -> list[str]:
 def _trace_notes(case: Case) -> list[str]:
     losses, events = case.trace.meta.losses, case.trace.event_rows
     by_probe = ", ".join(f"{probe} {n}" for probe, n in sorted(losses.by_probe.items()))
-    notes = [f"losses: {losses.total} of {losses.total + events} events ({by_probe})" if losses.total
-             else f"losses: none of {events} events"]  # fmt: skip
+    notes = []
+    if losses.total:
+        notes.append(f"losses: {losses.total} of {losses.total + events} events ({by_probe})")
+    elif events:
+        notes.append(f"losses: none of {events} events")
     notes += [*case.workload.notes, *case.trace.notes]
-    if case.used is None:
+    if not case.workload.measured:
+        notes.append("synthetic trace: nothing was measured, so nothing stands beside the predictions")
+    elif case.used is None:
         notes.append("recorded mechanism: unknown (neither the trace nor its faults say): nothing to judge against")
     elif case.used.inferred:
         notes.append(f"recorded mechanism: {case.used.name}, inferred from the faults; the trace does not name it")

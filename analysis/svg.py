@@ -13,8 +13,12 @@ import numpy as np
 from analysis.metrics import Ints, quantile
 from faulttrace.units import format_ns
 
-# Okabe and Ito's colours: told apart by colour-blind readers too.
-COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
+# Okabe and Ito's colours: told apart by colour-blind readers too. Their black is the page's own ink, for what was
+# measured. After the last one they begin again, dotted.
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
+_DASHED, _DOTTED = ' stroke-dasharray="6 3"', ' stroke-dasharray="1.5 2.5"'
+_LONGEST_LABEL = 48
+_NARROW_LABEL = 30  # three of these fit beside each other
 _POINTS: Final = 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 
@@ -44,8 +48,9 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
     def y(share: float) -> float:
         return _TOP + tall * (1 - share)
 
+    across = 3 if max(len(c.label) for c in shown) <= _NARROW_LABEL else 2
     parts = [
-        f'<svg viewBox="0 0 {width} {height + 18 * math.ceil(len(shown) / 3)}" role="img" '
+        f'<svg viewBox="0 0 {width} {height + 18 * math.ceil(len(shown) / across)}" role="img" '
         'aria-label="Cumulative distribution of stalls" xmlns="http://www.w3.org/2000/svg" font-size="11">'
     ]
     for share in (0, 0.25, 0.5, 0.75, 0.9, 1):
@@ -55,11 +60,16 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
         at = x(value)
         parts.append(_line(at, _TOP, at, _TOP + tall, "0.15"))
         parts.append(_text(at, _TOP + tall + 16, format_ns(value).replace(".00", "").replace(".0 ", " "), "middle"))
-    parts.append(_text(_LEFT + wide / 2, _TOP + tall + 33, "stall", "middle"))
+    zeros = " (0 at the left edge)" if any((c.stalls_ns == 0).any() for c in shown) else ""
+    parts.append(_text(_LEFT + wide / 2, _TOP + tall + 33, f"stall{zeros}", "middle"))
     drawn: list[str] = []
+    predicted = 0
     for number, curve in enumerate(shown):
-        colour = COLOURS[number % len(COLOURS)]
-        dash = ' stroke-dasharray="6 3"' if curve.dashed else ""
+        if curve.dashed:
+            colour, dash = "currentColor", _DASHED
+        else:
+            colour, dash = COLOURS[predicted % len(COLOURS)], _DOTTED if predicted >= len(COLOURS) else ""
+            predicted += 1
         ranked = np.sort(curve.stalls_ns)
         shares = np.linspace(0, 1, _POINTS)
         points = " ".join(f"{x(quantile(ranked, q)):.1f},{y(q):.1f}" for q in shares)
@@ -68,10 +78,11 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}>'
             f"<title>{label}</title></polyline>"
         )
-        column, row = number % 3, number // 3
-        left, base = _LEFT + column * wide / 3, height + 10 + 18 * row
+        column, row = number % across, number // across
+        left, base = _LEFT + column * wide / across, height + 10 + 18 * row
         parts.append(f'<path d="M{left} {base - 4}h24" stroke="{colour}" stroke-width="2"{dash}/>')
-        parts.append(_text(left + 30, base, label, "start"))
+        short = curve.label if len(curve.label) <= _LONGEST_LABEL else f"{curve.label[: _LONGEST_LABEL - 1]}…"
+        parts.append(_text(left + 30, base, html.escape(short), "start"))
     # The first curve lies on top: what was measured must not vanish under a prediction that meets it.
     return "".join([*parts, *reversed(drawn), "</svg>"])
 

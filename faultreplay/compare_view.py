@@ -56,9 +56,8 @@ def report(comparison: Comparison) -> Report:
         if judged and row.mechanism == judged.used.name:
             rows += _judged_rows(comparison, judged)
         rules.add(len(rows) - 1)
-    if judged is None:
+    if judged is None and comparison.workload.measured:
         rows.insert(0, _cells(comparison.measured) | {"mechanism": "measured"})
-        rules = {r + 1 for r in rules} | {0}
     columns = [c for c in COLUMNS if c.key not in _OPTIONAL or any(r.get(c.key) for r in rows)]
     return Report(
         records=as_records(comparison),
@@ -66,7 +65,7 @@ def report(comparison: Comparison) -> Report:
         title=_title(comparison),
         notes=[*_held_out_words(judged), *_interval_words(comparison.rows), *comparison.notes],
         rows=rows,
-        rules=frozenset(rules) if judged else frozenset({0}),
+        rules=frozenset(rules if judged else {0} if comparison.workload.measured else ()),
         extra={
             "trace": comparison.trace,
             "origin": comparison.origin,

@@ -60,6 +60,11 @@ class Workload:
         """Number of accessors."""
         return int(self.accessor_kind.size)
 
+    @property
+    def measured(self) -> bool:
+        """Whether any stall was recorded: a synthetic trace has none."""
+        return bool((self.recorded_stall_ns >= 0).any())
+
     def accessor_of_row(self) -> npt.NDArray[np.int32]:
         """int32[F]: which accessor a row belongs to."""
         return np.repeat(np.arange(self.accessors, dtype=np.int32), np.diff(self.accessor_start))

@@ -22,6 +22,7 @@ from faultreplay.cli import _exit_code, main
 from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.meta import WindowSpan
 from faulttrace.store import open_trace
+from replay.synth import SynthSpec, Think, write_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,16 @@ def test_an_unknown_mechanism_leaves_nothing_to_judge(tmp_path: Path) -> None:
     assert got.judged is None
     text = render.to_table(compare_view.report(got), 200)[0]
     assert "measured" in text
+
+
+def test_a_synthetic_trace_has_no_measured_row(tmp_path: Path) -> None:
+    write_synthetic(SynthSpec("demand-paging", 2, 60, Think(20_000)), tmp_path / "s.trace")
+    got = compare(open_case(open_trace(tmp_path / "s.trace"), Setup()))
+    assert "as-recorded" not in [row.mechanism for row in got.rows]
+    assert {r["row"] for r in as_records(got)} == {"predicted"}
+    text = render.to_table(compare_view.report(got), 200)[0]
+    assert "nothing was measured" in text
+    assert not [line for line in text.splitlines() if line.strip().startswith("measured")]
 
 
 def test_windows_default_recorded_asked(tmp_path: Path, trace: Path) -> None:

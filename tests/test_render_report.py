@@ -59,6 +59,43 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path, capsys: pytest.Capt
     assert _exit_code(arguments) == 2
 
 
+def test_costs_stand_once_with_their_value(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "a.trace", uffd_faults(each=60, fetch_ns=200_000))
+    out = tmp_path / "x.html"
+    assert _exit_code(["report", str(trace), "-m", "uffd-missing,kvm-exit", "-o", str(out)]) == 0
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in out.read_text().splitlines() if "<td" in line]
+    (fetch,) = [row for row in rows if row[0] == "fetch"]
+    assert 190 < float(fetch[1].removesuffix(" us")) < 215
+    assert fetch[2:] == ["this trace", "uffd-missing, kvm-exit"]
+
+
+def test_a_synthetic_page_does_not_claim_a_measurement(tmp_path: Path) -> None:
+    trace, out = tmp_path / "s.trace", tmp_path / "s.html"
+    assert _exit_code(["synth", "demand-paging", "--vcpus", "2", "--pages", "50", "-o", str(trace)]) == 0
+    assert _exit_code(["report", str(trace), "-m", "uffd-missing", "-o", str(out)]) == 0
+    text = out.read_text()
+    assert "a synthetic trace: faultreplay synth demand-paging --vcpus 2" in text
+    assert "nothing was measured" in text
+    assert ">measured<" not in text
+
+
+def test_cdf_sets_apart_what_was_measured_and_more_curves_than_colours() -> None:
+    stalls = np.arange(1, 100)
+    root = ET.fromstring(cdf([Curve("m", stalls, dashed=True), *(Curve(f"p{n}", stalls + n) for n in range(9))]))
+    lines = {e[0].text: e.attrib for e in root.iter() if e.tag.endswith("polyline")}
+    styles = {name: (a["stroke"], a.get("stroke-dasharray")) for name, a in lines.items()}
+    assert styles["m"][0] == "currentColor"
+    assert len(set(styles.values())) == 10
+
+
+def test_a_long_label_is_cut_in_the_legend_alone() -> None:
+    name = "x" * 80
+    root = ET.fromstring(cdf([Curve(name, np.arange(1, 9))]))
+    texts = [e.text or "" for e in root.iter() if e.tag.endswith("text")]
+    assert max(map(len, texts)) < 60
+    assert name in [e.text for e in root.iter() if e.tag.endswith("title")]
+
+
 def test_cdf_is_well_formed_and_monotone() -> None:
     rng = np.random.default_rng(1)
     drawn = cdf([Curve("a & b", rng.integers(1, 10**7, 500)), Curve("zero", np.zeros(5, dtype=np.int64))])
