@@ -229,17 +229,19 @@ def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False) -> O
     userfaults = _Columns(joined.filter(_is_userfault(joined)))
     exits = _Columns(joined.filter((joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()))
     by_kernel = joined.filter(joined["resolution"] == "kernel")
-    stage2 = by_kernel.filter(by_kernel["cause"] == "stage2")["stall_ns"].to_numpy()
-    host = by_kernel.filter(by_kernel["cause"].is_in(["minor-host", "major-host"]))["stall_ns"].to_numpy()
     # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
     lazy = mechanism in KERNEL_FILLS
+    stage2 = by_kernel.filter(by_kernel["cause"] == "stage2")["stall_ns"].to_numpy()
+    of_host = by_kernel.filter(by_kernel["cause"].is_in(["minor-host", "major-host", *(["stage2"] if lazy else [])]))
+    writes = of_host["access"] == "w"
     samples: dict[str, Samples] = _userfault_samples(userfaults)
     samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
     samples["resolve"] = exits.resolve_ns
     samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
     samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
     samples["stage2_fault"] = stage2[:0] if lazy else stage2
-    samples["host_fault"] = np.concatenate([host, stage2]) if lazy else host
+    samples["host_fault"] = of_host.filter(writes)["stall_ns"].to_numpy()
+    samples["host_fault_read"] = of_host.filter(~writes)["stall_ns"].to_numpy()
     huge = userfaults.pages > 1
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
     mmio = _Columns(joined.filter((joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()))

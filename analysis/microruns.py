@@ -32,6 +32,7 @@ def micro_specs() -> dict[str, LabSpec]:
         "kvm-exit": LabSpec("kvm-exit", vcpus=1, pages=500, fetch="100us"),
         "mmio-exit": LabSpec("mmio-exit", vcpus=1, pages=300, fetch="100us"),
         "host-lazy": LabSpec("host-lazy", vcpus=1, pages=1000),
+        "host-lazy-write": LabSpec("host-lazy", vcpus=1, pages=1000, access="w"),
     }
     for pages in (500, 4000):
         for kind in ("freeze", "memslot-destroy", "pause"):

@@ -94,7 +94,7 @@ def predict(block: str, row: str, fit: Fit, vcpus: int) -> float:
             return rate(str(MODELS / "host-shared.toml"), {"share": shared}, costs, vcpus)
         params = {"mm_servers": 1, "mm_serial": shared}
         if row == "no-userfault":
-            return rate("host-lazy", params, {"host_fault": fit.host_fault}, vcpus)
+            return rate("host-lazy", params, {"host_fault": fit.host_fault, "host_fault_read": fit.host_fault}, vcpus)
         costs = {"exit_userspace": exits, "mark_present": place, "reenter": fit.host_fault}
         return rate("kvm-userfault", params, costs, vcpus)
     # How many readers "several" are is not stated: one for each vCPU in all, whether on one userfaultfd or on many.

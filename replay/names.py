@@ -101,8 +101,14 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the accessor has done its access",
         "vCPU",
     ),
+    "host_fault_read": CostName(
+        "the kernel alone resolves a read: of memory that nobody wrote, the zero page is mapped in stage 2",
+        "access faults",
+        "the accessor has done its access",
+        "accessor",
+    ),
     "host_fault": CostName(
-        "the kernel alone resolves: the page is allocated or found in the host and mapped in stage 2",
+        "the kernel alone resolves a write: the page is allocated or found in the host and mapped in stage 2",
         "access faults",
         "the accessor has done its access",
         "accessor",

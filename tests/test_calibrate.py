@@ -208,12 +208,15 @@ def test_an_mmio_exit_is_the_way_out_and_back_or_all_of_it() -> None:
     assert observe(faults, lab, exits_alone=True).samples["mmio_exit"].tolist() == [20] * 40
 
 
-@pytest.mark.parametrize(("mechanism", "cost"), [("host-lazy", "host_fault"), ("freeze", "stage2_fault")])
-def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, cost: str) -> None:
+@pytest.mark.parametrize(
+    ("mechanism", "pferr", "cost"),
+    [("host-lazy", 2, "host_fault"), ("host-lazy", 0, "host_fault_read"), ("freeze", 2, "stage2_fault")],
+)
+def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, pferr: int, cost: str) -> None:
     events = [run_enter(500)]
     for n in range(40):
         events += [
-            at(1000 + 100 * n, Kind.KVM_MMU_WALK, FAULTER),
+            at(1000 + 100 * n, Kind.KVM_MMU_WALK, FAULTER, code=pferr),
             at(1012 + 100 * n, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA + 4096 * n, size=1),
         ]
     meta = Meta(mechanism=MechanismUsed(mechanism))
