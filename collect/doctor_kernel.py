@@ -98,9 +98,9 @@ def kernel_options(here: Surroundings) -> Iterator[Check]:
         yield Check(
             "kernel options",
             "note",
-            "neither /proc/config.gz nor /boot/config-RELEASE can be read",
+            "found in none of: /proc/config.gz, /boot/config-RELEASE, the kernel's headers",
             "knowing beforehand what the kernel lacks",
-            "modprobe configs (the probes are tried in any case)",
+            "install the headers of this very kernel, or: modprobe configs (the probes are tried in any case)",
         )
         return
     options = dict(line.split("=", 1) for line in text.splitlines() if line.startswith("CONFIG_") and "=" in line)
@@ -125,6 +125,9 @@ def _config(here: Surroundings) -> tuple[str, str]:
     for path in (f"boot/config-{here.release}", f"lib/modules/{here.release}/config"):
         if text := here.read(path):
             return text, f"/{path}"
+    build = f"lib/modules/{here.release}/build"  # its headers hold it too, where they are its own and not borrowed
+    if f'"{here.release}"' in here.read(f"{build}/include/generated/utsrelease.h"):
+        return here.read(f"{build}/.config"), f"/{build}/.config"
     return "", ""
 
 
@@ -235,8 +238,10 @@ def function_probes(here: Surroundings) -> Iterator[Check]:
                 if code == 0
                 else Check(name, "missing", _reason(words), enables, mend)
             )
+        elif name == "kprobes" and not tracing:
+            yield Check(name, "note", "not known: tracefs cannot be read", enables, "see tracefs")
         elif name == "kprobes":
-            there = bool(tracing) and here.exists(f"{tracing}/kprobe_events")
+            there = here.exists(f"{tracing}/kprobe_events")
             yield (
                 Check(name, "ok", f"/{tracing}/kprobe_events", enables)
                 if there

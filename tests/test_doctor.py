@@ -210,6 +210,16 @@ def test_config_beside_the_kernel_image(machine: Surroundings) -> None:
     assert exit_code(checks) == 0
 
 
+def test_config_among_the_kernels_own_headers(machine: Surroundings) -> None:
+    """Debian's kernels have no /proc/config.gz, and a container or a booted test kernel has no /boot of its own."""
+    remove("proc/config.gz")(machine)
+    put(machine.root, f"lib/modules/{RELEASE}/build/.config", "CONFIG_BPF_SYSCALL=y\nCONFIG_KVM=m\n")
+    found = f"2 of 9 set (/lib/modules/{RELEASE}/build/.config)"
+    assert find(examine(machine), "kernel options").found == found
+    write(f"lib/modules/{RELEASE}/build/include/generated/utsrelease.h", '#define UTS_RELEASE "6.1.0"')(machine)
+    assert find(examine(machine), "kernel options").state == "note"  # borrowed: another kernel's options
+
+
 def test_tracefs_that_may_not_be_read(machine: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     remove(f"{TRACING}/events/header_page")(machine)
 
@@ -219,6 +229,7 @@ def test_tracefs_that_may_not_be_read(machine: Surroundings, monkeypatch: pytest
     monkeypatch.setattr(Path, "iterdir", refused)  # root, who runs the tests, is refused nothing
     checks = examine(machine)
     assert find(checks, "tracefs").state == "denied"
+    assert find(checks, "kprobes").state == "note"  # no statement about a kernel that may not be looked at
     assert exit_code(checks) == 77
 
 
