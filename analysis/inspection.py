@@ -12,6 +12,7 @@ from analysis.metrics import Ints, quantile
 from faulttrace.meta import Meta, WindowSpan
 from faulttrace.schema import CAUSES, Kind
 from faulttrace.stitch import StitchReport, stitch_trace
+from faulttrace.stitch.zaps import ZapGroup, zap_groups
 
 if TYPE_CHECKING:
     import polars as pl
@@ -86,6 +87,8 @@ class Inspection:
     report: StitchReport
     windows: Sequence[WindowSpan]
     """What the ioctls show; `meta.windows` holds what the recorder was told."""
+    zaps: Sequence[ZapGroup]
+    """Guest memory taken away by mmu notifiers, by cause."""
 
     @property
     def duration_ns(self) -> int:
@@ -115,6 +118,7 @@ def inspect_trace(trace: Trace) -> Inspection:
         histogram=histogram(stall),
         report=stitched.report,
         windows=stitched.windows,
+        zaps=zap_groups(trace),
     )
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from collect.backend import Key, Lost, find_probes
 from collect.bcc_loader import check_headers, load_bcc
 from collect.btf import member_offset
 from collect.probes import PROBES, select
-from collect.program import GROUP_BITS, MAX_TASKS, RAW_WITH_BTF, Available, function_name, generate
+from collect.program import GROUP_BITS, MAX_RANGES, MAX_TASKS, RAW_WITH_BTF, Available, function_name, generate
+from collect.ranges import VmRanges
 from collect.ring import Records, RingReader
 from collect.targets import NAMED_ONLY, Filter
 from faulttrace.errors import MissingFeature
@@ -28,6 +30,7 @@ from faulttrace.meta import Probe
 _PAGE = 4096
 _PAUSED = 1 << 31  # GROUP_PAUSED of collect/bpf/common.h
 _CFLAGS = ["-w", "-Wno-macro-redefined"]
+_IN_READ = 1  # enum of collect/bpf/common.h
 _COUNTS_WORDS = 66  # struct counts: lost[64], unfollowed, kept
 
 
@@ -69,11 +72,13 @@ class BccBackend:
             self._attach(bcc, item)
         self._maps = {
             name: self._bpf.get_table(name.encode()).get_fd()
-            for name in ("tasks", "targets", "uffds", "vcpus", "counts", "shed", "events")
+            for name in ("tasks", "targets", "uffds", "vcpus", "counts", "shed", "ranges", "events")
         }
         if wanted.cgroup:
             self._bpf.get_table(b"cgroup")[ctypes.c_int(0)] = str(wanted.cgroup)
         self.ring = RingReader.of_map(self._maps["events"], ring_bytes)
+        self._ranges = VmRanges()
+        self._told = 0  # ranges that the kernel side was told of
         cpus = _possible_cpus()
         self._counts = np.zeros((cpus, _COUNTS_WORDS), np.uint64)
         self._reported = np.zeros_like(self._counts)
@@ -113,7 +118,21 @@ class BccBackend:
         for fd, vcpu in found.vcpus.items():
             self._update("vcpus", ctypes.c_uint64(tgid << 32 | fd), ctypes.c_uint32(vcpu))
         for tid in proc.thread_ids(tgid):
-            self._update("tasks", ctypes.c_uint32(tid), _Task.fresh(tgid), only_new=True)
+            task = _Task.fresh(tgid)
+            waiting = proc.waiting_read(tgid, tid) if found.uffds else None
+            if waiting is not None and waiting[0] in found.uffds:  # its entry into this read was before our time
+                task.call, task.fd, task.arg[0], task.enter_ns = _IN_READ, *waiting, time.monotonic_ns()
+            self._update("tasks", ctypes.c_uint32(tid), task, only_new=True)
+        if found.vms:
+            self._ranges.set(tgid, proc.mapped_ranges(tgid))
+            self._tell_ranges()
+
+    def _tell_ranges(self) -> None:
+        rows = self._ranges.at_most(MAX_RANGES)
+        blank = [(0, 0, 0)] * (self._told - len(rows))
+        for i, (start, end, owner) in enumerate([*rows, *blank]):
+            self._update("ranges", ctypes.c_uint32(i), _Range(start, end, owner))
+        self._told = len(rows)
 
     def start(self) -> None:
         """Nothing to do: the probes are attached, and the targets are in a map."""
@@ -166,6 +185,9 @@ class BccBackend:
         """Undo `pause`, with no target and nothing left of the recording before."""
         for table in ("targets", "tasks", "uffds", "vcpus"):
             self._clear(table)
+        self._ranges.clear()
+        self._told = 2 * MAX_RANGES  # also those that the kernel side found
+        self._tell_ranges()
         self.ring.take()
         self.poll_losses()
         self.shed(())
@@ -217,6 +239,17 @@ class _Task(ctypes.Structure):
         task = cls()
         task.tgid, task.vcpu, task.vcpu_fd = tgid, -1, -1
         return task
+
+
+class _Range(ctypes.Structure):
+    """`struct vm_range` of collect/bpf/common.h."""
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("end", ctypes.c_uint64),
+        ("tgid", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
 
 
 def _recursion_misses(program_fd: int) -> int:

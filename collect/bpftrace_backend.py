@@ -25,6 +25,7 @@ from collect import proc
 from collect.backend import Key, Lost, find_probes
 from collect.bpftrace_program import COLUMNS, CREATE_VCPU, generate
 from collect.probes import select
+from collect.ranges import VmRanges
 from collect.ring import RECORD_DTYPE, Records
 from collect.targets import NAMED_ONLY, Filter
 from faulttrace.errors import FaultreplayError, MissingFeature, UsageError
@@ -74,6 +75,8 @@ class BpftraceBackend:
         self._tgids: list[int] = []
         self._vcpu_of_fd: dict[tuple[int, int], int] = {}
         self._vcpu_of_tid: dict[int, int] = {}
+        self._ranges = VmRanges()
+        self._zapped: dict[int, int] = {}  # thread of no target -> the process whose memory it zapped last, or 0
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self._ready: deque[Records] = deque()
@@ -95,9 +98,12 @@ class BpftraceBackend:
         self._tgids.append(tgid)
 
     def refresh(self, tgid: int) -> None:
-        """Learn the vCPU file descriptors of a target; its threads are found by the program itself."""
-        for fd, vcpu in proc.descriptors(tgid).vcpus.items():
+        """Learn the vCPU file descriptors and the memory of a target; its threads are found by the program itself."""
+        found = proc.descriptors(tgid)
+        for fd, vcpu in found.vcpus.items():
             self._vcpu_of_fd[tgid, fd] = vcpu
+        if found.vms:
+            self._ranges.set(tgid, proc.mapped_ranges(tgid))
 
     def start(self) -> None:
         """Attach.
@@ -107,12 +113,15 @@ class BpftraceBackend:
         """
         tasks = {tid: tgid for tgid in self._tgids for tid in proc.thread_ids(tgid)}
         uffds = [(tgid, fd) for tgid in self._tgids for fd in proc.descriptors(tgid).uffds]
+        waiting = [(tid, proc.waiting_read(tgid, tid)) for tid, tgid in tasks.items()]
+        reads = [(tid, *read) for tid, read in waiting if read is not None and (tasks[tid], read[0]) in uffds]
         text = generate(
             self._available,
             self._groups,
             wanted=self._wanted,
             tasks=tasks,
             uffds=uffds,
+            reads=reads,
             cgroup_ids=self._cgroup_ids(),
         )
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
@@ -271,6 +280,7 @@ class BpftraceBackend:
             convert_options=csv.ConvertOptions(column_types=_COLUMN_TYPES),
         )
         columns = {name: table[name].to_numpy() for name in COLUMNS}
+        columns["tgid"] = columns["tgid"].copy()  # Arrow's own memory is read-only
         columns["ts_ns"] = columns["ts_ns"] - (self._offset_ns or 0)
         self._newest_ns = max(self._newest_ns, int(columns["ts_ns"].max()))
         return self._records(columns)
@@ -306,6 +316,8 @@ class BpftraceBackend:
                 mine &= columns["ts_ns"] >= columns["ts_ns"][at]
                 vcpu[mine] = number
         kept = kind != CREATE_VCPU
+        self._find_owners(columns)
+        kept &= (tgid != 0) | ((kind != Kind.KVM_UNMAP_HVA_RANGE) & (kind != Kind.MM_CAUSE))
         if self._end_ns is not None:
             kept &= columns["ts_ns"] <= np.int64(self._end_ns)
         rows = np.zeros(int(kept.sum()), RECORD_DTYPE)
@@ -313,6 +325,20 @@ class BpftraceBackend:
             rows["event"][name] = columns[name][kept]
         rows["event"]["vcpu"] = vcpu[kept]
         return rows
+
+    def _find_owners(self, columns: dict[str, npt.NDArray[Any]]) -> None:
+        """Put in whose memory other threads zapped; where it is no target's, 0 stays."""
+        kind, tgid = columns["kind"], columns["tgid"]
+        for i in np.flatnonzero((kind == Kind.KVM_SET_MEMSLOT) & (columns["value"] == 0)).tolist():
+            start, size = int(columns["ip"][i]), int(columns["size"][i])
+            self._ranges.add(int(tgid[i]), start, start + size)
+        strange = (tgid == 0) & ((kind == Kind.KVM_UNMAP_HVA_RANGE) | (kind == Kind.MM_CAUSE))
+        for i in np.flatnonzero(strange).tolist():
+            tid = int(columns["tid"][i])
+            if kind[i] == Kind.KVM_UNMAP_HVA_RANGE:
+                start, size = int(columns["addr"][i]), int(columns["size"][i])
+                self._zapped[tid] = self._ranges.owner(start, start + size)
+            tgid[i] = self._zapped.get(tid, 0)
 
     def _number_of(self, tgid: int, fd: int) -> int:
         if (tgid, fd) not in self._vcpu_of_fd:

@@ -2,24 +2,27 @@
 
 Maps: @g[process] is a target, @t[thread] its process, @x[thread] is exiting; @u[process, fd] is a userfaultfd;
 @f[thread] faulting, @b[thread] blocked since, @r[thread] in KVM_RUN, @e[thread] and
-@ei[thread] when and where it last entered guest mode; the others hold a system call's arguments.
+@ei[thread] when and where it last entered guest mode; @z[thread] and @ze[thread] where a zap without a known cause
+begins and ends, @mr[thread] why it migrates pages, plus one, @mz[thread] that it zapped for it;
+the others hold a system call's arguments.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Sequence
 
 from collect.probes import Probe
-from collect.program import Available
+from collect.program import HUGE_PAGE_BYTES, Available
 from collect.targets import Filter
-from faulttrace.schema import KVM_IOCTLS, UFFD_IOCTLS, Kind
+from faulttrace.schema import KVM_IOCTLS, UFFD_IOCTLS, Kind, ZapCause
 
 COLUMNS = ("kind", "ts_ns", "cpu", "tgid", "tid", "fd", "addr", "ip", "code", "size", "value", "dur_ns")
 CREATE_VCPU = 250
 """Not an event: fd and number of a new vCPU, for the `vcpu` column."""
 
-_MAPS = ("g", "t", "x", "u", "f", "b", "r", "e", "ei")
-_SEEDS = {"e": "nsecs", "ei": "nsecs"}  # times and addresses are unsigned
+_MAPS = ("g", "t", "x", "u", "f", "b", "r", "e", "ei", "z", "ze", "mr", "mz")
+_SEEDS = {"e": "nsecs", "ei": "nsecs", "z": "nsecs", "ze": "nsecs"}  # times and addresses are unsigned
 _SYSCALL_MAPS = ("rf", "rb", "rt", "ic", "if", "ia", "it", "ma", "ml", "mc", "mf", "mt")
 _COMMON = {"ts_ns": "nsecs", "cpu": "cpu", "tgid": "pid", "tid": "tid", "fd": "-1"}
 _SIGNED = ("fd", "value")
@@ -32,6 +35,7 @@ def generate(
     wanted: Filter,
     tasks: dict[int, int],
     uffds: Collection[tuple[int, int]],
+    reads: Collection[tuple[int, int, int]] = (),
     cgroup_ids: Collection[int] = (),
 ) -> str:
     """The whole program.
@@ -42,19 +46,24 @@ def generate(
         wanted: which processes become targets by themselves.
         tasks: thread -> process of the targets as they are now.
         uffds: (process, fd) of the userfaultfds that exist now.
+        reads: (thread, fd, buffer) of the threads that sleep in a read from one of these.
         cgroup_ids: ids of the cgroups whose processes are targets.
     """
     seeds = [f"@g[{tgid}] = 1;" for tgid in sorted(set(tasks.values()))]
     seeds += [f"@t[{tid}] = {tgid};" for tid, tgid in sorted(tasks.items())]
     seeds += [f"@u[{tgid}, {fd}] = 1;" for tgid, fd in sorted(uffds)]
+    if "faults" in groups:
+        for tid, fd, buf in reads:
+            seeds.append(f"@rf[{tid}] = (int64){fd + 1}; @rb[{tid}] = (uint64){buf}; @rt[{tid}] = nsecs;")
     here = " || ".join(["@g[pid]", *(f"cgroup == {number}" for number in cgroup_ids)])
-    bodies = _bodies(groups, wanted) | _kprobe_bodies(available)
+    bodies = _bodies(groups, wanted) | _zap_bodies() | _kprobe_bodies(available)
     parts = []
     for item in available:
         probe = item.probe
         guard, body = bodies[probe.tracepoint] if probe.by_hand else ("", _plain(item))
         guard = guard.replace("HERE", f"({here})") if guard else f"/({here})/"
         where = probe.tracepoint if probe.tracepoint.startswith("kprobe:") else f"tracepoint:{probe.tracepoint}"
+        body = body.replace("HERE", f"({here})")
         parts.append(f"{where} {'' if guard == 'ALL' else guard} {{\n{body}\n}}")
     text = "\n".join(parts)
     # A map has a type from its first assignment in the text on; one of a group that is off would have none.
@@ -144,6 +153,51 @@ def _bodies(groups: Collection[str], wanted: Filter) -> dict[str, tuple[str, str
         fault = _event(kind, addr="args->address", ip="args->ip", code="args->error_code")
         bodies[f"exceptions:page_fault_{mode}"] = ("/HERE/", "@f[tid] = 1; @b[tid] = 0;\n" + fault)
     return bodies | _descriptor_bodies(groups, wanted) | _mm_bodies()
+
+
+def _zap_bodies() -> dict[str, tuple[str, str]]:
+    """Zaps by any thread, and what told their cause; process 0: the reader finds whose memory it is."""
+    owner = "HERE ? (uint64)pid : 0"
+    zap = _event(Kind.KVM_UNMAP_HVA_RANGE, tgid="$owner", addr="args->start", size="args->end - args->start")
+    batch = _event(Kind.MM_CAUSE, tgid="$owner", code=str(int(ZapCause.MIGRATION)), value="args->reason")
+    bodies = {
+        "kvm:kvm_unmap_hva_range": (
+            "ALL",
+            f"$owner = {owner}; @z[tid] = (uint64)args->start; @ze[tid] = (uint64)args->end;\n"
+            f"if (@mr[tid]) {{ @mz[tid] = 1; }}\n{zap}",
+        ),
+        "migrate:mm_migrate_pages_start": ("ALL", "@mr[tid] = (int64)args->reason + 1;"),
+        "migrate:mm_migrate_pages": (
+            "ALL",
+            f"if (@mz[tid]) {{ $owner = {owner};\n{batch}\n@ze[tid] = 0; }}\ndelete(@mr[tid]); delete(@mz[tid]);",
+        ),
+    }
+    within = "@ze[tid] && args->addr >= @z[tid] && args->addr < @ze[tid]"
+    page = f"(uint64){mmap.PAGESIZE} << (uint64)args->order"
+    for tracepoint, guard, cause, columns in (
+        ("migrate:set_migration_pte", within, ZapCause.MIGRATION, ("args->addr", page, "@mr[tid] - 1")),
+        ("thp:set_migration_pmd", within, ZapCause.MIGRATION, ("args->addr", str(HUGE_PAGE_BYTES), "@mr[tid] - 1")),
+        ("ksm:ksm_merge_one_page", "@ze[tid]", ZapCause.KSM, ("0", "0", "args->err")),
+        ("ksm:ksm_merge_with_ksm_page", "@ze[tid]", ZapCause.KSM, ("0", "0", "args->err")),
+        ("vmscan:mm_vmscan_lru_shrink_inactive", "@ze[tid]", ZapCause.RECLAIM, ("0", "0", "args->nr_reclaimed")),
+        ("vmscan:mm_vmscan_reclaim_pages", "@ze[tid]", ZapCause.RECLAIM, ("0", "0", "args->nr_reclaimed")),
+        (
+            "huge_memory:mm_collapse_huge_page",
+            "@ze[tid]",
+            ZapCause.THP_COLLAPSE,
+            ("0", str(HUGE_PAGE_BYTES), "args->status"),
+        ),
+        (
+            "huge_memory:mm_khugepaged_collapse_file",
+            "@ze[tid]",
+            ZapCause.THP_COLLAPSE,
+            ("args->addr", str(HUGE_PAGE_BYTES), "args->result"),
+        ),
+    ):
+        addr, size, value = columns
+        event = _event(Kind.MM_CAUSE, tgid="$owner", code=str(int(cause)), addr=addr, size=size, value=value)
+        bodies[tracepoint] = (f"/{guard}/", f"$owner = {owner};\n{event}\n@ze[tid] = 0;")
+    return bodies
 
 
 def _kprobe_bodies(available: Sequence[Available]) -> dict[str, tuple[str, str]]:
@@ -286,6 +340,7 @@ def _mm_bodies() -> dict[str, tuple[str, str]]:
         "madvise": ("args->start", "args->len_in", "(uint64)args->behavior & 0xffffffff", "-1"),
         "fallocate": ("args->offset", "args->len", "(uint64)args->mode & 0xffffffff", "args->fd"),
         "mremap": ("args->addr", "args->new_len", "0", "-1"),
+        "mprotect": ("args->start", "args->len", "(uint64)args->prot & 0xffffffff", "-1"),
     }
     for name, (addr, size, code, fd) in arguments.items():
         bodies[f"syscalls:sys_enter_{name}"] = (

@@ -19,7 +19,7 @@ _KERNEL_COMMS = ("vhost-", "iou-wrk-", "iou-sqp-")
 
 _LOOK_AGAIN = (Kind.UFFD_REGISTER, Kind.UFFD_UNREGISTER, Kind.KVM_SET_MEMSLOT, Kind.PROCESS_EXEC)
 _NOTED = np.zeros(256, bool)
-_NOTED[[*_LOOK_AGAIN, Kind.KVM_RUN_ENTER, Kind.UFFD_MSG, Kind.THREAD_NEW]] = True
+_NOTED[[*_LOOK_AGAIN, Kind.KVM_RUN_ENTER, Kind.UFFD_MSG, Kind.THREAD_NEW, Kind.KVM_UNMAP_HVA_RANGE]] = True
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Observer:
 
     roles: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)  # (tgid, tid) -> role, vCPU
     memslots: dict[int, list[Memslot]] = field(default_factory=dict)
+    zappers: dict[tuple[int, int], tuple[str, bool] | None] = field(default_factory=dict)
+    """(tgid, tid) of who zapped guest memory -> name, and whether it is a kernel thread; None: the target's own."""
     processes: set[int] = field(default_factory=set)  # targets, also those that came later
     changed: set[int] = field(default_factory=set)  # targets whose mappings or descriptors changed
 
@@ -44,6 +46,9 @@ class Observer:
             self.roles[tgid, tid] = ("vcpu", vcpu)
         for tgid, tid in rows(kind == Kind.UFFD_MSG, "tgid", "tid"):
             self.roles.setdefault((tgid, tid), ("handler", -1))
+        for tgid, tid in rows(kind == Kind.KVM_UNMAP_HVA_RANGE, "tgid", "tid"):
+            if (tgid, tid) not in self.zappers:
+                self.zappers[tgid, tid] = proc.outsider(tgid, tid)
         slots = rows(kind == Kind.KVM_SET_MEMSLOT, "ts_ns", "tgid", "code", "addr", "ip", "size", "value")
         for ts_ns, tgid, code, gpa, hva, size, failed in sorted(slots):
             if not failed:
@@ -82,6 +87,9 @@ def complete_targets(meta: Meta, observer: Observer) -> None:
             target.role = "vm"
     for tgid, slots in observer.memslots.items():
         by_tgid[tgid].memslots = slots
+    for (tgid, tid), outsider in sorted(observer.zappers.items()):
+        if outsider is not None and outsider[1] and tgid in by_tgid:
+            by_tgid[tgid].threads.append(Thread(tid, outsider[0], "kernel"))
     for target in meta.targets:
         _add_later_threads(target)
         for thread in target.threads:

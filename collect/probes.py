@@ -17,9 +17,9 @@ from faulttrace.schema import Kind
 
 GROUPS: Final = {
     "faults": "userfaultfd messages and ioctls, page faults, ends of fault retries",
-    "kvm": "KVM ioctls, exits, entries, stage-2 and shadow faults, memslots",
+    "kvm": "KVM ioctls, exits, entries, stage-2 and shadow faults, memslots, zaps and their causes",
     "sched": "the targets' threads on and off the CPU, and who wakes them",
-    "mm": "mmap, munmap, madvise, fallocate and mremap of the targets",
+    "mm": "mmap, munmap, madvise, fallocate, mremap and mprotect of the targets",
     "locks": "lock contention (many events: only on request)",
 }
 DEFAULT_GROUPS: Final = ("faults", "kvm", "sched", "mm")
@@ -115,8 +115,18 @@ PROBES: Final[tuple[Probe, ...]] = (
     _plain("kvm:kvm_dirty_ring_push", "kvm", Kind.KVM_DIRTY_RING_PUSH, addr="args->offset", code="args->slot"),
     _plain("kvm:kvm_dirty_ring_exit", "kvm", Kind.KVM_DIRTY_RING_EXIT),
     _plain("kvm:kvm_pml_full", "kvm", Kind.KVM_PML_FULL),
-    _plain("kvm:kvm_unmap_hva_range", "kvm", Kind.KVM_UNMAP_HVA_RANGE, addr="args->start",
-           size="args->end - args->start"),
+    # zaps of guest memory by whatever thread; and why: each of these fires in the thread that has just zapped
+    _by_hand("kvm:kvm_unmap_hva_range", "kvm", [Kind.KVM_UNMAP_HVA_RANGE], "start", "end"),
+    _by_hand("migrate:mm_migrate_pages_start", "kvm", [], "reason"),
+    _by_hand("migrate:mm_migrate_pages", "kvm", [Kind.MM_CAUSE], "reason"),
+    _by_hand("migrate:set_migration_pte", "kvm", [Kind.MM_CAUSE], "addr", "order"),
+    _by_hand("thp:set_migration_pmd", "kvm", [Kind.MM_CAUSE], "addr"),
+    _by_hand("ksm:ksm_merge_one_page", "kvm", [Kind.MM_CAUSE], "err"),
+    _by_hand("ksm:ksm_merge_with_ksm_page", "kvm", [Kind.MM_CAUSE], "err"),
+    _by_hand("vmscan:mm_vmscan_lru_shrink_inactive", "kvm", [Kind.MM_CAUSE], "nr_reclaimed"),
+    _by_hand("vmscan:mm_vmscan_reclaim_pages", "kvm", [Kind.MM_CAUSE], "nr_reclaimed"),
+    _by_hand("huge_memory:mm_collapse_huge_page", "kvm", [Kind.MM_CAUSE], "status"),
+    _by_hand("huge_memory:mm_khugepaged_collapse_file", "kvm", [Kind.MM_CAUSE], "addr", "result"),
     # address space of the targets
     _by_hand("syscalls:sys_enter_mmap", "mm", [], "addr", "len", "prot", "flags", "fd"),
     _by_hand("syscalls:sys_exit_mmap", "mm", [Kind.MMAP], "ret"),
@@ -128,6 +138,8 @@ PROBES: Final[tuple[Probe, ...]] = (
     _by_hand("syscalls:sys_exit_fallocate", "mm", [Kind.FALLOCATE], "ret"),
     _by_hand("syscalls:sys_enter_mremap", "mm", [], "addr", "new_len"),
     _by_hand("syscalls:sys_exit_mremap", "mm", [Kind.MREMAP], "ret"),
+    _by_hand("syscalls:sys_enter_mprotect", "mm", [], "start", "len", "prot"),
+    _by_hand("syscalls:sys_exit_mprotect", "mm", [Kind.MPROTECT], "ret"),
     # locks
     _plain("lock:contention_begin", "locks", Kind.LOCK_CONTENTION_BEGIN, addr="args->lock_addr", code="args->flags"),
     _plain("lock:contention_end", "locks", Kind.LOCK_CONTENTION_END, addr="args->lock_addr", value="args->ret"),

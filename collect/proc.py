@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from faulttrace.meta import MapEntry, Target, Thread
 
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
 _UFFD_FLAGS = {"um": "missing", "ui": "minor", "uw": "wp"}
+_PF_KTHREAD = 0x00200000
 _VCPU = "anon_inode:kvm-vcpu:"
 
 
@@ -98,6 +100,40 @@ def describe_target(tgid: int) -> Target:
             continue
     is_vm = bool(descriptors(tgid).vms)
     return Target(tgid, comm, cmdline, role="vm" if is_vm else "", threads=threads)
+
+
+def mapped_ranges(tgid: int) -> list[tuple[int, int]]:
+    """Start and end of every mapping of a process."""
+    try:
+        lines = Path(f"/proc/{tgid}/maps").read_text().splitlines()
+    except OSError:
+        return []
+    matches = (_HEADER.match(line) for line in lines if not line.endswith("[vsyscall]"))
+    return [(int(match[1], 16), int(match[2], 16)) for match in matches if match]
+
+
+def waiting_read(tgid: int, tid: int) -> tuple[int, int] | None:
+    """File descriptor and buffer of the `read` that a thread sleeps in; None: it is elsewhere, or may not be seen."""
+    number = {"x86_64": "0", "aarch64": "63"}.get(os.uname().machine)
+    try:
+        words = Path(f"/proc/{tgid}/task/{tid}/syscall").read_text().split()
+    except OSError:
+        return None
+    if len(words) < 4 or words[0] != number:
+        return None
+    return int(words[1], 16), int(words[2], 16)
+
+
+def outsider(tgid: int, tid: int) -> tuple[str, bool] | None:
+    """Name of a thread that is none of the process's, and whether it is the kernel's own; None: it is the process's."""
+    if Path(f"/proc/{tgid}/task/{tid}").exists():
+        return None
+    try:
+        text = Path(f"/proc/{tid}/stat").read_text()
+    except OSError:
+        return "", False  # it has ended
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    return name, bool(int(rest.split()[6]) & _PF_KTHREAD)
 
 
 def memory_map(tgid: int, ts_ns: int) -> list[MapEntry]:

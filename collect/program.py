@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -9,11 +10,15 @@ from importlib import resources
 from collect.probes import GROUPS, PROBES, Probe
 from collect.targets import NAMED_ONLY, Filter
 from collect.tracefs import Format
-from faulttrace.schema import Kind
+from faulttrace.schema import Kind, ZapCause
 
-SOURCES = ("tasks.c", "sched.c", "faults.c", "uffd.c", "kvm.c", "mm.c")
+SOURCES = ("tasks.c", "sched.c", "faults.c", "uffd.c", "kvm.c", "mm.c", "zaps.c")
 GROUP_BITS = {name: 1 << i for i, name in enumerate([*GROUPS, "base"])}
 MAX_TASKS = 16384
+MAX_RANGES = 64
+"""Stretches of VM memory that the kernel side is told of; as many again it learns by itself."""
+HUGE_PAGE_BYTES = mmap.PAGESIZE * mmap.PAGESIZE // 8
+"""What a page-table page of eight-byte entries spans: 2 MiB with pages of 4 KiB."""
 RAW_WITH_BTF = ("sched:sched_waking",)
 
 
@@ -56,12 +61,15 @@ def _source(name: str) -> str:
 
 def _constants(groups: Collection[str], ring_pages: int, wanted: Filter) -> str:
     lines = [f"#define KIND_{kind.name} {kind.value}" for kind in Kind]
+    lines += [f"#define ZAP_{cause.name} {cause.value}" for cause in ZapCause]
     lines += [f"#define GROUP_{name.upper()} {bit}" for name, bit in GROUP_BITS.items()]
     lines += [f"#define WANT_{name.upper()} 1" for name in groups]
     lines += [f"#define PROBE_{probe.ident} {i}" for i, probe in enumerate(PROBES)]
     lines += ["#define FILTER_ALL_VMS 1"] if wanted.all_vms else []
     lines += ["#define FILTER_CGROUP 1"] if wanted.cgroup else []
     lines += [f"#define RING_PAGES {ring_pages}", f"#define MAX_TASKS {MAX_TASKS}"]
+    lines += [f"#define RANGES {MAX_RANGES}"]
+    lines += [f"#define HOST_PAGE_BYTES {mmap.PAGESIZE}", f"#define HUGE_PAGE_BYTES {HUGE_PAGE_BYTES}"]
     return "\n".join(lines)
 
 

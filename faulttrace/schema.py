@@ -76,6 +76,65 @@ class Kind(IntEnum):
     LOCK_CONTENTION_BEGIN = 75
     LOCK_CONTENTION_END = 76
     MM_CAUSE = 77
+    MPROTECT = 78
+
+
+class ZapCause(IntEnum):
+    """Why a mmu notifier zapped guest memory (column `code` of MM_CAUSE). Numbers are part of the format.
+
+    Tracepoints tell those up to THP_COLLAPSE; the others are told by the thread's own system call or fault, which
+    `faulttrace.stitch.zaps` looks up.
+    """
+
+    UNKNOWN = 0
+    MIGRATION = 1
+    KSM = 2
+    RECLAIM = 3
+    THP_COLLAPSE = 4
+    THP_SPLIT = 5
+    PUNCH_HOLE = 6
+    DISCARD = 7
+    UNMAP = 8
+    PROTECT = 9
+    UFFD_WRITEPROTECT = 10
+    UFFD_MOVE = 11
+    PAGE_FAULT = 12
+
+    @property
+    def label(self) -> str:
+        """For people: `thp-collapse`."""
+        return self.name.lower().replace("_", "-")
+
+
+ZAP_MEANINGS: Final[dict[ZapCause, str]] = {
+    ZapCause.UNKNOWN: "nothing that was recorded tells",
+    ZapCause.MIGRATION: "the page moved: compaction, NUMA, move_pages",
+    ZapCause.KSM: "merged with an equal page",
+    ZapCause.RECLAIM: "taken back to be swapped or written out",
+    ZapCause.THP_COLLAPSE: "pages became a huge page",
+    ZapCause.THP_SPLIT: "a part of a huge page changes, which splits it (where there is one)",
+    ZapCause.PUNCH_HOLE: "fallocate or MADV_REMOVE freed the file's pages",
+    ZapCause.DISCARD: "MADV_DONTNEED or MADV_FREE",
+    ZapCause.UNMAP: "munmap, mremap or a new mapping over it",
+    ZapCause.PROTECT: "mprotect",
+    ZapCause.UFFD_WRITEPROTECT: "UFFDIO_WRITEPROTECT, or a registration with it ended",
+    ZapCause.UFFD_MOVE: "UFFDIO_MOVE",
+    ZapCause.PAGE_FAULT: "a fault of the VM's own thread: copy-on-write, mostly",
+}
+
+MIGRATE_REASONS: Final = (
+    "compaction",
+    "memory_failure",
+    "memory_hotplug",
+    "syscall_or_cpuset",
+    "mempolicy_mbind",
+    "numa_misplaced",
+    "contig_range",
+    "longterm_pin",
+    "demotion",
+    "damon",
+)
+"""`value` of MM_CAUSE for a migration (include/linux/migrate_mode.h); newer kernels only add to it."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +306,9 @@ KINDS: Final[dict[Kind, KindInfo]] = {
     ),
     Kind.KVM_PML_FULL: KindInfo("kvm:kvm_pml_full", "the page-modification log is full", {}),
     Kind.KVM_UNMAP_HVA_RANGE: KindInfo(
-        "kvm:kvm_unmap_hva_range", "a mmu notifier zaps stage-2 entries", {"addr": "start", "size": "length, bytes"}
+        "kvm:kvm_unmap_hva_range",
+        "a mmu notifier zaps stage-2 entries; tgid is the VM's process, tid whoever did it, perhaps an outsider",
+        {"addr": "start", "size": "length, bytes"},
     ),
     Kind.KVM_DIRTY_RING_EXIT: KindInfo("kvm:kvm_dirty_ring_exit", "the vCPU exits: its dirty ring is full", {}),
     Kind.KVM_MMU_ZAP_ALL: KindInfo("kvmmmu:kvm_mmu_zap_all_fast", "KVM zaps all stage-2 entries", {}),
@@ -287,8 +348,17 @@ KINDS: Final[dict[Kind, KindInfo]] = {
     ),
     Kind.LOCK_CONTENTION_END: KindInfo("lock:contention_end", "the wait ended", {"addr": "lock", "value": "result"}),
     Kind.MM_CAUSE: KindInfo(
-        "migrate, ksm, vmscan, thp tracepoints", "a cause of a later zap by a mmu notifier", {"code": "cause"}
+        "migrate, thp, ksm, huge_memory and vmscan tracepoints",
+        "why the same thread zapped memory of a VM just before",
+        {
+            "code": "ZapCause: 1 migration, 2 ksm, 3 reclaim, 4 thp-collapse",
+            "addr": "start of what was migrated or collapsed, 0 where the tracepoint does not say or ends a batch",
+            "size": "length, bytes, or 0",
+            "value": "migration: reason (MIGRATE_REASONS), or -1; ksm: 0, or -errno; reclaim: pages reclaimed by the "
+            "batch; collapse: the kernel's status (1: done)",
+        },
     ),
+    Kind.MPROTECT: KindInfo("syscalls:sys_exit_mprotect", "mprotect ended", _RANGE | {"code": "prot"}),
 }
 
 EVENTS: Final = pa.schema(

@@ -43,6 +43,14 @@ struct task {
 
 enum { IN_NOTHING, IN_READ, IN_UFFD_IOCTL, IN_KVM_IOCTL, IN_KVM_RUN, IN_MM };
 
+/* Memory of a target that holds a VM. */
+struct vm_range {
+	u64 start;
+	u64 end;
+	u32 tgid;
+	u32 pad;
+};
+
 struct counts {
 	u64 lost[64];	/* by probe */
 	u64 unfollowed;	/* threads that did not fit into `tasks` */
@@ -59,6 +67,9 @@ BPF_HASH(uffds, u64, u32, 16384);			/* tgid << 32 | fd: is a userfaultfd */
 BPF_HASH(vcpus, u64, u32, 16384);			/* tgid << 32 | fd -> vCPU number */
 BPF_HASH(async_pf, u64, u32, 16384);			/* gva -> tid that waits */
 BPF_PERCPU_ARRAY(counts, struct counts, 1);
+/* Half of it is written by the recorder, half here as memslots are set: in turn, the oldest goes. */
+BPF_ARRAY(ranges, struct vm_range, 2 * RANGES);
+BPF_ARRAY(memslots_seen, u32, 1);
 #ifdef FILTER_CGROUP
 BPF_CGROUP_ARRAY(cgroup, 1);
 #endif

@@ -180,3 +180,31 @@ int on_syscalls__sys_exit_mremap(struct tp_syscalls__sys_exit_mremap *args)
 	return 0;
 }
 #endif
+
+#ifdef TP_syscalls__sys_enter_mprotect
+int on_syscalls__sys_enter_mprotect(struct tp_syscalls__sys_enter_mprotect *args)
+{
+	struct task *task = mm_enter();
+
+	if (task) {
+		task->arg[0] = args->start;
+		task->arg[1] = args->len;
+		task->arg[2] = (u32)args->prot;
+	}
+	return 0;
+}
+#endif
+
+#ifdef TP_syscalls__sys_exit_mprotect
+int on_syscalls__sys_exit_mprotect(struct tp_syscalls__sys_exit_mprotect *args)
+{
+	struct task *task = current_task();
+	struct event *e = task ? mm_exit(PROBE_syscalls__sys_exit_mprotect, KIND_MPROTECT, task) : 0;
+
+	if (e) {
+		e->value = args->ret;
+		events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+	}
+	return 0;
+}
+#endif

@@ -284,6 +284,21 @@ static inline int uffd_ioctl(struct task *task, u64 now, s64 ret)
 #endif
 
 #ifdef WANT_KVM
+static inline void know_range(u32 tgid, u64 start, u64 size)
+{
+	struct vm_range range = {};
+	u32 zero = 0, *seen = memslots_seen.lookup(&zero), at;
+
+	if (!seen)
+		return;
+	at = RANGES + (*seen & (RANGES - 1));
+	__sync_fetch_and_add(seen, 1);	/* its result may not be used: older compilers cannot */
+	range.start = start;
+	range.end = start + size;
+	range.tgid = tgid;
+	ranges.update(&at, &range);
+}
+
 static inline int kvm_ioctl(struct task *task, u64 now, s64 ret)
 {
 	u32 cmd = task->arg[1], kind = 0;
@@ -306,6 +321,8 @@ static inline int kvm_ioctl(struct task *task, u64 now, s64 ret)
 	case KVM_SET_USER_MEMORY_REGION2_NR:
 		kind = KIND_KVM_SET_MEMSLOT;
 		bpf_probe_read_user(w, 32, (void *)task->arg[0]);
+		if (ret == 0 && w[2])
+			know_range(task->tgid, w[3], w[2]);
 		break;
 	case KVM_GET_DIRTY_LOG_NR:
 		kind = KIND_KVM_GET_DIRTY_LOG;

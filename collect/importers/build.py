@@ -55,6 +55,7 @@ class Builder:
         self._tgid: dict[int, int] = {}
         self._comm: dict[int, str] = {}
         self._vcpu: dict[int, int] = {}
+        self._async: dict[int, int] = {}  # guest address of an asynchronous fault -> its vCPU's thread
         self._reasons: set[int] = set()
 
     def add(self, raw: Raw) -> None:
@@ -144,6 +145,10 @@ class Builder:
             self._row(raw, Kind.THREAD_EXIT)
         elif raw.name == "sched:sched_process_exec":
             self._row(raw, Kind.PROCESS_EXEC)
+        elif raw.name == "kvm:kvm_try_async_get_page":
+            self._async[f["gva"]] = raw.tid
+        elif raw.name == "kvm:kvm_async_pf_completed":
+            self._completed(raw)
         elif raw.name.startswith("syscalls:"):
             self._call(raw)
 
@@ -162,6 +167,14 @@ class Builder:
         if kind in (Kind.KVM_ENTRY, Kind.KVM_EXIT):
             self._vcpu[raw.tid] = max(vcpu, self._vcpu.get(raw.tid, -1))
         self._row(raw, kind, vcpu=vcpu, **columns)
+
+    def _completed(self, raw: Raw) -> None:
+        """A kernel worker has the page: the process is that of the vCPU that asked for this address."""
+        waiter = self._async.pop(raw.fields["gva"], None)
+        if waiter is not None:
+            self._row(raw, Kind.KVM_ASYNC_PF_COMPLETED, addr=raw.fields["gva"], ip=raw.fields["address"])
+            if self.rows:
+                self.rows[-1]["tgid"] = self._tgid.get(waiter, waiter)
 
     def _call(self, raw: Raw) -> None:
         phase, _, call = raw.name.removeprefix("syscalls:sys_").partition("_")

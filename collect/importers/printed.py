@@ -129,6 +129,25 @@ def _unmap(text: str) -> dict[str, int]:
     return {"start": number(found[1]), "end": number(found[2])}
 
 
+def _async_fault(text: str) -> dict[str, int]:
+    found = _match(r"token (\S+) gva (\S+)", text)
+    return {"token": number(found[1]), "gva": number(found[2])}
+
+
+def _async_completed(text: str) -> dict[str, int]:
+    found = _match(r"gva (\S+) address (\S+)", text)
+    return {"gva": number(found[1]), "address": number(found[2])}
+
+
+def _async_try(text: str) -> dict[str, int]:
+    return {"gva": number(_match(r"gva = ([^,\s]+)", text)[1])}
+
+
+def _ring_push(text: str) -> dict[str, int]:
+    found = _match(r"slot (\d+) offset (\S+)", text)
+    return {"slot": int(found[1]), "offset": number(found[2])}
+
+
 def _vcpu(text: str) -> dict[str, int]:
     found = re.search(r"vcpu (\d+)", text)
     return {"vcpu_id": int(found[1])} if found else {}
@@ -184,6 +203,13 @@ _SPECIAL: Final[dict[str, Callable[[str], dict[str, int]]]] = {
     "kvm_mmu_pagetable_walk": _walk,
     "kvm_mmu_set_spte": _set_spte,
     "kvm_unmap_hva_range": _unmap,
+    "kvm_async_pf_not_present": _async_fault,
+    "kvm_async_pf_ready": _async_fault,
+    "kvm_async_pf_completed": _async_completed,
+    "kvm_try_async_get_page": _async_try,
+    "kvm_dirty_ring_push": _ring_push,
+    "kvm_dirty_ring_exit": _vcpu,
+    "kvm_pml_full": _vcpu,
     "sched_switch": _sched_switch,
     "sched_waking": _sched_waking,
     "task_newtask": _newtask,

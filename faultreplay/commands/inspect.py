@@ -64,6 +64,7 @@ def _data(inspection: Inspection) -> Report:
         "stitch": report,
         "histogram": [asdict(bucket) for bucket in inspection.histogram],
         "windows": [asdict(window) for window in inspection.windows],
+        "zaps": [asdict(group) for group in inspection.zaps],
     }
     whole = asdict(meta)
     extra |= {key: whole[key] for key in ("origin", "host", "clock", "command", "mechanism", "targets", "probes")}
@@ -124,7 +125,7 @@ def _whole_table(inspection: Inspection, *, with_events: bool) -> Report:
         for key in ("faults", "unjoined"):
             if row.get(key) is None:
                 row[key] = ""
-    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *_joins(inspection)]
+    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *_joins(inspection), *_zaps(inspection)]
     if with_events:
         notes += ["", "events:", *(f"  {name:<24} {count:>12,}" for name, count in inspection.kinds.items())]
     return Report(
@@ -163,7 +164,7 @@ def _facts_as_notes(inspection: Inspection) -> list[str]:
             roles[thread.role] = roles.get(thread.role, 0) + 1
         crew = ", ".join(f"{count} {role}" for role, count in roles.items())
         known = ", ".join(part for part in (target.role, target.name, crew) if part)
-        facts.append(f"target: {target.comm} {target.tgid}" + (f" ({known})" if known else ""))
+        facts.append(f"target: {target.comm or '(name unknown)'} {target.tgid}" + (f" ({known})" if known else ""))
     attached = sum(probe.status == "attached" for probe in meta.probes)
     facts.append(f"probes: {attached} attached" if meta.probes else "probes: none named")
     absent: dict[str, list[str]] = {}
@@ -203,6 +204,16 @@ def _histogram(inspection: Inspection) -> list[str]:
         edges = f"{format_ns(bucket.from_ns):>8} - {format_ns(bucket.until_ns):<8}"
         lines.append(f"  {edges} {bucket.faults:>9,} {'#' * length}".rstrip())
     return [*lines, ""]
+
+
+def _zaps(inspection: Inspection) -> list[str]:
+    if not inspection.zaps:
+        return []
+    lines = ["", "guest memory taken away (zaps by mmu notifiers):"]
+    for group in inspection.zaps:
+        what = f"{group.cause} ({group.detail})" if group.detail else group.cause
+        lines.append(f"  {what:<28} {group.zaps:>9,} {format_bytes(group.size_bytes):>10}  by {group.by}")
+    return lines
 
 
 def _joins(inspection: Inspection) -> list[str]:
