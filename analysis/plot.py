@@ -50,17 +50,16 @@ def quantile_plot(panels: Sequence[Panel], path: Path) -> None:
     across = min(4, math.ceil(math.sqrt(len(drawn))))
     down = math.ceil(len(drawn) / across)
     size = (max(3.4 * across, 5.6), 3.5 * down + 0.7)
-    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, drawn, strict=False):
         _draw(axis, panel)
     for axis in list(axes.flat)[len(drawn) :]:
         axis.set_visible(False)
-    figure.supxlabel("measured stall")
-    figure.supylabel("predicted stall")
+    figure.supxlabel("measured stall", fontsize=10)
+    figure.supylabel("predicted stall", fontsize=10)
     handles, labels = _legend(axes.flat[: len(drawn)])
     compact = {"fontsize": 8, "columnspacing": 1.2, "handlelength": 1.4}
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, **compact)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.45 / size[1]))
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, **compact)
     try:
         figure.savefig(path, dpi=110, format="png")
     except OSError as error:

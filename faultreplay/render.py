@@ -110,7 +110,8 @@ def emit(report: Report, fmt: str, output: Path | None = None, *, force: bool = 
         width = table_width(sys.stdout.isatty() if output is None else False)
         text, left_out = to_table(report, width, colour=output is None and sys.stdout.isatty())
         if left_out:
-            say(f"left out for want of width: {', '.join(left_out)} (a wider terminal or --format csv shows all)")
+            words = f"left out for want of width: {', '.join(left_out)} (a wider terminal or --format csv shows all)"
+            say(_wrapped(words, width))
     else:
         text = {"json": to_json, "csv": to_csv, "md": to_markdown}[fmt](report)
     if fmt == "csv":
@@ -208,10 +209,10 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
         put(line(row), "dim" if row and row[0].startswith(" ") else "")
         if number in report.rules and number + 1 < len(cells):
             put(rule, "dim")
-    if report.notes:
+    if report.notes and columns:
         put("")
     for note in report.notes:
-        for part in textwrap.wrap(note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
+        for part in _wrapped(note, width).splitlines():
             put(part)
     return out.getvalue(), left_out
 
@@ -278,8 +279,12 @@ def _fit(report: Report, width: int) -> tuple[list[Column], list[str], int]:
     return columns, left_out, GAP
 
 
+def _wrapped(words: str, width: int) -> str:
+    return textwrap.fill(words, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _one_line(title: str) -> str:
-    return title.replace("-\n", "").replace("\n", " ")
+    return title.replace("-\n", "").replace("\n", " ").strip()
 
 
 def _flat(record: Record) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,12 +151,13 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 @command.command("list")
 def list_mechanisms() -> int:
     """Name the mechanisms and windows that a run can have."""
+    from faultreplay.render import table_width
     from lab.spec import MECHANISMS, WINDOW_TITLES
 
-    for name, mechanism in MECHANISMS.items():
-        click.echo(f"{name:16} {mechanism.title}" + ("" if mechanism.process else " (guests only)"))
-    for name, title in WINDOW_TITLES.items():
-        click.echo(f"{name:16} {title}")
+    titles = {name: m.title + ("" if m.process else " (guests only)") for name, m in MECHANISMS.items()}
+    width = table_width(sys.stdout.isatty())
+    for name, title in {**titles, **WINDOW_TITLES}.items():
+        click.echo(textwrap.fill(f"{name:16} {title}", width, subsequent_indent=17 * " ", break_on_hyphens=False))
     return 0
 
 

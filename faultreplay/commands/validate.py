@@ -104,9 +104,9 @@ def command(  # noqa: D103 - the help text is below
 command.help = """Hold predictions against measurements. Three forms:
 
 \b
-  faultreplay validate TRACE                     costs from its first half, judged on its second
-  faultreplay validate --from A --to B           accesses and costs from A, B's mechanism, judged on B
-  faultreplay validate --matrix DIR              every ordered pair of a lab matrix, side A to side B
+  validate TRACE            costs from its first half, judged on its second
+  validate --from A --to B  accesses and costs from A, B's mechanism, judged on B
+  validate --matrix DIR     every ordered pair of a lab matrix, side A to side B
 
 What a cost was fitted on is never what it is judged on. Intervals are block-bootstrapped; the A/A floor is the
 same mechanism measured twice.
