@@ -13,6 +13,7 @@ from analysis.metrics import Ints
 from analysis.predict import (
     Setup,
     Used,
+    for_host,
     load_cost_files,
     load_with,
     measured_run_time_ns,
@@ -95,6 +96,7 @@ def open_case(
     shipped, own = load_cost_files(setup.cost_files, trace.meta.host.kvm_flavour)
     used = mechanism_used(trace.meta, faults)
     spans, windows_from = windows_for(trace, workload, windows, used)
+    setup = for_host(setup, trace.meta.host.kvm_flavour)
     return Case(trace, faults, workload, used, setup, shipped, own, spans, windows_from, fit)
 
 

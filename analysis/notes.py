@@ -7,8 +7,10 @@ from typing import Final, Protocol
 
 from analysis.case import RAILS, Case
 from analysis.metrics import Metrics
+from analysis.predict import HOST_SETTINGS
 from faulttrace.units import format_ns
 from replay.engine import Result
+from replay.windows import WINDOW_KINDS
 
 OWN: Final = ("this trace", "your file")
 _SAME_KIND: Final = "measured on a "
@@ -36,7 +38,8 @@ class Predicted(Protocol):
 
 def notes_of(case: Case, rows: Sequence[Predicted]) -> list[str]:
     """One line a fact."""
-    return [*cost_notes(rows), *_trace_notes(case), *_window_notes(case, rows), *_model_notes(case), *_row_notes(rows)]
+    of_case = [*_trace_notes(case), *_window_notes(case, rows), *_host_notes(case, rows), *_model_notes(case)]
+    return [*cost_notes(rows), *of_case, *_row_notes(rows)]
 
 
 def is_borrowed(source: str) -> bool:
@@ -104,6 +107,17 @@ def _window_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
     if case.setup.retouch == "working-set":
         notes.append("inside windows: upper bound, all memory touched so far is taken to be touched again at once")
     return notes
+
+
+def _host_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
+    """Parameters that the trace's kind of host sets, of the mechanisms and windows at hand."""
+    flavour = case.trace.meta.host.kvm_flavour
+    at_hand = {r.mechanism for r in rows} | {WINDOW_KINDS[w.kind] for w in case.windows if w.kind}
+    return [
+        f"as on every {flavour} host: " + ", ".join(f"{name}.{k}={v}" for k, v in case.setup.settings[name].items())
+        for name in HOST_SETTINGS.get(flavour, {})
+        if name in at_hand
+    ]
 
 
 def _model_notes(case: Case) -> list[str]:

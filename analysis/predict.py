@@ -20,7 +20,7 @@ from replay.costs import CostTable, load_costs, shipped_for
 from replay.engine import Result, simulate
 from replay.language import CLASSES
 from replay.mechanism import Mechanism, list_mechanisms, load_mechanism
-from replay.windows import Window
+from replay.windows import WINDOW_KINDS, Window
 from replay.workload import Workload
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class Used:
     window_kind: str = ""
     """whose rule the recorded windows really followed"""
 
+
+# What holds for every host of a kind, unless the user sets it. Shadow paging maps up to 8 entries with one fault
+# (PTE_PREFETCH_NUM in arch/x86/kvm/mmu/mmu.c), the TDP MMU one.
+HOST_SETTINGS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {"pvm": {"memslot-destroy": {"refill": "32K"}}}
 
 # The lab's window -> the rule in the mechanisms' language: its freeze is UFFDIO_WRITEPROTECT over guest memory.
 LAB_WINDOWS: Final = {"freeze": "uffd-wp", "pause": "pause", "memslot-destroy": "memslot-destroy"}
@@ -120,6 +124,13 @@ def with_used(mechanism: Mechanism, used: Used | None) -> Mechanism:
     return mechanism.with_params({k: v for k, v in used.params.items() if k in mechanism.params})
 
 
+def for_host(setup: Setup, kvm_flavour: str) -> Setup:
+    """`setup` with what holds for every host of this kind; what the user set wins."""
+    known = HOST_SETTINGS.get(kvm_flavour, {})
+    settings = {name: {**values, **setup.settings.get(name, {})} for name, values in known.items()}
+    return replace(setup, settings={**setup.settings, **settings})
+
+
 def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
     """A mechanism by name or file: the recording's parameters if it is the recorded one, then the user's."""
     mechanism = with_used(_shipped(name) if name in list_mechanisms() else load_mechanism(name), used)
@@ -170,7 +181,7 @@ def run(
         costs,
         seed=setup.seed + seed,
         loop=setup.loop,
-        windows=windows,
+        windows=[replace(w, settings=setup.settings.get(WINDOW_KINDS.get(w.kind, ""), {})) for w in windows],
         retouch=setup.retouch,
         cpus=setup.cpus,
     )

@@ -191,7 +191,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     measured = []
     used: dict[str, str] = {}
     for k in range(common.setup.seeds):
-        result = run(case.workload, mechanism, costs, common.setup, windows, seed=k)
+        result = run(case.workload, mechanism, costs, case.setup, windows, seed=k)
         measured.append(metrics_of(result, case.workload))
         used = dict(result.costs_used)
     return _row(cell, case, mechanism, used, mean_metrics(measured))
@@ -225,7 +225,7 @@ def _mechanism(cell: Cell, case: Case) -> Mechanism:
     """The cell's mechanism with the recording's and the user's parameters."""
     key = (cell.case_key, cell.mechanism_key)
     if key not in _mechanisms:
-        loaded = load_with(cell.mechanism, cell.common.setup, case.used)
+        loaded = load_with(cell.mechanism, case.setup, case.used)
         if _hash(_mechanism_text(loaded)) != cell.mechanism_key:
             raise UsageError(
                 f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"

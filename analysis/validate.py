@@ -50,6 +50,21 @@ class Numbers:
     run_time: int
     held: int = 0
     """part of `total`: stood still inside windows"""
+    held_accessors: int = 0
+    """vCPUs that stood still inside windows"""
+    refaults: int = 0
+    """faults of the kernel alone after the first window's end: on memory that was there"""
+    refault: int = 0
+    """their stall; part of `total`"""
+
+
+    def as_record(self, prefix: str) -> dict[str, int]:
+        """Flat, for output; counts as they are, times with their unit."""
+        return {prefix + k + ("" if k in _COUNTS else "_ns"): v for k, v in self.__dict__.items()}
+
+
+_COUNTS: Final = ("faults", "held_accessors", "refaults")
+_BOUNDED: Final = ("total_ns", "held_ns", "held_accessors", "refaults", "refault_ns")
 
 
 @dataclass(frozen=True)
@@ -69,8 +84,8 @@ class Cell:
     intervals: dict[str, Interval]
     floor: Errors | None
     floor_is: str
-    held_bounds_ns: tuple[int, int] | None
-    """predicted `held` if nothing, and if everything, that is there already is touched again in the window"""
+    bounds: tuple[Numbers, Numbers] | None
+    """predicted if nothing, and if everything, that is there already is touched again in the window and after it"""
     costs: dict[str, str]
     simulated_percent: float
     predicted_ns: Ints
@@ -97,9 +112,9 @@ class Cell:
             "group": self.group,
         }
         for side, numbers in (("predicted", self.predicted), ("measured", self.measured)):
-            record |= {f"{side}_{k}" + ("" if k == "faults" else "_ns"): v for k, v in numbers.__dict__.items()}
-        if self.held_bounds_ns:
-            record |= {"held_lower_ns": self.held_bounds_ns[0], "held_upper_ns": self.held_bounds_ns[1]}
+            record |= numbers.as_record(f"{side}_")
+        for side, numbers in zip(("lower", "upper"), self.bounds or (), strict=False):
+            record |= {f"{side}_{name}": value for name, value in numbers.as_record("").items() if name in _BOUNDED}
         record |= self.errors.as_record()
         for name, interval in self.intervals.items():
             record |= {f"{name}_error_low_percent": interval.low, f"{name}_error_high_percent": interval.high}
@@ -130,7 +145,7 @@ def halves(case: Case) -> Cell:
         intervals=dict(half.intervals),
         floor=errors(half.first_ns, half.measured_ns, run_time_ns=(times[1], times[0])) if len(half.first_ns) else None,
         floor_is="first half measured against second half measured",
-        held_bounds_ns=None,
+        bounds=None,
         costs=_sources(half.costs, half.fitted, case.own),
         simulated_percent=100.0,
         predicted_ns=half.predicted_ns,
@@ -173,13 +188,11 @@ def pair(
     result = run(workload, mechanism, costs, source.setup, windows)
     one = predicted_side(workload, result)
     other = measured_side(target)
-    bounds_ns = None
+    bounds = None
     if windows:
-        lower, upper = (
-            predicted_side(workload, run(workload, mechanism, costs, replace(source.setup, retouch=how), windows)).held
-            for how in ("recorded", "working-set")
-        )
-        bounds_ns = (lower, upper)
+        again_how = [replace(source.setup, retouch=how) for how in ("recorded", "working-set")]
+        sides = [predicted_side(workload, run(workload, mechanism, costs, how, windows)) for how in again_how]
+        bounds = (sides[0].numbers(), sides[1].numbers())
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
     simulated = simulated_rows(workload, mechanism)[mine].mean() * 100 if mine.any() else 0.0
     repeated = measured_side(again) if again is not None else None
@@ -195,13 +208,13 @@ def pair(
         target=target.trace.name,
         mechanism=label(target),
         source_mechanism=label(source) or "unknown",
-        predicted=_numbers(one.stalls, one.run_time_ns, one.held),
-        measured=_numbers(other.stalls, other.run_time_ns, other.held),
+        predicted=one.numbers(),
+        measured=other.numbers(),
         errors=_errors(one, other),
         intervals=intervals,
         floor=_errors(repeated, other) if repeated else None,
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
-        held_bounds_ns=bounds_ns,
+        bounds=bounds,
         costs=_sources(
             result.costs_used,
             frozenset(fitted) - frozenset(near),
@@ -223,6 +236,22 @@ class Side:
     owner: npt.NDArray[np.int32]
     held: int
     run_time_ns: int
+    held_accessors: int = 0
+    refaults: int = 0
+    refault_ns: int = 0
+    unrecorded_ns: int = 0
+    """stall of faults that have no row of their own: assumed refaults"""
+
+    def numbers(self) -> Numbers:
+        """What is compared."""
+        found = _numbers(self.stalls, self.run_time_ns, self.held)
+        return replace(
+            found,
+            total=found.total + self.unrecorded_ns,
+            held_accessors=self.held_accessors,
+            refaults=self.refaults,
+            refault=self.refault_ns,
+        )
 
 
 def predicted_side(workload: Workload, result: Result) -> Side:
@@ -232,7 +261,19 @@ def predicted_side(workload: Workload, result: Result) -> Side:
     mine = who[owner] & (result.start_ns >= 0)
     outside, inside = _part_at_windows(result.start_ns[mine], result.stall_ns[mine], result.windows)
     held = int(inside.sum() + result.window_stall_ns[who].sum())
-    return Side(outside, owner[mine], held, result.run_time_ns)
+    stood = np.union1d(owner[mine][inside > 0], np.flatnonzero(who & (result.window_stall_ns > 0)))
+    refaults, refault_ns = _refaults(workload, result.start_ns, result.stall_ns, mine, result.windows)
+    assumed_ns = int(result.refault_stall_ns[who].sum())
+    return Side(
+        outside,
+        owner[mine],
+        held,
+        result.run_time_ns,
+        held_accessors=len(stood),
+        refaults=refaults + int(result.refaults[who].sum()),
+        refault_ns=refault_ns + assumed_ns,
+        unrecorded_ns=assumed_ns,
+    )
 
 
 def measured_side(case: Case) -> Side:
@@ -243,11 +284,35 @@ def measured_side(case: Case) -> Side:
     begin = workload.clock_start_ns
     spans = [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows]
     outside, inside = _part_at_windows(workload.recorded_start_ns[mine], workload.recorded_stall_ns[mine], spans)
-    waiters = case.trace.meta.lab.get("waiters") or []
-    held = sum(int(w.get("waited_ns", 0)) for w in waiters) if waiters else int(inside.sum())
+    lab = case.trace.meta.lab
+    held, held_accessors = int(inside.sum()), len(np.unique(owner[mine][inside > 0]))
+    if waiters := lab.get("waiters"):
+        held, held_accessors = (sum(int(w.get(key, 0)) for w in waiters) for key in ("waited_ns", "accesses"))
     # A vCPU that was computing when a pause came has no access that waited; the lab knows how long it was parked.
-    held = sum(int(a.get("parked_ns", 0)) for a in case.trace.meta.lab.get("accessors") or []) or held
-    return Side(outside, owner[mine], held if spans else 0, measured_run_time_ns(workload))
+    parked = [ns for a in lab.get("accessors") or [] if (ns := int(a.get("parked_ns", 0)))]
+    if parked:
+        held, held_accessors = sum(parked), len(parked)
+    start_ns, stall_ns = workload.recorded_start_ns, workload.recorded_stall_ns
+    refaults, refault_ns = _refaults(workload, start_ns, stall_ns, mine, spans)
+    return Side(
+        outside,
+        owner[mine],
+        held if spans else 0,
+        measured_run_time_ns(workload),
+        held_accessors=held_accessors if spans else 0,
+        refaults=refaults,
+        refault_ns=refault_ns,
+    )
+
+
+def _refaults(
+    workload: Workload, start_ns: Ints, stall_ns: Ints, mine: npt.NDArray[np.bool_], spans: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """(number, stall) of faults that the kernel alone resolved after the first window."""
+    if not spans:
+        return 0, 0
+    after = mine & (workload.cls == CLASSES.index("stage2")) & (start_ns >= spans[0][1])
+    return int(after.sum()), int(stall_ns[after].sum())
 
 
 def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:
@@ -262,8 +327,7 @@ def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, 
 def _errors(predicted: Side, measured: Side) -> Errors:
     """Errors of the stalls outside windows; the total has what was held inside too."""
     found = errors(predicted.stalls, measured.stalls, run_time_ns=(predicted.run_time_ns, measured.run_time_ns))
-    totals = (int(side.stalls.sum()) + side.held for side in (predicted, measured))
-    return replace(found, total=relative_percent(*totals))
+    return replace(found, total=relative_percent(predicted.numbers().total, measured.numbers().total))
 
 
 def open_for(trace: Trace, setup: Setup, *, fit: bool = True, max_loss_percent: float = 1.0) -> Case:

@@ -54,8 +54,6 @@ CELLS: Final = (
 
 def one(cell: Cell) -> Report:
     """One prediction: line by line what was predicted, what was measured, how far off, how far off a repeat is."""
-    from analysis.judge import relative_percent
-
     rows: list[dict[str, Any]] = [
         {
             "what": "faults",
@@ -77,14 +75,11 @@ def one(cell: Cell) -> Report:
             }
         )
     if cell.predicted.held or cell.measured.held:
-        held: dict[str, Any] = {
-            "what": "held in windows",
-            "predicted": cell.predicted.held,
-            "measured": cell.measured.held,
-        }
-        rows.append(
-            held | {"error": relative_percent(cell.predicted.held, cell.measured.held), "bounds": "", "floor": ""}
-        )
+        rows.append(_line("held in windows", cell.predicted.held, cell.measured.held))
+        rows.append(_line("vCPUs held", f"{cell.predicted.held_accessors}", f"{cell.measured.held_accessors}"))
+    if cell.measured.refaults or (cell.bounds and cell.bounds[1].refaults):
+        rows.append(_line("refaults after", f"{cell.predicted.refaults:,}", f"{cell.measured.refaults:,}"))
+        rows.append(_line("their stall", cell.predicted.refault, cell.measured.refault))
     rows.append(
         {
             "what": "distance / mean",
@@ -163,6 +158,14 @@ def summary_lines(whole: Matrix) -> list[str]:
     return lines
 
 
+def _line(what: str, predicted: Any, measured: Any) -> dict[str, Any]:
+    from analysis.judge import relative_percent
+
+    numbers = isinstance(predicted, int) and isinstance(measured, int)
+    error = relative_percent(predicted, measured) if numbers else ""
+    return {"what": what, "predicted": predicted, "measured": measured, "error": error, "bounds": "", "floor": ""}
+
+
 def _bounds(interval: Interval | None) -> str:
     return f"{interval.low:+.1f} to {interval.high:+.1f} %" if interval else "-"
 
@@ -172,13 +175,19 @@ def _floor_words(cell: Cell) -> str:
 
 
 def _held_words(cell: Cell) -> list[str]:
-    if not cell.held_bounds_ns:
+    if not cell.bounds:
         return []
-    low, high = (format_ns(ns) for ns in cell.held_bounds_ns)
-    return [
-        f"held in windows: {low} if only first touches wait, {high} if all memory is touched again at once; "
-        "quantiles are of stalls outside windows"
+    low, high = cell.bounds
+    words = [
+        f"held in windows: {format_ns(low.held)} if only first touches wait, {format_ns(high.held)} if all memory is "
+        "touched again at once; quantiles are of stalls outside windows"
     ]
+    if high.refaults:
+        words.append(
+            f"refaults: {low.refaults:,} ({format_ns(low.refault)}) if nothing is touched again, {high.refaults:,} "
+            f"({format_ns(high.refault)}) if everything is"
+        )
+    return words
 
 
 def _cost_words(cell: Cell) -> list[str]:

@@ -17,7 +17,7 @@ from replay.costs import Cost
 from replay.language import ACCESSOR_KINDS, CLASSES
 from replay.mechanism import Mechanism
 from replay.pages import Pages, pages_of
-from replay.windows import Window, guarded, window_rows
+from replay.windows import Window, guarded, refill_bytes, window_rows
 from replay.workload import Workload
 
 Ints = npt.NDArray[np.int64]
@@ -131,13 +131,13 @@ def simulate(
     if cpus is not None and cpus < 1:
         raise UsageError(f"a host has at least one CPU, not {cpus}")
     counts = _counts(workload)
-    empties = bool(windows) and retouch == "working-set"
+    refill = refill_bytes(mechanism, windows, workload.page_bytes) if retouch == "working-set" else 0
     pages = pages_of(
         workload,
         mechanism.granule_bytes,
         track=tracks_pages(mechanism),
         everything=mechanism.push is not None,
-        first_touch=empties,
+        refill_bytes=refill,
     )
     program = Compiler(
         mechanism,
@@ -145,7 +145,7 @@ def simulate(
         accessors=workload.accessors,
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
-        refaults=empties,
+        refaults=refill > 0,
         shared=pages.tracked > 0 or until_ns is not None,
         on_cpus=cpus is not None,
     ).program()

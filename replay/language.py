@@ -94,6 +94,7 @@ WINDOW_KEYS: Final = {
     "stops": "accessor kinds that do not run inside",
     "blocks": "table of accessor kind -> all, write: these run, but such accesses wait for the end",
     "empties": "none or stage2: what is mapped in stage 2 is gone afterwards",
+    "refill": "bytes that one fault maps again in a stage 2 that was emptied (default: one page)",
     "enter": "costs before the window's work begins",
     "leave": "costs after it",
     "resume": "cost for each stopped accessor before it runs again",

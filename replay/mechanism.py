@@ -22,7 +22,6 @@ _TOP: Final = frozenset(
         "source",
         "limits",
         "granule",
-        "stage2_granule",
         "serves",
         "fallback",
         "shards",
@@ -373,6 +372,8 @@ class _Reader:
                 lang.check_cost(name, self.names, self.place("window", key))
                 if times not in ("", "touched_pages"):
                     raise self.fail(f"'{item}': a cost may be multiplied by touched_pages only", "window", key)
+        if "refill" in window:
+            window["refill"] = self.size(window["refill"], "window", "refill")
         if "resume" in window:
             lang.check_cost(window["resume"], self.names, self.place("window", "resume"))
         return window

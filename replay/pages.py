@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from faulttrace.errors import UsageError
 from replay import opcodes as o
 from replay.jit import jit
 from replay.language import CLASSES, CONTENT_CLASSES
@@ -34,22 +35,23 @@ class Pages:
     """tracked granules by address (all of them, when everything is tracked); or empty"""
 
 
-def pages_of(workload: Workload, granule_bytes: int, *, track: bool, everything: bool, first_touch: bool) -> Pages:
+def pages_of(workload: Workload, granule_bytes: int, *, track: bool, everything: bool, refill_bytes: int) -> Pages:
     """Flags for one granule. Cached in the workload: replications over seeds share it.
 
     Args:
         track: look shared granules up at all (some path coalesces)
         everything: look every granule up (a background stream may bring it)
-        first_touch: mark each accessor's first fault on a granule (a window may empty stage 2)
+        refill_bytes: a window may empty stage 2, and one fault maps so much again: mark each accessor's first fault on
+            each such range; 0: none does
     """
-    key = (granule_bytes, track, everything, first_touch)
+    key = (granule_bytes, track, everything, refill_bytes)
     if key not in workload._cache:
-        workload._cache[key] = _pages(workload, granule_bytes, track, everything, first_touch)
+        workload._cache[key] = _pages(workload, granule_bytes, track, everything, refill_bytes)
     found: Pages = workload._cache[key]
     return found
 
 
-def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool, first_touch: bool) -> Pages:
+def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool, refill_bytes: int) -> Pages:
     shift = (granule_bytes // workload.page_bytes).bit_length() - 1
     page = workload.page
     flags = np.zeros(workload.faults, np.uint8)
@@ -75,7 +77,10 @@ def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool
             if everything:
                 order = np.arange(tracked, dtype=np.int32)
         del counts
-    if first_touch:
+    if refill_bytes:
+        if refill_bytes < workload.page_bytes:
+            raise UsageError(f"a fault cannot map {refill_bytes} bytes again: the trace's page has {workload.page_bytes}")
+        key = page >> ((refill_bytes // workload.page_bytes).bit_length() - 1)
         for a in range(workload.accessors):
             low, high = workload.accessor_start[a : a + 2]
             _, first = np.unique(key[low:high], return_index=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from faulttrace.errors import UsageError
-from faulttrace.units import parse_duration_ns
+from faulttrace.units import format_bytes, parse_duration_ns
 from replay import opcodes as o
 from replay.costs import Cost
 from replay.distributions import Distribution
@@ -38,6 +38,8 @@ class Window:
     length_ns: int
     kind: str = ""
     """whose rule holds inside, for mechanisms without a rule of their own; empty: none of them is touched"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """parameters of that kind's rule"""
 
 
 def parse_window(text: str) -> Window:
@@ -59,7 +61,14 @@ def rule_for(mechanism: Mechanism, window: Window) -> Mechanism | None:
     """Whose [window] rule holds: the mechanism's own, else that of the window's kind."""
     if mechanism.window is not None:
         return mechanism
-    return load_mechanism(WINDOW_KINDS[window.kind]) if window.kind else None
+    return load_mechanism(WINDOW_KINDS[window.kind]).with_params(window.settings) if window.kind else None
+
+
+def refill_bytes(mechanism: Mechanism, windows: Sequence[Window], page_bytes: int) -> int:
+    """What one fault maps again after a window emptied stage 2; 0 where none does. Several windows: the least."""
+    rules = [rule for window in windows if (rule := rule_for(mechanism, window)) is not None]
+    emptying = [rule for rule in rules if (rule.window or {}).get("empties") == "stage2"]
+    return int(min((rule.value(rule.window.get("refill", page_bytes)) for rule in emptying if rule.window), default=0))
 
 
 def window_rows(  # noqa: PLR0917
@@ -154,7 +163,8 @@ def window_words(mechanism: Mechanism) -> str:
     if rule.get("blocks"):
         parts.append("waits for the end: " + ", ".join(f"{kind} ({which})" for kind, which in rule["blocks"].items()))
     if rule.get("empties", "none") != "none":
-        parts.append(f"{rule['empties']} is empty afterwards")
+        again = f", one fault maps {format_bytes(int(mechanism.value(rule['refill'])))} again" if "refill" in rule else ""
+        parts.append(f"{rule['empties']} is empty afterwards{again}")
     open_to = [kind for kind in ACCESSOR_KINDS if not guarded(mechanism, kind)]
     parts.append(f"writes not stopped (hazards): {', '.join(open_to)}" if open_to else "no write gets through")
     return "; ".join(parts)

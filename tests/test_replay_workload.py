@@ -185,13 +185,13 @@ def test_a_split_keeps_time_and_faults() -> None:
 
 def test_pages_touched_once_are_not_looked_up_and_the_granule_decides() -> None:
     work = make_workload([{"think_ns": [1, 1, 1], "page": [0, 1, 9]}, {"think_ns": [1, 1], "page": [1, 512]}])
-    small = pages_of(work, 4096, track=True, everything=False, first_touch=False)
+    small = pages_of(work, 4096, track=True, everything=False, refill_bytes=0)
     assert (small.flags & 1).tolist() == [0, 1, 0, 1, 0]
     assert small.tracked == 1
-    large = pages_of(work, 2 << 20, track=True, everything=False, first_touch=True)
+    large = pages_of(work, 2 << 20, track=True, everything=False, refill_bytes=2 << 20)
     assert (large.flags & 1).tolist() == [1, 1, 1, 1, 0]
     assert (large.flags >> 1).tolist() == [1, 0, 0, 1, 1]
-    assert pages_of(work, 4096, track=False, everything=False, first_touch=False).tracked == 0
+    assert pages_of(work, 4096, track=False, everything=False, refill_bytes=0).tracked == 0
 
 
 def test_sparse_addresses_are_counted_as_dense_ones() -> None:
@@ -199,7 +199,7 @@ def test_sparse_addresses_are_counted_as_dense_ones() -> None:
     page = rng.integers(0, 300, 400)
     dense = make_workload([{"think_ns": np.ones(400), "page": page}])
     sparse = make_workload([{"think_ns": np.ones(400), "page": page * 1_000_003}])
-    flags = [pages_of(w, 4096, track=True, everything=False, first_touch=False) for w in (dense, sparse)]
+    flags = [pages_of(w, 4096, track=True, everything=False, refill_bytes=0) for w in (dense, sparse)]
     np.testing.assert_array_equal(flags[0].flags, flags[1].flags)
     assert flags[0].tracked == flags[1].tracked
 
@@ -207,7 +207,7 @@ def test_sparse_addresses_are_counted_as_dense_ones() -> None:
 def test_a_page_that_faulted_again_later_is_missing_again() -> None:
     again = faults(("vcpu", 100, 0, 100, 1), ("vcpu", 101, 50, 100, 1), ("vcpu", 100, 500, 600, 1))
     work = workload_from_faults(again, begin_ns=BEGIN)
-    pages = pages_of(work, 4096, track=True, everything=False, first_touch=False)
+    pages = pages_of(work, 4096, track=True, everything=False, refill_bytes=0)
     assert pages.tracked == 1
     result = simulate(work, load_mechanism("uffd-missing"), load_costs())
     by_start = result.stall_ns[[0, 2, 1]]  # first, the one that overlapped it, the later one

@@ -222,7 +222,8 @@ def test_a_pause_is_predicted_by_one_that_was_never_paused(tmp_path: Path) -> No
     cell = pair(plain, open_for(open_trace(target), Setup()))
     assert cell.measured.held == 2 * length_ns
     assert cell.predicted.held == pytest.approx(2 * length_ns, rel=0.05)
-    assert cell.held_bounds_ns is not None
+    assert cell.bounds is not None
+    assert cell.predicted.held_accessors == cell.measured.held_accessors == 2
     assert cell.errors.total == pytest.approx(0, abs=5)
     assert cell.errors.p99 == pytest.approx(0, abs=15)  # the window is in no quantile
     text = render.to_table(validate_view.one(cell), 80)[0]
