@@ -87,6 +87,35 @@ def test_trace_cmd_under_svm_stitches_to_the_page(tmp_path: Path) -> None:
     assert faults.filter(pl.col("stall_ns") > 0).height == PAGES + 1
 
 
+def test_asynchronous_faults(tmp_path: Path) -> None:
+    import_file("trace-cmd", GOLDEN / "svm-apf.trace-cmd.txt.gz", tmp_path / "x.trace")
+    frame = events(tmp_path / "x.trace")
+    data = pl.Series([0x10000000 + 4096 * page for page in range(PAGES)], dtype=pl.UInt64)
+    for kind in (Kind.KVM_ASYNC_PF_NOT_PRESENT, Kind.KVM_ASYNC_PF_COMPLETED, Kind.KVM_ASYNC_PF_READY):
+        mine = frame.filter(pl.col("kind") == kind)
+        assert mine["addr"].to_list() == data.to_list(), kind
+        in_worker = kind == Kind.KVM_ASYNC_PF_COMPLETED
+        assert set(mine["tgid"]) == {127}  # also of what a kernel worker completed: the process it did it for
+        assert (set(mine["tid"]) == {127}) is not in_worker
+    not_present = frame.filter(pl.col("kind") == Kind.KVM_ASYNC_PF_NOT_PRESENT)
+    assert not_present["code"].n_unique() == PAGES  # tokens
+    assert not_present["code"].to_list() == frame.filter(pl.col("kind") == Kind.KVM_ASYNC_PF_READY)["code"].to_list()
+    # The vCPU is halted meanwhile, so its stall holds the wait.
+    faults = open_trace(tmp_path / "x.trace").faults()
+    assert faults.filter(pl.col("join") == "exit/entry").height == PAGES + 1
+
+
+def test_dirty_ring(tmp_path: Path) -> None:
+    import_file("trace-cmd", GOLDEN / "svm-ring.trace-cmd.txt.gz", tmp_path / "x.trace")
+    frame = events(tmp_path / "x.trace")
+    pushed = frame.filter(pl.col("kind") == Kind.KVM_DIRTY_RING_PUSH)
+    # 256 entries less 64 in reserve: at 192 KVM exits, before the write to page 191 is done
+    assert pushed["addr"].to_list() == [*range(192), *range(191, 211)]
+    assert set(pushed["code"]) == {1}  # the slot
+    (full,) = frame.filter(pl.col("kind") == Kind.KVM_DIRTY_RING_EXIT)["ts_ns"]
+    assert pushed.filter(pl.col("ts_ns") < full).height == 192
+
+
 def test_bpftrace_under_svm_stitches_to_the_page(tmp_path: Path) -> None:
     summary = import_file("bpftrace", GOLDEN / "svm.bpftrace.json.gz", tmp_path / "x.trace")
     assert (summary.events, summary.lost) == (75, 0)

@@ -111,12 +111,14 @@ class Builder:
                 target.role = "vm"
         return list(targets.values())
 
-    def _row(self, raw: Raw, kind: Kind, *, tid: int | None = None, **columns: int) -> None:
+    def _row(self, raw: Raw, kind: Kind, *, tid: int | None = None, owner: int = 0, **columns: int) -> None:
+        """Add a row of thread `tid` (default: who raised the event), of the process of `owner` (default: its own)."""
         who = raw.tid if tid is None else tid
+        owner = owner or who
         if not who:
             return  # the idle thread
         row: dict[str, int] = dict.fromkeys(_COLUMNS, 0)
-        row |= {"ts_ns": raw.ts_ns, "cpu": raw.cpu, "tgid": self._tgid.get(who, who), "tid": who, "kind": int(kind)}
+        row |= {"ts_ns": raw.ts_ns, "cpu": raw.cpu, "tgid": self._tgid.get(owner, owner), "tid": who, "kind": int(kind)}
         row |= {"fd": -1, "vcpu": -1}
         row |= {
             name: value & _U64 if name in ("addr", "ip", "code", "size") else value for name, value in columns.items()
@@ -172,9 +174,8 @@ class Builder:
         """A kernel worker has the page: the process is that of the vCPU that asked for this address."""
         waiter = self._async.pop(raw.fields["gva"], None)
         if waiter is not None:
-            self._row(raw, Kind.KVM_ASYNC_PF_COMPLETED, addr=raw.fields["gva"], ip=raw.fields["address"])
-            if self.rows:
-                self.rows[-1]["tgid"] = self._tgid.get(waiter, waiter)
+            columns = {"addr": raw.fields["gva"], "ip": raw.fields["address"]}
+            self._row(raw, Kind.KVM_ASYNC_PF_COMPLETED, owner=waiter, **columns)
 
     def _call(self, raw: Raw) -> None:
         phase, _, call = raw.name.removeprefix("syscalls:sys_").partition("_")
