@@ -191,7 +191,8 @@ class Recorder:
             if proc.descriptors(tgid).denied:
                 self._notes.append(
                     f"the descriptors of process {tgid} may not be read (that takes CAP_SYS_PTRACE): "
-                    "vCPU numbers are not known, userfaultfds only by their first message"
+                    "vCPU numbers are not known, userfaultfds only by their first message, "
+                    "and a read that was under way loses its own"
                 )
         for tgid in tgids:  # threads born between the first look and the programs knowing their process
             self._backend.refresh(tgid)

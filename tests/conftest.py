@@ -29,10 +29,20 @@ def pytest_runtest_makereport(
     return report
 
 
+def _built(tmp_path_factory: pytest.TempPathFactory, name: str) -> str:
+    program = tmp_path_factory.mktemp("csrc") / name
+    source = Path(__file__).parent / "csrc" / f"{name}.c"
+    subprocess.run(["cc", "-O1", "-o", program, source, "-lpthread"], check=True)
+    return str(program)
+
+
 @pytest.fixture(scope="session")
 def userfaults(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A program that takes exactly as many userfaults as it is told."""
-    program = tmp_path_factory.mktemp("csrc") / "userfaults"
-    source = Path(__file__).parent / "csrc" / "userfaults.c"
-    subprocess.run(["cc", "-O1", "-o", program, source, "-lpthread"], check=True)
-    return str(program)
+    return _built(tmp_path_factory, "userfaults")
+
+
+@pytest.fixture(scope="session")
+def vm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real guest that touches, and whose memory is zapped, on order."""
+    return _built(tmp_path_factory, "vm")

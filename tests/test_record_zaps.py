@@ -35,15 +35,6 @@ def attached_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def vm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A real guest whose memory is zapped on order."""
-    program = tmp_path_factory.mktemp("csrc") / "vm"
-    source = Path(__file__).parent / "csrc" / "vm.c"
-    subprocess.run(["cc", "-O1", "-o", program, source, "-lpthread"], check=True)
-    return str(program)
-
-
 def _actions(
     vm: str,
     out: Path,

@@ -1,11 +1,14 @@
 /*
- * userfaults COUNT [dev] [slow]: takes exactly COUNT userfaults, writing one byte to each page, served by one handler
- * thread. dev: the userfaultfd comes from /dev/userfaultfd. slow: each 5000th fault is served after 300 ms.
+ * userfaults COUNT [WORD...]: takes exactly COUNT userfaults, writing one byte to each page, served by one handler
+ * thread. dev: the userfaultfd comes from /dev/userfaultfd. slow: each 5000th fault is served after 300 ms. wait: prints
+ * a line, then waits for one before the first fault. move: the faulting thread goes to another CPU before each fault,
+ * the handler before each answer. close: the last message is read, then the userfaultfd is closed instead.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,12 +22,32 @@
 
 static int uffd;
 static long count;
-static int slow;
+static int use_dev, slow, hold, moving, closing;
 
 static void die(const char *what)
 {
 	perror(what);
 	exit(1);
+}
+
+/* To the CPU after this one, of those that may be used. */
+static void move(void)
+{
+	static cpu_set_t allowed;
+	static int known;
+	cpu_set_t one;
+	int cpu = sched_getcpu();
+
+	if (!known && sched_getaffinity(getpid(), sizeof(allowed), &allowed))
+		die("sched_getaffinity");
+	known = 1;
+	do
+		cpu = (cpu + 1) % CPU_SETSIZE;
+	while (!CPU_ISSET(cpu, &allowed));
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	if (sched_setaffinity(0, sizeof(one), &one))
+		die("sched_setaffinity");
 }
 
 static void *serve(void *unused)
@@ -41,6 +64,13 @@ static void *serve(void *unused)
 			die("read");
 		if (slow && done % 5000 == 4999)
 			usleep(300000);
+		if (moving)
+			move();
+		if (closing && done == count - 1) {
+			close(uffd);
+			uffd = -1;
+			return NULL;
+		}
 		copy.dst = msg.arg.pagefault.address & ~(PAGE - 1);
 		copy.src = (unsigned long)content;
 		copy.len = PAGE;
@@ -62,8 +92,16 @@ int main(int argc, char **argv)
 	int dev;
 
 	count = argc > 1 ? atol(argv[1]) : 1009;
-	slow = argc > 2 && !strcmp(argv[argc - 1], "slow");
-	if (argc > 2 && !strcmp(argv[2], "dev")) {
+	for (i = 2; i < argc; i++) {
+		use_dev |= !strcmp(argv[i], "dev");
+		slow |= !strcmp(argv[i], "slow");
+		hold |= !strcmp(argv[i], "wait");
+		moving |= !strcmp(argv[i], "move");
+		closing |= !strcmp(argv[i], "close");
+	}
+	if (moving)
+		move();
+	if (use_dev) {
 		dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 		uffd = dev < 0 ? -1 : ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC);
 	} else {
@@ -82,12 +120,21 @@ int main(int argc, char **argv)
 		die("UFFDIO_REGISTER");
 	if (pthread_create(&handler, NULL, serve, NULL))
 		die("pthread_create");
+	if (hold) {
+		usleep(50000);	/* the handler is in its read */
+		puts("ready");
+		fflush(stdout);
+		getchar();
+	}
 	for (i = 0; i < count; i++) {
+		if (moving)
+			move();
 		if (i && i % PAGES == 0 && madvise(memory, PAGES * PAGE, MADV_DONTNEED))
 			die("madvise");
 		memory[i % PAGES * PAGE] = 1;
 	}
 	pthread_join(handler, NULL);
-	close(uffd);
+	if (uffd >= 0)
+		close(uffd);
 	return 0;
 }
