@@ -30,7 +30,7 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     """All expectations on `trace`; `facts` is the line of JSON the guest printed."""
     import polars as pl
 
-    pages, uffd = facts["pages"], facts["backing"] == "uffd"
+    pages, backing = facts["pages"], facts["backing"]
     events = trace.events(tgid=facts["vcpu_tid"])  # the guest's first thread is its vCPU
     vcpu = events.filter(pl.col("tid") == facts["vcpu_tid"])
 
@@ -44,15 +44,17 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     npf = pl.col("code") == (SVM_EXIT_NPF if trace.meta.host.kvm_flavour == "svm" else VMX_EXIT_EPT_VIOLATION)
     copies = events.filter(pl.col("kind") == int(Kind.UFFD_COPY), pl.col("tid") == facts["handler_tid"])
     messages = events.filter(pl.col("kind") == int(Kind.UFFD_MSG), pl.col("ip") == 0x12)
-    served = pages if uffd else 0
+    # A full dirty ring makes KVM exit before the faulting write is done: it faults, and is pushed, once more.
+    again = facts.get("ring_exits", 0)
+    served = pages if backing in ("uffd", "apf") else 0
     found = [
         # Not sched_waking's: an interrupt that wakes a thread while another probe runs on that CPU is missed by
         # design of the kernel's perf tracepoints, and booked (Linux 6.7 on); nothing here is counted from it.
         Expectation("events lost by KVM and userfaultfd probes", 0, _lost(trace)),
-        Expectation("kvm_page_fault on data pages", pages, faults.height),
+        Expectation("kvm_page_fault on data pages", pages + again, faults.height),
         Expectation("distinct data pages faulted", pages, faults["addr"].unique().len()),
-        Expectation("kvm_exit for a stage-2 fault (data and the code page)", pages + 1, count(Kind.KVM_EXIT, npf)),
-        Expectation("kvm_page_fault in all", pages + 1, count(Kind.KVM_PAGE_FAULT)),
+        Expectation("kvm_exit for a stage-2 fault (data, code page)", pages + 1 + again, count(Kind.KVM_EXIT, npf)),
+        Expectation("kvm_page_fault in all", pages + 1 + again, count(Kind.KVM_PAGE_FAULT)),
         Expectation("kvm_entry: one before each kvm_exit", exits, count(Kind.KVM_ENTRY)),
         Expectation("kvm_exit and kvm_entry alternate", 0, _out_of_turn(vcpu)),
         Expectation("KVM_RUN calls", facts["kvm_runs"], count(Kind.KVM_RUN_EXIT)),
@@ -60,9 +62,24 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         Expectation("UFFDIO_COPY ioctls", served, copies.height),
         Expectation("pages the handler says it served", served, facts["served"]),
     ]
+    asynchronous = pages if backing == "apf" else 0
+    pushed = pages + again if backing == "ring" else 0
+    pushes = vcpu.filter(pl.col("kind") == int(Kind.KVM_DIRTY_RING_PUSH), pl.col("code") == 1)  # slot 1: the data
+    completed = events.filter(pl.col("kind") == int(Kind.KVM_ASYNC_PF_COMPLETED), in_data)  # in a kernel worker
+    found += [
+        Expectation("kvm_async_pf_not_present", asynchronous, count(Kind.KVM_ASYNC_PF_NOT_PRESENT)),
+        Expectation("pages of kvm_async_pf_completed", asynchronous, completed["addr"].unique().len()),
+        Expectation("kvm_async_pf_completed", asynchronous, completed.height),
+        Expectation("kvm_async_pf_ready", asynchronous, count(Kind.KVM_ASYNC_PF_READY)),
+        Expectation("kvm_dirty_ring_push", pushed, pushes.height),
+        Expectation("pages of kvm_dirty_ring_push", pushed - again, pushes["addr"].unique().len()),
+        Expectation("kvm_dirty_ring_exit", again, count(Kind.KVM_DIRTY_RING_EXIT)),
+        Expectation("entries that the VMM found in the ring", pushed, facts.get("harvested", 0)),
+    ]
     if any(probe.name.endswith("handle_userfault") and probe.status == "attached" for probe in trace.meta.probes):
-        # Twice per KVM fault: a try that may not wait comes first.
-        found.append(Expectation("handle_userfault", 2 * served, count(Kind.HANDLE_USERFAULT)))
+        # Twice per KVM fault: a try that may not wait comes first. Where the fault is asynchronous a worker waits.
+        tries = served if backing == "apf" else 2 * served
+        found.append(Expectation("handle_userfault in the vCPU", tries, count(Kind.HANDLE_USERFAULT)))
     return found + _stitched(trace, facts)
 
 
@@ -72,10 +89,10 @@ def _stitched(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     pages, uffd = facts["pages"], facts["backing"] == "uffd"
     first, last = facts["data_hva"], facts["data_hva"] + pages * 4096
     faults = trace.faults().filter(pl.col("tid") == facts["vcpu_tid"], pl.col("page") >= first, pl.col("page") < last)
-    cause = "missing" if uffd else "stage2"
+    cause, again = "missing" if uffd else "stage2", facts.get("ring_exits", 0)
     joined = faults.filter(pl.col("cause") == cause, pl.col("join") != "none", pl.col("stall_ns") > 0)
     found = [
-        Expectation(f"stitched faults of cause {cause}, joined, with a stall", pages, joined.height),
+        Expectation(f"stitched faults of cause {cause}, joined, with a stall", pages + again, joined.height),
         Expectation("distinct pages stitched", pages, joined["page"].unique().len()),
     ]
     if uffd:

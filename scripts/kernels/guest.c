@@ -5,9 +5,14 @@
  *
  *   guest PAGES lazy     memory is plain anonymous memory: KVM resolves each fault alone
  *   guest PAGES uffd     memory is a userfaultfd MISSING region served by one thread with UFFDIO_COPY
+ *   guest PAGES apf      the same with an interrupt controller in KVM and interrupts on: each fault is asynchronous (a
+ *                        kernel worker waits for the page; this guest takes no notice, so KVM halts the vCPU meanwhile)
+ *   guest PAGES ring     plain memory whose writes KVM logs in a dirty ring of the smallest size; when it is full KVM
+ *                        exits, and it is harvested and reset
  *
  * Expected, with hardware paging (VMX, SVM): kvm_page_fault in the data slot = PAGES; every kvm_exit has one
- * kvm_entry before it; with uffd PAGES messages and PAGES copies. Prints one line of JSON.
+ * kvm_entry before it; with uffd PAGES messages and PAGES copies; with apf PAGES of each asynchronous event; with ring
+ * PAGES pushed and harvested, and one more for each exit with a full ring. Prints one line of JSON.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +35,8 @@
 static int uffd = -1;
 static uint64_t served;
 static pid_t handler_tid;
+static struct kvm_dirty_gfn *ring;
+static uint32_t ring_entries, harvested, pushed_again, ring_exits;
 
 #define CHECK(what) do { if ((what) < 0) { perror(#what); exit(1); } } while (0)
 
@@ -69,6 +76,35 @@ static void serve_by_userfaultfd(void *data, size_t bytes)
 	}
 }
 
+/*
+ * Takes all entries that KVM published and lets it have them back. In order each names the next page. The page that filled
+ * the ring comes twice: KVM exits before the guest's instruction is done, and the reset protects the page again.
+ */
+static void harvest(int vm)
+{
+	uint32_t took = 0;
+
+	for (;; took++) {
+		struct kvm_dirty_gfn *entry = &ring[harvested % ring_entries];
+		if (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) != KVM_DIRTY_GFN_F_DIRTY)
+			break;
+		uint64_t next = harvested - pushed_again;
+		if (!took && next && entry->offset == next - 1) {
+			pushed_again++;
+		} else if (entry->slot != 1 || entry->offset != next) {
+			fprintf(stderr, "dirty ring: entry %u says slot %u, page %llu\n", harvested, entry->slot,
+				(unsigned long long)entry->offset);
+			exit(1);
+		}
+		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+		harvested++;
+	}
+	if (ioctl(vm, KVM_RESET_DIRTY_RINGS, 0) != (int)took) {
+		fprintf(stderr, "KVM_RESET_DIRTY_RINGS did not take back the %u entries\n", took);
+		exit(1);
+	}
+}
+
 static void *memory(size_t bytes)
 {
 	void *area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -83,8 +119,10 @@ static void *memory(size_t bytes)
 int main(int argc, char **argv)
 {
 	uint32_t pages = argc > 2 ? (uint32_t)strtoul(argv[1], NULL, 10) : 0;
-	if (!pages || (strcmp(argv[2], "lazy") && strcmp(argv[2], "uffd"))) {
-		fprintf(stderr, "usage: guest PAGES lazy|uffd\n");
+	const char *backing = argc > 2 ? argv[2] : "";
+	int apf = !strcmp(backing, "apf"), dirty_ring = !strcmp(backing, "ring"), uffd_backed = apf || !strcmp(backing, "uffd");
+	if (!pages || !(uffd_backed || dirty_ring || !strcmp(backing, "lazy"))) {
+		fprintf(stderr, "usage: guest PAGES lazy|uffd|apf|ring\n");
 		return 2;
 	}
 	unsigned char code[] = {
@@ -94,7 +132,7 @@ int main(int argc, char **argv)
 		0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /*       add edi, 4096     */
 		0x49,                               /*       dec ecx           */
 		0x75, 0xf5,                         /*       jnz next          */
-		0xf4,                               /*       hlt               */
+		0xe6, 0x80,                         /*       out 0x80, al: an exit to userspace with and without an APIC */
 	};
 	uint32_t base = DATA_GPA;
 	memcpy(code + 1, &base, 4);
@@ -104,16 +142,23 @@ int main(int argc, char **argv)
 	CHECK(kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC));
 	CHECK(vm = ioctl(kvm, KVM_CREATE_VM, 0));
 	ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000UL); /* needed by VMX only */
+	if (apf)
+		CHECK(ioctl(vm, KVM_CREATE_IRQCHIP));
+	if (dirty_ring) {
+		struct kvm_enable_cap cap = { .cap = KVM_CAP_DIRTY_LOG_RING, .args[0] = PAGE }; /* before any vCPU */
+		CHECK(ioctl(vm, KVM_ENABLE_CAP, &cap));
+		ring_entries = PAGE / sizeof *ring;
+	}
 	char *text = memory(PAGE), *data = memory(pages * PAGE);
 	memcpy(text, code, sizeof code);
-	if (!strcmp(argv[2], "uffd"))
+	if (uffd_backed)
 		serve_by_userfaultfd(data, pages * PAGE);
 	struct kvm_userspace_memory_region slot = {
 		.slot = 0, .guest_phys_addr = CODE_GPA, .memory_size = PAGE, .userspace_addr = (uintptr_t)text,
 	};
 	CHECK(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot));
 	slot = (struct kvm_userspace_memory_region){
-		.slot = 1, .guest_phys_addr = DATA_GPA, .memory_size = pages * PAGE, .userspace_addr = (uintptr_t)data,
+		.slot = 1, .flags = dirty_ring ? KVM_MEM_LOG_DIRTY_PAGES : 0, .guest_phys_addr = DATA_GPA, .memory_size = pages * PAGE, .userspace_addr = (uintptr_t)data,
 	};
 	CHECK(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot));
 	CHECK(vcpu = ioctl(vm, KVM_CREATE_VCPU, 0));
@@ -122,6 +167,13 @@ int main(int argc, char **argv)
 	if (run == MAP_FAILED) {
 		perror("mmap of kvm_run");
 		return 1;
+	}
+	if (dirty_ring) {
+		ring = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, KVM_DIRTY_LOG_PAGE_OFFSET * PAGE);
+		if (ring == MAP_FAILED) {
+			perror("mmap of the dirty ring");
+			return 1;
+		}
 	}
 	struct kvm_sregs sregs;
 	CHECK(ioctl(vcpu, KVM_GET_SREGS, &sregs));
@@ -132,7 +184,7 @@ int main(int argc, char **argv)
 	sregs.ds = sregs.es = sregs.ss = sregs.fs = sregs.gs = flat;
 	sregs.cr0 |= 1;
 	CHECK(ioctl(vcpu, KVM_SET_SREGS, &sregs));
-	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = 2 };
+	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = apf ? 0x202 : 2 };
 	CHECK(ioctl(vcpu, KVM_SET_REGS, &regs));
 	unsigned runs = 0;
 	do {
@@ -141,15 +193,23 @@ int main(int argc, char **argv)
 			return 1;
 		}
 		runs++;
-	} while (run->exit_reason == KVM_EXIT_INTR);
+		if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
+			ring_exits++;
+			harvest(vm);
+		}
+	} while (run->exit_reason == KVM_EXIT_INTR || run->exit_reason == KVM_EXIT_DIRTY_RING_FULL);
+	if (dirty_ring)
+		harvest(vm);
 	for (uint32_t page = 0; page < pages; page++)
 		if (*(uint32_t *)(data + page * PAGE) != pages - page) {
 			fprintf(stderr, "page %u holds the wrong word: the guest did not run\n", page);
 			return 1;
 		}
 	printf("{\"pages\": %u, \"backing\": \"%s\", \"served\": %lu, \"exit_reason\": %u, \"kvm_runs\": %u, "
-	       "\"vcpu_tid\": %d, \"handler_tid\": %d, \"data_gpa\": %lu, \"data_hva\": %lu}\n",
-	       pages, argv[2], (unsigned long)__atomic_load_n(&served, __ATOMIC_SEQ_CST), run->exit_reason, runs, (int)syscall(SYS_gettid), (int)handler_tid,
-	       DATA_GPA, (unsigned long)(uintptr_t)data);
-	return run->exit_reason == KVM_EXIT_HLT ? 0 : 1;
+	       "\"vcpu_tid\": %d, \"handler_tid\": %d, \"data_gpa\": %lu, \"data_hva\": %lu, \"harvested\": %u, "
+	       "\"pushed_again\": %u, \"ring_exits\": %u}\n",
+	       pages, backing, (unsigned long)__atomic_load_n(&served, __ATOMIC_SEQ_CST), run->exit_reason, runs,
+	       (int)syscall(SYS_gettid), (int)handler_tid, DATA_GPA, (unsigned long)(uintptr_t)data, harvested,
+	       pushed_again, ring_exits);
+	return run->exit_reason == KVM_EXIT_IO ? 0 : 1;
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from pathlib import Path
 from boot import BootFailed, boot, missing_tools
 from check import check
 from debian import KernelUnavailable, fetch
+from types_btf import write_btf
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
+BACKINGS = ["lazy", "uffd", "apf", "ring"]
 
 
 def main() -> int:
@@ -30,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernel", action="append", help="series, as 6.1 (default: 6.1 and 6.12)")
     parser.add_argument("--backend", action="append", help="bcc or bpftrace (default: bcc)")
-    parser.add_argument("--backing", action="append", choices=["lazy", "uffd"], help="default: both")
+    parser.add_argument("--backing", action="append", choices=BACKINGS, help="default: all")
     parser.add_argument("--pages", type=int, default=1009, help="pages the guest touches (default: 1009)")
     parser.add_argument("--doctor", action="store_true", help="also run `faultreplay doctor` inside")
     parser.add_argument("--out", type=Path, help="keep traces and logs in this folder")
@@ -44,7 +47,8 @@ def main() -> int:
     for series in args.kernel or ["6.1", "6.12"]:
         share = out / series
         share.mkdir(parents=True, exist_ok=True)
-        backends, backings = args.backend or ["bcc"], args.backing or ["lazy", "uffd"]
+        write_btf(share / "types.btf")
+        backends, backings = args.backend or ["bcc"], args.backing or BACKINGS
         began = time.monotonic()
         try:
             kernel = fetch(series)
@@ -53,7 +57,9 @@ def main() -> int:
             # bpftrace alone takes minutes to start under TCG
             timeout_s = 450 + 400 * ("bpftrace" in backends)
             arguments = (*words, quoted(backends), quoted(backings), *more)
-            boot(kernel, HERE / "inside.sh", share, args=arguments, timeout_s=timeout_s)
+            # A copy: a shell reads its script as it goes, and this one may be edited meanwhile.
+            script = shutil.copy(HERE / "inside.sh", share)
+            boot(kernel, Path(script), share, args=arguments, timeout_s=timeout_s)
         except KernelUnavailable as error:
             print(f"error: {error}", file=sys.stderr)
             return 5
