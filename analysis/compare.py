@@ -125,7 +125,7 @@ def compare(
     measured = measured_metrics(case.workload)
     fitted = case.fitted()
     rows = []
-    for name in list(mechanisms) or _default_names(case):
+    for name in list(mechanisms) or default_names(case):
         step(f"replaying {name}")
         rows.append(_row(name, case, fitted, weigh_borrowed))
     judged = None
@@ -149,7 +149,8 @@ def compare(
     )
 
 
-def _default_names(case: Case) -> list[str]:
+def default_names(case: Case) -> list[str]:
+    """What is compared where nothing was asked for: the defaults and the recorded mechanism."""
     from replay.mechanism import list_mechanisms
 
     used = case.used

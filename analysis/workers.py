@@ -6,6 +6,7 @@ A task that fails is run once more; then its error is its outcome. A worker that
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from faulttrace.errors import FaultreplayError, MissingFeature
+from faulttrace.errors import FaultreplayError, MissingFeature, UsageError
 
 T = TypeVar("T")
+_ADDRESS: Final = re.compile(r"([a-z]+://)?\S+:\d+")
 _AHEAD: Final = 4
 """tasks handed out for each worker: none waits for the next one"""
 
@@ -53,8 +55,11 @@ def on_dask(function: Callable[[T], Any], tasks: Sequence[T], *, address: str) -
 
     Raises:
         MissingFeature: dask.distributed is not installed.
+        UsageError: not an address.
         FaultreplayError: no scheduler answers, or it has no workers.
     """
+    if not _ADDRESS.fullmatch(address):  # dask would try for long, and complain once more when it is collected
+        raise UsageError(f"--dask {address}: write the scheduler's address, as tcp://HOST:8786")
     try:
         from distributed import Client
     except ImportError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,15 +28,19 @@ def trace_argument(function: F) -> F:
 
 
 def mechanisms_option(function: F) -> F:
-    """-m NAMES."""
-    return click.option(
-        "-m",
-        "--mechanisms",
-        "mechanisms",
-        multiple=True,
-        metavar="NAME,...",
-        help="By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two rails.",
-    )(function)
+    """-m NAMES, with a default."""
+    return _mechanisms("By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two rails.")(
+        function
+    )
+
+
+def named_mechanisms_option(function: F) -> F:
+    """-m NAMES, without a default."""
+    return _mechanisms("By name or .toml file; `faultreplay models list` lists them.")(function)
+
+
+def _mechanisms(words: str) -> Callable[[F], F]:
+    return click.option("-m", "--mechanisms", "mechanisms", multiple=True, metavar="NAME,...", help=words)
 
 
 def output_options(function: F) -> F:
@@ -171,7 +175,12 @@ def parse_window(text: str) -> tuple[int, int, str]:
 def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
     """The values of `replay_options` as a `Setup` and the further arguments of `open_case`."""
     from analysis.predict import Setup
+    from replay.windows import WINDOW_KINDS
 
+    windows = [parse_window(text) for text in options["windows"]]
+    for text, (_, _, kind) in zip(options["windows"], windows, strict=True):
+        if kind not in WINDOW_KINDS:
+            raise UsageError(f"--window {text}: '{kind}' is no kind of window: they are {', '.join(WINDOW_KINDS)}")
     setup = Setup(
         settings=parse_settings(options["settings"]),
         cost_files=options["costs"],
@@ -182,7 +191,22 @@ def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
         seeds=options["seeds"],
     )
     return setup, {
-        "windows": [parse_window(text) for text in options["windows"]],
+        "windows": windows,
         "fit": options["fit"],
         "max_loss_percent": options["max_loss_percent"],
     }
+
+
+def check_settings(setup: Setup, names: Sequence[str], window_kinds: Iterable[str]) -> None:
+    """Refuse `--set` of a mechanism that is not replayed: it would change nothing, without a word.
+
+    Raises:
+        UsageError: one is set that is neither among `names` nor the rule of a window.
+    """
+    from replay.windows import WINDOW_KINDS
+
+    replayed = {*names, *(Path(name).stem for name in names)}
+    replayed |= {WINDOW_KINDS[kind] for kind in window_kinds if kind}
+    for name, values in setup.settings.items():
+        if name not in replayed:
+            raise UsageError(f"--set {name}.{next(iter(values))}: '{name}' is not replayed: add it with -m {name}")

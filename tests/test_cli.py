@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_traces import uffd_faults, write_trace
 
 from faultreplay import cli, options
 from faulttrace.errors import UsageError
@@ -116,3 +117,22 @@ def test_names_and_formats() -> None:
     assert options.output_format(None, Path("x.txt")) == "table"
     assert options.output_format("csv", Path("x.json")) == "csv"
     assert options.output_format(None, None) == "table"
+
+
+@pytest.mark.parametrize("verb", ["replay", "compare", "report", "sweep"])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("--set", "kvm-notify-wait.handlers=2"), "'kvm-notify-wait' is not replayed"),
+        (("--window", "1s+1ms:nap"), "'nap' is no kind of window: they are pause"),
+        (("--window", "1s"), "write START+LENGTH:KIND"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, wrong: tuple[str, ...], says: str
+) -> None:
+    trace = write_trace(tmp_path / "a.trace", uffd_faults(each=5))
+    output = ("-o", str(tmp_path / "x.html")) if verb == "report" else ()
+    assert cli._exit_code([verb, str(trace), "-m", "uffd-missing", *output, *wrong]) == 2
+    said = capsys.readouterr()
+    assert says in said.err and said.err.count("\n") == 1 and not said.out

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis.workers import here
-from faulttrace.errors import FaultreplayError
+from analysis.workers import here, on_dask
+from faulttrace.errors import FaultreplayError, UsageError
 
 # Only light modules are imported here: each worker imports this file again.
 
@@ -83,3 +83,8 @@ def test_only_the_task_that_kills_its_worker_fails() -> None:
 
 def test_no_tasks_no_pool() -> None:
     assert list(here(square, [], jobs=2)) == []
+
+
+def test_no_scheduler_is_looked_for_at_what_is_no_address() -> None:
+    with pytest.raises(UsageError, match="tcp://HOST:8786"):
+        next(on_dask(square, [1], address="somewhere"))

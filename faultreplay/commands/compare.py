@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from faultreplay.options import (
+    check_settings,
     mechanisms_option,
     output_format,
     output_options,
@@ -27,7 +28,7 @@ def command(  # noqa: D103 - the help text is below
     trace: Path, mechanisms: tuple[str, ...], fmt: str | None, output: Path | None, force: bool, **options: Any
 ) -> None:
     from analysis.case import open_case
-    from analysis.compare import compare
+    from analysis.compare import compare, default_names
     from faultreplay import compare_view
     from faultreplay.progress import steps
     from faultreplay.render import check_output, emit
@@ -39,7 +40,9 @@ def command(  # noqa: D103 - the help text is below
     with steps() as step:
         step("reading the trace")
         case = open_case(open_trace(trace), setup, **more)
-        comparison = compare(case, parse_names(mechanisms), progress=step)
+        names = parse_names(mechanisms) or default_names(case)
+        check_settings(setup, names, (window.kind for window in case.windows))
+        comparison = compare(case, names, progress=step)
     emit(compare_view.report(comparison), output_format(fmt, output), output, force=force)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultreplay.options import (
-    mechanisms_option,
+    check_settings,
+    named_mechanisms_option,
     output_format,
     output_options,
     parse_names,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command(name="replay")
 @trace_argument
-@mechanisms_option
+@named_mechanisms_option
 @click.option(
     "--rows/--summary",
     "rows",
@@ -65,6 +66,7 @@ def command(  # noqa: D103 - the help text is below
     with steps() as step:
         step("reading the trace")
         case = open_case(open_trace(trace), setup, **more)
+        check_settings(setup, names, (window.kind for window in case.windows))
         done = compare(case, names, measure_held_out=False, weigh_borrowed=False, progress=step)
     wants_rows = fmt == "parquet" if rows is None else rows
     if wants_rows:

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from faultreplay.options import mechanisms_option, parse_names, replay_options, setup_from, trace_argument
+from faultreplay.options import (
+    check_settings,
+    mechanisms_option,
+    parse_names,
+    replay_options,
+    setup_from,
+    trace_argument,
+)
 
 
 @click.command(name="report")
@@ -26,7 +33,7 @@ def command(  # noqa: D103 - the help text is below
     trace: Path, mechanisms: tuple[str, ...], output: Path | None, force: bool, **options: Any
 ) -> None:
     from analysis.case import open_case
-    from analysis.compare import compare
+    from analysis.compare import compare, default_names
     from faultreplay.progress import steps
     from faultreplay.render import check_output, write_text
     from faultreplay.report_view import page
@@ -38,7 +45,10 @@ def command(  # noqa: D103 - the help text is below
     setup, more = setup_from(options)
     with steps() as step:
         step("reading the trace")
-        comparison = compare(open_case(opened, setup, **more), parse_names(mechanisms), progress=step)
+        case = open_case(opened, setup, **more)
+        names = parse_names(mechanisms) or default_names(case)
+        check_settings(setup, names, (window.kind for window in case.windows))
+        comparison = compare(case, names, progress=step)
         step("drawing")
         text = page(comparison, opened.meta)
     write_text(output, text)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from faultreplay.options import mechanisms_option, parse_names, replay_options, setup_from
+from faultreplay.options import check_settings, named_mechanisms_option, parse_names, replay_options, setup_from
 from faultreplay.render import FORMATS
 from faulttrace.errors import FaultreplayError, UsageError
 
@@ -22,7 +22,7 @@ _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p5
 
 @click.command(name="sweep")
 @click.argument("traces", nargs=-1, required=True, metavar="TRACE...")
-@mechanisms_option
+@named_mechanisms_option
 @click.option(
     "--vary",
     "varied",
@@ -69,6 +69,7 @@ def command(  # noqa: D103 - the help text is below
     if len(names) < 1:
         raise UsageError("which mechanisms? name them with -m, as -m uffd-missing,kvm-exit")
     setup, more = setup_from(options)
+    check_settings(setup, names, (kind for _, _, kind in more["windows"]))
     axes = tuple(parse_axis(text, names) for text in varied)
     common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
     made = plan(traces, names, common)
