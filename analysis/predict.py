@@ -59,7 +59,9 @@ class Used:
 
 # What holds for every host of a kind, unless the user sets it. Shadow paging maps up to 8 entries with one fault
 # (PTE_PREFETCH_NUM in arch/x86/kvm/mmu/mmu.c), the TDP MMU one.
-HOST_SETTINGS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {"pvm": {"memslot-destroy": {"refill": "32K"}}}
+HOST_SETTINGS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
+    "pvm": {"memslot-destroy": {"refill": "32K"}, "uffd-wp-freeze": {"refill": "32K"}}
+}
 
 # The lab's window -> the rule in the mechanisms' language: its freeze is UFFDIO_WRITEPROTECT over guest memory.
 LAB_WINDOWS: Final = {"freeze": "uffd-wp", "pause": "pause", "memslot-destroy": "memslot-destroy"}

@@ -216,6 +216,7 @@ class _Run:
             self.sums[:, o.A_FIRST] = self.sums[:, o.A_NEXT] = w.accessor_start[:-1]
             self.sums[:, o.A_STOP] = w.accessor_start[1:]
             self.sums[:, o.A_LEFT] = -1
+            self.sums[:, o.A_TAIL] = w.tail_ns
             self.resource_out = np.zeros((self.program.servers.size, o.R_COLUMNS), np.int64)
             self.resource_out[:, o.R_SERVERS] = self.program.servers
             self.histogram[:] = 0

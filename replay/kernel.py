@@ -49,6 +49,7 @@ A_KIND, A_FIRST, A_NEXT, A_STOP, A_LEFT, A_RESUME, A_TOUCHED, A_REFAULTS = range
 S_STALL, S_STOPPED, S_REFAULT_NS, S_REFAULTED, S_FAULTS, S_END = (
     o.S_STALL, o.S_STOPPED, o.S_REFAULT_NS, o.S_REFAULTED, o.S_FAULTS, o.S_END,
 )  # fmt: skip
+A_TAIL = o.A_TAIL
 TRACKED, FIRST_TOUCH = o.TRACKED, o.FIRST_TOUCH
 SLOT_WINDOW, SLOT_SOURCE, SLOT_PUSH = o.SLOT_WINDOW, o.SLOT_SOURCE, o.SLOT_PUSH
 
@@ -322,6 +323,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 st[slot, TRY] = 0
                 st[slot, PC] = PC_ARRIVE
 
+        last = max(last, now)
         # ---- run the slot until it needs an instant that has not come
         # unsigned: numba then leaves out its look at negative indices
         us = np.uintp(slot)
@@ -518,9 +520,14 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     continue
                 row = ac[ua, A_NEXT]
                 if row >= ac[ua, A_STOP]:
-                    ac[ua, S_END] = t
-                    break
-                left = think[row]
+                    if not have_windows:
+                        ac[ua, S_END] = t
+                        break
+                    # it goes on to the end of the recording: a window may stop it there, or make it fault again
+                    row = np.int64(-1)
+                    left = ac[ua, A_TAIL]
+                else:
+                    left = think[row]
                 if ac[ua, A_LEFT] >= 0:
                     left = ac[ua, A_LEFT]
                     ac[ua, A_LEFT] = -1
@@ -533,7 +540,10 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     break
                 t += left
                 st[us, SINCE] = t
-                if stepwise or (uniform < 0 and flags[row] & TRACKED):
+                if row < 0:
+                    st[us, ROW] = row
+                    pc = PC_ARRIVE
+                elif stepwise or (uniform < 0 and flags[row] & TRACKED):
                     pc = PC_ARRIVE
                 else:
                     ac[ua, A_NEXT] = row + 1
@@ -609,6 +619,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     pc = PC_NOTHING
             elif op == ARRIVE:
                 kind = ac[ua, A_KIND]
+                if row < 0:  # the end of the recording
+                    ac[ua, S_END] = t - ac[ua, A_TAIL]
+                    break
                 c = np.int64(cls[row])
                 is_window_class = c == path_pc.shape[0] - 3
                 if w_end > t >= w_begin:
@@ -707,4 +720,4 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
         st[us, DRAW] = draw_row
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
-    return 0, max(last, now), events, cpu_work
+    return 0, last, events, cpu_work

@@ -87,6 +87,7 @@ S_REFAULT_NS: Final = 10
 S_REFAULTED: Final = 11
 S_FAULTS: Final = 12
 S_END: Final = 13
+A_TAIL: Final = 14  # from its last resume to the end of the recording
 A_COLUMNS: Final = 16
 
 # special slots before the accessors'

@@ -79,7 +79,8 @@ def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool
         del counts
     if refill_bytes:
         if refill_bytes < workload.page_bytes:
-            raise UsageError(f"a fault cannot map {refill_bytes} bytes again: the trace's page has {workload.page_bytes}")
+            page_bytes = workload.page_bytes
+            raise UsageError(f"a fault cannot map {refill_bytes} bytes again: the trace's page has {page_bytes}")
         key = page >> ((refill_bytes // workload.page_bytes).bit_length() - 1)
         for a in range(workload.accessors):
             low, high = workload.accessor_start[a : a + 2]

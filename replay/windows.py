@@ -163,8 +163,9 @@ def window_words(mechanism: Mechanism) -> str:
     if rule.get("blocks"):
         parts.append("waits for the end: " + ", ".join(f"{kind} ({which})" for kind, which in rule["blocks"].items()))
     if rule.get("empties", "none") != "none":
-        again = f", one fault maps {format_bytes(int(mechanism.value(rule['refill'])))} again" if "refill" in rule else ""
-        parts.append(f"{rule['empties']} is empty afterwards{again}")
+        parts.append(f"{rule['empties']} is empty afterwards")
+        if "refill" in rule:
+            parts.append(f"one fault maps {format_bytes(int(mechanism.value(rule['refill'])))} again")
     open_to = [kind for kind in ACCESSOR_KINDS if not guarded(mechanism, kind)]
     parts.append(f"writes not stopped (hazards): {', '.join(open_to)}" if open_to else "no write gets through")
     return "; ".join(parts)

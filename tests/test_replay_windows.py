@@ -104,7 +104,39 @@ def test_emptied_stage_2_is_bounded_not_invented() -> None:
 def test_retouch_of_the_working_set_stops_every_writer_at_once() -> None:
     lower, upper = (run("uffd-wp-freeze", steady(gap=30 * MS), retouch=r) for r in ("recorded", "working-set"))
     assert lower.total_stall_ns == 0  # nobody's recorded access lies inside
-    assert upper.total_stall_ns == 30 * MS
+    assert upper.total_stall_ns - upper.refault_stall_ns.sum() == 30 * MS
+
+
+def test_one_fault_maps_again_as_much_as_the_rule_says() -> None:
+    work = make_workload([{"think_ns": np.full(100, MS), "page": np.arange(100), "access": "w"}])
+    late = Window(95 * MS + 500_000, MS)
+    costs = NOTHING.with_constants(stage2_fault=2_000)
+    for refill, refaults in (("4K", 95), ("32K", 12), ("2M", 1)):  # pages 0 to 94 were touched
+        rule = load_mechanism("memslot-destroy").with_params({"refill": refill})
+        result = simulate(work, rule, costs, windows=[late], retouch="working-set")
+        assert result.refaults.tolist() == [refaults]
+        of_kind = Window(late.start_ns, late.length_ns, "memslot-destroy", {"refill": refill})
+        ideal = simulate(work, load_mechanism("ideal"), costs, windows=[of_kind], retouch="working-set")
+        assert ideal.refaults.tolist() == [refaults]
+    with pytest.raises(UsageError, match="cannot map 4096 bytes"):
+        huge = make_workload([{"think_ns": np.full(10, MS), "page": np.arange(10)}], page_bytes=8192)
+        of_4k = Window(late.start_ns, late.length_ns, "memslot-destroy", {"refill": "4K"})
+        simulate(huge, load_mechanism("ideal"), costs, windows=[of_4k], retouch="working-set")
+
+
+def test_a_window_after_the_last_fault_still_holds_whoever_runs() -> None:
+    work = make_workload([{"think_ns": np.full(100, MS), "access": "w", "tail_ns": 100 * MS} for _ in range(3)])
+    costs = NOTHING.with_constants(stage2_fault=2_000)
+    after = Window(150 * MS, 10 * MS)
+    plain = simulate(work, load_mechanism("memslot-destroy"), costs)
+    result = simulate(work, load_mechanism("memslot-destroy"), costs, windows=[after], retouch="working-set")
+    assert plain.run_time_ns == 200 * MS
+    assert result.window_stall_ns.tolist() == [10 * MS] * 3
+    assert result.refaults.tolist() == [100] * 3
+    assert result.run_time_ns == 210 * MS + 100 * 2_000
+    too_late = simulate(work, load_mechanism("pause-only"), costs, windows=[Window(201 * MS, 10 * MS)])
+    assert too_late.total_stall_ns == 0
+    assert too_late.run_time_ns == 200 * MS
 
 
 def test_accesses_recorded_because_of_a_window_cost_nothing_without_one() -> None:
