@@ -51,6 +51,7 @@ class Drain:
         observe: called with each batch's columns in the writing thread, before it is written.
         after_part: called after each part with the writer, the part's first and last time and its bytes.
         part_age_ns: a part is written at this age at the latest; None: 5 s, and up to a minute in long recordings.
+        part_rows: a part is written when it has as many events (or a few more: whole batches are taken).
         reserve_bytes: recording stops before the file system has less than this free.
     """
 
@@ -63,6 +64,7 @@ class Drain:
         *,
         after_part: Callable[[TraceWriter, int, int, int], None] | None = None,
         part_age_ns: int | None = None,
+        part_rows: int = PART_ROWS,
         reserve_bytes: int = 0,
     ) -> None:
         self._backend = backend
@@ -70,6 +72,7 @@ class Drain:
         self._observe = observe
         self._after_part = after_part
         self._part_age_ns = part_age_ns
+        self._part_rows = part_rows
         self._block_age_s = min(_BLOCK_AGE_S, part_age_ns / 2e9) if part_age_ns is not None else _BLOCK_AGE_S
         self._reserve_bytes = reserve_bytes
         self._span: tuple[int, int] | None = None  # first and last time of the rows not yet in a part
@@ -216,7 +219,7 @@ class Drain:
         batch = pa.RecordBatch.from_arrays([pa.array(a) for a in columns.values()], schema=EVENTS)
         self._check_disk()
         self._writer.append_events(batch)
-        if self._unwritten_rows >= PART_ROWS:
+        if self._unwritten_rows >= self._part_rows:
             self._flush()
 
     def _flush(self) -> None:

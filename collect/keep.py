@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 from collect.drain import Columns
 from faulttrace.schema import Kind
-from faulttrace.store import TraceWriter
+from faulttrace.store import PART_ROWS, TraceWriter
+
+_PARTS_A_SEGMENT = 4
+_ROW_BYTES = 6  # on disk; 2 to 9 are measured
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ class Retention:
         if self._rotation is not None and self._rotation.segment_ns is not None:
             return self._rotation.segment_ns
         return self._trigger.keep_ns // 4 if self._trigger is not None else None
+
+    @property
+    def part_rows(self) -> int:
+        """How many events a part may have, so that a small segment is of several parts."""
+        if self._rotation is None or self._rotation.segment_bytes is None:
+            return PART_ROWS
+        return min(max(self._rotation.segment_bytes // (_PARTS_A_SEGMENT * _ROW_BYTES), 1), PART_ROWS)
 
     def after_part(self, writer: TraceWriter, start_ns: int, end_ns: int, part_bytes: int) -> None:
         """A part with events from `start_ns` to `end_ns` was written."""

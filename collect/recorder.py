@@ -182,6 +182,7 @@ class Recorder:
             self._see,
             after_part=retention.after_part if keeps else None,
             part_age_ns=spec.part_age_ns or retention.part_age_ns,
+            part_rows=retention.part_rows,
             reserve_bytes=spec.reserve_bytes,
         )
         self._observer.processes.update(tgids)

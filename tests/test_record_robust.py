@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from collect.limits import Limits
 from collect.recorder import Recorder, RecordSpec, record
 from faulttrace.errors import FaultreplayError
 from faulttrace.schema import Kind
+from faulttrace.stitch import stitch_trace
 from faulttrace.store import open_trace
 
 NEVER = threading.Event()
@@ -182,6 +184,63 @@ def test_a_rate_ceiling_sheds_groups_and_says_so(tmp_path: Path, userfaults: str
     assert late.height == 0
     assert "shed" in {probe.status for probe in trace.meta.probes}
     assert any("group sched was shed" in note for note in summary.notes)
+    report = stitch_trace(trace).report
+    assert set(report.messages_unjoined) <= {"while a group of probes was shed", "still waiting at the end"}
+
+
+@live
+@needs_host
+def test_a_ceiling_on_cpu_sheds_groups_and_says_so(tmp_path: Path, userfaults: str) -> None:
+    load = subprocess.Popen([userfaults, "100000000"])
+    out = tmp_path / "a.trace"
+    command = [sys.executable, "-m", "faultreplay", "record", "-o", out, "-p", str(load.pid), "-d", "4s"]
+    try:
+        done = subprocess.run([*command, "--max-cpu", "1"], stderr=subprocess.PIPE, text=True, check=True)
+    finally:
+        load.kill()
+        load.wait()
+    trace = open_trace(out, allow_incomplete=False)
+    spans = trace.meta.extra["shed"]
+    assert all("% of a core, ceiling" in span["reason"] for span in spans)
+    assert f"group {spans[0]['group']} was shed for" in done.stderr
+    assert sum(trace.meta.losses.by_probe.values()) > 1000
+    kept = trace.events([Kind.SCHED_OUT]).filter(_between(spans[0]["start_ns"] + 10_000_000, spans[0]["end_ns"]))
+    assert spans[0]["group"] == "sched"
+    assert kept.height == 0
+
+
+@live
+@needs_host
+def test_a_flight_recorder_keeps_to_a_size(tmp_path: Path, userfaults: str) -> None:
+    load = subprocess.Popen([userfaults, "100000000"])
+    out = tmp_path / "a.trace"
+    command = [sys.executable, "-m", "faultreplay", "record", "-o", out, "-p", str(load.pid), "-d", "8s"]
+    sizes = []
+    try:
+        recorder = subprocess.Popen([*command, "--rotate", "256K", "--keep", "2"], stderr=subprocess.PIPE, text=True)
+        assert recorder.stderr is not None
+        while recorder.poll() is None:
+            sizes.append(sum(_size(part) for part in out.glob("events/part-*.parquet")))
+            time.sleep(0.05)
+        said = recorder.stderr.read()
+        recorder.stderr.close()
+    finally:
+        load.kill()
+        load.wait()
+    assert recorder.returncode == 0, said
+    trace = open_trace(out, allow_incomplete=False)
+    assert trace.meta.extra["rotated"]
+    times = trace.events(columns=["ts_ns"])["ts_ns"]
+    # The newest segments are there, the oldest are gone, and the disk never held much more than was allowed.
+    assert times[0] - trace.meta.clock.start_ns > 1_000_000_000
+    assert trace.meta.clock.end_ns - times[-1] < 1_000_000_000
+    assert max(sizes) < 6 * (256 << 10), sizes
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # rotated away since
+        return path.stat().st_size
+    return 0
 
 
 def _between(start_ns: int, end_ns: int) -> object:

@@ -719,3 +719,18 @@ def test_a_handlers_old_fault_on_a_page_it_places_later_is_not_a_sigbus() -> Non
     result = stitch_events(frame(at(500, Kind.PAGE_FAULT_USER, HANDLER, addr=PAGE), *userfault(1000)))
     check(result)
     assert result.faults.select("tid", "cause").rows() == [(HANDLER, "minor-host"), (FAULTER, "missing")]
+
+
+def test_what_was_shed_is_not_called_a_riddle() -> None:
+    unanswered = [message(5000, PAGE + 4096), message(9000, PAGE + 8192, tid=OTHER)]
+    events = frame(*userfault(1000), *unanswered, at(9500, Kind.SCHED_WAKING, OTHER))
+    spans = [("sched", 4000, 6000), ("mm", 0, 9999)]  # a join needs nothing of mm
+    shed = {"shed": [{"group": group, "start_ns": start, "end_ns": end} for group, start, end in spans]}
+    report = stitch_events(events, Meta(extra=shed)).report
+    plain = stitch_events(events, Meta()).report
+    assert sum(plain.messages_unjoined.values()) == sum(report.messages_unjoined.values()) == 2
+    assert report.messages_unjoined["while a group of probes was shed"] == 1
+    assert "while a group of probes was shed" not in plain.messages_unjoined
+    assert report.unjoined_shed_by_cause == {"missing": 1}
+    assert report.unjoined_by_cause == plain.unjoined_by_cause == {"missing": 2}
+    assert plain.unjoined_shed_by_cause == {}

@@ -231,6 +231,7 @@ def _joins(inspection: Inspection) -> list[str]:
         (report.exits_unjoined, f"of {report.exits:,} EFAULT exits without an end"),
         (report.walks_without_entry, f"of {report.walks:,} guest faults that mapped nothing"),
         (report.mmio_of_devices, "MMIO exits at emulated devices, left out"),
+        (sum(report.unjoined_shed_by_cause.values()), "faults without an end while a group of probes was shed"),
         (report.page_faults_unjoined, f"of {report.page_faults:,} page faults of processes without an end"),
     )
     lines += [f"{count:,} {words}" for count, words in counts if count]

@@ -15,11 +15,12 @@ from faulttrace.meta import Meta, WindowSpan
 from faulttrace.stitch.columns import USED, Events
 from faulttrace.stitch.found import Claims, Found, to_frame
 from faulttrace.stitch.guest import stitch_exits, stitch_stage2
-from faulttrace.stitch.keys import I64, take
+from faulttrace.stitch.keys import I64, NEVER, take
 from faulttrace.stitch.markers import Context
 from faulttrace.stitch.memory import Memory
 from faulttrace.stitch.process import stitch_process_faults
 from faulttrace.stitch.report import StitchReport
+from faulttrace.stitch.shed import ShedSpans, until_next
 from faulttrace.stitch.userfaults import stitch_userfaults
 from faulttrace.stitch.windows import find_windows, mark_windowed
 
@@ -59,7 +60,7 @@ def stitch_events(frame: pl.DataFrame, meta: Meta | None = None) -> Stitched:
     """
     meta = meta or Meta()
     events = Events(frame)
-    context = Context(events, Memory(meta, events))
+    context = Context(events, Memory(meta, events), ShedSpans(meta.extra))
     report = StitchReport()
 
     userfaults = stitch_userfaults(context, report)
@@ -110,4 +111,7 @@ def _count(report: StitchReport, context: Context, faults: pl.DataFrame) -> None
     report.faults_by_cause = dict(by_cause.iter_rows())
     unjoined = faults.filter(faults["end_ns"].is_null()).group_by("cause").len().sort("cause")
     report.unjoined_by_cause = dict(unjoined.iter_rows())
+    start_ns, tid = faults["start_ns"].to_numpy(), faults["tid"].to_numpy().astype(np.int64)
+    shed = context.shed.touch(start_ns, until_next(tid, start_ns, NEVER)) & faults["end_ns"].is_null().to_numpy()
+    report.unjoined_shed_by_cause = dict(faults.filter(shed).group_by("cause").len().sort("cause").iter_rows())
     report.joins = dict(faults.group_by("join").len().sort("join").iter_rows())

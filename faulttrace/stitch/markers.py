@@ -10,6 +10,7 @@ from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
 from faulttrace.stitch.keys import I64, NEVER, U64, Ids, Index, take
 from faulttrace.stitch.memory import Memory
 from faulttrace.stitch.placements import Placements
+from faulttrace.stitch.shed import ShedSpans
 from faulttrace.stitch.threads import Runs, Sleeps
 
 _PF_WRITE, _PF_INSTR = 2, 16  # x86 page-fault error code
@@ -180,10 +181,11 @@ class Wakes:
 class Context:
     """All that the stitchers look things up in."""
 
-    def __init__(self, events: Events, memory: Memory) -> None:
+    def __init__(self, events: Events, memory: Memory, shed: ShedSpans) -> None:
         self.events = events
         self.axis = events.axis
         self.memory = memory
+        self.shed = shed
         self.sleeps = Sleeps(events)
         self.runs = Runs(events)
         self.placements = Placements(events)

@@ -51,6 +51,8 @@ class StitchReport:
     """Of these, the ones whose end has no event (the per-VMA lock leaves none) and that no userfault explains."""
     faults_by_cause: dict[str, int] = field(default_factory=dict)
     unjoined_by_cause: dict[str, int] = field(default_factory=dict)
+    unjoined_shed_by_cause: dict[str, int] = field(default_factory=dict)
+    """Of these, the ones that a shed group of probes explains."""
     joins: dict[str, int] = field(default_factory=dict)
     """Faults by the markers their start and end were taken from."""
 

@@ -16,6 +16,7 @@ from faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faulttrace.stitch.markers import Context, access_of
 from faulttrace.stitch.messages import Messages, read_messages
 from faulttrace.stitch.report import StitchReport
+from faulttrace.stitch.shed import until_next
 from faulttrace.stitch.waiters import stitch_waiters
 
 
@@ -198,9 +199,14 @@ def _merge(found: Found, messages: Messages, opening: _Opening, ending: _Ending)
 
 
 def _reasons(context: Context, messages: Messages, opening: _Opening, ending: _Ending, joined: Bools) -> dict[str, int]:
+    known = np.where(messages.thread >= 0, messages.thread, -1 - np.arange(len(joined)))
+    start_ns = np.where(messages.thread >= 0, opening.start_ns, messages.read_ns)
+    shed = ~joined & context.shed.touch(start_ns, until_next(known, start_ns, NEVER))
+    joined = joined | shed
     found, placed = messages.thread >= 0, ending.placed_by >= 0
     waiting = (opening.asleep >= 0) & (take(context.sleeps.in_ns, opening.asleep, 0) == NEVER)
     reasons = {
+        "while a group of probes was shed": int(shed.sum()),
         "waiting thread not found": int((~joined & ~found & (messages.named_tid <= 0)).sum()),
         "waiting thread not recorded (a kernel worker?)": int((~joined & ~found & (messages.named_tid > 0)).sum()),
         "still waiting at the end": int((~joined & found & ~placed & waiting).sum()),
