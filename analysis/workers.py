@@ -31,13 +31,17 @@ class Outcome(Generic[T]):
     error: str = ""
 
 
-def here(function: Callable[[T], Any], tasks: Sequence[T], *, jobs: int) -> Iterator[Outcome[T]]:
-    """Each task's outcome from `jobs` processes; in this process when `jobs` is 1."""
+def here(
+    function: Callable[[T], Any], tasks: Sequence[T], *, jobs: int, prepare: Callable[[], None] | None = None
+) -> Iterator[Outcome[T]]:
+    """Each task's outcome from `jobs` processes, after `prepare`; in this process when `jobs` is 1."""
     if not tasks:
         return
     if jobs == 1:
         yield from _alone(function, tasks)
         return
+    if prepare is not None:
+        prepare()
     failed: list[T] = []
     rest = list(tasks)
     while rest:

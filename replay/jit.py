@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import contextlib
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import numba
+from numba.core import event
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONG_CODE_BYTES: Final = 4096
+"""Bytecode from which compiling takes seconds: the user is told."""
+_LOG: Final = logging.getLogger(__name__)  # not set up by anyone, logging writes a warning's bare words to stderr
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
@@ -21,9 +28,11 @@ def jit(function: F) -> F:
     """
     try:
         compiled = numba.njit(cache=True, **_OPTIONS)(function)
+        kept = True
     except (RuntimeError, OSError):
         compiled = numba.njit(**_OPTIONS)(function)
-    return _Uncachable(compiled, function)  # type: ignore[return-value]
+        kept = False
+    return _Uncachable(compiled, function, kept)  # type: ignore[return-value]
 
 
 def inline(function: F) -> F:
@@ -34,19 +43,53 @@ def inline(function: F) -> F:
 class _Uncachable:
     """Calls the compiled function; when the cache turns out to be full, damaged or unwritable, does without it."""
 
-    def __init__(self, compiled: Any, plain: Callable[..., Any]) -> None:
+    def __init__(self, compiled: Any, plain: Callable[..., Any], kept: bool) -> None:
         self._compiled = compiled
         self._plain = plain
+        self._kept = kept
+        self._ready = False
         self.__doc__ = plain.__doc__
 
     def __call__(self, *arguments: Any) -> Any:
-        try:
+        if self._ready:
             return self._compiled(*arguments)
-        except OSError:
-            self._compiled = numba.njit(**_OPTIONS)(self._plain)
-            return self._compiled(*arguments)
+        with _said(self):
+            try:
+                result = self._compiled(*arguments)
+            except OSError:
+                self._compiled, self._kept = numba.njit(**_OPTIONS)(self._plain), False
+                result = self._compiled(*arguments)
+        self._ready = True
+        return result
 
     @property
     def signatures(self) -> list[Any]:
         """The argument types compiled so far: one, if every caller keeps to the kernel's dtypes."""
         return list(self._compiled.signatures)
+
+
+class _Listener(event.Listener):  # type: ignore[misc]
+    """Says once that a long function is being compiled; a hit in the cache is no compilation."""
+
+    def __init__(self, owner: _Uncachable) -> None:
+        self._owner = owner
+        self._quiet = False
+
+    def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"] is self._owner._compiled and not self._quiet:
+            self._quiet = True
+            how = "once for this version" if self._owner._kept else "in each process: no cache can be written"
+            _LOG.warning("compiling the replay engine, some 10 s (%s)", how)
+
+    def on_end(self, event: Any) -> None:
+        """Nothing to say."""
+
+
+@contextlib.contextmanager
+def _said(owner: _Uncachable) -> Iterator[None]:
+    worker = multiprocessing.parent_process() is not None  # whoever started it has said so
+    if worker or len(owner._plain.__code__.co_code) < LONG_CODE_BYTES:
+        yield
+        return
+    with event.install_listener("numba:compile", _Listener(owner)):
+        yield

@@ -55,6 +55,36 @@ def test_a_cache_that_cannot_be_written_is_done_without(where: str, tmp_path: Pa
     assert blocked.read_text() == "not a directory"
 
 
+LONG = """
+from replay import jit
+jit.LONG_CODE_BYTES = 0
+
+@jit.jit
+def twice(x):
+    return 2 * x
+
+twice(21)
+twice(22)
+"""
+
+
+def test_compiling_is_said_once_and_not_where_the_cache_has_it(tmp_path: Path) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "NUMBA_CACHE_DIR": str(tmp_path / "c")}
+    nowhere = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), "/proc/nothing")
+    (tmp_path / "__pycache__").write_text("where numba would keep it")
+    said = [
+        subprocess.run(
+            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120, check=True
+        ).stderr.splitlines()
+        for env in (environment, environment, environment | nowhere)
+    ]
+    assert said[0] == ["compiling the replay engine, some 10 s (once for this version)"]
+    assert said[1] == []
+    assert said[2] == ["compiling the replay engine, some 10 s (in each process: no cache can be written)"]
+
+
 def test_a_cache_that_fails_at_the_call_is_done_without() -> None:
     def thrice(x: int) -> int:
         return 3 * x

@@ -64,6 +64,7 @@ def command(  # noqa: D103 - the help text is below
     from analysis.sweep import Common, plan, run_cell, sweep
     from faultreplay import sweep_view
     from faultreplay.render import emit
+    from replay.warm import warm_engine
 
     names = parse_names(mechanisms)
     if len(names) < 1:
@@ -77,7 +78,7 @@ def command(  # noqa: D103 - the help text is below
         pool = functools.partial(workers.on_dask, run_cell, address=dask)
     else:
         count = min(jobs or os.cpu_count() or 1, max(len(made.cells), 1))
-        pool = functools.partial(workers.here, run_cell, jobs=count)
+        pool = functools.partial(workers.here, run_cell, jobs=count, prepare=warm_engine)
     with _directory(output) as directory, _bar() as progress:
         done = sweep(
             made, pool, directory, ranked_by=_RANKS[rank], tolerance=tolerance / 100, again=force, progress=progress
