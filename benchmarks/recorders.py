@@ -3,7 +3,8 @@
     python benchmarks/recorders.py [--rate 175000] [--seconds 6] [--repeats 3] [--only NAME,...] [--json FILE]
 
 Two threads take page faults at a given rate. Each recorder keeps one event per fault with time, CPU, thread, address,
-instruction pointer and error code. Runs alternate; medians are shown. Needs root, perf, trace-cmd and bpftrace.
+instruction pointer and error code. Runs alternate; median, least and greatest are shown. "core": the recorder's CPU
+time as a share of one core; "workload": how much more CPU the workload takes. Needs root, perf, trace-cmd, bpftrace.
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 THREADS = 2
 EVENT = "exceptions:page_fault_user"
@@ -145,7 +143,7 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
                     load.kill()
                     load.wait()
                     said = " ".join(_said(out).decode(errors="replace").split())
-                    raise NotStarted(f"{recorder.name} did not start and is left out: {said[-150:]}")
+                    raise NotStarted(_why(said[-150:]) or "it said nothing within a minute")
                 time.sleep(0.1)
             time.sleep(1.5)
             before_ns = _tree_cpu_ns(process.pid)
@@ -177,30 +175,51 @@ def _finish(process: subprocess.Popen[bytes]) -> int:
     return round((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
-def show(results: dict[str, list[Result]], rate: int) -> None:
-    base = [result.workload_cpu_ns / result.produced for result in results["none"]]
-    table = Table(title=f"{THREADS} threads, {rate * THREADS:,} faults/s asked for" if rate else "unpaced")
-    for column in ("recorder", "events", "lost", "recorder CPU", "ns/event", "B/event", "workload CPU", "events/s"):
-        table.add_column(column, justify="left" if column == "recorder" else "right")
+COLUMNS = ("lost", "core", "ns/event", "B/event", "workload", "faults/s")
+
+
+def show(results: dict[str, list[Result]], refused: dict[str, str], rate: int) -> None:
+    """A line a recorder: the median of its runs; with several runs a second line with the least and the greatest."""
+    base = statistics.median(result.workload_cpu_ns / result.produced for result in results["none"])
+    print(f"{THREADS} threads, {rate * THREADS:,} faults/s asked for" if rate else f"{THREADS} threads, unpaced")
+    print(f"{'':<22}" + "".join(f"{name:>9}" for name in COLUMNS))
     for runs in results.values():
-        median = {
-            key: statistics.median(getattr(run, key) for run in runs)
-            for key in ("produced", "kept", "cpu_ns", "disk_bytes", "workload_wall_ns", "workload_cpu_ns")
-        }
-        lost = 1 - median["kept"] / median["produced"]
-        slower = median["workload_cpu_ns"] / median["produced"] / statistics.median(base) - 1
+        columns = list(zip(*(_figures(run, base) for run in runs), strict=True))
         recorded = runs[0].recorder != "none"
-        table.add_row(
-            runs[0].recorder,
-            f"{median['produced']:,.0f}",
-            f"{lost:.3%}" if recorded else "",
-            f"{median['cpu_ns'] / median['workload_wall_ns']:.1%} of a core" if recorded else "",
-            f"{median['cpu_ns'] / max(median['kept'], 1):.0f}" if recorded else "",
-            f"{median['disk_bytes'] / max(median['kept'], 1):.1f}" if recorded else "",
-            f"{slower:+.0%}" if recorded else f"{statistics.median(base):.0f} ns/fault",
-            f"{median['produced'] / median['workload_wall_ns'] * 1e9:,.0f}",
-        )
-    Console(width=130).print(table)
+        for what, of in (("", statistics.median), ("  least", min), ("  greatest", max)):
+            if what and len(runs) == 1:
+                continue
+            cells = [form.format(of(values)) for form, values in zip(_FORMS, columns, strict=True)]
+            cells = cells if recorded else ["", "", "", "", f"{base:.0f} ns" if not what else "", cells[-1]]
+            print(f"{what or runs[0].recorder:<22}" + "".join(f"{cell:>9}" for cell in cells))
+    for name, reason in refused.items():
+        print(f"{RECORDERS[name].name:<22}  did not run: {reason}")
+
+
+_FORMS = ("{:.3%}", "{:.1%}", "{:.0f}", "{:.1f}", "{:+.0%}", "{:,.0f}")
+
+
+def _figures(run: Result, base: float) -> tuple[float, ...]:
+    kept = max(run.kept, 1)
+    return (
+        1 - run.kept / run.produced,
+        run.cpu_ns / run.workload_wall_ns,
+        run.cpu_ns / kept,
+        run.disk_bytes / kept,
+        run.workload_cpu_ns / run.produced / base - 1,
+        run.produced / run.workload_wall_ns * 1e9,
+    )
+
+
+def _why(said: str) -> str:
+    """A recorder's own last words, and for ftrace what the host says to the write they stand for."""
+    switch = Path("/proc/sys/kernel/ftrace_enabled")
+    if "ftrace" in said and switch.exists():
+        try:
+            switch.write_text(switch.read_text())
+        except OSError as error:
+            return f"{said} (writing {switch}: {error.strerror})"
+    return said
 
 
 def main() -> None:
@@ -212,10 +231,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = [name for name in options.only.split(",") if name in RECORDERS]
+    refused: dict[str, str] = {}
     for tool in ("perf", "trace-cmd", "bpftrace"):
         if tool in names and shutil.which(tool) is None:
             names.remove(tool)
-            print(f"{tool} is not installed: left out", file=sys.stderr)
+            refused[tool] = "it is not installed"
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "pagefaults"
         source = Path(__file__).parent / "csrc" / "pagefaults.c"
@@ -227,12 +247,13 @@ def main() -> None:
                 try:
                     results.setdefault(name, []).append(run(program, RECORDERS.get(name), count, options.rate))
                 except NotStarted as error:
-                    print(error, file=sys.stderr)
+                    refused[name] = str(error)
                     names = [other for other in names if other != name]
-                    del results[name]
-    show(results, options.rate)
+                    results.pop(name, None)
+    show(results, refused, options.rate)
     if options.json:
-        rows = [asdict(result) for runs in results.values() for result in runs]
+        rows: list[dict[str, object]] = [asdict(result) for runs in results.values() for result in runs]
+        rows += [{"recorder": RECORDERS[name].name, "did_not_run": reason} for name, reason in refused.items()]
         options.json.write_text(json.dumps(rows, indent=1))
 
 
