@@ -84,6 +84,14 @@ class Surroundings:
         except OSError:
             return False
 
+    def refused(self, path: str) -> bool:
+        """Whether this user is not let as far as `path`."""
+        try:
+            (self.root / path).stat()
+        except OSError as error:
+            return isinstance(error, PermissionError)
+        return False
+
 
 def examine(here: Surroundings | None = None) -> list[Check]:
     """All checks, in the order a recording needs them."""

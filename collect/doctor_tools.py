@@ -21,12 +21,13 @@ def backends(here: Surroundings) -> Iterator[Check]:
             "backend", "ok", ", ".join(works), "recording as such (--backend auto takes the first)", required=True
         )
     else:
+        barred = all(check.state != "missing" for check in found)  # it is all there, but not for this user
         yield Check(
             "backend",
-            "missing",
-            "neither bcc nor bpftrace is complete",
+            "denied" if barred else "missing",
+            "neither bcc nor bpftrace can be used" if barred else "neither bcc nor bpftrace is complete",
             "recording as such",
-            f"{_INSTALL} python3-bpfcc bpftrace linux-headers-$(uname -r)",
+            "see below" if barred else f"{_INSTALL} python3-bpfcc bpftrace linux-headers-$(uname -r)",
             required=True,
         )
     yield from found
@@ -77,6 +78,9 @@ def _headers(here: Surroundings) -> Check:
                 f"{enables}; safe, as only tracepoint arguments are read",
             )
         return Check("kernel headers", "ok", f"/{build}", enables)
+    if here.refused(f"{build}/include/generated/autoconf.h"):
+        why = f"/{build} is there, but this user may not look inside"
+        return Check("kernel headers", "denied", why, enables, f"open the way to it: namei -l $(readlink -f /{build})")
     if here.exists("sys/kernel/kheaders.tar.xz"):
         return Check("kernel headers", "ok", "/sys/kernel/kheaders.tar.xz", enables)
     return Check(

@@ -233,6 +233,31 @@ def test_tracefs_that_may_not_be_read(machine: Surroundings, monkeypatch: pytest
     assert exit_code(checks) == 77
 
 
+def test_headers_that_may_not_be_read(machine: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "missing": to install them again would not help."""
+    headers = f"lib/modules/{RELEASE}/build/include/generated/autoconf.h"
+    seen = Surroundings.exists
+    monkeypatch.setattr(Surroundings, "exists", lambda self, path: path != headers and seen(self, path))
+    monkeypatch.setattr(Surroundings, "refused", lambda self, path: path == headers)
+    checks = examine(replace(machine, euid=1000))
+    assert find(checks, "kernel headers").state == find(checks, "backend").state == "denied"
+    assert "may not look inside" in find(checks, "kernel headers").found
+    assert exit_code(checks) == 77
+
+
+def test_refused_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Surroundings(root=tmp_path)
+    assert not here.refused("nothing/here")
+    put(tmp_path, "a/b")
+    assert not here.refused("a/b")
+
+    def no_way(self: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", no_way)
+    assert here.refused("a/b")
+
+
 def test_feature_bits() -> None:
     assert feature_names(0x100) == ("thread-id",)
     assert feature_names(1 << 40 | 1) == ("pagefault-flag-wp", hex(1 << 40))

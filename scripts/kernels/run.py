@@ -55,7 +55,7 @@ def main() -> int:
             words = (str(REPO), sys.executable, str(guest), str(share), str(args.pages))
             more = ("doctor",) if args.doctor else ()
             # bpftrace alone takes minutes to start under TCG
-            timeout_s = 450 + 400 * ("bpftrace" in backends)
+            timeout_s = 450 + 600 * ("bpftrace" in backends)
             arguments = (*words, quoted(backends), quoted(backings), *more)
             # A copy: a shell reads its script as it goes, and this one may be edited meanwhile.
             script = shutil.copy(HERE / "inside.sh", share)
