@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +17,23 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 REQUIRE_LIVE = os.environ.get("FAULTREPLAY_REQUIRE_LIVE") == "1"
+
+
+# What the lab's programs need of a host.
+LAB_NEEDS = (
+    (os.access("/dev/kvm", os.R_OK | os.W_OK), "needs KVM: /dev/kvm may not be opened"),
+    (os.geteuid() == 0, "needs root: userfaultfd of kernel faults"),
+    (shutil.which("cc") is not None, "needs a C compiler (cc)"),
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker("live")
+            for there, reason in LAB_NEEDS:
+                item.add_marker(pytest.mark.skipif(not there, reason=reason))
 
 
 @pytest.hookimpl(wrapper=True)

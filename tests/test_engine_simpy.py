@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_mechanisms import HEAD, write_mechanism
 from replay_model import Model
 
 from replay.costs import CostTable
@@ -33,13 +34,7 @@ COSTS = CostTable({}).with_constants(
     stage2_fault=2_700_101,
 )
 
-HEAD = """
-title = "t"
-stands_for = "a test"
-source = "here"
-limits = "all"
-granule = "4K"
-shards = 3
+RESOURCES = """shards = 3
 [resources.pool]
 kind = "servers"
 servers = {servers}
@@ -131,10 +126,10 @@ STAGES: dict[str, list[str]] = {
 
 
 def mechanism_of(tmp_path: Path, stages: list[str], servers: int = 1, per: str = "vm") -> Mechanism:
-    text = HEAD.format(servers=servers, per=per) + "".join(f"[[paths.missing]]\n{stage}\n" for stage in stages)
-    path = tmp_path / "t.toml"
-    path.write_text(text)
-    return load_mechanism(path)
+    text = (
+        HEAD + RESOURCES.format(servers=servers, per=per) + "".join(f"[[paths.missing]]\n{stage}\n" for stage in stages)
+    )
+    return load_mechanism(write_mechanism(tmp_path, text))
 
 
 def random_workload(seed: int, accessors: int, faults: int, shared: bool) -> Workload:

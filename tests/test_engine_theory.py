@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_mechanisms import HEAD, pool_path, write_mechanism
 
 from replay.costs import Cost, CostTable, Distribution, load_costs
 from replay.engine import histogram_edges_ns, simulate
@@ -17,30 +18,12 @@ from replay.mechanism import Mechanism, load_mechanism
 from replay.workload import Workload, make_workload
 
 SERVICE = 100_000
-FILE = """
-title = "one pool"
-stands_for = "a queue with {servers} servers"
-source = "theory"
-limits = "none"
-granule = "4K"
-[resources.pool]
-kind = "servers"
-servers = {servers}
-[[paths.missing]]
-acquire = "pool"
-[[paths.missing]]
-delay = "resolve"
-[[paths.missing]]
-release = "pool"
-[[paths.missing]]
-wake = "0ns"
-"""
 
 
 def pool(tmp_path: Path, servers: int) -> Mechanism:
-    path = tmp_path / f"pool{servers}.toml"
-    path.write_text(FILE.format(servers=servers))
-    return load_mechanism(path)
+    text = f'{HEAD}[resources.pool]\nkind = "servers"\nservers = {servers}\n'
+    text += pool_path() + '[[paths.missing]]\nwake = "0ns"\n'
+    return load_mechanism(write_mechanism(tmp_path, text, f"pool{servers}.toml"))
 
 
 def exponential(mean_ns: float) -> Distribution:

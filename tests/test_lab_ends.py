@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,7 @@ from faulttrace.store import open_trace
 from lab.runner import run
 from lab.spec import LabSpec, Window
 
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs KVM: /dev/kvm may not be opened"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: userfaultfd of kernel faults"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)"),
-]
+pytestmark = pytest.mark.lab
 
 
 def children_named(name: str, parent: int) -> list[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -13,22 +11,10 @@ from faulttrace.errors import UsageError
 from lab import matrix as module
 from lab.matrix import MatrixRun, MatrixSpec, run_matrix
 
-live = [
-    pytest.mark.live,
-    pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs KVM: /dev/kvm may not be opened"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: userfaultfd of kernel faults"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)"),
-]
 SMALL = MatrixSpec(
     mechanisms=("uffd-missing", "host-lazy", "freeze"), vcpus=(1, 2), fetch=("50us",), workloads=("random/w/20us",),
     run_ns=20_000_000,
 )  # fmt: skip
-
-
-def live_test(function):  # type: ignore[no-untyped-def]
-    for mark in live:
-        function = mark(function)
-    return function
 
 
 def test_each_cell_has_two_sides_with_other_seeds_and_the_same_size() -> None:
@@ -61,7 +47,7 @@ def test_bad_axes_are_named_before_the_first_run() -> None:
         MatrixSpec(fetch=("fast",))
 
 
-@live_test
+@pytest.mark.lab
 def test_a_matrix_runs_goes_on_and_leaves_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "m"
     real_run, calls = module.run, []
@@ -88,7 +74,7 @@ def test_a_matrix_runs_goes_on_and_leaves_results(tmp_path: Path, monkeypatch: p
         run_matrix(MatrixSpec(**{**vars(SMALL), "fetch": ("1us",)}), out, record=False)
 
 
-@live_test
+@pytest.mark.lab
 def test_a_spent_budget_starts_no_run(tmp_path: Path) -> None:
     done = run_matrix(SMALL, tmp_path / "m", record=False, budget_ns=0)
     assert (done.done, done.runs) == (0, 12)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,7 @@ from faulttrace.store import open_trace
 from lab.runner import run
 from lab.spec import MECHANISMS, LabResult, LabSpec, Window
 
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs KVM: /dev/kvm may not be opened"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: userfaultfd of kernel faults"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)"),
-]
+pytestmark = pytest.mark.lab
 
 PLACED_BY_US = ("uffd-missing", "uffd-minor", "uffd-sharded", "kvm-exit", "mmio-exit", "hugetlb-2m")
 MS = 1_000_000

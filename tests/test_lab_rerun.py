@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +72,7 @@ def test_truth_is_done_again_as_it_was(tmp_path: Path) -> None:
     assert "truth" in notes[0]
 
 
-@pytest.mark.live
-@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs KVM: /dev/kvm may not be opened")
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: userfaultfd of kernel faults")
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
+@pytest.mark.lab
 def test_another_mechanism_gets_the_same_accesses(tmp_path: Path) -> None:
     spec = LabSpec(vcpus=2, pages=97, accesses=300, order="uniform", access="mixed", think="exp:30us", fetch="30us")
     first = run(spec, tmp_path / "x.trace", record=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,7 @@ from faulttrace.store import open_trace
 from lab.runner import run
 from lab.spec import LabResult, LabSpec
 
-needs_kvm = [
-    pytest.mark.live,
-    pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs KVM: /dev/kvm may not be opened"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: userfaultfd of kernel faults"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)"),
-]
-pytestmark = needs_kvm
+pytestmark = pytest.mark.lab
 
 FETCH_NS = 200_000
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_mechanisms import HEAD, pool_path, write_mechanism
 
 from faulttrace.errors import UsageError
 from replay.costs import load_costs
@@ -13,12 +14,7 @@ from replay.engine import simulate
 from replay.mechanism import list_mechanisms, load_mechanism
 from replay.workload import Workload, make_workload
 
-GOOD = """title = "t"
-stands_for = "x"
-source = "y"
-limits = "z"
-granule = "4K"
-
+GOOD = f"""{HEAD}
 [params.handlers]
 default = 1
 min = 1
@@ -33,28 +29,12 @@ servers = "$handlers"
 [resources.queue]
 kind = "waitqueue"
 
-[[paths.missing]]
-delay = "trap"
-label = "again"
-[[paths.missing]]
-acquire = "pool"
-[[paths.missing]]
-delay = "resolve"
-[[paths.missing]]
-release = "pool"
-[[paths.missing]]
-wake = "wake"
 """
-
-
-def write(tmp_path: Path, text: str, name: str = "m.toml") -> Path:
-    path = tmp_path / name
-    path.write_text(text)
-    return path
+GOOD += pool_path('delay = "trap"\nlabel = "again"') + '[[paths.missing]]\nwake = "wake"\n'
 
 
 def test_the_pattern_of_the_refusals_is_itself_accepted(tmp_path: Path) -> None:
-    mechanism = load_mechanism(write(tmp_path, GOOD))
+    mechanism = load_mechanism(write_mechanism(tmp_path, GOOD))
     assert [stage.verb for stage in mechanism.paths["missing"]] == ["delay", "acquire", "delay", "release", "wake"]
     assert [stage.line for stage in mechanism.paths["missing"]] == [22, 25, 27, 29, 31]
 
@@ -115,7 +95,7 @@ def test_a_broken_file_is_refused_with_place_and_reason(  # noqa: PLR0917
     old: str, new: str, line: int, place: str, reason: str, tmp_path: Path
 ) -> None:
     assert old in GOOD
-    path = write(tmp_path, GOOD.replace(old, new, 1))
+    path = write_mechanism(tmp_path, GOOD.replace(old, new, 1))
     with pytest.raises(UsageError) as caught:
         load_mechanism(path)
     message = str(caught.value)
@@ -129,14 +109,14 @@ def test_a_cycle_of_fall_backs_is_refused_and_shown(tmp_path: Path) -> None:
         text = GOOD.replace(
             'granule = "4K"', f'granule = "4K"\nserves = ["vcpu"]\n[fallback]\nvmm = "{tmp_path}/{other}.toml"'
         )
-        write(tmp_path, text, f"{name}.toml")
+        write_mechanism(tmp_path, text, f"{name}.toml")
     with pytest.raises(UsageError, match="cycle: a -> b -> c -> a"):
         load_mechanism(tmp_path / "a.toml")
 
 
 def test_not_toml_and_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not TOML"):
-        load_mechanism(write(tmp_path, "= 3"))
+        load_mechanism(write_mechanism(tmp_path, "= 3"))
     with pytest.raises(UsageError, match="no mechanism 'uffd': shipped are"):
         load_mechanism("uffd")
 
