@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from collect.doctor_perf import try_tracepoint
 from collect.doctor_uffd import UffdTrial, try_userfaultfd
 
 State = Literal["ok", "missing", "denied", "note"]
@@ -51,6 +52,7 @@ class Surroundings:
         which: finds a program in PATH.
         run: runs a program, gives (exit code, its words); used for real tries, never with a made-up root.
         try_uffd: really opens a userfaultfd.
+        try_tracepoint: really opens a tracepoint below a folder of tracefs; the error in words, or nothing.
         euid: effective user id; bpftrace asks for 0 whatever the capabilities.
     """
 
@@ -58,6 +60,7 @@ class Surroundings:
     which: Callable[[str], str | None] = shutil.which
     run: Callable[[Sequence[str]], tuple[int, str]] = _run
     try_uffd: Callable[[Path], UffdTrial] = try_userfaultfd
+    try_tracepoint: Callable[[Path], str] = try_tracepoint
     euid: int = field(default_factory=os.geteuid)
 
     @property

@@ -143,6 +143,17 @@ def tracefs(here: Surroundings) -> Iterator[Check]:
     enables = "the layout of every tracepoint"
     if path := _tracefs_path(here):
         yield Check("tracefs", "ok", f"/{path}", enables, required=True)
+        if refusal := here.try_tracepoint(here.root / path / "events"):
+            yield Check(
+                "attaching",
+                "denied",
+                f"perf_event_open: {refusal}; kernel.perf_event_paranoid is "
+                f"{here.read('proc/sys/kernel/perf_event_paranoid') or 'not known'}",
+                "programs on tracepoints",
+                "run as root or with CAP_SYS_ADMIN; where CAP_PERFMON is there and the kernel is a distribution's that "
+                "knows level 3: sysctl kernel.perf_event_paranoid=2",
+                required=True,
+            )
         return
     try:
         list((here.root / "sys/kernel/tracing").iterdir())
