@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,15 @@ def load_costs(name_or_path: str | Path = "default") -> CostTable:
         UsageError: no such table, or the file breaks the format; the message names file, line and key.
     """
     text = str(name_or_path)
-    path = COSTS_DIR / f"{text}.toml" if "/" not in text and not text.endswith(".toml") else Path(text)
+    return _shipped(text) if "/" not in text and not text.endswith(".toml") else _load(text, Path(text))
+
+
+@functools.lru_cache
+def _shipped(name: str) -> CostTable:
+    return _load(name, COSTS_DIR / f"{name}.toml")
+
+
+def _load(text: str, path: Path) -> CostTable:
     try:
         source = path.read_text(encoding="utf-8")
     except OSError:

@@ -8,6 +8,7 @@ every machine and in any order of events.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -148,11 +149,21 @@ class Distribution:
 
     def table_ns(self) -> npt.NDArray[np.int64]:
         """The integers the engine samples from: knots at 0, 1/256 ... 15/16, then at 15/16, 15/16 + 1/4096 ... 1."""
-        levels = np.concatenate([np.arange(FINE_BASE) / 256, 15 / 16 + np.arange(257) / 4096])
-        levels[0] = 0.5 / _LEVELS if self.kind == "lognormal" else 0.0
-        values = [self.quantile(float(p)) for p in levels[:-1]] + [self._top()]
-        # nine digits: an ulp of difference between two machines' exp() must not reach the integer
-        return np.array([round(float(f"{value:.9g}")) for value in values], dtype=np.int64)
+        return _table_ns(self)
+
+
+@functools.lru_cache(maxsize=256)
+def _table_ns(distribution: Distribution) -> npt.NDArray[np.int64]:
+    levels = np.concatenate([np.arange(FINE_BASE) / 256, 15 / 16 + np.arange(257) / 4096])
+    if distribution.kind == "quantiles":
+        values = np.interp(levels, *np.array(distribution.knots).T).tolist()
+    else:
+        levels[0] = 0.5 / _LEVELS if distribution.kind == "lognormal" else 0.0
+        values = [distribution.quantile(float(p)) for p in levels[:-1]] + [distribution._top()]
+    # nine digits: an ulp of difference between two machines' exp() must not reach the integer
+    table = np.array([round(float(f"{value:.9g}")) for value in values], dtype=np.int64)
+    table.flags.writeable = False
+    return table
 
 
 def _not_negative(ns: float, what: str) -> None:
