@@ -24,8 +24,8 @@ from collect.backend import Backend
 from collect.ring import RECORD_DTYPE, Records
 from faulttrace.errors import FaultreplayError
 from faulttrace.schema import EVENTS
-from faulttrace.store import PART_ROWS, TraceWriter
 from faulttrace.units import format_bytes
+from faulttrace.writer import PART_ROWS, TraceWriter
 
 Columns = Mapping[str, npt.NDArray[Any]]
 

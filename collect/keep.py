@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from collect.drain import Columns
 from faulttrace.schema import Kind
-from faulttrace.store import PART_ROWS, TraceWriter
+from faulttrace.writer import PART_ROWS, TraceWriter
 
 _PARTS_A_SEGMENT = 4
 _ROW_BYTES = 6  # on disk; 2 to 9 are measured

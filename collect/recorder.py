@@ -29,8 +29,8 @@ from collect.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, fin
 from faulttrace.errors import NoPermission, UsageError
 from faulttrace.meta import Meta, Tool
 from faulttrace.schema import Kind
-from faulttrace.store import TraceWriter
 from faulttrace.units import format_ns
+from faulttrace.writer import TraceWriter
 
 _STEP_S = 0.05
 _STATUS_S = 0.5

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from collect.host import describe_host
-from faulttrace import store
+from faulttrace import writer
 from faulttrace.errors import FaultreplayError, UsageError
 from faulttrace.meta import MapEntry, MechanismUsed, Memslot, Meta, Target, Thread, WindowSpan
 from faulttrace.units import parse_duration_ns
@@ -143,7 +143,7 @@ def _recording(out: Path | None, meta: Meta, record: bool, force: bool) -> Itera
         yield
         return
     if not record:
-        with store.TraceWriter(out, meta, force=force):
+        with writer.TraceWriter(out, meta, force=force):
             yield
         return
     from collect.recorder import Recorder, RecordSpec
@@ -192,7 +192,7 @@ def mechanism_params(spec: LabSpec) -> dict[str, Any]:
 def _finish(out: Path, known: Meta, result: LabResult) -> None:
     """Truth, roles of the threads and what the run knows, into the trace."""
     if result.truth.num_rows:
-        store.write_truth(out, result.truth)
+        writer.write_truth(out, result.truth)
     meta = Meta.read(out / "meta.json")
     meta.lab = result.lab or {"problem": result.problem}
     meta.windows = [WindowSpan(*window) for window in result.windows]
@@ -204,4 +204,4 @@ def _finish(out: Path, known: Meta, result: LabResult) -> None:
     if result.truth.num_rows and not meta.clock.end_ns:
         meta.clock.start_ns = result.lab["base_ns"]
         meta.clock.end_ns = result.lab["base_ns"] + result.lab["run_time_ns"]
-    store.update_meta(out, meta)
+    writer.update_meta(out, meta)

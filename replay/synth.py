@@ -18,8 +18,8 @@ import pyarrow as pa
 from faulttrace.errors import UsageError
 from faulttrace.meta import Clock, Meta, Target, Thread, Tool
 from faulttrace.schema import FAULTS
-from faulttrace.store import TraceWriter, write_faults
 from faulttrace.units import parse_duration_ns
+from faulttrace.writer import TraceWriter, write_faults
 from replay.workload import Workload, make_workload
 
 Ints = npt.NDArray[np.int64]

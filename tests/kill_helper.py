@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from collect.drain import Drain
 from collect.ring import Records
 from faulttrace.meta import Meta
-from faulttrace.store import TraceWriter
+from faulttrace.writer import TraceWriter
 
 PER_TAKE = 4000
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from faulttrace.files import write_parquet
 from faulttrace.meta import Clock, Host, MechanismUsed, Meta, WindowSpan
 from faulttrace.schema import EVENTS, FAULTS
-from faulttrace.store import TraceWriter, _write_parquet
+from faulttrace.writer import TraceWriter
 
 BEGIN_NS = 1_000_000_000
 TRAP, MESSAGE, RESOLVE, WAKE, LOOP = 2_000, 2_000, 5_000, 30_000, 2_000
@@ -82,5 +83,5 @@ def write_trace(
         if lost:
             writer.append_losses([{"ts_ns": BEGIN_NS, "cpu": 0, "probe": "made", "lost": lost}])
     # The store stitches only where no fresh faults are kept: these are kept.
-    _write_parquet(path / "faults.parquet", pa.Table.from_pylist(rows, FAULTS))
+    write_parquet(path / "faults.parquet", pa.Table.from_pylist(rows, FAULTS))
     return path

@@ -16,7 +16,8 @@ from faulttrace.errors import UsageError
 from faulttrace.meta import Meta
 from faulttrace.schema import TRUTH
 from faulttrace.stitch import stitch_events
-from faulttrace.store import Trace, TraceWriter, open_trace, write_truth
+from faulttrace.store import Trace, open_trace
+from faulttrace.writer import TraceWriter, write_truth
 
 
 def access(start_ns: int, end_ns: int, *, tid: int, page: int = PAGE, seq: int = 0) -> dict[str, Any]:

@@ -42,7 +42,8 @@ from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta
 from faulttrace.schema import FAULTS, Kind
 from faulttrace.stitch import stitch_events
-from faulttrace.store import Trace, TraceWriter, open_trace
+from faulttrace.store import Trace, open_trace
+from faulttrace.writer import TraceWriter
 from replay.costs import load_costs
 
 EMPTY = np.empty(0, np.int64)

@@ -13,7 +13,7 @@ from made_traces import uffd_faults, write_trace
 from faultreplay import cli, options
 from faulttrace.errors import UsageError
 from faulttrace.meta import Meta
-from faulttrace.store import TraceWriter
+from faulttrace.writer import TraceWriter
 
 HEAVY = ("numba", "polars", "pyarrow", "numpy", "rich", "matplotlib")
 

@@ -12,7 +12,8 @@ from collect.keep import Retention, Rotation, Stall, StallWatch, Trigger
 from collect.limits import Limits, Shedder
 from faulttrace.meta import Meta
 from faulttrace.schema import EVENTS, Kind
-from faulttrace.store import TraceWriter, open_trace
+from faulttrace.store import open_trace
+from faulttrace.writer import TraceWriter
 
 S = 1_000_000_000
 

@@ -18,9 +18,11 @@ from collect.importers import import_file
 from faultreplay.commands.export import command
 from faulttrace.errors import FaultreplayError, UsageError
 from faulttrace.export import export
+from faulttrace.files import write_parquet
 from faulttrace.meta import Meta, Target, Thread, WindowSpan
 from faulttrace.schema import EVENTS, FAULTS, Kind
-from faulttrace.store import Trace, TraceWriter, _write_parquet, open_trace
+from faulttrace.store import Trace, open_trace
+from faulttrace.writer import TraceWriter
 
 GOLDEN = Path(__file__).parent / "golden"
 START = 5_000_000_000
@@ -63,7 +65,7 @@ def made(tmp_path: Path) -> Trace:
     with TraceWriter(path, meta) as writer:
         writer.append_events(pa.Table.from_pylist([event], EVENTS))
         writer.append_losses([{"ts_ns": START, "cpu": 0, "probe": "kvm:kvm_exit", "lost": 3}])
-    _write_parquet(path / "faults.parquet", pa.Table.from_pylist([r | {"resolve_ns": None} for r in rows], FAULTS))
+    write_parquet(path / "faults.parquet", pa.Table.from_pylist([r | {"resolve_ns": None} for r in rows], FAULTS))
     return open_trace(path)
 
 

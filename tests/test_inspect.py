@@ -26,7 +26,8 @@ from faulttrace.meta import (
     WindowSpan,
 )
 from faulttrace.schema import Kind
-from faulttrace.store import TraceWriter, open_trace
+from faulttrace.store import open_trace
+from faulttrace.writer import TraceWriter
 
 
 @pytest.fixture

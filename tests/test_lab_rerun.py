@@ -11,7 +11,8 @@ import pytest
 from faulttrace.errors import IncompleteData
 from faulttrace.meta import Meta
 from faulttrace.schema import FAULTS, TRUTH
-from faulttrace.store import Trace, TraceWriter, write_truth
+from faulttrace.store import Trace
+from faulttrace.writer import TraceWriter, write_truth
 from lab.lists import make_lists
 from lab.rerun import lists_from_trace
 from lab.runner import run

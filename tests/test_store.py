@@ -19,11 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faulttrace import store
+from faulttrace import files
 from faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faulttrace.meta import Clock, Host, Meta, Probe
 from faulttrace.schema import EVENTS, KINDS, TRUTH, Kind
-from faulttrace.store import TraceWriter, open_trace, write_truth
+from faulttrace.store import open_trace
+from faulttrace.writer import TraceWriter, write_truth
 
 
 def events(count: int, start_ns: int = 1000, **columns: Any) -> pa.Table:
@@ -229,7 +230,7 @@ def test_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.pq, "write_table", full)
+    monkeypatch.setattr(files.pq, "write_table", full)
     with pytest.raises(FaultreplayError, match="no space left"):
         writer.append_events(events(10, 5000))
     assert open_trace(path).events().height == 10

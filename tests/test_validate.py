@@ -18,7 +18,8 @@ from faultreplay import render, validate_view
 from faultreplay.cli import _exit_code
 from faulttrace.errors import FaultreplayError, IncompleteData
 from faulttrace.meta import Meta, WindowSpan
-from faulttrace.store import open_trace, update_meta
+from faulttrace.store import open_trace
+from faulttrace.writer import update_meta
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -18,7 +18,8 @@ from collect.probes import PROBES
 from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.meta import Host, Meta, Probe
 from faulttrace.schema import EVENTS
-from faulttrace.store import TraceWriter, open_trace, update_meta
+from faulttrace.store import open_trace
+from faulttrace.writer import TraceWriter, update_meta
 
 Reader = Callable[[Path, Source], Iterator[Item]]
 _READERS: Final[dict[str, Reader]] = {

@@ -25,7 +25,8 @@ from faultreplay.qemu_view import beside
 from faultreplay.render import emit
 from faulttrace.errors import FaultreplayError
 from faulttrace.meta import MechanismUsed
-from faulttrace.store import open_trace, update_meta
+from faulttrace.store import open_trace
+from faulttrace.writer import update_meta
 
 QEMU = "qemu-system-x86_64"
 
