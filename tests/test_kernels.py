@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from faulttrace.schema import Kind
 from faulttrace.store import open_trace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,27 @@ def test_every_number_of_the_shipped_trace(monkeypatch: pytest.MonkeyPatch) -> N
     # The shell that started the guest slept for seconds in wait(): that is no fault, though one came before it.
     host_faults = trace.faults().filter(pl.col("cause") == "major-host")
     assert host_faults["stall_ns"].max() < 1_000_000_000
+
+
+def test_every_number_of_asynchronous_faults_and_the_dirty_ring(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
+    check = importlib.import_module("check").check
+    copy = shutil.copytree(ROOT / "tests/golden/kernel-6.1-apf-ring", tmp_path / "x.trace")  # stitching leaves a cache
+    trace = open_trace(copy, allow_incomplete=False)
+    asynchronous, ring = trace.meta.extra["guests"]
+    assert (asynchronous["backing"], ring["backing"], ring["ring_exits"]) == ("apf", "ring", 1)
+    for facts in (asynchronous, ring):
+        assert [item for item in check(trace, facts) if not item.holds] == []
+    # A halted vCPU's stall holds the whole wait for its page.
+    stalls = trace.faults().filter(pl.col("tid") == asynchronous["vcpu_tid"], pl.col("cause") == "stage2")["stall_ns"]
+    events = trace.events(tgid=asynchronous["vcpu_tid"]).filter(pl.col("tid") == asynchronous["vcpu_tid"])
+    begun, over = (
+        events.filter(pl.col("kind") == kind)["ts_ns"].cast(pl.Int64).sum()
+        for kind in (Kind.KVM_ASYNC_PF_NOT_PRESENT, Kind.KVM_ASYNC_PF_READY)
+    )
+    assert stalls.sum() > over - begun > 0
 
 
 def test_a_number_that_is_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
