@@ -21,7 +21,8 @@ from analysis.predict import (
     run,
     simulated_rows,
 )
-from faulttrace.errors import IncompleteData
+from faulttrace.errors import IncompleteData, UsageError
+from faulttrace.units import format_ns
 from replay.costs import CostTable
 from replay.faults import workload_from_faults
 from replay.windows import WINDOW_KINDS, Window
@@ -149,8 +150,17 @@ def windows_for(
 
     Those asked for and recorded bind every mechanism, by its own rule or by that of the window's kind; the default one
     has no kind and binds only mechanisms with a rule of their own.
+
+    Raises:
+        UsageError: one that was asked for begins after the recording's end.
     """
     if asked:
+        for start_ns, length_ns, kind in asked:
+            if start_ns >= measured_run_time_ns(workload):
+                raise UsageError(
+                    f"window {format_ns(start_ns)}+{format_ns(length_ns)}:{kind} begins after the recording's end "
+                    f"({format_ns(measured_run_time_ns(workload))})"
+                )
         return tuple(Window(*w) for w in asked), "as asked for"
     begin = workload.clock_start_ns
     recorded = tuple(

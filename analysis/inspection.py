@@ -104,8 +104,10 @@ class Inspection:
 def inspect_trace(trace: Trace) -> Inspection:
     """Stitch a trace and count what is in it."""
     stitched = stitch_trace(trace)
+    made = trace.meta.origin == "synthetic" and not trace.event_rows  # its faults have no events behind them
+    faults = trace.faults() if made else stitched.faults
     kinds = trace.events(columns=["kind"]).group_by("kind").len().sort("len", "kind", descending=[True, False])
-    stall = stitched.faults["stall_ns"].drop_nulls().to_numpy()
+    stall = faults["stall_ns"].drop_nulls().to_numpy()
     return Inspection(
         path=str(trace.path),
         name=trace.name,
@@ -114,7 +116,7 @@ def inspect_trace(trace: Trace) -> Inspection:
         events=trace.event_rows,
         size_bytes=trace.size_bytes,
         kinds={_kind_name(kind): count for kind, count in kinds.iter_rows()},
-        groups=_groups(stitched.faults),
+        groups=_groups(faults),
         histogram=histogram(stall),
         report=stitched.report,
         windows=stitched.windows,
@@ -147,7 +149,7 @@ def _groups(faults: pl.DataFrame) -> list[Group]:
     for (cause, resolution, accessor), part in faults.group_by("cause", "resolution", "accessor"):
         joined = part.filter(part["end_ns"].is_not_null())
         stages = {stage: spread(joined[f"{stage}_ns"].drop_nulls().to_numpy()) for stage in STAGES}
-        stall = spread(joined["stall_ns"].to_numpy())
+        stall = spread(joined["stall_ns"].drop_nulls().to_numpy())
         groups.append(Group(str(cause), str(resolution), str(accessor), len(part), len(joined), stall, stages))
     return sorted(groups, key=lambda g: (CAUSES.index(g.cause), -g.faults, g.resolution, g.accessor))
 

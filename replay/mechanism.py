@@ -138,7 +138,11 @@ def _load(text: str, above: tuple[str, ...]) -> Mechanism:
         raise UsageError(f"{above[-1]}: fall-back goes in a cycle: {names}")
     try:
         source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not TOML: not a text") from None
+    except OSError as error:
+        if not shipped:
+            raise UsageError(f"{path}: no mechanism file to read: {error.strerror}") from None
         raise UsageError(
             f"no mechanism '{text}': shipped are {', '.join(list_mechanisms())}; or give a .toml file"
         ) from None

@@ -136,3 +136,16 @@ def test_what_would_change_nothing_is_refused(
     assert cli._exit_code([verb, str(trace), "-m", "uffd-missing", *output, *wrong]) == 2
     said = capsys.readouterr()
     assert says in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_a_window_after_the_end_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write_trace(tmp_path / "a.trace", uffd_faults(each=5))
+    assert cli._exit_code(["compare", str(trace), "-m", "freeze", "--window", "9s+1ms:freeze"]) == 2
+    assert "begins after the recording's end" in capsys.readouterr().err
+
+
+def test_a_file_is_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.txt").write_text("hi")
+    for verb in ("inspect", "compare", "validate", "report", "calibrate"):
+        assert cli._exit_code([verb, str(tmp_path / "x.txt")]) == 2
+        assert "a trace is a directory" in capsys.readouterr().err

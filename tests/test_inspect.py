@@ -28,6 +28,7 @@ from faulttrace.meta import (
 from faulttrace.schema import Kind
 from faulttrace.store import open_trace
 from faulttrace.writer import TraceWriter
+from replay.synth import SynthSpec, Think, write_synthetic
 
 
 @pytest.fixture
@@ -155,3 +156,10 @@ def test_spread_is_nearest_rank() -> None:
     s = spread(np.arange(1, 101, dtype=np.int64))
     assert (s.n, s.total_ns, s.p50_ns, s.p90_ns, s.p99_ns, s.max_ns) == (100, 5050, 50, 90, 99, 100)
     assert spread(np.empty(0, np.int64)).n == 0
+
+
+def test_a_synthetic_trace_shows_its_faults(tmp_path: Path) -> None:
+    write_synthetic(SynthSpec("demand-paging", 2, 60, Think(20_000)), tmp_path / "s.trace")
+    seen = inspect_trace(open_trace(tmp_path / "s.trace"))
+    assert [(g.cause, g.faults, g.stall.n) for g in seen.groups] == [("missing", 120, 0)]
+    assert not seen.histogram

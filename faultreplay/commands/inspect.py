@@ -103,7 +103,7 @@ def _whole_table(inspection: Inspection, *, with_events: bool) -> Report:
             "faults": group.faults,
             "unjoined": group.faults - group.joined,
         }
-        if group.joined:
+        if group.stall.n:
             stall = group.stall
             row |= {"p50": stall.p50_ns, "p90": stall.p90_ns, "p99": stall.p99_ns}
             row |= {"max": stall.max_ns, "total": stall.total_ns}
