@@ -64,32 +64,16 @@ class Fit:
     refused: Mapping[str, str]
     samples: Mapping[str, Samples] = field(default_factory=dict)
 
+    def some(self) -> CostTable:
+        """The costs, of which there is at least one.
 
-def costs_from_faults(
-    faults: pl.DataFrame,
-    meta: Meta,
-    *,
-    source: str,
-    min_samples: int = MIN_SAMPLES,
-    part: tuple[float, float] = (0.0, 1.0),
-) -> CostTable:
-    """The costs that `faults` show.
-
-    Args:
-        faults: columns of `FAULTS`.
-        meta: of the trace they come from.
-        source: the trace's name, for the provenance.
-        min_samples: a cost with fewer samples is left out.
-        part: only the faults between these shares of all, in order of time.
-
-    Raises:
-        IncompleteData: not one cost has enough samples.
-    """
-    fit = fit_costs(faults, meta, source=source, min_samples=min_samples, part=part)
-    if not len(fit.costs):
-        reasons = "; ".join(f"{name}: {why}" for name, why in fit.refused.items()) or "it has no joined faults"
-        raise IncompleteData(f"{source}: nothing to fit costs on ({reasons}): record longer")
-    return fit.costs
+        Raises:
+            IncompleteData: not one cost had enough samples.
+        """
+        if not len(self.costs):
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items()) or "no joined faults"
+            raise IncompleteData(f"nothing to fit costs on ({reasons}): record longer")
+        return self.costs
 
 
 def fit_costs(
@@ -100,7 +84,15 @@ def fit_costs(
     min_samples: int = MIN_SAMPLES,
     part: tuple[float, float] = (0.0, 1.0),
 ) -> Fit:
-    """As `costs_from_faults`, with what was refused and the samples themselves."""
+    """The costs that `faults` show.
+
+    Args:
+        faults: columns of `FAULTS`.
+        meta: of the trace they come from.
+        source: the trace's name, for the provenance.
+        min_samples: a cost with fewer samples is refused.
+        part: only the faults between these shares of all, in order of time.
+    """
     observed = observe(part_of(faults, part), meta)
     return fit(observed, source=f"measured in this trace: {source}", name=source, min_samples=min_samples)
 
@@ -189,17 +181,21 @@ def distribution_of(samples: Samples) -> Distribution:
     """The quantile table of `samples` with their exact mean.
 
     Straight lines between quantiles lie above a convex tail, and a total is all means. So the tail above p90 is
-    drawn in by the little that makes the means agree; every quantile below stays as it was.
+    drawn in (or out) by the little that makes the means agree; every quantile below stays as it was. Where few samples
+    jump below p90, that is not enough: then the tail begins further down.
     """
     levels = np.union1d(np.arange(257) / 256, 1 - np.arange(1, 16) / 4096)
     levels, quantiles = _fewer_knots(levels, np.quantile(samples.astype(np.float64), levels))
-    knee = float(np.quantile(samples, 0.9))
-    above = quantiles > knee
-    tail = np.where(above, quantiles - knee, 0.0)
     excess = float(np.trapezoid(quantiles, levels) - samples.mean())
-    in_tail = float(np.trapezoid(tail, levels))
-    factor = min(max(1 - excess / in_tail, 0.0), 2.0) if in_tail else 1.0
-    values = np.where(above, knee + tail * factor, quantiles)
+    values = quantiles
+    for share in (0.9, 0.75, 0.5, 0.0):
+        knee = float(np.quantile(samples, share))
+        above = quantiles > knee
+        in_tail = float(np.trapezoid(np.where(above, quantiles - knee, 0.0), levels))
+        factor = 1 - excess / in_tail if in_tail else 0.0
+        if 0 < factor < 2:
+            values = np.where(above, knee + (quantiles - knee) * factor, quantiles)
+            break
     return Distribution.from_quantiles([(float(p), round(float(v), 1)) for p, v in zip(levels, values, strict=True)])
 
 

@@ -67,17 +67,6 @@ class Distribution:
             knots.append((1.0, knots[-1][1]))
         return cls.constant(knots[0][1]) if knots[0][1] == knots[-1][1] else cls("quantiles", tuple(knots))
 
-    @classmethod
-    def from_samples(cls, samples_ns: npt.ArrayLike, points: int = 101) -> Distribution:
-        """The quantile table of `samples_ns` at `points` evenly spaced levels and at p99.9."""
-        data = np.sort(np.asarray(samples_ns, dtype=np.float64))
-        if not data.size:
-            raise UsageError("no samples to make a distribution of")
-        levels = np.union1d(np.linspace(0, 1, points), [0.995, 0.999])
-        return cls.from_quantiles(
-            [(float(p), float(q)) for p, q in zip(levels, np.quantile(data, levels), strict=True)]
-        )
-
     @property
     def is_constant(self) -> bool:
         """True when every draw is the same."""

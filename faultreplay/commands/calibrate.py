@@ -81,14 +81,12 @@ def command(
     if absent:
         why = ", ".join(f"{name} ({fit.refused.get(name, 'no samples')})" for name in absent)
         raise IncompleteData(f"not fitted: {why}: record more, or lower --min-samples")
-    if not len(fit.costs):
-        reasons = "; ".join(f"{name}: {why}" for name, why in fit.refused.items()) or "no joined faults"
-        raise IncompleteData(f"nothing to fit costs on ({reasons}): record longer")
+    costs = fit.some()
     emit(_report(fit), fmt)
     if output is not None:
         flavours = {trace.meta.host.kvm_flavour for trace in opened} - {"none", "unknown"}
         save_costs(
-            fit.costs,
+            costs,
             output,
             title=_title(opened, lab),
             host=platform.node(),
