@@ -12,7 +12,7 @@ from analysis.calibrate import Observed, observe, part_of
 from analysis.calibrate import fit as calibrated
 from analysis.case import Case, outside_windows
 from analysis.predict import Setup
-from analysis.validate import Cell, Summary, open_for, pair, summarize
+from analysis.validate import WANTED_PERCENT, Cell, Summary, open_for, pair, summarize
 from faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faulttrace.meta import Meta
 from faulttrace.store import open_trace
@@ -60,16 +60,23 @@ class Matrix:
         ]
 
     def summaries(self) -> list[Summary]:
-        """Over all cells, by whether threads outnumber cores, and by target."""
+        """Over all cells, and over those with different mechanisms on both sides (cross) by what was varied."""
         same = [c for c in self.cells if c.mechanism == c.source_mechanism]
         cross = [c for c in self.cells if c.mechanism != c.source_mechanism]
         parts = [("all", list(self.cells)), ("same mechanism", same), ("cross", cross)]
-        parts += [(f"to {m}", [c for c in self.cells if c.mechanism == m]) for m in _names(self.cells)]
+        # a cell's group is its vCPUs, its fetch and its workload
+        for number in range(max((len(c.group.split(", ")) for c in cross), default=0)):
+            values = dict.fromkeys(c.group.split(", ")[number] for c in cross)
+            words = "cross, fetch {}" if number == 1 else "cross, {}"
+            parts += [(words.format(v), [c for c in cross if c.group.split(", ")[number] == v]) for v in values]
+        parts += [(f"cross, to {m}", [c for c in cross if c.mechanism == m]) for m in sorted(_targets(cross))]
+        quiet = [c for c in cross if c.floor and c.floor.total is not None and abs(c.floor.total) <= WANTED_PERCENT]
+        parts.append((f"cross, A/A at most {WANTED_PERCENT:g} %", quiet))
         return [s for what, cells in parts if (s := summarize(cells, what))]
 
 
-def _names(cells: Sequence[Cell]) -> list[str]:
-    return sorted({c.mechanism for c in cells})
+def _targets(cells: Sequence[Cell]) -> set[str]:
+    return {c.mechanism for c in cells}
 
 
 def find(directory: Path) -> tuple[list[Found], list[tuple[str, str]]]:

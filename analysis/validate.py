@@ -53,7 +53,7 @@ class Numbers:
     held_accessors: int = 0
     """vCPUs that stood still inside windows"""
     refaults: int = 0
-    """faults of the kernel alone after the first window's end: on memory that was there"""
+    """faults of the kernel alone from the first window on: on memory that was there"""
     refault: int = 0
     """their stall; part of `total`"""
 
@@ -308,10 +308,13 @@ def measured_side(case: Case) -> Side:
 def _refaults(
     workload: Workload, start_ns: Ints, stall_ns: Ints, mine: npt.NDArray[np.bool_], spans: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """(number, stall) of faults that the kernel alone resolved after the first window."""
+    """(number, stall) of faults that the kernel alone resolved from the first window on.
+
+    From its beginning, as a vCPU may touch memory again before whoever held it notes the end.
+    """
     if not spans:
         return 0, 0
-    after = mine & (workload.cls == CLASSES.index("stage2")) & (start_ns >= spans[0][1])
+    after = mine & (workload.cls == CLASSES.index("stage2")) & (start_ns >= spans[0][0])
     return int(after.sum()), int(stall_ns[after].sum())
 
 
@@ -399,6 +402,15 @@ class Summary:
     worst_cell: str
     floor_median: float | None
     floor_worst: float | None
+    p50_median: float | None
+    """median |error of p50|"""
+    floor_p50_median: float | None
+    reached_percent: float
+    """cells within `WANTED_PERCENT`, or within `WANTED_FLOORS` times the A/A difference of their own cell"""
+
+
+WANTED_PERCENT: Final = 10.0
+WANTED_FLOORS: Final = 1.5
 
 
 def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
@@ -408,6 +420,8 @@ def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
         return None
     floors = [abs(c.floor.total) for c in cells if c.floor and c.floor.total is not None]
     worst, name = max(known)
+    p50 = [abs(c.errors.p50) for c in cells if c.errors.p50 is not None]
+    floor_p50 = [abs(c.floor.p50) for c in cells if c.floor and c.floor.p50 is not None]
     return Summary(
         what=what,
         cells=len(known),
@@ -416,4 +430,7 @@ def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
         worst_cell=name,
         floor_median=float(np.median(floors)) if floors else None,
         floor_worst=max(floors, default=None),
+        p50_median=float(np.median(p50)) if p50 else None,
+        floor_p50_median=float(np.median(floor_p50)) if floor_p50 else None,
+        reached_percent=100 * float(np.mean([c.within(WANTED_PERCENT, WANTED_FLOORS) for c in cells])),
     )

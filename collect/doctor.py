@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from collect.doctor_perf import try_tracepoint
+from collect.attaching import try_tracepoint
 from collect.doctor_uffd import UffdTrial, try_userfaultfd
 
 State = Literal["ok", "missing", "denied", "note"]

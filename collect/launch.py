@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from faulttrace.errors import FaultreplayError, UsageError
 
 _HOLD = 'kill -STOP $$; exec "$@"'
+# with util-linux's setpriv the held shell dies with a recorder that is killed, and the released command does not
+_HOLD_NO_LONGER = 'kill -STOP $$; exec setpriv --pdeathsig clear "$@"'
 
 
 class Launched:
@@ -25,7 +27,10 @@ class Launched:
     def __init__(self, command: Sequence[str]) -> None:
         if not command or shutil.which(command[0]) is None:
             raise UsageError(f"'{command[0] if command else ''}' is not a command that can be run: check its path")
-        self._process = subprocess.Popen(["/bin/sh", "-c", _HOLD, "faultreplay", *command])
+        held = ["/bin/sh", "-c", _HOLD, "faultreplay", *command]
+        if shutil.which("setpriv"):
+            held = ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", _HOLD_NO_LONGER, "faultreplay", *command]
+        self._process = subprocess.Popen(held)
         state = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         if state is None or state.si_code != os.CLD_STOPPED:
             raise FaultreplayError(f"'{command[0]}' ended before it could be recorded")

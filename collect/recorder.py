@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from collect import proc
+from collect.attaching import try_tracepoint
 from collect.backends import acquire_backend, release_backend
 from collect.drain import Columns, Drain
 from collect.host import describe_host, memory_available_bytes, missing_capabilities
@@ -26,6 +27,7 @@ from collect.limits import NO_LIMITS, Limits, Shedder
 from collect.observe import Observer, add_map, complete_targets
 from collect.probes import DEFAULT_GROUPS, group_of_kind
 from collect.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, find_vms, select_vms
+from collect.tracefs import tracefs_root
 from faulttrace.errors import NoPermission, UsageError
 from faulttrace.meta import Meta, Tool
 from faulttrace.schema import Kind
@@ -440,3 +442,9 @@ def _check(spec: RecordSpec, out: Path) -> None:
     lacking = missing_capabilities()
     if lacking:
         raise NoPermission(f"recording needs {' and '.join(lacking)}: run as root or grant them")
+    if refusal := try_tracepoint(tracefs_root() / "events"):
+        level = Path("/proc/sys/kernel/perf_event_paranoid").read_text().strip()
+        raise NoPermission(
+            f"the kernel refuses to attach probes (perf_event_open: {refusal}; kernel.perf_event_paranoid is {level}): "
+            "run as root, or where CAP_PERFMON is there: sysctl kernel.perf_event_paranoid=2"
+        )

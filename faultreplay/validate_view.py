@@ -11,7 +11,7 @@ from faulttrace.units import format_ns
 if TYPE_CHECKING:
     from analysis.bootstrap import Interval
     from analysis.matrix import Matrix
-    from analysis.validate import Cell
+    from analysis.validate import Cell, Summary
 
 _LINES: Final = (
     ("total", "total stall"),
@@ -78,7 +78,7 @@ def one(cell: Cell) -> Report:
         rows.append(_line("held in windows", cell.predicted.held, cell.measured.held))
         rows.append(_line("vCPUs held", f"{cell.predicted.held_accessors}", f"{cell.measured.held_accessors}"))
     if cell.measured.refaults or (cell.bounds and cell.bounds[1].refaults):
-        rows.append(_line("refaults after", f"{cell.predicted.refaults:,}", f"{cell.measured.refaults:,}"))
+        rows.append(_line("refaults", f"{cell.predicted.refaults:,}", f"{cell.measured.refaults:,}"))
         rows.append(_line("their stall", cell.predicted.refault, cell.measured.refault))
     rows.append(
         {
@@ -106,8 +106,29 @@ def one(cell: Cell) -> Report:
     )  # fmt: skip
 
 
-def matrix(whole: Matrix, *, each: bool) -> Report:
-    """Every cell, or a line for each ordered pair of mechanisms; the data holds every cell in both cases."""
+PARTS: Final = (
+    Column("what", "predictions"),
+    Column("cells", "number", "count"),
+    Column("median", "median\n|error|", "percent"),
+    Column("worst", "worst", "percent"),
+    Column("floor_median", "median\n|A/A|", "percent"),
+    Column("floor_worst", "worst\nA/A", "percent", keep=6),
+    Column("p50_median", "|error|\nof p50", "percent", keep=5),
+    Column("floor_p50_median", "|A/A|\nof p50", "percent", keep=4),
+    Column("reached_percent", "reached", "percent"),
+)
+
+
+def matrix(whole: Matrix, *, shown: str) -> Report:
+    """A line for each ordered pair of mechanisms, each cell, or each part; pairs and cells hold every cell as data."""
+    if shown == "parts":
+        from analysis.validate import WANTED_FLOORS, WANTED_PERCENT
+
+        rows = [dict(s.__dict__) for s in whole.summaries()]
+        reached = f"reached: error at most {WANTED_PERCENT:g} %, or {WANTED_FLOORS:g} times the A/A of the same cell"
+        title = f"{len(whole.cells)} predictions of total stall: accesses and costs from side A, judged on side B"
+        return Report(records=rows, columns=PARTS, rows=rows, title=title, notes=[reached, *whole.left_out()])
+    each = shown == "cells"
     cells = sorted(whole.cells, key=lambda c: (c.mechanism, c.source_mechanism, c.group))
     rows = [c.as_record() for c in cells] if each else _pairs(cells)
     first = [n for n, row in enumerate(rows) if n and row["mechanism"] != rows[n - 1]["mechanism"]]
@@ -117,7 +138,7 @@ def matrix(whole: Matrix, *, each: bool) -> Report:
         rows=rows,
         rules=frozenset(n - 1 for n in first),
         title=f"{len(cells)} predictions of total stall: accesses and costs from side A, judged on side B",
-        notes=[*summary_lines(whole), *whole.left_out()],
+        notes=[_over_all(s) for s in whole.summaries()[:3]] + [ALSO, *whole.left_out()],
         extra={"summary": [dict(s.__dict__) for s in whole.summaries()]},
     )
 
@@ -145,17 +166,15 @@ def _pairs(cells: list[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def summary_lines(whole: Matrix) -> list[str]:
-    """Median and worst of each part of the matrix, a line each."""
-    lines = []
-    for s in whole.summaries():
-        floor = "" if s.floor_median is None or s.floor_worst is None else (
-            f"; A/A floor median {s.floor_median:.1f} %, worst {s.floor_worst:.1f} %"
-        )  # fmt: skip
-        lines.append(
-            f"{s.what}: {s.cells} cells, |error of total stall| median {s.median:.1f} %, worst {s.worst:.1f} %{floor}"
-        )
-    return lines
+ALSO: Final = "by vCPUs, fetch, workload and mechanism: --show parts"
+
+
+def _over_all(s: Summary) -> str:
+    """Median and worst of a part of the matrix."""
+    floor = "" if s.floor_median is None or s.floor_worst is None else (
+        f"; A/A floor median {s.floor_median:.1f} %, worst {s.floor_worst:.1f} %"
+    )  # fmt: skip
+    return f"{s.what}: {s.cells} cells, |error of total stall| median {s.median:.1f} %, worst {s.worst:.1f} %{floor}"
 
 
 def _line(what: str, predicted: Any, measured: Any) -> dict[str, Any]:

@@ -132,11 +132,15 @@ def test_matrix_pairs_sides_and_never_judges_on_what_was_fitted(matrix_dir: Path
     every = whole.summaries()[0]
     assert every.worst < 6
     assert every.floor_worst is not None
-    text = render.to_table(validate_view.matrix(whole, each=True), 80)[0]
+    text = render.to_table(validate_view.matrix(whole, shown="cells"), 80)[0]
     assert "uffd-missing" in text
     assert max(map(len, text.splitlines())) <= 80
-    pairs = render.to_table(validate_view.matrix(whole, each=False), 80)[0]
+    pairs = render.to_table(validate_view.matrix(whole, shown="pairs"), 80)[0]
     assert "median" in pairs
+    parts = validate_view.matrix(whole, shown="parts")
+    assert [(r["what"], r["cells"]) for r in parts.rows] == [("all", 4), ("same mechanism", 4)]
+    assert parts.rows[0]["reached_percent"] == 100
+    assert max(map(len, render.to_table(parts, 80)[0].splitlines())) <= 80
 
 
 def test_matrix_tells_what_it_left_out(tmp_path: Path) -> None:

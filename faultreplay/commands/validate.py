@@ -32,7 +32,14 @@ _PATH = click.Path(path_type=Path)
     help="With --matrix, what of side A gives costs: the source trace alone; all of side A; "
     "or besides the target's mechanism in other cells. Never side B.",
 )
-@click.option("--each", is_flag=True, help="With --matrix: a line for every prediction, not for every pair.")
+@click.option(
+    "--show",
+    type=click.Choice(("pairs", "parts", "cells")),
+    default="pairs",
+    show_default=True,
+    help="With --matrix: a line for every pair of mechanisms; for every part of it by vCPUs, fetch, workload and "
+    "mechanism; or for every prediction.",
+)
 @click.option(
     "--max-error",
     "max_error_percent",
@@ -58,7 +65,7 @@ def command(  # noqa: D103 - the help text is below
     again: Path | None,
     matrix: Path | None,
     calibrate_on: str,
-    each: bool,
+    show: str,
     max_error_percent: float | None,
     floor_factor: float | None,
     plot: Path | None,
@@ -86,7 +93,7 @@ def command(  # noqa: D103 - the help text is below
         cells, report = _pair(source, target, again, options)
     else:
         assert matrix is not None
-        cells, report = _matrix(matrix, options, each, calibrate_on)
+        cells, report = _matrix(matrix, options, show, calibrate_on)
     fmt = output_format(fmt, output)
     qemu = beside(open_trace(trace)) if trace is not None else None
     if qemu is not None:
@@ -147,7 +154,7 @@ def _pair(source: Path, target: Path, again: Path | None, options: dict[str, Any
     return [cell], validate_view.one(cell)
 
 
-def _matrix(directory: Path, options: dict[str, Any], each: bool, calibrate_on: str) -> tuple[list[Cell], Report]:
+def _matrix(directory: Path, options: dict[str, Any], shown: str, calibrate_on: str) -> tuple[list[Cell], Report]:
     from analysis.matrix import validate_matrix
     from faultreplay import validate_view
     from faultreplay.progress import bar
@@ -157,7 +164,7 @@ def _matrix(directory: Path, options: dict[str, Any], each: bool, calibrate_on: 
         raise UsageError("--window: a matrix takes the windows that were recorded")
     with bar() as show:
         matrix = validate_matrix(directory, setup, calibrate_on=calibrate_on, progress=show, **more)
-    return list(matrix.cells), validate_view.matrix(matrix, each=each)
+    return list(matrix.cells), validate_view.matrix(matrix, shown=shown)
 
 
 def _plot(cells: list[Cell], path: Path) -> None:
