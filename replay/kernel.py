@@ -507,6 +507,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if w_stops and t < w_end and t >= w_begin and (w_stops >> ac[ua, A_KIND]) & 1:
                     ac[ua, S_STOPPED] += w_end - t
                     t = w_end
+                    if cpus:  # it wants no CPU before
+                        key = (t << slot_bits) | slot
+                        break
                 ac[ua, A_RESUME] = t
                 st[us, TRY] = 0
                 word = np.int64(-1)

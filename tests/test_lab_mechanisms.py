@@ -54,12 +54,12 @@ def test_an_exit_to_userspace_is_taken_for_each_page() -> None:
 @pytest.mark.parametrize("mechanism", ["uffd-missing", "kvm-exit", "uffd-minor"])
 @pytest.mark.parametrize("target", ["kvm", "process"])
 def test_two_accessors_on_one_missing_page_make_one_resolution(mechanism: str, target: str) -> None:
-    both = {"vcpus": 2, "order": "coalesce", "pages": 211, "think": "300us", "fetch": "100us"}
+    both = {"vcpus": 2, "order": "coalesce", "pages": 1009, "think": "300us", "fetch": "100us"}
     spec = LabSpec(mechanism=mechanism, target=target, **both)  # type: ignore[arg-type]
     result = run(spec)
     assert result.problem == ""
-    assert result.truth.num_rows == 2 * 211
-    assert result.lab["services"]["resolved"] == 211
+    assert result.truth.num_rows == 2 * 1009
+    assert result.lab["services"]["resolved"] == 1009
 
 
 def test_read_modify_writes_of_several_vcpus_are_all_counted() -> None:
