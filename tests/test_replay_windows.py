@@ -125,20 +125,18 @@ def test_one_fault_maps_again_as_much_as_the_rule_says() -> None:
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 8])
-@pytest.mark.parametrize("name", ["pause-only", "memslot-destroy"])
-def test_nobody_is_held_longer_than_the_windows_last_however_few_cpus(name: str, cpus: int) -> None:
+@pytest.mark.parametrize("kind", ["pause", "memslot-destroy"])
+def test_nobody_is_held_longer_than_the_windows_last_however_few_cpus(kind: str, cpus: int) -> None:
     rng = np.random.default_rng(cpus)
-    streams = [{"think_ns": rng.integers(1, 2 * MS, 200), "access": "w", "tail_ns": 50 * MS} for _ in range(4)]
-    work = make_workload(streams)
-    windows = [Window(50 * MS, 10 * MS), Window(120 * MS, 20 * MS)]
-    result = simulate(work, load_mechanism(name), NOTHING, windows=windows, cpus=cpus)
+    work = make_workload([{"think_ns": rng.integers(1, 50_000, 2000), "access": "w"} for _ in range(4)])
+    # faults end inside these: their vCPU is held then
+    windows = [Window(20 * MS, 10 * MS, kind), Window(60 * MS, 20 * MS, kind)]
+    costs = NOTHING.with_constants(fetch=300_000)
+    result = simulate(work, load_mechanism("uffd-missing"), costs, windows=windows, cpus=cpus)
+    assert (result.window_stall_ns > 20 * MS).all()
     assert (result.window_stall_ns <= 30 * MS).all()
-    if cpus >= 4:
-        assert result.window_stall_ns.tolist() == [30 * MS] * 4
     for begin, end in result.windows:
         assert not ((result.start_ns > begin) & (result.start_ns < end)).any()
-    think = sum(int(s["think_ns"].sum()) for s in streams)
-    assert result.run_time_ns >= 30 * MS + (think + 4 * 50 * MS) // cpus if cpus == 1 else True
 
 
 def test_a_window_after_the_last_fault_still_holds_whoever_runs() -> None:
