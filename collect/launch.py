@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from faulttrace.errors import FaultreplayError, UsageError
 
 _HOLD = 'kill -STOP $$; exec "$@"'
-# with util-linux's setpriv the held shell dies with a recorder that is killed, and the released command does not
-_HOLD_NO_LONGER = 'kill -STOP $$; exec setpriv --pdeathsig clear "$@"'
+# A recorder that is killed must leave no stopped shell: its end of the pipe closes, and `read` fails.
+_GUARD = 'read -r released || kill -KILL "$1"'
 
 
 class Launched:
@@ -27,12 +27,12 @@ class Launched:
     def __init__(self, command: Sequence[str]) -> None:
         if not command or shutil.which(command[0]) is None:
             raise UsageError(f"'{command[0] if command else ''}' is not a command that can be run: check its path")
-        held = ["/bin/sh", "-c", _HOLD, "faultreplay", *command]
-        if shutil.which("setpriv"):
-            held = ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", _HOLD_NO_LONGER, "faultreplay", *command]
-        self._process = subprocess.Popen(held)
+        self._process = subprocess.Popen(["/bin/sh", "-c", _HOLD, "faultreplay", *command])
+        guard = ["/bin/sh", "-c", _GUARD, "faultreplay", str(self.pid)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
         state = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         if state is None or state.si_code != os.CLD_STOPPED:
+            self._dismiss_guard()
             raise FaultreplayError(f"'{command[0]}' ended before it could be recorded")
         self._held = True
 
@@ -49,7 +49,7 @@ class Launched:
     def release(self) -> None:
         """Let the command run."""
         if self._held:
-            self._held = False
+            self._dismiss_guard()
             self._process.send_signal(signal.SIGCONT)
 
     def stop(self, grace_s: float = 5.0) -> None:
@@ -57,9 +57,14 @@ class Launched:
         if self._process.poll() is None:
             if self._held:
                 self._process.kill()
+                self._dismiss_guard()
             self._process.terminate()
             try:
                 self._process.wait(grace_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+    def _dismiss_guard(self) -> None:
+        self._held = False
+        self._guard.communicate(b"released\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +38,6 @@ def wait_until(what: str, pid: int) -> str:
     return state(pid)
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
 @pytest.mark.parametrize("when", ["held", "released"])
 def test_a_killed_recorder_leaves_no_held_command_and_harms_no_running_one(when: str) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, when], stdout=subprocess.PIPE, text=True) as holder:
