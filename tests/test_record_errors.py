@@ -9,7 +9,7 @@ import pytest
 from collect import bcc_loader, recorder, tracefs
 from collect.host import kvm_flavour
 from faultreplay.cli import _exit_code
-from faulttrace.errors import MissingFeature
+from faulttrace.errors import MissingFeature, NoPermission
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
@@ -109,3 +109,15 @@ def test_kvm_flavour(tmp_path: Path, module: str, flavour: str) -> None:
     (tmp_path / module).mkdir()
     assert kvm_flavour(tmp_path) == flavour
     assert kvm_flavour(tmp_path / module, tmp_path / "no-kvm") == "none"
+
+
+def test_a_kernel_that_refuses_probes_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "missing_capabilities", list)
+    monkeypatch.setattr(recorder, "tracefs_root", lambda: tmp_path)
+    monkeypatch.setattr(recorder, "try_tracepoint", lambda _: "Permission denied")
+    with pytest.raises(NoPermission, match=r"refuses to attach .*Permission denied.*paranoid") as caught:
+        recorder.record(recorder.RecordSpec(command=("true",)), tmp_path / "a.trace", lambda: True)
+    assert caught.value.exit_code == 77
+    assert not (tmp_path / "a.trace").exists()
