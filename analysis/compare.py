@@ -19,6 +19,7 @@ from analysis.predict import (
     mean_metrics,
     measured_metrics,
     metrics_of,
+    replications,
     run,
     simulated_rows,
 )
@@ -165,7 +166,7 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
     mechanism = load_with(name, setup, case.used)
     costs = case.shipped.merge(fitted)
     windows = case.windows_of(mechanism.name)
-    results = [run(workload, mechanism, costs, setup, windows, seed=k) for k in range(setup.seeds)]
+    results = replications(workload, mechanism, costs, setup, windows)
     first = results[0]
     sources = {
         cost: "this trace" if cost in fitted else case.own.get(cost, provenance)

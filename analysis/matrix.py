@@ -69,14 +69,11 @@ class Matrix:
             values = dict.fromkeys(c.group.split(", ")[number] for c in cross)
             words = "cross, fetch {}" if number == 1 else "cross, {}"
             parts += [(words.format(v), [c for c in cross if c.group.split(", ")[number] == v]) for v in values]
-        parts += [(f"cross, to {m}", [c for c in cross if c.mechanism == m]) for m in sorted(_targets(cross))]
+        targets = sorted({c.mechanism for c in cross})
+        parts += [(f"cross, to {m}", [c for c in cross if c.mechanism == m]) for m in targets]
         quiet = [c for c in cross if c.floor and c.floor.total is not None and abs(c.floor.total) <= WANTED_PERCENT]
         parts.append((f"cross, A/A at most {WANTED_PERCENT:g} %", quiet))
         return [s for what, cells in parts if (s := summarize(cells, what))]
-
-
-def _targets(cells: Sequence[Cell]) -> set[str]:
-    return {c.mechanism for c in cells}
 
 
 def find(directory: Path) -> tuple[list[Found], list[tuple[str, str]]]:

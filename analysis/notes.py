@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from analysis.case import RAILS, Case
@@ -38,7 +38,8 @@ class Predicted(Protocol):
 
 def notes_of(case: Case, rows: Sequence[Predicted]) -> list[str]:
     """One line a fact."""
-    of_case = [*_trace_notes(case), *_window_notes(case, rows), *_host_notes(case, rows), *_model_notes(case)]
+    at_hand = {r.mechanism for r in rows} | {WINDOW_KINDS[w.kind] for w in case.windows if w.kind}
+    of_case = [*_trace_notes(case), *_window_notes(case, rows), *host_notes(case, at_hand), *_model_notes(case)]
     return [*cost_notes(rows), *of_case, *_row_notes(rows)]
 
 
@@ -109,15 +110,15 @@ def _window_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
     return notes
 
 
-def _host_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
-    """Parameters that the trace's kind of host sets, of the mechanisms and windows at hand."""
+def host_notes(case: Case, names: Collection[str]) -> list[str]:
+    """Parameters of `names` (mechanisms, whose rules hold in windows) that the trace's kind of host set."""
     flavour = case.trace.meta.host.kvm_flavour
-    at_hand = {r.mechanism for r in rows} | {WINDOW_KINDS[w.kind] for w in case.windows if w.kind}
-    return [
-        f"as on every {flavour} host: " + ", ".join(f"{name}.{k}={v}" for k, v in case.setup.settings[name].items())
-        for name in HOST_SETTINGS.get(flavour, {})
-        if name in at_hand
-    ]
+    notes = []
+    for name, known in HOST_SETTINGS.get(flavour, {}).items():
+        kept = [f"{name}.{k}={v}" for k, v in known.items() if case.setup.settings[name][k] == v]
+        if kept and name in names:
+            notes.append(f"as on every {flavour} host: {', '.join(kept)}")
+    return notes
 
 
 def _model_notes(case: Case) -> list[str]:

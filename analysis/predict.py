@@ -6,7 +6,9 @@ The one place of `analysis` that calls the engine, so that comparison, validatio
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -187,6 +189,16 @@ def run(
         retouch=setup.retouch,
         cpus=setup.cpus,
     )
+
+
+def replications(
+    workload: Workload, mechanism: Mechanism, costs: CostTable, setup: Setup, windows: Sequence[Window] = ()
+) -> list[Result]:
+    """A replay for each of the set-up's seeds, on all CPUs: the engine runs without the interpreter lock."""
+    first = run(workload, mechanism, costs, setup, windows)  # lays the workload out for the others
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        others = pool.map(lambda k: run(workload, mechanism, costs, setup, windows, seed=k), range(1, setup.seeds))
+        return [first, *others]
 
 
 def counted(workload: Workload) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from analysis.bootstrap import Interval
 from analysis.case import Case, held_out, open_case
 from analysis.judge import Errors, by_accessor, error_intervals, errors, relative_percent
 from analysis.metrics import Ints, quantile
+from analysis.notes import host_notes
 from analysis.predict import (
     Setup,
     Used,
@@ -27,7 +28,7 @@ from replay.costs import CostTable
 from replay.engine import Result
 from replay.language import CLASSES
 from replay.mechanism import list_mechanisms
-from replay.windows import Window
+from replay.windows import WINDOW_KINDS, Window
 from replay.workload import Workload
 
 if TYPE_CHECKING:
@@ -189,10 +190,13 @@ def pair(
     one = predicted_side(workload, result)
     other = measured_side(target)
     bounds = None
+    at_once = source.setup.retouch == "working-set"
     if windows:
-        again_how = [replace(source.setup, retouch=how) for how in ("recorded", "working-set")]
-        sides = [predicted_side(workload, run(workload, mechanism, costs, how, windows)) for how in again_how]
-        bounds = (sides[0].numbers(), sides[1].numbers())
+        other_how: Literal["recorded", "working-set"] = "recorded" if at_once else "working-set"
+        again_how = replace(source.setup, retouch=other_how)
+        ends = [one, predicted_side(workload, run(workload, mechanism, costs, again_how, windows))]
+        lower, upper = reversed(ends) if at_once else ends
+        bounds = (lower.numbers(), upper.numbers())
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
     simulated = simulated_rows(workload, mechanism)[mine].mean() * 100 if mine.any() else 0.0
     repeated = measured_side(again) if again is not None else None
@@ -224,7 +228,7 @@ def pair(
         predicted_ns=one.stalls,
         measured_ns=other.stalls,
         again_ns=repeated.stalls if repeated else None,
-        notes=(*source.workload.notes, *result.warnings),
+        notes=(*source.workload.notes, *result.warnings, *host_notes(source, {WINDOW_KINDS[w.kind] for w in windows})),
     )
 
 

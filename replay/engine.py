@@ -17,7 +17,7 @@ from replay.costs import Cost
 from replay.language import ACCESSOR_KINDS, CLASSES
 from replay.mechanism import Mechanism
 from replay.pages import Pages, pages_of
-from replay.windows import Window, guarded, refill_bytes, window_rows
+from replay.windows import Window, bound_by, guarded, refill_bytes, window_rows
 from replay.workload import Workload
 
 Ints = npt.NDArray[np.int64]
@@ -131,7 +131,8 @@ def simulate(
     if cpus is not None and cpus < 1:
         raise UsageError(f"a host has at least one CPU, not {cpus}")
     counts = _counts(workload)
-    refill = refill_bytes(mechanism, windows, workload.page_bytes) if retouch == "working-set" else 0
+    bound = bound_by(mechanism, windows)
+    refill = refill_bytes(bound, workload.page_bytes) if retouch == "working-set" else 0
     pages = pages_of(
         workload,
         mechanism.granule_bytes,
@@ -149,12 +150,12 @@ def simulate(
         shared=pages.tracked > 0 or until_ns is not None,
         on_cpus=cpus is not None,
     ).program()
-    rules_rows, rules = window_rows(mechanism, windows, costs, retouch, seed, program.costs_used)
+    rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
     run = _Run(
         workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0
     )
     run.execute()
-    return run.result(rules, _warnings(workload, mechanism, program, counts))
+    return run.result([rule for _, rule in bound], _warnings(workload, mechanism, program, counts))
 
 
 def histogram_edges_ns() -> Ints:

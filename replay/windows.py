@@ -64,34 +64,36 @@ def rule_for(mechanism: Mechanism, window: Window) -> Mechanism | None:
     return load_mechanism(WINDOW_KINDS[window.kind]).with_params(window.settings) if window.kind else None
 
 
-def refill_bytes(mechanism: Mechanism, windows: Sequence[Window], page_bytes: int) -> int:
+Bound = Sequence[tuple[Window, Mechanism]]
+"""windows in order of time, each with the mechanism whose rule holds inside"""
+
+
+def bound_by(mechanism: Mechanism, windows: Sequence[Window]) -> Bound:
+    """The windows that hold for `mechanism`, with whose rule."""
+    pairs = [(window, rule_for(mechanism, window)) for window in sorted(windows, key=lambda w: w.start_ns)]
+    return [(window, rule) for window, rule in pairs if rule is not None and rule.window is not None]
+
+
+def refill_bytes(bound: Bound, page_bytes: int) -> int:
     """What one fault maps again after a window emptied stage 2; 0 where none does. Several windows: the least."""
-    rules = [rule for window in windows if (rule := rule_for(mechanism, window)) is not None]
-    emptying = [rule for rule in rules if (rule.window or {}).get("empties") == "stage2"]
-    return int(min((rule.value(rule.window.get("refill", page_bytes)) for rule in emptying if rule.window), default=0))
+    rules = [(rule, rule.window) for _, rule in bound if rule.window]
+    emptying = [rule.value(said.get("refill", page_bytes)) for rule, said in rules if said.get("empties") == "stage2"]
+    return int(min(emptying, default=0))
 
 
-def window_rows(  # noqa: PLR0917
-    mechanism: Mechanism,
-    windows: Sequence[Window],
-    costs: Mapping[str, Cost],
-    retouch: str,
-    seed: int,
-    used: dict[str, str],
-) -> tuple[npt.NDArray[np.int64], list[Mechanism]]:
-    """Rows for the kernel in order of time, and whose rule each follows."""
+def window_rows(
+    bound: Bound, costs: Mapping[str, Cost], retouch: str, seed: int, used: dict[str, str]
+) -> npt.NDArray[np.int64]:
+    """A row for the kernel of each window."""
     rows: list[npt.NDArray[np.int64]] = []
-    rules: list[Mechanism] = []
-    for window in sorted(windows, key=lambda w: w.start_ns):
-        rule = rule_for(mechanism, window)
-        if rule is None or rule.window is None:
-            continue
+    for window, rule in bound:
+        said = rule.window or {}
         row = np.zeros(o.W_COLUMNS, np.int64)
         row[o.W_START], row[o.W_LENGTH] = window.start_ns, window.length_ns
         for index, (key, fixed, per_page) in enumerate(
             (("enter", o.W_ENTER, o.W_ENTER_PER_PAGE_PS), ("leave", o.W_LEAVE, o.W_LEAVE_PER_PAGE_PS))
         ):
-            for number, item in enumerate(rule.window.get(key, [])):
+            for number, item in enumerate(said.get(key, [])):
                 name, _, times = str(item).partition(" * ")
                 distribution = _distribution(rule, name, costs, used)
                 if times:
@@ -99,24 +101,23 @@ def window_rows(  # noqa: PLR0917
                 else:
                     row[fixed] += _one(distribution, seed, len(rows) * 64 + index * 16 + number)
         row[o.W_RESUME] = _one(
-            _distribution(rule, rule.window.get("resume", "0ns"), costs, used), seed, len(rows) * 64 + 63
+            _distribution(rule, said.get("resume", "0ns"), costs, used), seed, len(rows) * 64 + 63
         )
-        blocks = rule.window.get("blocks", {})
-        stops = list(rule.window.get("stops", []))
+        blocks = said.get("blocks", {})
+        stops = list(said.get("stops", []))
         if retouch == "working-set":
             # upper bound: whoever may block is taken to write at once
             stops += [kind for kind in blocks if kind == "vcpu"]
         row[o.W_STOPS] = _bits(stops)
         row[o.W_BLOCKS_ALL] = _bits(kind for kind, which in blocks.items() if which == "all")
         row[o.W_BLOCKS_WRITES] = _bits(kind for kind, which in blocks.items() if which == "write")
-        row[o.W_EMPTIES] = int(rule.window.get("empties", "none") == "stage2")
+        row[o.W_EMPTIES] = int(said.get("empties", "none") == "stage2")
         row[o.W_RETOUCH] = int(retouch == "working-set")
         rows.append(row)
-        rules.append(rule)
     for before, after in itertools.pairwise(rows):
         if before[o.W_START] + before[o.W_LENGTH] > after[o.W_START]:
             raise UsageError("two windows overlap: memory cannot be held still twice at once")
-    return (np.stack(rows) if rows else np.zeros((0, o.W_COLUMNS), np.int64)), rules
+    return np.stack(rows) if rows else np.zeros((0, o.W_COLUMNS), np.int64)
 
 
 def guarded(rule: Mechanism, kind: str) -> bool:

@@ -16,13 +16,16 @@ from pyarrow import parquet
 from analysis.case import open_case
 from analysis.compare import Comparison, as_records, compare
 from analysis.metrics import Metrics
-from analysis.predict import Setup
+from analysis.predict import Setup, replications, run
 from faultreplay import compare_view, render
 from faultreplay.cli import _exit_code, main
 from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.meta import WindowSpan
 from faulttrace.store import open_trace
+from replay.costs import load_costs
+from replay.mechanism import load_mechanism
 from replay.synth import SynthSpec, Think, write_synthetic
+from replay.workload import make_workload
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +281,12 @@ def test_a_window_that_was_recorded_stays_in_the_rail(tmp_path: Path) -> None:
     path = write_trace(tmp_path / "x.trace", rows, windows=[WindowSpan("freeze", at - 1000, at + 100_000)])
     got = compare(open_case(open_trace(path), Setup()), ["as-recorded"])
     assert got.rows[0].metrics.total_stall_ns == got.measured.total_stall_ns
+
+
+def test_replications_are_the_same_runs_whatever_thread_ran_them() -> None:
+    work = make_workload([{"think_ns": np.full(300, 20_000), "access": "w"} for _ in range(3)])
+    setup, costs, mechanism = Setup(seed=5, seeds=7), load_costs(), load_mechanism("uffd-missing")
+    together = replications(work, mechanism, costs, setup)
+    alone = [run(work, mechanism, costs, setup, seed=k) for k in range(7)]
+    assert [r.total_stall_ns for r in together] == [r.total_stall_ns for r in alone]
+    assert len({r.total_stall_ns for r in together}) == 7
