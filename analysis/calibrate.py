@@ -45,15 +45,27 @@ class Observed:
     samples: Mapping[str, Samples]
     placing_ns: Samples
     sleepers: Samples
+    on_idle_cpu: Mapping[str, Samples] = field(default_factory=dict)
+    """of woken threads whose CPU was idle"""
+    on_busy_cpu: Mapping[str, Samples] = field(default_factory=dict)
+    """of woken threads from the moment that another thread's CPU was theirs"""
 
     @classmethod
     def together(cls, parts: Sequence[Observed]) -> Observed:
         """What several traces show."""
-        names = dict.fromkeys(name for part in parts for name in part.samples)
         empty = np.empty(0, np.int64)
-        samples = {name: np.concatenate([part.samples.get(name, empty) for part in parts]) for name in names}
-        placing = np.concatenate([empty, *(part.placing_ns for part in parts)])
-        return cls(samples, placing, np.concatenate([empty, *(part.sleepers for part in parts)]))
+
+        def joined(tables: Sequence[Mapping[str, Samples]]) -> dict[str, Samples]:
+            names = dict.fromkeys(name for table in tables for name in table)
+            return {name: np.concatenate([table.get(name, empty) for table in tables]) for name in names}
+
+        return cls(
+            joined([part.samples for part in parts]),
+            np.concatenate([empty, *(part.placing_ns for part in parts)]),
+            np.concatenate([empty, *(part.sleepers for part in parts)]),
+            joined([part.on_idle_cpu for part in parts]),
+            joined([part.on_busy_cpu for part in parts]),
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ def fit_costs(
     source: str,
     min_samples: int = MIN_SAMPLES,
     part: tuple[float, float] = (0.0, 1.0),
+    waits: bool = True,
 ) -> Fit:
     """The costs that `faults` show.
 
@@ -92,8 +105,9 @@ def fit_costs(
         source: the trace's name, for the provenance.
         min_samples: a cost with fewer samples is refused.
         part: only the faults between these shares of all, in order of time.
+        waits: as of `observe`.
     """
-    observed = observe(part_of(faults, part), meta)
+    observed = observe(part_of(faults, part), meta, waits=waits)
     return fit(observed, source=f"measured in this trace: {source}", name=source, min_samples=min_samples)
 
 
@@ -173,7 +187,12 @@ def fit(
             if len(values):
                 refused[cost] = f"{len(values)} samples, {min_samples} needed"
             continue
-        costs[cost] = Cost(distribution_of(np.maximum(values, 0)), provenance, source, len(values))
+        parts = {
+            key: distribution_of(np.maximum(found[cost], 0))
+            for key, found in (("on_idle_cpu", observed.on_idle_cpu), ("on_busy_cpu", observed.on_busy_cpu))
+            if len(found.get(cost, ())) >= min_samples
+        }
+        costs[cost] = Cost(distribution_of(np.maximum(values, 0)), provenance, source, len(values), **parts)
     return Fit(CostTable(costs, name), refused, samples)
 
 
@@ -212,15 +231,21 @@ def _fewer_knots(levels: Floats, values: Floats) -> tuple[Floats, Floats]:
     return levels[kept], values[kept]
 
 
-def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False) -> Observed:
+def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False, waits: bool = True) -> Observed:
     """The samples that `faults` (sorted by start) hold.
 
     Args:
         faults: columns of `FAULTS`.
         meta: of their trace.
         exits_alone: of an MMIO exit only the way out and back, whatever the trace's mechanism did in between.
+        waits: with what threads that could have run waited for a CPU; without, faults in which one was preempted
+            are left out.
     """
     joined = faults.filter(faults["end_ns"].is_not_null())
+    if not waits:
+        joined = joined.filter(
+            (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
+        )
     mechanism = meta.mechanism.name if meta.mechanism else ""
     userfaults = _Columns(joined.filter(_is_userfault(joined)))
     exits = _Columns(joined.filter((joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()))
@@ -230,7 +255,7 @@ def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False) -> O
     stage2 = by_kernel.filter(by_kernel["cause"] == "stage2")["stall_ns"].to_numpy()
     of_host = by_kernel.filter(by_kernel["cause"].is_in(["minor-host", "major-host", *(["stage2"] if lazy else [])]))
     writes = of_host["access"] == "w"
-    samples: dict[str, Samples] = _userfault_samples(userfaults)
+    samples: dict[str, Samples] = _userfault_samples(userfaults, waits)
     samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
     samples["resolve"] = exits.resolve_ns
     samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
@@ -244,7 +269,8 @@ def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False) -> O
     # Under the lab's mmio-exit the one cost of its path is all of the stall: the fetch and the new memslot too.
     whole = mmio.end_ns - mmio.start_ns
     samples["mmio_exit"] = whole if mechanism == "mmio-exit" and not exits_alone else mmio.queue_ns + mmio.wake_ns
-    return Observed(samples, userfaults.resolve_ns[~huge], _sleepers(userfaults)[~huge])
+    idle, busy = _woken_samples(userfaults)
+    return Observed(samples, userfaults.resolve_ns[~huge], _sleepers(userfaults)[~huge], idle, busy)
 
 
 class _Columns:
@@ -258,7 +284,17 @@ class _Columns:
         self.start_ns, self.end_ns = column("start_ns"), column("end_ns")
         self.queue_ns, self.service_ns = column("queue_ns"), column("service_ns")
         self.resolve_ns, self.wake_ns = column("resolve_ns"), column("wake_ns")
+        self.read_run_ns, self.read_after = column("read_run_ns"), column("read_after_tid")
+        self.wake_run_ns, self.wake_after = column("wake_run_ns"), column("wake_after_tid")
+        self.offcpu_ns, self.read_preempted_ns = column("offcpu_ns"), column("read_preempted_ns")
         self.pages = np.maximum(column("granule") // _PAGE_BYTES, 1)
+
+    @property
+    def trap_ns(self) -> Samples:
+        """From the fault until the accessor slept, by what is left of its stall; `_UNKNOWN` where that is not known."""
+        seen = (self.wake_run_ns >= 0) & (self.offcpu_ns > 0)
+        awake = self.end_ns - self.start_ns - self.offcpu_ns - self.wake_run_ns
+        return np.where(seen & (awake >= 0), np.minimum(awake, np.maximum(self.queue_ns, 0)), _UNKNOWN)
 
     @property
     def read_ns(self) -> Samples:
@@ -274,7 +310,7 @@ def _is_userfault(faults: pl.DataFrame) -> pl.Series:
     return served & faults["cause"].is_in(USERFAULTS) & faults["resolution"].is_in(PLACED)
 
 
-def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
+def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
     order = np.lexsort((faults.read_ns, faults.handler))
     handler, read_ns, placed_ns = faults.handler[order], faults.read_ns[order], faults.placed_ns[order]
     start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
@@ -291,15 +327,46 @@ def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
     ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
     waiting = follows & ~handed_on & (ready < before_ns)
-    taken = queue_ns[idle]
+    if not waits:
+        waiting &= faults.read_preempted_ns[order] <= 0
+    taken, trap = queue_ns[idle], faults.trap_ns[order]
+    known = trap >= 0
+    # No event tells when the message was ready. The accessor is asleep soon after; where that was not seen, only the
+    # sum of the two is known, and only that counts for an idle handler.
+    halves = taken // 2
     return {
-        # No event tells when the message was ready, and only the sum of the two counts for an idle handler.
-        "trap": taken // 2,
-        "message": taken - taken // 2,
+        "trap": trap[known] if known.any() else halves,
+        "message": np.maximum(taken - np.where(known[idle], trap[idle], halves), 0),
         "fetch": faults.service_ns - faults.resolve_ns,
         "wake": faults.wake_ns,
         "handler_loop": (read_ns - before_ns)[waiting],
     }
+
+
+def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:
+    """`message` and `wake` where the woken thread's CPU was idle; and, from having its CPU, where another one had it."""
+    trap = faults.trap_ns
+    # The first message that a handler reads once it has its CPU; later ones wait while it serves those before.
+    first = faults.read_ns - faults.read_run_ns >= _placed_before(faults)
+    idle = {
+        "message": (faults.queue_ns - trap)[first & (faults.read_after == 0) & (trap >= 0)],
+        "wake": faults.wake_ns[faults.wake_after == 0],
+    }
+    busy = {
+        "message": faults.read_run_ns[first & (faults.read_after > 0)],
+        "wake": faults.wake_run_ns[faults.wake_after > 0],
+    }
+    return idle, busy
+
+
+def _placed_before(faults: _Columns) -> Samples:
+    """When the handler of each fault had placed the page before; 0 for its first."""
+    order = np.lexsort((faults.read_ns, faults.handler))
+    handler, placed_ns = faults.handler[order], faults.placed_ns[order]
+    before = np.zeros(len(order), np.int64)
+    same = np.flatnonzero(handler[1:] == handler[:-1]) + 1
+    before[order[same]] = placed_ns[same - 1]
+    return before
 
 
 def wake_walk_ns(observed: Observed) -> int:

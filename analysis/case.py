@@ -75,7 +75,9 @@ class Case:
         """Costs that some of its faults show; those which a recorded window held up show the window, not their path."""
         if not self.fit:
             return CostTable({})
-        return fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source).costs
+        # Where CPUs are a resource, the wait for one is the replay's to find.
+        waits = self.setup.cpus is None
+        return fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits).costs
 
 
 def open_case(

@@ -42,6 +42,8 @@ class Setup:
     loop: Literal["closed", "open"] = "closed"
     retouch: Literal["recorded", "working-set"] = "recorded"
     cpus: int | None = None
+    pinned: bool = False
+    """with `cpus`: each thread has a CPU of its own number"""
     seed: int = 0
     seeds: int = 1
 
@@ -188,6 +190,7 @@ def run(
         windows=[replace(w, settings=setup.settings.get(WINDOW_KINDS.get(w.kind, ""), {})) for w in windows],
         retouch=setup.retouch,
         cpus=setup.cpus,
+        pinned=setup.pinned,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 
 SCHEMA_VERSION: Final = 1
-STITCH_VERSION: Final = 3
+STITCH_VERSION: Final = 4
 """Raised whenever `faulttrace.stitch` finds other faults in the same events: kept faults.parquet are then made anew."""
 
 
@@ -401,6 +401,8 @@ FAULTS: Final = pa.schema(
         pa.field("end_ns", pa.int64(), nullable=True),  # null: still stalled when the recording ended, or end unseen
         pa.field("stall_ns", pa.int64(), nullable=True),
         pa.field("think_ns", pa.int64(), nullable=True),  # null: first fault of this thread
+        pa.field("think_asleep_ns", pa.int64(), nullable=True),  # part of think_ns: off the CPU of its own accord
+        pa.field("think_preempted_ns", pa.int64(), nullable=True),  # part of think_ns: off the CPU, wanting one
         pa.field("page", pa.uint64(), nullable=False),  # address of the granule
         pa.field("granule", pa.int64(), nullable=False),  # bytes
         pa.field("access", pa.string(), nullable=False),  # r | w | x
@@ -408,10 +410,17 @@ FAULTS: Final = pa.schema(
         pa.field("resolution", pa.string(), nullable=False),  # see RESOLUTIONS
         pa.field("handler_tid", pa.int32(), nullable=False),  # 0: none
         pa.field("queue_ns", pa.int64(), nullable=True),  # fault taken -> message read
+        pa.field("read_run_ns", pa.int64(), nullable=True),  # part of queue_ns: the woken handler on its CPU
+        pa.field("read_after_tid", pa.int32(), nullable=True),  # who had that CPU before (0: it was idle)
+        pa.field("read_preempted_ns", pa.int64(), nullable=True),  # part of queue_ns: the handler off the CPU, wanting one
         pa.field("service_ns", pa.int64(), nullable=True),  # message read -> page placed (end of the ioctl)
         pa.field("resolve_ns", pa.int64(), nullable=True),  # part of service_ns: time in the placing ioctl
         pa.field("wake_ns", pa.int64(), nullable=True),  # page placed -> accessor running and past the fault
+        pa.field("wake_run_ns", pa.int64(), nullable=True),  # part of wake_ns: the woken accessor on its CPU
+        pa.field("wake_after_tid", pa.int32(), nullable=True),  # who had that CPU before (0: it was idle)
         pa.field("offcpu_ns", pa.int64(), nullable=True),
+        pa.field("preempted_ns", pa.int64(), nullable=True),  # part of offcpu_ns: off the CPU, wanting one
+        pa.field("service_preempted_ns", pa.int64(), nullable=True),  # part of service_ns, of the handler
         pa.field("join", pa.string(), nullable=False),  # how the end was found; "none": not joined
     ]
 )

@@ -180,6 +180,7 @@ def mechanism_params(spec: LabSpec) -> dict[str, Any]:
     """The parameters of what really served the faults, by the names that the replay's mechanisms use."""
     params: dict[str, Any] = {"handlers": spec.real_handlers, "granule": spec.granule, "bandwidth": spec.rate_bytes}
     params["fetch"] = spec.fetch
+    params["spin"] = spec.spin_below_ns
     if spec.real_mechanism == "uffd-sharded":
         params["shards"] = spec.vcpus
     if spec.real_mechanism != spec.mechanism:

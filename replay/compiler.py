@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,9 @@ _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 _TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
 _MOST_DRAWS = 60
 _DRAWS_PER_DELAY = 3
-_STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {}, 0))
+SLEEPS_FROM_NS: Final = 5_000
+"""`asleep = true`: nobody sleeps through less, it is over before the CPU has been given away."""
+_STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awake": True}, 0))
 _RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
 _NOTHING = (Stage("wake", 0, {}, 0),)
 
@@ -111,8 +113,9 @@ class Compiler:
         """Compile every path that these faults can take."""
         self.emit(o.ARRIVE)
         self.emit(o.START)
-        self.emit(o.WAKE, 0, -1, 0, -1, 0, 0, -1, 0, 0)
+        self.emit(o.WAKE, 0, -1, 0, -1, 0, 0, -1, 0, o.TAIL_AWAKE if self.on_cpus else o.TAIL_NONE)
         self.emit(o.END)
+        self.emit(o.RESUME)
         self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
         path_pc = np.full((len(CLASSES) + 2, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
         kinds = set()
@@ -195,6 +198,7 @@ class Compiler:
         first = len(self.ops)
         labels: dict[str, int] = {}
         wake_pc = -1
+        awake = False
         waiting: list[int] = []
         barrier = first
         for stage in stages:
@@ -209,6 +213,7 @@ class Compiler:
                     waiting.append(self.emit(o.COALESCE))
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
+                awake = bool(stage.options.get("awake"))
             elif stage.verb == "retry":
                 chance = mechanism.value(stage.options["chance"])
                 if chance > 0:
@@ -224,6 +229,8 @@ class Compiler:
         for pc in waiting:
             self.ops[pc][1] = wake_pc
         self.ops[wake_pc][9] = self.tail_kind(wake_pc + 1, end)
+        if self.on_cpus and awake:
+            self.ops[wake_pc][9] = o.TAIL_AWAKE
         return first
 
     def tail_kind(self, first: int, end: int) -> int:
@@ -252,7 +259,7 @@ class Compiler:
                 idle = stage.options.get("idle", 0) if stage.verb == "acquire" else 0
                 self.delay(mechanism, Stage("delay", idle, {}, stage.line), len(self.ops))
             elif stage.verb == "acquire":
-                const, table, draw = self.cost(mechanism, stage.options.get("idle", 0))
+                const, table, draw = self.woken(mechanism, stage.options.get("idle", 0))
                 self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1))
             else:
                 self.emit(o.RELEASE_ONE if r.servers == 1 else o.RELEASE, r.first, per)
@@ -277,7 +284,8 @@ class Compiler:
 
     def wake(self, mechanism: Mechanism, stage: Stage) -> int:
         """The wake with its walk over the other sleepers."""
-        const, table, draw = self.cost(mechanism, stage.operand)
+        sleeps = not stage.options.get("awake")
+        const, table, draw = (self.woken if sleeps else self.cost)(mechanism, stage.operand)
         queue, per = -1, 0
         if name := stage.options.get("from"):
             queue = self.resource(mechanism, name).first
@@ -300,15 +308,36 @@ class Compiler:
             self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
         elif const or table >= 0:
             before = self.ops[-1]
-            op = o.CPU_DELAY if self.on_cpus and not stage.options.get("asleep") else o.DELAY
-            if len(self.ops) > barrier and before[0] == op and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
+            op = o.CPU_DELAY if self.on_cpus else o.DELAY
+            asleep_ns = self.asleep_from_ns(mechanism, stage) if self.on_cpus else 0
+            same = before[0] == op and before[9] == asleep_ns
+            if len(self.ops) > barrier and same and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
                 before[1] += const
             else:
                 self.emit(op, const)
                 before = self.ops[-1]
+                before[9] = asleep_ns
             if table >= 0:
                 before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]
                 before[2] += 1
+
+    def asleep_from_ns(self, mechanism: Mechanism, stage: Stage) -> int:
+        """From which length on a delay is slept through; 0: never."""
+        asleep = stage.options.get("asleep", False)
+        if asleep is True or asleep is False:
+            return SLEEPS_FROM_NS if asleep else 0
+        return max(round(self.distribution(mechanism, asleep).mean), 1)
+
+    def woken(self, mechanism: Mechanism, operand: Any) -> tuple[int, int, int]:
+        """As `cost`; where CPUs are counted two tables one after the other: on an idle CPU, and after another thread."""
+        if not self.on_cpus or not operand:
+            return self.cost(mechanism, operand)
+        whole = self.distribution(mechanism, operand)
+        cost = self.costs.get(operand) if isinstance(operand, str) else None
+        idle = cost.on_idle_cpu if cost and cost.on_idle_cpu else whole
+        busy = cost.on_busy_cpu if cost and cost.on_busy_cpu else whole
+        self.tables += [idle.table_ns(), busy.table_ns()]
+        return 0, len(self.tables) - 2, self.draw()
 
     def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
         """(constant ns, table or -1, draw) of a cost operand."""

@@ -20,6 +20,7 @@ __all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "li
 PROVENANCES: Final = ("published", "measured-host", "measured-trace", "assumed")
 COSTS_DIR: Final = Path(__file__).parent / "costs"
 _KEYS: Final = frozenset({"ns", "value", "median", "sigma", "quantiles", "provenance", "source", "n"})
+_ON_CPU: Final = ("on_idle_cpu", "on_busy_cpu")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Cost:
     source: str
     n: int = 0
     """samples behind it; 0 when that is not known"""
+    on_idle_cpu: Distribution | None = None
+    """of a thread that was woken: where the CPU it got was idle; used where host CPUs are counted"""
+    on_busy_cpu: Distribution | None = None
+    """the same from getting a CPU that another thread had, so without the wait for it"""
 
 
 class CostTable(Mapping[str, Cost]):
@@ -130,6 +135,8 @@ def save_costs(
         lines.append(f"kvm_flavour = {_quoted(kvm_flavour)}")
     for name, cost in costs.items():
         lines += ["", f"[costs.{name}]", *_distribution_lines(cost.distribution)]
+        parts = {key: getattr(cost, key) for key in _ON_CPU}
+        lines += [f"{key} = {_points(part)}" for key, part in parts.items() if part is not None]
         lines += [f"provenance = {_quoted(cost.provenance)}", f"source = {_quoted(cost.source)}", f"n = {cost.n}"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -139,9 +146,9 @@ def _cost(entry: Any, place: str) -> Cost:
         raise UsageError(
             f"{place}: must be a table with value (or median and sigma, or quantiles), provenance and source"
         )
-    unknown = set(entry) - _KEYS
+    unknown = set(entry) - _KEYS - set(_ON_CPU)
     if unknown:
-        raise UsageError(f"{place}: unknown key '{min(unknown)}'; known are {', '.join(sorted(_KEYS))}")
+        raise UsageError(f"{place}: unknown key '{min(unknown)}'; known are {', '.join(sorted(_KEYS | set(_ON_CPU)))}")
     if entry.get("provenance") not in PROVENANCES:
         raise UsageError(f"{place}: provenance must be one of {', '.join(PROVENANCES)}")
     if not str(entry.get("source", "")).strip():
@@ -155,10 +162,15 @@ def _cost(entry: Any, place: str) -> Cost:
         elif "median" in entry:
             distribution = Distribution.lognormal(_ns(entry["median"]), float(entry.get("sigma", 0)))
         else:
-            distribution = Distribution.from_quantiles([(float(p), _ns(v)) for p, v in entry["quantiles"]])
+            distribution = _table(entry["quantiles"])
+        parts = {key: _table(entry[key]) for key in _ON_CPU if key in entry}
     except (TypeError, ValueError, UsageError) as error:
         raise UsageError(f"{place}: {error}") from None
-    return Cost(distribution, entry["provenance"], entry["source"], int(entry.get("n", 0)))
+    return Cost(distribution, entry["provenance"], entry["source"], int(entry.get("n", 0)), **parts)
+
+
+def _table(points: Any) -> Distribution:
+    return Distribution.from_quantiles([(float(p), _ns(v)) for p, v in points])
 
 
 def _ns(value: Any) -> float:
@@ -175,4 +187,8 @@ def _distribution_lines(distribution: Distribution) -> list[str]:
         return [f"value = {second!r}"]
     if distribution.kind == "lognormal":
         return [f"median = {first!r}", f"sigma = {second!r}"]
-    return ["quantiles = [" + ", ".join(f"[{p!r}, {ns!r}]" for p, ns in distribution.knots) + "]"]
+    return [f"quantiles = {_points(distribution)}"]
+
+
+def _points(distribution: Distribution) -> str:
+    return "[" + ", ".join(f"[{p!r}, {ns!r}]" for p, ns in distribution.knots) + "]"

@@ -14,6 +14,7 @@ from replay import kernel as k
 from replay import opcodes as o
 from replay.compiler import Compiler, Program, tracks_pages
 from replay.costs import Cost
+from replay.cpus import SLICE_NS
 from replay.language import ACCESSOR_KINDS, CLASSES
 from replay.mechanism import Mechanism
 from replay.pages import Pages, pages_of
@@ -104,6 +105,7 @@ def simulate(
     windows: Sequence[Window] = (),
     retouch: str = "recorded",
     cpus: int | None = None,
+    pinned: bool = False,
     until_ns: int | None = None,
     rows: bool = True,
 ) -> Result:
@@ -117,7 +119,8 @@ def simulate(
         loop: ``closed`` keeps think times, ``open`` keeps recorded start times
         windows: `Window`s in time from the beginning
         retouch: ``recorded`` or ``working-set``: what is touched again inside a window or after stage 2 was emptied
-        cpus: host CPUs that thinking accessors and working handlers share evenly; None: as many as they want
+        cpus: host CPUs that thinking accessors and working handlers need; None: as many as they want
+        pinned: with `cpus`: accessor n has CPU n modulo `cpus`, then the handlers in the same way; else any
         until_ns: stop at this time
         rows: keep a row a fault; else only sums and a histogram, for traces larger than memory
 
@@ -152,7 +155,8 @@ def simulate(
     ).program()
     rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
     run = _Run(
-        workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0
+        workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0,
+        pinned,
     )
     run.execute()
     return run.result([rule for _, rule in bound], _warnings(workload, mechanism, program, counts))
@@ -180,10 +184,11 @@ class _Run:
         until_ns: int | None,
         rows: bool,
         cpus: int,
+        pinned: bool,
     ) -> None:
         self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
         self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
-        self.cpus = cpus
+        self.cpus, self.pinned = cpus, pinned
         faults = workload.faults
         # every row is written unless the run stops before its end
         make = partial(np.full, fill_value=-1) if until_ns is not None else np.empty
@@ -227,7 +232,8 @@ class _Run:
                 self.program.path_pc,
                 np.uint64(self.seed * 0x632BE59BD9B4E019 % 2**64),
                 self.sums,
-                w.think_ns,
+                w.on_cpu_ns() if self.cpus else w.think_ns,
+                w.asleep_ns if self.cpus else _EMPTY,
                 w.cls,
                 w.access,
                 w.recorded_stall_ns,
@@ -252,6 +258,8 @@ class _Run:
                 until,
                 stepwise,
                 self.cpus,
+                self.pinned and self.cpus > 0,
+                SLICE_NS,
                 self.start,
                 self.stall,
                 self.latency,

@@ -90,11 +90,20 @@ def workload_from_faults(
         accessor_kind=kind[rows[first_rows]],
         accessor_name=names,
         tail_ns=tail,
+        asleep_ns=_part_of_think(faults, "think_asleep_ns", rows, think),
+        preempted_ns=_part_of_think(faults, "think_preempted_ns", rows, think),
         page_bytes=page_bytes,
         clock_start_ns=begin,
         origin=str(getattr(meta, "origin", "recorded")),
         notes=tuple(notes),
     )
+
+
+def _part_of_think(faults: polars.DataFrame, name: str, rows: Ints, think: Ints) -> Ints:
+    """That column in the order of `rows`; empty where it holds nothing, as in traces without scheduling."""
+    if name not in faults.columns or not (faults[name].max() or 0):
+        return np.zeros(0, np.int64)
+    return np.minimum(faults[name].fill_null(0).to_numpy()[rows].astype(np.int64, copy=False), think)
 
 
 def _codes(words: polars.Series, names: Sequence[str]) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numba
@@ -28,6 +29,7 @@ def jit(function: F) -> F:
     """
     try:
         compiled = numba.njit(cache=True, **_OPTIONS)(function)
+        _stamp_with_all_sources(compiled)
         kept = True
     except (RuntimeError, OSError):
         compiled = numba.njit(**_OPTIONS)(function)
@@ -35,9 +37,22 @@ def jit(function: F) -> F:
     return _Uncachable(compiled, function, kept)  # type: ignore[return-value]
 
 
+def _stamp_with_all_sources(compiled: Any) -> None:
+    """numba looks at the age of the function's own file only; what it folds in stands in the files beside it, too."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    with contextlib.suppress(AttributeError, OSError):
+        file = compiled._cache._cache_file
+        file._source_stamp = (file._source_stamp, *(path.stat().st_mtime_ns for path in sources))
+
+
 def inline(function: F) -> F:
     """A small helper that jitted code calls and LLVM folds into its caller."""
     return numba.njit(inline="always", **_OPTIONS)(function)  # type: ignore[no-any-return]
+
+
+def part(function: F) -> F:
+    """A larger helper that jitted code calls; kept with its caller's code."""
+    return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 class _Uncachable:

@@ -19,10 +19,14 @@ from typing import Any
 import numpy as np
 
 from replay import opcodes as o
+from replay.cpus import (
+    ON, Q_COLUMNS, Q_FREE, Q_HEAD, Q_WORK, T_COLUMNS, T_LEFT, T_NAPPED, T_QUEUE, T_STATE, T_WHO, V_COLUMNS, WAITS,
+    dequeue, give_up, pass_on, stretch_over, want,
+)  # fmt: skip
 from replay.distributions import FINE_BASE, FINE_FROM
 from replay.jit import inline, jit
+from replay.tournament import INF, set_key
 
-INF = 1 << 62
 NEVER = -1  # granule: nobody has asked for it
 _GOLD = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -33,12 +37,14 @@ _U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
 # globals that the compiled code folds in
 (
     END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, RELEASE_ONE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE,
-    RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED, CPU_DELAY,
+    RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED, CPU_DELAY, RESUME,
 ) = (
     o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.RELEASE_ONE, o.TRANSFER, o.SLEEP, o.COALESCE,
     o.WAKE, o.WAKE_QUEUE, o.RECORDED, o.RETRY, o.UNLESS, o.COMPLETE, o.ARRIVE, o.START, o.SHARED, o.CPU_DELAY,
+    o.RESUME,
 )  # fmt: skip
-PC_ARRIVE, PC_START, PC_NOTHING = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING
+PC_ARRIVE, PC_START, PC_NOTHING, PC_RESUME = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING, o.PC_RESUME
+TAIL_AWAKE = o.TAIL_AWAKE
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
 TIMES_WAITERS = o.TIMES_WAITERS
 # columns of a slot, of a resource instance and of an accessor; the latter two have what is reported behind them
@@ -80,17 +86,6 @@ def sample(tables: Any, table: Any, bits: Any, draw: Any) -> Any:
 
 
 @inline
-def set_key(tree: Any, leaves: Any, slot: Any, key: Any) -> None:
-    """Put `key` in the leaf of `slot` and mend the path to the root."""
-    i = leaves + slot
-    tree[i] = key
-    while i > 1:
-        key = min(key, tree[i ^ 1])
-        i >>= 1
-        tree[i] = key
-
-
-@inline
 def instance(base: Any, per: Any, accessor: Any, shard: Any, row: Any) -> Any:
     """Which of a resource's instances this fault uses."""
     if per == PER_VM:
@@ -112,13 +107,13 @@ def histogram_bin(ns: Any) -> Any:
 @jit
 def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     ops: Any, tables: Any, path_pc: Any, seed: Any,
-    ac: Any, think: Any, cls: Any, access: Any, recorded: Any,
+    ac: Any, think: Any, asleep: Any, cls: Any, access: Any, recorded: Any,
     flags: Any, granule: Any, shard: Any, uniform: Any,
     present_at: Any, stage2_epoch: Any, joined: Any,
     source_order: Any, source_time: Any,
     rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
-    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any, cpus: Any,
+    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any, cpus: Any, pinned: Any, slice_ns: Any,
     out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. See `replay.engine.simulate` for what the arrays are; returns (status, end of
@@ -129,14 +124,17 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     while leaves < slots:
         leaves *= 2
     tree = np.full(2 * leaves, INF, np.int64)
-    # host CPUs are shared evenly: work on them ends in virtual time, slower while more want a CPU than there are
-    cpu_tree = np.full(2 * leaves if cpus else 2, INF, np.int64)
-    cpu_now = np.int64(0)  # virtual ns, scaled by 256
-    cpu_since = np.int64(0)
-    cpu_active = np.int64(0)
-    cpu_work = np.int64(0)
+    # pinned: a run queue for each CPU, thread n in number n modulo CPUs; else one queue for all
+    run_queues = max(cpus if pinned else 1, 1)
+    th = np.zeros((slots if cpus else 1, T_COLUMNS), np.int64)
+    threads = np.zeros((accessors + rs.shape[0] if cpus else 1, V_COLUMNS), np.int64)
+    queues = np.zeros((run_queues, Q_COLUMNS), np.int64)
+    queues[:, Q_FREE] = 1 if pinned else cpus
+    queues[:, Q_HEAD] = -1
+    on = np.full((run_queues, 1 if pinned else max(cpus, 1)), -1, np.int64)
+    host = (tree, leaves, slot_bits, th, threads, queues, on, slice_ns)
     slot_mask = np.int64((1 << slot_bits) - 1)
-    time_limit = np.int64(1) << (62 - slot_bits - (8 if cpus else 0))
+    time_limit = np.int64(1) << (62 - slot_bits)
 
     st = np.zeros((slots, 8), np.int64)
     st[:, NEXT] = -1
@@ -182,6 +180,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
             slot = first + a
             st[slot, WHO] = a
             st[slot, PC] = PC_START
+            if cpus:
+                th[slot, T_QUEUE] = a % run_queues
+                th[slot, T_WHO] = a
             ready[ready_count] = slot
             ready_count += 1
     now = np.int64(0)
@@ -192,39 +193,17 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
             slot = ready[ready_count]
         else:
             top = tree[1]
-            on_cpu = False
-            if cpus:
-                crowd = max(cpu_active, cpus)
-                cpu_top = cpu_tree[1]
-                if cpu_top != INF:
-                    at = cpu_since + (((cpu_top >> slot_bits) - cpu_now) * crowd + cpus * 256 - 1) // (cpus * 256)
-                    on_cpu = top == INF or (top >> slot_bits) > at
-                if on_cpu:
-                    now = at
-                    cpu_now = cpu_top >> slot_bits
-                elif top != INF:
-                    now = top >> slot_bits
-                    cpu_now += (now - cpu_since) * 256 * cpus // crowd
-                cpu_since = now
-            if on_cpu:
-                slot = cpu_tree[1] & slot_mask
-                set_key(cpu_tree, leaves, slot, INF)
-                cpu_active -= 1
-                st[slot, CLOCK] = now
-                if st[slot, PC] == PC_ARRIVE:
-                    st[slot, SINCE] = now
-            elif top == INF:
+            if top == INF:
                 break
-            else:
-                now = top >> slot_bits
-                slot = top & slot_mask
+            now = top >> slot_bits
+            slot = top & slot_mask
             if now > until:
                 break
             if now >= time_limit:
-                return 2, now, events, cpu_work
+                return 2, now, events, queues[:, Q_WORK].sum()
             events += 1
 
-            if slot < first and not on_cpu:
+            if slot < first:
                 if slot == SLOT_WINDOW:
                     w = window_next
                     window_next += 1
@@ -249,12 +228,16 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             main = first + a
                             waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
                             stopped = (w_stops >> ac[a, A_KIND]) & 1
-                            if cpus and stopped and st[main, PC] == PC_ARRIVE and cpu_tree[leaves + main] != INF:
-                                # what it has left to think is taken off its CPU
-                                left = ((cpu_tree[leaves + main] >> slot_bits) - cpu_now + 255) // 256
-                                set_key(cpu_tree, leaves, main, INF)
-                                cpu_active -= 1
-                                cpu_work -= left
+                            if cpus and stopped and st[main, PC] == PC_ARRIVE and th[main, T_LEFT] > 0:
+                                # what it has left to think is taken off its CPU, or out of the queue for one
+                                if th[main, T_STATE] == ON:
+                                    give_up(host, main, now)
+                                    set_key(tree, leaves, main, INF)
+                                else:
+                                    dequeue(host, main)
+                                left = th[main, T_LEFT]
+                                th[main, T_LEFT] = 0
+                                queues[th[main, T_QUEUE], Q_WORK] -= left
                                 st[main, CLOCK] = now + left
                                 waiting = True
                             if waiting and stopped:
@@ -305,7 +288,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 else:
                     set_key(tree, leaves, SLOT_SOURCE, INF)
                 if free_count == 0:
-                    return 1, now, events, cpu_work
+                    return 1, now, events, queues[:, Q_WORK].sum()
                 free_count -= 1
                 slot = free_slots[free_count]
                 low, high = 0, accessors
@@ -316,6 +299,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     else:
                         high = middle
                 st[slot, WHO] = low
+                if cpus:
+                    th[slot, T_QUEUE] = low % run_queues
+                    th[slot, T_WHO] = low
                 st[slot, ROW] = row
                 st[slot, DRAW] = row
                 st[slot, SINCE] = now
@@ -324,6 +310,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 st[slot, PC] = PC_ARRIVE
 
         last = max(last, now)
+        if cpus and th[slot, T_STATE] == ON:
+            if th[slot, T_LEFT] > 0:
+                if not stretch_over(host, slot, now):
+                    continue
+                if st[slot, PC] == PC_ARRIVE:
+                    st[slot, SINCE] = now
+            st[slot, CLOCK] = now
         # ---- run the slot until it needs an instant that has not come
         # unsigned: numba then leaves out its look at negative indices
         us = np.uintp(slot)
@@ -340,11 +333,16 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
         while True:
             up = np.uintp(pc)
             op = ops[up, 0]
+            if cpus and op >= SHARED and t > now and th[us, T_STATE] == ON:
+                # what took time without leave to sleep is work
+                want(host, slot, now, t - now)
+                key = tree[leaves + slot]
+                break
             if op >= SHARED and t > now:
                 # what is shared must be touched at the event's own time; when nothing else comes before, that is now
                 key = (t << slot_bits) | slot
                 set_key(tree, leaves, slot, key)
-                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit or cpus:
+                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit:
                     break
                 now = t
                 events += 1
@@ -391,6 +389,24 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     rs[r, R_WAIT] -= t
                     break
                 rs[r, R_BUSY] -= t
+                if cpus and ops[up, 4] >= 0:
+                    # A sleeping server wakes: on an idle CPU, or on that of the accessor, which now sleeps.
+                    q = (accessors + r - ops[up, 1]) % run_queues
+                    busy = np.int64(queues[q, Q_FREE] == 0)
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    th[us, T_QUEUE] = q
+                    th[us, T_WHO] = accessors + r
+                    draw = ops[up, 5]
+                    bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
+                    word = np.int64(-1)
+                    latency = sample(tables, ops[up, 4] + busy, bits, draw)
+                    pc += 1
+                    if latency > 0:
+                        want(host, slot, now, latency)
+                        key = tree[leaves + slot]
+                        break
+                    continue
                 t += ops[up, 3]
                 if ops[up, 4] >= 0:
                     draw = ops[up, 5]
@@ -428,6 +444,18 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         following = st[joiner, NEXT]
                         if queue >= 0:
                             rs[queue, SLEEPERS] -= 1
+                        if cpus:
+                            st[joiner, PC] = PC_RESUME
+                            draw = ops[up, 3]
+                            latency = t - now + ops[up, 1]
+                            if ops[up, 2] >= 0:
+                                pair = np.int64(ops[up, 9] != TAIL_AWAKE and queues[th[joiner, T_QUEUE], Q_FREE] == 0)
+                                bits = draw_bits(seed, st[joiner, DRAW], draw >> 2)
+                                word = np.int64(-1)
+                                latency += sample(tables, ops[up, 2] + pair, bits, draw)
+                            want(host, joiner, now, latency)
+                            joiner = following
+                            continue
                         wake = ops[up, 1]
                         if ops[up, 2] >= 0:
                             draw = ops[up, 3]
@@ -457,7 +485,50 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     if (draw >> 2) != word:
                         word = draw >> 2
                         bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                    resumes += sample(tables, ops[up, 2], bits, draw)
+                    # where CPUs are counted a sleeper's cost has two tables: on an idle CPU, and after another thread
+                    pair = np.int64(cpus > 0 and ops[up, 9] != TAIL_AWAKE and queues[acc % run_queues, Q_FREE] == 0)
+                    resumes += sample(tables, ops[up, 2] + pair, bits, draw)
+                if cpus:
+                    if ops[up, 9] == TAIL_AWAKE:  # all of it was its own work, and so is this
+                        if resumes > t and t == now:
+                            want(host, slot, now, resumes - t)
+                            key = tree[leaves + slot]
+                            pc = PC_RESUME
+                            break
+                    elif ops[up, 9]:
+                        if free_count == 0:
+                            return 1, now, events, queues[:, Q_WORK].sum()
+                        free_count -= 1
+                        tail = free_slots[free_count]
+                        st[tail, PC] = pc + 1
+                        st[tail, CLOCK] = t
+                        st[tail, ROW] = row
+                        st[tail, DRAW] = draw_row
+                        st[tail, SINCE] = st[us, SINCE]
+                        st[tail, WHO] = acc
+                        st[tail, TRY] = st[us, TRY]
+                        ready[ready_count] = tail
+                        ready_count += 1
+                        if th[us, T_STATE] == ON:
+                            pass_on(host, slot, tail)
+                        else:
+                            th[tail, T_QUEUE] = th[us, T_QUEUE]
+                            th[tail, T_WHO] = th[us, T_WHO]
+                    if ops[up, 9] != TAIL_AWAKE and resumes > now:
+                        pc = PC_RESUME
+                        if th[us, T_STATE] == ON:  # whoever woke it is done, and leaves the CPU to who waits
+                            give_up(host, slot, now)
+                        th[us, T_QUEUE] = acc % run_queues
+                        th[us, T_WHO] = acc
+                        want(host, slot, now, resumes - now)
+                        key = tree[leaves + slot]
+                        break
+                    if ops[up, 9] != TAIL_AWAKE:
+                        th[us, T_QUEUE] = acc % run_queues
+                        th[us, T_WHO] = acc
+                    t = resumes
+                    pc = PC_RESUME
+                    continue
                 stall = resumes - st[us, SINCE]
                 if row < 0:
                     ac[ua, S_REFAULT_NS] += stall
@@ -482,7 +553,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     continue
                 if ops[up, 9]:  # what follows is done by others while the accessor runs
                     if free_count == 0:
-                        return 1, now, events, cpu_work
+                        return 1, now, events, queues[:, Q_WORK].sum()
                     free_count -= 1
                     tail = free_slots[free_count]
                     st[tail, PC] = pc + 1
@@ -499,6 +570,32 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     free_count += 1
                     break
                 t = resumes
+                pc = PC_START
+            elif op == RESUME:  # only where CPUs are counted: woken, it runs when it has one
+                if th[us, T_STATE] != ON:
+                    want(host, slot, now, 0)
+                    if th[us, T_STATE] != ON:
+                        break
+                stall = t - st[us, SINCE]
+                if row < 0:
+                    ac[ua, S_REFAULT_NS] += stall
+                    ac[ua, S_REFAULTED] += 1
+                else:
+                    if keep_rows:
+                        out_start[row] = st[us, SINCE]
+                        out_stall[row] = stall
+                    else:
+                        histogram[cls[row], histogram_bin(stall)] += 1
+                    ac[ua, S_STALL] += stall
+                    ac[ua, S_FAULTS] += 1
+                    if have_windows:
+                        touched_granules += 1
+                        if flags[row] & FIRST_TOUCH:
+                            ac[ua, A_TOUCHED] += 1
+                if open_loop:
+                    free_slots[free_count] = slot
+                    free_count += 1
+                    break
                 pc = PC_START
             elif op == START:
                 if cpus and t > now:
@@ -531,14 +628,18 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     left = ac[ua, A_TAIL]
                 else:
                     left = think[row]
+                if asleep.size and row >= 0 and asleep[row] > 0 and ac[ua, A_LEFT] < 0 and th[us, T_NAPPED] != row + 1:
+                    th[us, T_NAPPED] = row + 1
+                    t += asleep[row]
+                    key = (t << slot_bits) | slot
+                    break
                 if ac[ua, A_LEFT] >= 0:
                     left = ac[ua, A_LEFT]
                     ac[ua, A_LEFT] = -1
                 draw_row = row
                 if cpus and left > 0:
-                    cpu_active += 1
-                    cpu_work += left
-                    set_key(cpu_tree, leaves, slot, ((cpu_now + left * 256) << slot_bits) | slot)
+                    want(host, slot, now, left)
+                    key = tree[leaves + slot]
                     pc = PC_ARRIVE
                     break
                 t += left
@@ -569,6 +670,12 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[head, PC] += 1
                     ready[ready_count] = head
                     ready_count += 1
+                    if cpus and ops[np.uintp(pc + 1), 0] == END:  # the server goes on: it is the thread
+                        if th[us, T_STATE] == ON:
+                            pass_on(host, slot, head)
+                        else:
+                            th[head, T_QUEUE] = th[us, T_QUEUE]
+                            th[head, T_WHO] = th[us, T_WHO]
                 else:
                     rs[r, FREE] += 1
                     rs[r, FREE_AT] = t
@@ -659,6 +766,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if ops[up, 3] == 0:
                     pc += 1
                     continue
+                if cpus and th[us, T_STATE] == ON:
+                    give_up(host, slot, now)
                 begin = max(t, rs[r, FREE_AT])
                 rs[r, R_WAIT] += begin - t
                 rs[r, R_BUSY] += ops[up, 3]
@@ -687,13 +796,18 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     work += sample(tables, ops[up, 3 + 2 * place], bits, draw)
                 word = np.int64(-1)
                 pc += 1
-                if work > 0:
-                    cpu_active += 1
-                    cpu_work += work
-                    set_key(cpu_tree, leaves, slot, ((cpu_now + work * 256) << slot_bits) | slot)
+                if ops[up, 9] and work >= ops[up, 9]:
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    t += work
+                elif work > 0:
+                    want(host, slot, now, work)
+                    key = tree[leaves + slot]
                     break
             elif op == RECORDED:
                 if row >= 0 and recorded.size and recorded[row] > 0:
+                    if cpus and th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
                     t += recorded[row]
                 pc += 1
             elif op == RETRY:
@@ -721,6 +835,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
         st[us, CLOCK] = t
         st[us, ROW] = row
         st[us, DRAW] = draw_row
+        if cpus and th[us, T_STATE] == ON and th[us, T_LEFT] <= 0:  # it waits for something else than time
+            give_up(host, slot, now)
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
-    return 0, last, events, cpu_work
+    return 0, last, events, queues[:, Q_WORK].sum()

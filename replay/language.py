@@ -52,7 +52,7 @@ VERBS: Final[dict[str, Verb]] = {
         "takes this long",
         {
             "times": "waiters:QUEUE or idle:RESOURCE (counted then), granule_pages or further_pages",
-            "asleep": "true: the thread that waits sleeps and holds no CPU",
+            "asleep": "true: the thread that waits sleeps and holds no CPU; or a cost: it sleeps from so long on",
         },
     ),
     "acquire": Verb(
@@ -75,6 +75,7 @@ VERBS: Final[dict[str, Verb]] = {
         {
             "from": "the wait queue it slept on",
             "walk": "cost for each other sleeper on that queue, paid by the waker before",
+            "awake": "true: the accessor's own thread did it all without a sleep, and this is its way back",
         },
     ),
     "recorded": Verb("true", "takes as long as the fault took in the recording"),
@@ -200,6 +201,8 @@ def check_path(  # noqa: PLR0912
             queue = stage.options.get("from")
             if queue is not None and asleep.pop(queue, None) is None:
                 raise UsageError(f"{place}: wakes from '{queue}', on which nobody went to sleep here")
+            if stage.options.get("awake") and (queue is not None or stage is not stages[-1]):
+                raise UsageError(f"{place}: awake: an accessor that slept, or leaves others at work, was woken by them")
             if "when" in stage.options:
                 raise UsageError(f"{place}: a wake cannot depend on 'when': the accessor would never run again")
         elif stage.verb == "coalesce" and wakes:

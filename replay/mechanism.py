@@ -302,6 +302,8 @@ class _Reader:
         for key in ("idle", "latency", "walk"):
             if key in entry:
                 lang.check_cost(entry[key], self.names, self.place(*place, key))
+        if not isinstance(entry.get("asleep", False), bool):
+            lang.check_cost(entry["asleep"], self.names, self.place(*place, "asleep"))
         if "bytes" in entry:
             self.size(entry["bytes"], *place, "bytes")
         if "from" in entry:

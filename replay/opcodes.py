@@ -27,16 +27,19 @@ TRANSFER: Final = 12  # link instance, per, ns, bytes
 SLEEP: Final = 13  # wait queue instance, per
 WAKE_QUEUE: Final = 14  # as WAKE, from a wait queue
 DELAY_TIMES: Final = 15  # const_ns, table, draw, what (TIMES_*), instance, per
-CPU_DELAY: Final = 17  # as DELAY, on a host CPU: longer when more want one than there are
+CPU_DELAY: Final = 17  # as DELAY, on a host CPU that must be had first; column 9: asleep from so many ns on (0: never)
 ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
+RESUME: Final = 18  # where CPUs are counted: the accessor was woken and runs when it has one
 
 PC_ARRIVE: Final = 0
 PC_START: Final = 1
 PC_NOTHING: Final = 2  # a path that costs nothing: wake at once
+PC_RESUME: Final = 4  # behind the wake and the end of that path
 
 TAIL_NONE: Final = 0
 TAIL_SIMPLE: Final = 1  # delays and releases of single servers
 TAIL_ANY: Final = 2
+TAIL_AWAKE: Final = 3  # nothing, and the accessor had not slept: the way back to the guest is its own work
 
 PER_VM: Final = 0
 PER_ACCESSOR: Final = 1

@@ -14,6 +14,7 @@ from replay.language import ACCESSOR_KINDS, CLASSES
 Ints = npt.NDArray[np.int64]
 ACCESS_CODES: Final = {"r": 0, "w": 1, "x": 2}
 UNKNOWN: Final = -1
+_NONE: Final = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Workload:
     accessor_name: tuple[str, ...]
     tail_ns: Ints
     """int64[A]: from the last resume to the end of the recording"""
+    asleep_ns: Ints = field(default_factory=lambda: _NONE)
+    """int64[F], or empty (none): part of `think_ns` that the accessor slept of its own accord, as a halted vCPU does"""
+    preempted_ns: Ints = field(default_factory=lambda: _NONE)
+    """int64[F], or empty (none): part of `think_ns` that it waited for a CPU"""
     page_bytes: int = 4096
     clock_start_ns: int = 0
     """CLOCK_MONOTONIC at the beginning of the recording"""
@@ -68,6 +73,15 @@ class Workload:
     def accessor_of_row(self) -> npt.NDArray[np.int32]:
         """int32[F]: which accessor a row belongs to."""
         return np.repeat(np.arange(self.accessors, dtype=np.int32), np.diff(self.accessor_start))
+
+    def on_cpu_ns(self) -> Ints:
+        """int64[F]: part of `think_ns` that the accessor ran."""
+        if not self.asleep_ns.size and not self.preempted_ns.size:
+            return self.think_ns
+        away = self.preempted_ns if not self.asleep_ns.size else self.asleep_ns
+        if self.asleep_ns.size and self.preempted_ns.size:
+            away = self.asleep_ns + self.preempted_ns
+        return np.maximum(self.think_ns - away, 0)
 
     def split(self, fraction: float) -> tuple[Workload, Workload]:
         """The first `fraction` of the faults in order of recorded time, and the rest.
@@ -117,6 +131,8 @@ class Workload:
             accessor_kind=self.accessor_kind,
             accessor_name=self.accessor_name,
             tail_ns=tail,
+            asleep_ns=np.minimum(self.asleep_ns[keep], think) if self.asleep_ns.size else _NONE,
+            preempted_ns=np.minimum(self.preempted_ns[keep], think) if self.preempted_ns.size else _NONE,
             page_bytes=self.page_bytes,
             clock_start_ns=self.clock_start_ns + begin,
             origin=self.origin,

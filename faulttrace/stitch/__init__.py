@@ -72,7 +72,7 @@ def stitch_events(frame: pl.DataFrame, meta: Meta | None = None) -> Stitched:
     windows = find_windows(context)
     mark_windowed(context, found, windows)
     found.vcpu = _vcpu_numbers(context, meta, found.thread)
-    faults = to_frame(found, events.threads.values, context.sleeps)
+    faults = to_frame(found, events.threads, context.sleeps)
     _count(report, context, faults)
     return Stitched(faults, windows, report)
 

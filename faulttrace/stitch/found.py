@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
-from faulttrace.stitch.keys import I64, U64, Axis, Bools, Index, take
+from faulttrace.stitch.keys import I64, U64, Axis, Bools, Ids, Index, take
 
 if TYPE_CHECKING:
     import polars as pl
@@ -109,8 +109,8 @@ class Claims:
         return claimed
 
 
-def to_frame(found: Found, thread_ids: I64, sleeps: Sleeps) -> pl.DataFrame:
-    """The `FAULTS` frame: sorted, numbered, think times and off-CPU times filled in."""
+def to_frame(found: Found, threads: Ids, sleeps: Sleeps) -> pl.DataFrame:
+    """The `FAULTS` frame: sorted, numbered, think times and what the scheduler did filled in."""
     import polars as pl
 
     order = np.lexsort((found.thread, found.start_ns))
@@ -118,7 +118,19 @@ def to_frame(found: Found, thread_ids: I64, sleeps: Sleeps) -> pl.DataFrame:
     joined = found.end_ns != UNKNOWN
     end_ns = np.where(joined, found.end_ns, found.start_ns)
     offcpu = np.where(joined, sleeps.off_cpu_ns(found.thread, found.start_ns, end_ns), UNKNOWN)
-    tid = take(thread_ids, found.thread, 0)
+    preempted = np.where(joined, sleeps.preempted_ns(found.thread, found.start_ns, end_ns), UNKNOWN)
+    tid = take(threads.values, found.thread, 0)
+    think = _think(found, end_ns, sleeps)
+    read_ns = np.where(found.queue_ns != UNKNOWN, found.start_ns + found.queue_ns, UNKNOWN)
+    handler = threads.of(found.handler_tid)
+    read_run, read_after = _on_cpu(sleeps, handler, found.start_ns, read_ns)
+    queued = (read_ns != UNKNOWN) & (handler >= 0)
+    read_preempted = np.where(queued, sleeps.preempted_ns(handler, found.start_ns, read_ns), UNKNOWN)
+    served = (read_ns != UNKNOWN) & (found.service_ns != UNKNOWN) & (handler >= 0)
+    placed_ns = np.where(served, read_ns + found.service_ns, read_ns)
+    service_preempted = np.where(served, sleeps.preempted_ns(handler, read_ns, placed_ns), UNKNOWN)
+    woken = np.where(joined & (found.wake_ns != UNKNOWN), end_ns, UNKNOWN)
+    wake_run, wake_after = _on_cpu(sleeps, found.thread, woken - found.wake_ns, woken)
     columns: dict[str, pl.Series] = {
         "fault_id": pl.Series(np.arange(len(found), dtype=np.int64)),
         "vm": pl.Series(found.vm.astype(np.int32)),
@@ -128,7 +140,9 @@ def to_frame(found: Found, thread_ids: I64, sleeps: Sleeps) -> pl.DataFrame:
         "start_ns": pl.Series(found.start_ns),
         "end_ns": _nullable(found.end_ns),
         "stall_ns": _nullable(np.where(joined, found.end_ns - found.start_ns, UNKNOWN)),
-        "think_ns": _nullable(_think_ns(found, end_ns)),
+        "think_ns": _nullable(think[0]),
+        "think_asleep_ns": _nullable(think[1]),
+        "think_preempted_ns": _nullable(think[2]),
         "page": pl.Series(found.page),
         "granule": pl.Series(found.granule),
         "access": _named(ACCESS, found.access),
@@ -136,10 +150,17 @@ def to_frame(found: Found, thread_ids: I64, sleeps: Sleeps) -> pl.DataFrame:
         "resolution": _named(RESOLUTIONS, found.resolution),
         "handler_tid": pl.Series(found.handler_tid.astype(np.int32)),
         "queue_ns": _nullable(found.queue_ns),
+        "read_run_ns": _nullable(read_run),
+        "read_after_tid": _nullable(read_after.astype(np.int32)),
+        "read_preempted_ns": _nullable(read_preempted),
         "service_ns": _nullable(found.service_ns),
         "resolve_ns": _nullable(found.resolve_ns),
         "wake_ns": _nullable(found.wake_ns),
+        "wake_run_ns": _nullable(wake_run),
+        "wake_after_tid": _nullable(wake_after.astype(np.int32)),
         "offcpu_ns": _nullable(offcpu),
+        "preempted_ns": _nullable(preempted),
+        "service_preempted_ns": _nullable(service_preempted),
         "join": _named(
             tuple("none" if end == "none" else f"{start}/{end}" for start in STARTS for end in ENDS),
             found.start_by * len(ENDS) + found.end_by,
@@ -148,14 +169,29 @@ def to_frame(found: Found, thread_ids: I64, sleeps: Sleeps) -> pl.DataFrame:
     return pl.DataFrame([columns[field.name].alias(field.name) for field in FAULTS])
 
 
-def _think_ns(found: Found, end_ns: I64) -> I64:
-    """From the end of the thread's fault before to this start. A fault whose end was not seen ends where it starts."""
+def _think(found: Found, end_ns: I64, sleeps: Sleeps) -> tuple[I64, I64, I64]:
+    """From the end of the thread's fault before to this start; of that asleep, and preempted.
+
+    A fault whose end was not seen ends where it starts.
+    """
     order = np.lexsort((found.start_ns, found.thread))
     thread, start, end = found.thread[order], found.start_ns[order], end_ns[order]
-    think = np.full(len(found), UNKNOWN, np.int64)
+    think, asleep, preempted = (np.full(len(found), UNKNOWN, np.int64) for _ in range(3))
     follows = np.flatnonzero((thread[1:] == thread[:-1]) & (thread[1:] >= 0)) + 1
-    think[order[follows]] = np.maximum(start[follows] - end[follows - 1], 0)
-    return think
+    rows, who, since, until = order[follows], thread[follows], end[follows - 1], start[follows]
+    since = np.minimum(since, until)
+    think[rows] = until - since
+    preempted[rows] = sleeps.preempted_ns(who, since, until)
+    asleep[rows] = sleeps.off_cpu_ns(who, since, until) - preempted[rows]
+    return think, asleep, preempted
+
+
+def _on_cpu(sleeps: Sleeps, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64]:
+    """How long a woken thread had its CPU until `until_ns`, and who had it before; UNKNOWN where it was not asleep."""
+    known = until_ns != UNKNOWN
+    in_ns, before = sleeps.on_cpu_since(np.where(known, thread, -1), from_ns, until_ns)
+    seen = known & (before >= 0)
+    return np.where(seen, until_ns - in_ns, UNKNOWN), np.where(seen, before, UNKNOWN)
 
 
 def _named(names: tuple[str, ...], codes: I64) -> pl.Series:

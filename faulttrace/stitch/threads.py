@@ -26,9 +26,11 @@ class Sleeps:
         self.in_ns: I64 = np.where(paired, ts_ns[following], NEVER)
         self.state: I64 = rows.code[order][out].astype(np.int64)
         self.voluntary: Bools = self.state != 0
+        self.ran_before: I64 = np.where(paired, rows.value[order][following], -1).astype(np.int64)
         self.index = Index(events.axis, self.thread, self.out_ns)
         spent = np.where(paired, self.in_ns - self.out_ns, 0)
         self._before: I64 = np.concatenate(([0], np.cumsum(spent)))[:-1]
+        self._preempted_before: I64 = np.concatenate(([0], np.cumsum(np.where(self.voluntary, 0, spent))))[:-1]
         asleep = np.flatnonzero(self.voluntary)
         self._asleep = asleep
         self._asleep_index = Index(events.axis, self.thread[asleep], self.out_ns[asleep])
@@ -51,18 +53,34 @@ class Sleeps:
 
     def off_cpu_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
         """Time off the CPU, asleep or preempted, within [from_ns, until_ns)."""
-        return self._off_until(thread, until_ns) - self._off_until(thread, from_ns)
+        return self._off_until(thread, until_ns, self._before) - self._off_until(thread, from_ns, self._before)
 
-    def _off_until(self, thread: I64, ts_ns: I64) -> I64:
+    def preempted_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
+        """Time off the CPU within [from_ns, until_ns) without having gone to sleep."""
+        before = self._preempted_before
+        return self._off_until(thread, until_ns, before) - self._off_until(thread, from_ns, before)
+
+    def on_cpu_since(self, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64]:
+        """(time, thread that had the CPU before) of each thread's last return from a sleep within [from_ns, until_ns].
+
+        (NEVER, -1): it was not asleep then. 0 in the second: the CPU was idle.
+        """
+        row = self.last_until(thread, until_ns)
+        in_ns = take(self.in_ns, row, NEVER)
+        seen = (in_ns >= from_ns) & (in_ns <= until_ns)
+        return np.where(seen, in_ns, NEVER), np.where(seen, take(self.ran_before, row, -1), -1)
+
+    def _off_until(self, thread: I64, ts_ns: I64, before: I64) -> I64:
         row = self.index.last_until(thread, ts_ns)
         # Sleeps lie sorted by thread: a running total over all of them serves differences within one thread,
         # and from the thread's first interval on where there is none yet.
         none = row < 0
         first = self.index.first_from(thread, np.zeros(len(thread), np.int64))
-        total = take(self._before, np.where(none, first, row), 0)
+        total = take(before, np.where(none, first, row), 0)
         current = np.minimum(ts_ns, take(self.in_ns, row, 0)) - take(self.out_ns, row, 0)
         lost = take(self.in_ns, row, 0) == NEVER
-        return total + np.where(none | lost, 0, current)
+        other = take(self.voluntary, row, False) if before is self._preempted_before else False
+        return total + np.where(none | lost | other, 0, current)
 
 
 class Runs:

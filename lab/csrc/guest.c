@@ -161,6 +161,8 @@ static void make_vcpu(struct accessor *a)
 	a->run = mmap(NULL, (size_t)run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, a->vcpu_fd, 0);
 	if (a->run == MAP_FAILED)
 		die_errno("mmap of the vCPU");
+	if (ioctl(L.kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS)
+		a->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
 	cpuid->nent = 256;
 	if (ioctl(L.kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) || ioctl(a->vcpu_fd, KVM_SET_CPUID2, cpuid))
 		die_errno("KVM_SET_CPUID2");
@@ -227,7 +229,10 @@ void guest_setup(void)
 	}
 }
 
-/* Where the guest was when KVM_RUN gave EFAULT: KVM says, or its registers do. */
+/*
+ * Where the guest was when KVM_RUN gave EFAULT: KVM says, or its registers do. Those come with the exit where that can
+ * be had: KVM_GET_REGS takes several us here, which no VMM pays that is told the address.
+ */
 static uint64_t fault_gpa(struct accessor *a)
 {
 	struct kvm_regs regs;
@@ -239,6 +244,8 @@ static uint64_t fault_gpa(struct accessor *a)
 		if (gpa >= DATA_GPA && gpa < DATA_GPA + L.data_bytes)
 			return gpa;
 	}
+	if (a->run->kvm_valid_regs & KVM_SYNC_X86_REGS)
+		return a->run->s.regs.regs.r10;
 	if (ioctl(a->vcpu_fd, KVM_GET_REGS, &regs))
 		return 0;
 	return regs.r10;
