@@ -24,6 +24,7 @@ from analysis.predict import (
     simulated_rows,
 )
 from faulttrace.errors import IncompleteData, UsageError
+from faulttrace.units import format_ns
 from replay.costs import CostTable
 from replay.engine import Result
 from replay.language import CLASSES
@@ -57,7 +58,6 @@ class Numbers:
     """faults of the kernel alone from the first window on: on memory that was there"""
     refault: int = 0
     """their stall; part of `total`"""
-
 
     def as_record(self, prefix: str) -> dict[str, int]:
         """Flat, for output; counts as they are, times with their unit."""
@@ -187,14 +187,15 @@ def pair(
     workload = as_missing(source.workload, source.used)
     windows = _moved(target, source)
     result = run(workload, mechanism, costs, source.setup, windows)
-    one = predicted_side(workload, result)
+    unnamed = elsewhere(source)
+    one = predicted_side(workload, result, unnamed)
     other = measured_side(target)
     bounds = None
     at_once = source.setup.retouch == "working-set"
     if windows:
         other_how: Literal["recorded", "working-set"] = "recorded" if at_once else "working-set"
         again_how = replace(source.setup, retouch=other_how)
-        ends = [one, predicted_side(workload, run(workload, mechanism, costs, again_how, windows))]
+        ends = [one, predicted_side(workload, run(workload, mechanism, costs, again_how, windows), unnamed)]
         lower, upper = reversed(ends) if at_once else ends
         bounds = (lower.numbers(), upper.numbers())
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
@@ -228,7 +229,13 @@ def pair(
         predicted_ns=one.stalls,
         measured_ns=other.stalls,
         again_ns=repeated.stalls if repeated else None,
-        notes=(*source.workload.notes, *result.warnings, *host_notes(source, {WINDOW_KINDS[w.kind] for w in windows})),
+        notes=(
+            *source.workload.notes,
+            *result.warnings,
+            *host_notes(source, {WINDOW_KINDS[w.kind] for w in windows}),
+            *_elsewhere_notes(source),
+            *_elsewhere_notes(target),
+        ),
     )
 
 
@@ -258,11 +265,13 @@ class Side:
         )
 
 
-def predicted_side(workload: Workload, result: Result) -> Side:
-    """A replay's vCPUs (all accessors where there are none)."""
+def predicted_side(workload: Workload, result: Result, left_out: npt.NDArray[np.bool_] | None = None) -> Side:
+    """A replay's vCPUs (all accessors where there are none); without the faults that are `left_out`."""
     owner = workload.accessor_of_row()
     who = counted(workload)
     mine = who[owner] & (result.start_ns >= 0)
+    if left_out is not None:
+        mine &= ~left_out
     outside, inside = _part_at_windows(result.start_ns[mine], result.stall_ns[mine], result.windows)
     held = int(inside.sum() + result.window_stall_ns[who].sum())
     stood = np.union1d(owner[mine][inside > 0], np.flatnonzero(who & (result.window_stall_ns > 0)))
@@ -284,9 +293,8 @@ def measured_side(case: Case) -> Side:
     """A recording's vCPUs; inside windows by the lab guests' own clock where that is known."""
     workload = case.workload
     owner = workload.accessor_of_row()
-    mine = counted(workload)[owner] & (workload.recorded_stall_ns >= 0)
-    begin = workload.clock_start_ns
-    spans = [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows]
+    mine = counted(workload)[owner] & (workload.recorded_stall_ns >= 0) & ~elsewhere(case)
+    spans = _spans(case)
     outside, inside = _part_at_windows(workload.recorded_start_ns[mine], workload.recorded_stall_ns[mine], spans)
     lab = case.trace.meta.lab
     held, held_accessors = int(inside.sum()), len(np.unique(owner[mine][inside > 0]))
@@ -309,16 +317,52 @@ def measured_side(case: Case) -> Side:
     )
 
 
-def _refaults(
-    workload: Workload, start_ns: Ints, stall_ns: Ints, mine: npt.NDArray[np.bool_], spans: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
-    """(number, stall) of faults that the kernel alone resolved from the first window on.
+def elsewhere(case: Case) -> npt.NDArray[np.bool_]:
+    """Refaults on memory that is not in the trace's memory map: a window empties stage 2 of all of a VM's memory.
+
+    The lab's guest keeps code, lists and logs in a slot of its own. Who replays the accesses elsewhere has other such
+    memory, or none. Where most faults are not in the map, the map says nothing of them.
+    """
+    workload, entries = case.workload, case.trace.meta.memory_map
+    inside = np.zeros(workload.faults, dtype=np.bool_)
+    for entry in entries:
+        first, end = entry.start // workload.page_bytes, -(-entry.end // workload.page_bytes)
+        inside |= (workload.page >= first) & (workload.page < end)
+    if 2 * np.count_nonzero(inside) < workload.faults:
+        return np.zeros(workload.faults, dtype=np.bool_)
+    return _after_first(workload, workload.recorded_start_ns, _spans(case)) & ~inside
+
+
+def _elsewhere_notes(case: Case) -> list[str]:
+    rows = elsewhere(case) & counted(case.workload)[case.workload.accessor_of_row()]
+    if not rows.any():
+        return []
+    stall_ns = int(np.maximum(case.workload.recorded_stall_ns[rows], 0).sum())
+    return [
+        f"{case.trace.name}: {rows.sum()} refaults ({format_ns(stall_ns)}) on memory that is not in its memory map"
+        " are not counted"
+    ]
+
+
+def _spans(case: Case) -> list[tuple[int, int]]:
+    begin = case.workload.clock_start_ns
+    return [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows]
+
+
+def _after_first(workload: Workload, start_ns: Ints, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Faults that the kernel alone resolved from the first window on.
 
     From its beginning, as a vCPU may touch memory again before whoever held it notes the end.
     """
-    if not spans:
-        return 0, 0
-    after = mine & (workload.cls == CLASSES.index("stage2")) & (start_ns >= spans[0][0])
+    after: npt.NDArray[np.bool_] = workload.cls == CLASSES.index("stage2")
+    return after & (start_ns >= spans[0][0]) if spans else np.zeros_like(after)
+
+
+def _refaults(
+    workload: Workload, start_ns: Ints, stall_ns: Ints, mine: npt.NDArray[np.bool_], spans: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """(number, stall) of refaults."""
+    after = mine & _after_first(workload, start_ns, spans)
     return int(after.sum()), int(stall_ns[after].sum())
 
 
@@ -376,7 +420,17 @@ def _moved(target: Case, source: Case) -> Sequence[Window]:
     if not target.windows:
         return []
     shift = _first_ns(source.workload) - _first_ns(target.workload)
-    return [replace(w, start_ns=max(w.start_ns + shift, 0)) for w in target.windows]
+    return [replace(w, start_ns=max(w.start_ns + shift, 0)) for w in _work(target)]
+
+
+def _work(case: Case) -> list[Window]:
+    """The recorded windows, each as long as its work took where the lab tells: the rule charges making and undoing."""
+    begin = case.workload.clock_start_ns
+    told = {
+        max(w["begin_from_ns"] - begin, 0): w["end_from_ns"] - w["begin_ns"]
+        for w in case.trace.meta.lab.get("windows", [])
+    }
+    return [replace(w, length_ns=told.get(w.start_ns, w.length_ns)) for w in case.windows]
 
 
 def _first_ns(workload: Workload) -> int:

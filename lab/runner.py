@@ -16,6 +16,7 @@ from faulttrace import writer
 from faulttrace.errors import FaultreplayError, UsageError
 from faulttrace.meta import MapEntry, MechanismUsed, Memslot, Meta, Target, Thread, WindowSpan
 from faulttrace.units import parse_duration_ns
+from lab.backing import back_free_memory
 from lab.build import build
 from lab.hugepages import reserved
 from lab.lists import AccessList, make_lists, write_lists
@@ -51,6 +52,8 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
         meta = _meta(spec, guest.facts)
         interrupted = False
         with _recording(out, meta, record, force):
+            if spec.real_mechanism != "hugetlb-2m" and not spec.prewarm:  # else the memory is taken already
+                back_free_memory(guest.facts["data_bytes"])
             try:
                 problem = _go(guest)
             except KeyboardInterrupt:

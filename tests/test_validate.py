@@ -17,7 +17,7 @@ from analysis.validate import as_missing, halves, measured_side, open_for, pair,
 from faultreplay import render, validate_view
 from faultreplay.cli import _exit_code
 from faulttrace.errors import FaultreplayError, IncompleteData
-from faulttrace.meta import Meta, WindowSpan
+from faulttrace.meta import MapEntry, Meta, WindowSpan
 from faulttrace.store import open_trace
 from faulttrace.writer import update_meta
 
@@ -244,3 +244,47 @@ def test_a_pause_is_measured_by_the_time_the_lab_held_each_vcpu(tmp_path: Path) 
         "accessors": [{"parked_ns": 700}, {"parked_ns": 900}],
     }
     assert measured_side(case).held == 1600
+
+
+def test_a_window_is_as_long_as_its_work_where_the_lab_tells(tmp_path: Path) -> None:
+    rows = uffd_faults(seed=2)
+    at_ns, making_ns, work_ns = int(str(rows[300]["start_ns"])), 3_000_000, 5_000_000
+    window = WindowSpan("pause", at_ns, at_ns + making_ns + work_ns)
+    plain = open_for(open_trace(made(tmp_path / "a.trace", 1)), Setup())
+    target = open_for(open_trace(write_trace(tmp_path / "b.trace", rows, windows=[window])), Setup())
+    whole = pair(plain, target).predicted.held
+    target.trace.meta.lab = {
+        "windows": [
+            {
+                "begin_from_ns": at_ns,
+                "begin_ns": at_ns + making_ns,
+                "end_from_ns": window.end_ns,
+                "end_ns": window.end_ns,
+            }
+        ]
+    }
+    assert whole - pair(plain, target).predicted.held == pytest.approx(2 * making_ns, rel=0.02)
+
+
+def test_refaults_on_memory_outside_the_map_are_told_and_not_counted(tmp_path: Path) -> None:
+    """The lab's guest touches its lists and logs again too, in a slot that nobody replays."""
+    rows = uffd_faults(seed=2)
+    for row in rows[-30:]:
+        row |= {"cause": "stage2", "resolution": "kernel"}
+    for row in rows[-10:]:
+        row["page"] = 0x100000
+    at_ns = int(str(rows[300]["start_ns"]))
+    path = write_trace(tmp_path / "b.trace", rows, windows=[WindowSpan("pause", at_ns, at_ns + 1_000)])
+    target = open_for(open_trace(path), Setup())
+    plain = open_for(open_trace(made(tmp_path / "a.trace", 1)), Setup())
+    assert measured_side(target).refaults == 30  # no map: nothing is known to lie outside it
+
+    target.trace.meta.memory_map = [MapEntry(0, 100, 1 << 30, (1 << 30) + (600 << 12))]
+    side = measured_side(target)
+    assert side.refaults == 20
+    assert len(side.stalls) == len(rows) - 10
+    assert [note for note in pair(plain, target).notes if note.startswith("b: 10 refaults")]
+    assert not [note for note in pair(target, plain).notes if note.startswith("a: ")]
+
+    target.trace.meta.memory_map = [MapEntry(0, 100, 1 << 20, 2 << 20)]
+    assert measured_side(target).refaults == 30  # a map that holds next to nothing says nothing

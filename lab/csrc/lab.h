@@ -167,6 +167,8 @@ void problem(const char *format, ...) __attribute__((format(printf, 1, 2)));
 pid_t my_tid(void);
 void pin_to(int slot);
 void raise_priority(int nice);
+void set_group_nice(int nice);
+void run_at_once(void);
 void name_thread(const char *format, int index);
 void *map_populated(size_t bytes);
 void *map_data(size_t bytes, int flags, int fd);

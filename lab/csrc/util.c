@@ -79,17 +79,30 @@ void pin_to(int slot)
  */
 void raise_priority(int nice)
 {
-	FILE *file;
-
 	if (!nice)
 		return;
 	setsid();
 	setpriority(PRIO_PROCESS, 0, nice);
-	file = fopen("/proc/self/autogroup", "w");
-	if (file) {
-		fprintf(file, "%d", nice);
-		fclose(file);
-	}
+	set_group_nice(nice);
+}
+
+/* All threads of this session against the rest of the host. */
+void set_group_nice(int nice)
+{
+	FILE *file = fopen("/proc/self/autogroup", "w");
+
+	if (!file)
+		return;
+	fprintf(file, "%d", nice);
+	fclose(file);
+}
+
+/* The thread runs the moment it is woken, whoever has the core. Best effort: a user may not ask for that. */
+void run_at_once(void)
+{
+	struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
+
+	pthread_setschedparam(pthread_self(), SCHED_FIFO, &lowest);
 }
 
 void name_thread(const char *format, int index)
