@@ -14,6 +14,7 @@ from analysis.predict import (
     Setup,
     Used,
     for_host,
+    for_lab,
     load_cost_files,
     load_with,
     measured_run_time_ns,
@@ -87,8 +88,9 @@ def open_case(
     windows: Sequence[tuple[int, int, str]] = (),
     fit: bool = True,
     max_loss_percent: float = 1.0,
+    as_pinned: bool = False,
 ) -> Case:
-    """Check the losses, stitch, and gather what a replay needs.
+    """Check the losses, stitch, and gather what a replay needs; `as_pinned`: on the CPUs that the lab pinned threads to.
 
     Raises:
         IncompleteData: a greater share of events lost than allowed, or no faults.
@@ -100,6 +102,7 @@ def open_case(
     used = mechanism_used(trace.meta, faults)
     spans, windows_from = windows_for(trace, workload, windows, used)
     setup = for_host(setup, trace.meta.host.kvm_flavour)
+    setup = for_lab(setup, trace.meta) if as_pinned else setup
     return Case(trace, faults, workload, used, setup, shipped, own, spans, windows_from, fit)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from analysis.calibrate import Observed, observe, part_of
 from analysis.calibrate import fit as calibrated
 from analysis.case import Case, outside_windows
 from analysis.predict import Setup
-from analysis.validate import WANTED_PERCENT, Cell, Summary, open_for, pair, summarize
+from analysis.validate import WANTED_PERCENT, Cell, Summary, open_for, pair, summarize, together
 from faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faulttrace.meta import Meta
 from faulttrace.store import open_trace
@@ -118,26 +119,38 @@ def _found(path: Path, meta: Meta, spec: dict[str, Any]) -> Found:
 
 
 def plan(found: Sequence[Found]) -> Iterator[tuple[Found, Found, Found | None]]:
-    """(source, target, the target's own earlier run) of every ordered pair; the target always has a later seed."""
+    """(source, target, the target's own earlier run) of every ordered pair of each repeat.
+
+    Seeds are taken two by two: side A, on which costs are fitted, and side B, on which predictions are judged. One that
+    is left over is judged from the first side A.
+    """
     groups: dict[str, list[Found]] = {}
     for item in found:
         groups.setdefault(item.group, []).append(item)
     for items in groups.values():
-        first_seed = min(i.seed for i in items)
-        sources = [i for i in items if i.seed == first_seed]
-        for target in items:
-            if target.seed == first_seed:
-                continue
-            same = (i for i in sources if (i.mechanism, i.handlers) == (target.mechanism, target.handlers))
-            again = next(same, None)
-            for source in sources:
-                yield source, target, again
+        seeds = sorted({i.seed for i in items})
+        sides = list(itertools.zip_longest(seeds[0::2], seeds[1::2]))
+        for a, b in sides:
+            from_seed, to_seed = (a, b) if b is not None else (seeds[0], a)
+            sources = [i for i in items if i.seed == from_seed]
+            for target in (i for i in items if i.seed == to_seed and to_seed != from_seed):
+                same = (i for i in sources if (i.mechanism, i.handlers) == (target.mechanism, target.handlers))
+                again = next(same, None)
+                for source in sources:
+                    yield source, target, again
 
 
 def pool(cases: Sequence[Case]) -> CostTable:
     """Costs of this host from all `cases` together."""
     together = Observed.together(
-        [observe(outside_windows(part_of(case.faults, (0.0, 1.0)), case.trace.meta), case.trace.meta) for case in cases]
+        [
+            observe(
+                outside_windows(part_of(case.faults, (0.0, 1.0)), case.trace.meta),
+                case.trace.meta,
+                waits=case.setup.cpus is None,
+            )
+            for case in cases
+        ]
     )
     source = f"{len(cases)} traces of side A"
     return calibrated(together, source=source, name=source, provenance="measured-host").costs
@@ -226,7 +239,8 @@ def validate_matrix(
         progress("fitting costs on side A", 0, len(steps))
     usable = [(s, c) for s in sources if (c := case_of(s))]
     costs = _SideA(usable) if fit else None
-    cells = []
+    cells: list[Cell] = []
+    keys: list[tuple[str, ...]] = []
     for number, (source, target, again) in enumerate(steps):
         if progress:
             progress(f"{source.mechanism} -> {target.mechanism}", number, len(steps))
@@ -247,7 +261,11 @@ def validate_matrix(
             continue
         where = f"{target.vcpus} vCPU, {target.fetch}, {target.workload}"
         cells.append(replace(cell, group=where))
-    return Matrix(tuple(cells), tuple(dict.fromkeys(skipped)))
+        keys.append((target.group, *(f"{i.mechanism} {i.handlers}" for i in (source, target))))
+    repeats: dict[tuple[str, ...], list[Cell]] = {}
+    for cell, key in zip(cells, keys, strict=True):
+        repeats.setdefault(key, []).append(cell)
+    return Matrix(tuple(together(some) for some in repeats.values()), tuple(dict.fromkeys(skipped)))
 
 
 def _without(costs: CostTable, names: frozenset[str]) -> CostTable:

@@ -127,7 +127,8 @@ def _model_notes(case: Case) -> list[str]:
     if setup.cpus is None:
         notes.append("host CPUs: as many as threads can run (--cpus N makes them a shared resource)")
     else:
-        notes.append(f"host CPUs: {setup.cpus}, shared by vCPUs and handlers")
+        whose = "each vCPU and handler on one of them" if setup.pinned else "vCPUs and handlers on any of them"
+        notes.append(f"host CPUs: {setup.cpus}, {whose}, scheduled as by EEVDF")
     if setup.loop == "open":
         notes.append("open loop: faults begin when they were recorded, however long the stalls before them")
     if setup.seeds > 1:

@@ -137,6 +137,16 @@ def for_host(setup: Setup, kvm_flavour: str) -> Setup:
     return replace(setup, settings={**setup.settings, **settings})
 
 
+def for_lab(setup: Setup, meta: Meta) -> Setup:
+    """`setup` with the host's CPUs as a resource where the lab pinned its threads to them, unless the user says how many.
+
+    Elsewhere a trace does not tell which CPUs a thread might have had.
+    """
+    if setup.cpus is None and meta.lab.get("pinned") and meta.host.cpus:
+        return replace(setup, cpus=meta.host.cpus, pinned=True)
+    return setup
+
+
 def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
     """A mechanism by name or file: the recording's parameters if it is the recorded one, then the user's."""
     mechanism = with_used(_shipped(name) if name in list_mechanisms() else load_mechanism(name), used)

@@ -290,7 +290,7 @@ def _fingerprint(common: Common) -> str:
     setup = common.setup
     costs, _ = load_cost_files(setup.cost_files)
     table = {name: [repr(cost.distribution), cost.provenance] for name, cost in costs.items()}
-    how = [setup.loop, setup.retouch, setup.cpus, setup.seed, setup.seeds, common.windows, common.fit]
+    how = [setup.loop, setup.retouch, setup.cpus, setup.pinned, setup.seed, setup.seeds, common.windows, common.fit]
     return _hash([version(), table, how, setup.settings])
 
 

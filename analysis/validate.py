@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.bootstrap import Interval
 from analysis.case import Case, held_out, open_case
-from analysis.judge import Errors, by_accessor, error_intervals, errors, relative_percent
+from analysis.judge import NAMES, Errors, by_accessor, error_intervals, errors, relative_percent
 from analysis.metrics import Ints, quantile
 from analysis.notes import host_notes
 from analysis.predict import (
@@ -85,8 +85,10 @@ class Cell:
     intervals: dict[str, Interval]
     floor: Errors | None
     floor_is: str
+    again: Numbers | None
+    """what the floor was measured with"""
     bounds: tuple[Numbers, Numbers] | None
-    """predicted if nothing, and if everything, that is there already is touched again in the window and after it"""
+    """predicted if nothing, and if everything, that is there already is touched again"""
     costs: dict[str, str]
     simulated_percent: float
     predicted_ns: Ints
@@ -94,10 +96,24 @@ class Cell:
     again_ns: Ints | None
     notes: tuple[str, ...]
     group: str = ""
+    runs: int = 1
+    """repeats that this cell is the median of"""
+    cpus: int | None = None
+    """host CPUs that were a resource"""
+
+    @property
+    def beyond_percent(self) -> float | None:
+        """The error of total stall; where a trace gives bounds only, 0 between them and from the nearest one outside."""
+        if not self.bounds or not self.measured.total:
+            return self.errors.total
+        ends = sorted(side.total for side in self.bounds)
+        nearest = min(max(self.measured.total, ends[0]), ends[1])
+        return relative_percent(nearest, self.measured.total)
 
     def within(self, most_percent: float, floor_factor: float | None = None) -> bool:
-        """Whether the error of total stall is at most `most_percent`, or at most `floor_factor` floors."""
-        error = abs(self.errors.total) if self.errors.total is not None else float("inf")
+        """Whether `beyond_percent` is at most `most_percent`, or at most `floor_factor` floors."""
+        beyond = self.beyond_percent
+        error = abs(beyond) if beyond is not None else float("inf")
         if error <= most_percent:
             return True
         floor = self.floor.total if self.floor else None
@@ -116,11 +132,57 @@ class Cell:
             record |= numbers.as_record(f"{side}_")
         for side, numbers in zip(("lower", "upper"), self.bounds or (), strict=False):
             record |= {f"{side}_{name}": value for name, value in numbers.as_record("").items() if name in _BOUNDED}
-        record |= self.errors.as_record()
+        record |= self.errors.as_record() | {"beyond_bounds_percent": self.beyond_percent, "runs": self.runs}
         for name, interval in self.intervals.items():
             record |= {f"{name}_error_low_percent": interval.low, f"{name}_error_high_percent": interval.high}
         record |= self.floor.as_record("floor_") if self.floor else {}
         return record | {"floor_is": self.floor_is, "simulated_percent": self.simulated_percent, "costs": self.costs}
+
+
+def together(cells: Sequence[Cell]) -> Cell:
+    """Repeats of one cell as one: every number the median of the repeats', and errors of these.
+
+    One run in a slow spell of its host says nothing of the model, and a floor from one pair of runs little of the noise.
+    """
+    first = cells[0]
+    if len(cells) == 1:
+        return first
+    predicted, measured = (_median([getattr(c, side) for c in cells]) for side in ("predicted", "measured"))
+    repeated = [c.again for c in cells if c.again]
+    again = _median(repeated) if len(repeated) == len(cells) else None
+    bounds = [c.bounds for c in cells if c.bounds]
+    middle = {name: [c.intervals[name] for c in cells if name in c.intervals] for name in first.intervals}
+    return replace(
+        first,
+        predicted=predicted,
+        measured=measured,
+        errors=_errors_of(predicted, measured, [c.errors for c in cells]),
+        intervals={
+            name: Interval(float(np.median([i.low for i in some])), float(np.median([i.high for i in some])))
+            for name, some in middle.items()
+        },
+        floor=_errors_of(again, measured, [c.floor for c in cells if c.floor]) if again else None,
+        floor_is=f"{first.floor_is}, medians of {len(cells)} runs each",
+        again=again,
+        bounds=(_median([b[0] for b in bounds]), _median([b[1] for b in bounds])) if bounds else None,
+        predicted_ns=np.concatenate([c.predicted_ns for c in cells]),
+        measured_ns=np.concatenate([c.measured_ns for c in cells]),
+        again_ns=np.concatenate([c.again_ns for c in cells if c.again_ns is not None]) if again else None,
+        notes=tuple(dict.fromkeys(note for c in cells for note in c.notes)),
+        runs=len(cells),
+    )
+
+
+def _median(several: Sequence[Numbers]) -> Numbers:
+    return Numbers(**{f.name: round(float(np.median([getattr(n, f.name) for n in several]))) for f in fields(Numbers)})
+
+
+def _errors_of(predicted: Numbers, measured: Numbers, each: Sequence[Errors]) -> Errors:
+    distances = [e.wasserstein for e in each if e.wasserstein is not None]
+    return Errors(
+        **{k: relative_percent(getattr(predicted, k), getattr(measured, k)) for k in (*NAMES, "run_time")},
+        wasserstein=float(np.median(distances)) if distances else None,
+    )
 
 
 def halves(case: Case) -> Cell:
@@ -146,6 +208,7 @@ def halves(case: Case) -> Cell:
         intervals=dict(half.intervals),
         floor=errors(half.first_ns, half.measured_ns, run_time_ns=(times[1], times[0])) if len(half.first_ns) else None,
         floor_is="first half measured against second half measured",
+        again=_numbers(half.first_ns, times[1]) if len(half.first_ns) else None,
         bounds=None,
         costs=_sources(half.costs, half.fitted, case.own),
         simulated_percent=100.0,
@@ -179,22 +242,23 @@ def pair(
         IncompleteData: the target's mechanism is not known.
     """
     used = _used(target)
-    mechanism = load_with(used.name, source.setup, used)
+    setup = replace(source.setup, cpus=target.setup.cpus, pinned=target.setup.pinned)
+    mechanism = load_with(used.name, setup, used)
     fitted = source.fitted()
     host = host_costs if host_costs is not None else CostTable({})
     near = target_costs if target_costs is not None else CostTable({})
     costs = source.shipped.merge(host, fitted, near)
     workload = as_missing(source.workload, source.used)
     windows = _moved(target, source)
-    result = run(workload, mechanism, costs, source.setup, windows)
+    result = run(workload, mechanism, costs, setup, windows)
     unnamed = elsewhere(source)
     one = predicted_side(workload, result, unnamed)
     other = measured_side(target)
     bounds = None
-    at_once = source.setup.retouch == "working-set"
-    if windows:
+    at_once = setup.retouch == "working-set"
+    if windows or mechanism.write_after_read:
         other_how: Literal["recorded", "working-set"] = "recorded" if at_once else "working-set"
-        again_how = replace(source.setup, retouch=other_how)
+        again_how = replace(setup, retouch=other_how)
         ends = [one, predicted_side(workload, run(workload, mechanism, costs, again_how, windows), unnamed)]
         lower, upper = reversed(ends) if at_once else ends
         bounds = (lower.numbers(), upper.numbers())
@@ -219,6 +283,7 @@ def pair(
         intervals=intervals,
         floor=_errors(repeated, other) if repeated else None,
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
+        again=repeated.numbers() if repeated else None,
         bounds=bounds,
         costs=_sources(
             result.costs_used,
@@ -229,6 +294,7 @@ def pair(
         predicted_ns=one.stalls,
         measured_ns=other.stalls,
         again_ns=repeated.stalls if repeated else None,
+        cpus=setup.cpus,
         notes=(
             *source.workload.notes,
             *result.warnings,
@@ -382,8 +448,8 @@ def _errors(predicted: Side, measured: Side) -> Errors:
 
 
 def open_for(trace: Trace, setup: Setup, *, fit: bool = True, max_loss_percent: float = 1.0) -> Case:
-    """A case without a default window: only recorded ones."""
-    case = open_case(trace, setup, fit=fit, max_loss_percent=max_loss_percent)
+    """A case without a default window: only recorded ones; the lab's threads on the CPUs they were pinned to."""
+    case = open_case(trace, setup, fit=fit, max_loss_percent=max_loss_percent, as_pinned=True)
     return case if trace.meta.windows else replace(case, windows=())
 
 
@@ -451,7 +517,7 @@ def _sources(costs: Any, fitted: frozenset[str], own: Mapping[str, str]) -> dict
 
 @dataclass(frozen=True)
 class Summary:
-    """Absolute errors of total stall over several cells, percent."""
+    """Absolute errors of total stall over several cells, percent (`Cell.beyond_percent`)."""
 
     what: str
     cells: int
@@ -465,15 +531,18 @@ class Summary:
     floor_p50_median: float | None
     reached_percent: float
     """cells within `WANTED_PERCENT`, or within `WANTED_FLOORS` times the A/A difference of their own cell"""
+    within_worst_percent: float
+    """cells within `WANTED_WORST_PERCENT`, or within `WANTED_FLOORS` times that difference"""
 
 
 WANTED_PERCENT: Final = 10.0
+WANTED_WORST_PERCENT: Final = 25.0
 WANTED_FLOORS: Final = 1.5
 
 
 def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
     """Median and worst |error of total stall|; None of no cells."""
-    known = [(abs(c.errors.total), f"{c.source} -> {c.target}") for c in cells if c.errors.total is not None]
+    known = [(abs(e), f"{c.source} -> {c.target}") for c in cells if (e := c.beyond_percent) is not None]
     if not known:
         return None
     floors = [abs(c.floor.total) for c in cells if c.floor and c.floor.total is not None]
@@ -491,4 +560,5 @@ def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
         p50_median=float(np.median(p50)) if p50 else None,
         floor_p50_median=float(np.median(floor_p50)) if floor_p50 else None,
         reached_percent=100 * float(np.mean([c.within(WANTED_PERCENT, WANTED_FLOORS) for c in cells])),
+        within_worst_percent=100 * float(np.mean([c.within(WANTED_WORST_PERCENT, WANTED_FLOORS) for c in cells])),
     )

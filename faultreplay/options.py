@@ -109,7 +109,16 @@ def replay_options(function: F) -> F:
                 show_default=True,
                 help="Take the costs that the trace itself shows; they win over all files.",
             ),
-            click.option("--cpus", type=click.IntRange(1), help="Host CPUs to share. Default: see the table's notes."),
+            click.option(
+                "--cpus",
+                type=click.IntRange(1),
+                help="Host CPUs that vCPUs and handlers have to share. Default: see the table's notes.",
+            ),
+            click.option(
+                "--pinned",
+                is_flag=True,
+                help="With --cpus: vCPU n on CPU n modulo N, then the handlers in the same way. Default: on any of them.",
+            ),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
             click.option(
                 "--seeds",
@@ -172,6 +181,12 @@ def parse_window(text: str) -> tuple[int, int, str]:
     return parse_duration_ns(match["start"]), length_ns, match["kind"]
 
 
+def _pinned(options: Mapping[str, Any]) -> bool:
+    if options["pinned"] and options["cpus"] is None:
+        raise UsageError("--pinned: to how many CPUs? Give --cpus N")
+    return bool(options["pinned"])
+
+
 def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
     """The values of `replay_options` as a `Setup` and the further arguments of `open_case`."""
     from analysis.predict import Setup
@@ -187,6 +202,7 @@ def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
         loop=options["loop"],
         retouch=options["retouch"],
         cpus=options["cpus"],
+        pinned=_pinned(options),
         seed=options["seed"],
         seeds=options["seeds"],
     )

@@ -118,7 +118,8 @@ def simulate(
         seed: of all randomness; the same seed gives the same rows on every machine
         loop: ``closed`` keeps think times, ``open`` keeps recorded start times
         windows: `Window`s in time from the beginning
-        retouch: ``recorded`` or ``working-set``: what is touched again inside a window or after stage 2 was emptied
+        retouch: ``recorded`` or ``working-set``: what is touched again inside a window or after stage 2 was emptied, or
+            written after it was read
         cpus: host CPUs that thinking accessors and working handlers need; None: as many as they want
         pinned: with `cpus`: accessor n has CPU n modulo `cpus`, then the handlers in the same way; else any
         until_ns: stop at this time
@@ -136,6 +137,7 @@ def simulate(
     counts = _counts(workload)
     bound = bound_by(mechanism, windows)
     refill = refill_bytes(bound, workload.page_bytes) if retouch == "working-set" else 0
+    write_again = mechanism.write_after_read and retouch == "working-set" and loop == "closed"
     pages = pages_of(
         workload,
         mechanism.granule_bytes,
@@ -149,7 +151,7 @@ def simulate(
         accessors=workload.accessors,
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
-        refaults=refill > 0,
+        refaults=refill > 0 or write_again,
         shared=pages.tracked > 0 or until_ns is not None,
         on_cpus=cpus is not None,
     ).program()
@@ -157,6 +159,7 @@ def simulate(
     run = _Run(
         workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0,
         pinned,
+        write_again,
     )
     run.execute()
     return run.result([rule for _, rule in bound], _warnings(workload, mechanism, program, counts))
@@ -185,10 +188,11 @@ class _Run:
         rows: bool,
         cpus: int,
         pinned: bool,
+        write_again: bool,
     ) -> None:
         self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
         self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
-        self.cpus, self.pinned = cpus, pinned
+        self.cpus, self.pinned, self.write_again = cpus, pinned, write_again
         faults = workload.faults
         # every row is written unless the run stops before its end
         make = partial(np.full, fill_value=-1) if until_ns is not None else np.empty
@@ -260,6 +264,7 @@ class _Run:
                 self.cpus,
                 self.pinned and self.cpus > 0,
                 SLICE_NS,
+                self.write_again,
                 self.start,
                 self.stall,
                 self.latency,

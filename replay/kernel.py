@@ -113,7 +113,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     source_order: Any, source_time: Any,
     rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
-    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any, cpus: Any, pinned: Any, slice_ns: Any,
+    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any, cpus: Any, pinned: Any, slice_ns: Any, write_again: Any,
     out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. See `replay.engine.simulate` for what the arrays are; returns (status, end of
@@ -541,6 +541,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         histogram[cls[row], histogram_bin(stall)] += 1
                     ac[ua, S_STALL] += stall
                     ac[ua, S_FAULTS] += 1
+                    if write_again and access[row] == 0:
+                        ac[ua, A_REFAULTS] += 1
                     if have_windows:
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
@@ -588,6 +590,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         histogram[cls[row], histogram_bin(stall)] += 1
                     ac[ua, S_STALL] += stall
                     ac[ua, S_FAULTS] += 1
+                    if write_again and access[row] == 0:
+                        ac[ua, A_REFAULTS] += 1
                     if have_windows:
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
@@ -612,7 +616,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 word = np.int64(-1)
                 if ac[ua, A_REFAULTS] > 0:
                     # touched before, mapped no more: the path of a refault, in its own time
-                    draw_row = rows_total + (np.int64(acc) << 24) + ac[ua, A_REFAULTS] + (epoch << 48)
+                    draw_row = rows_total + (np.int64(acc) << 24) + ac[ua, S_REFAULTED] + (epoch << 48)
                     ac[ua, A_REFAULTS] -= 1
                     row = np.int64(-1)
                     st[us, SINCE] = t

@@ -31,6 +31,7 @@ _TOP: Final = frozenset(
         "classes",
         "window",
         "push",
+        "write_after_read",
     }
 )
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
@@ -80,6 +81,8 @@ class Mechanism:
     window: Mapping[str, Any] | None
     push: Mapping[str, Any] | None
     shards: Any
+    write_after_read: bool = False
+    """a page that a read brought faults once more when it is written, on the path ``refault``"""
 
     def value(self, operand: Any) -> float:
         """The number behind a number, a size or ``$param``."""
@@ -209,7 +212,16 @@ class _Reader:
             window=self.window(),
             push=self.push(),
             shards=self.size(data.get("shards", 1), "shards"),
+            write_after_read=self.write_after_read(paths),
         )
+
+    def write_after_read(self, paths: Mapping[str, Any]) -> bool:
+        value = self.data.get("write_after_read", False)
+        if not isinstance(value, bool):
+            raise self.fail("must be true or false", "write_after_read")
+        if value and "refault" not in paths:
+            raise self.fail("needs the path that such a write takes: paths.refault", "write_after_read")
+        return value
 
     def table(self, key: str) -> dict[str, Any]:
         entry = self.data.get(key, {})
