@@ -184,9 +184,58 @@ def pass_on(cpus: Any, slot: Any, other: Any) -> None:
 
 
 @part
+def place(cpus: Any, q: Any, who: Any, count: Any, before: Any) -> None:
+    """Where a woken thread stands in run queue `q`, of whose `count` others `before` was V when it was last looked at."""
+    _tree, _leaves, _bits, _th, tv, queues, _on, slice_ns = cpus
+    _, time = virtual_time(cpus, q)
+    lag = tv[who, V_LAG]
+    if not count:
+        tv[who, V_RUNTIME] = queues[q, Q_TIME]
+    elif lag >= 0:
+        tv[who, V_RUNTIME] = time - lag * (count + 1) // count
+    elif queues[q, Q_PICKED] > tv[who, V_SLEPT] and queues[q, Q_TIME] >= tv[who, V_RUNTIME]:
+        tv[who, V_RUNTIME] = time  # it was taken from the run queue meanwhile, and is forgiven
+    else:  # it still stands there; V is looked at before the running thread's time is counted (requeue_delayed_entity())
+        tv[who, V_RUNTIME] = max(tv[who, V_RUNTIME], before)
+    tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
+
+
+@part
+def hand_over(cpus: Any, slot: Any, now: Any, who: Any, work: Any) -> None:
+    """The thread of `slot`, which runs, wakes thread `who` of the same run queue, which has `work`, and then sleeps.
+
+    `slot` goes on as that thread.
+    """
+    _tree, _leaves, _bits, th, tv, queues, on, slice_ns = cpus
+    q = th[slot, T_QUEUE]
+    sleeper = th[slot, T_WHO]
+    count, before = virtual_time(cpus, q)
+    charge(cpus, q, now)
+    place(cpus, q, who, count, before)
+    _, time = virtual_time(cpus, q)
+    time = (time * count + tv[who, V_RUNTIME]) // (count + 1)
+    tv[sleeper, V_LAG] = min(max(time - tv[sleeper, V_RUNTIME], -2 * slice_ns), 2 * slice_ns)
+    tv[sleeper, V_SLEPT] = now
+    for k in range(on.shape[1]):
+        if on[q, k] == slot:
+            on[q, k] = -1
+    queues[q, Q_FREE] += 1
+    queues[q, Q_TIME] = time
+    queues[q, Q_PICKED] = now
+    queues[q, Q_RESCHED] = 0
+    queues[q, Q_WORK] += work
+    th[slot, T_WHO] = who
+    th[slot, T_LEFT] = work
+    enqueue(cpus, slot)
+    following = earliest(cpus, q)
+    dequeue(cpus, following)
+    start(cpus, following, now)
+
+
+@part
 def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
     """`slot` has `work` to do on a CPU from now on; if it has none, its thread wakes."""
-    _tree, _leaves, _bits, th, tv, queues, on, slice_ns = cpus
+    _tree, _leaves, _bits, th, tv, queues, on, _slice = cpus
     q = th[slot, T_QUEUE]
     queues[q, Q_WORK] += work
     count, before = virtual_time(cpus, q)
@@ -206,17 +255,7 @@ def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
                 return
         go_on(cpus, slot, now)
         return
-    _, time = virtual_time(cpus, q)
-    lag = tv[who, V_LAG]
-    if not count:
-        tv[who, V_RUNTIME] = queues[q, Q_TIME]
-    elif lag >= 0:
-        tv[who, V_RUNTIME] = time - lag * (count + 1) // count
-    elif queues[q, Q_PICKED] > tv[who, V_SLEPT] and queues[q, Q_TIME] >= tv[who, V_RUNTIME]:
-        tv[who, V_RUNTIME] = time  # it was taken from the run queue meanwhile, and is forgiven
-    else:  # it still stands there; V is looked at before the running thread's time is counted (requeue_delayed_entity())
-        tv[who, V_RUNTIME] = max(tv[who, V_RUNTIME], before)
-    tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
+    place(cpus, q, who, count, before)
     if queues[q, Q_FREE] > 0:
         start(cpus, slot, now)
         return

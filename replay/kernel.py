@@ -20,8 +20,8 @@ import numpy as np
 
 from replay import opcodes as o
 from replay.cpus import (
-    ON, Q_COLUMNS, Q_FREE, Q_HEAD, Q_WORK, T_COLUMNS, T_LEFT, T_NAPPED, T_QUEUE, T_STATE, T_WHO, V_COLUMNS, WAITS,
-    dequeue, give_up, pass_on, stretch_over, want,
+    ON, Q_COLUMNS, Q_FREE, Q_HEAD, Q_WORK, T_COLUMNS, T_LEFT, T_NAPPED, T_QUEUE, T_STATE, T_WHO, V_COLUMNS,
+    dequeue, give_up, hand_over, pass_on, stretch_over, want,
 )  # fmt: skip
 from replay.distributions import FINE_BASE, FINE_FROM
 from replay.jit import inline, jit
@@ -393,15 +393,19 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     # A sleeping server wakes: on an idle CPU, or on that of the accessor, which now sleeps.
                     q = (accessors + r - ops[up, 1]) % run_queues
                     busy = np.int64(queues[q, Q_FREE] == 0)
-                    if th[us, T_STATE] == ON:
-                        give_up(host, slot, now)
-                    th[us, T_QUEUE] = q
-                    th[us, T_WHO] = accessors + r
                     draw = ops[up, 5]
                     bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
                     word = np.int64(-1)
                     latency = sample(tables, ops[up, 4] + busy, bits, draw)
                     pc += 1
+                    if th[us, T_STATE] == ON and th[us, T_QUEUE] == q:
+                        hand_over(host, slot, now, accessors + r, latency)
+                        key = tree[leaves + slot]
+                        break
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    th[us, T_QUEUE] = q
+                    th[us, T_WHO] = accessors + r
                     if latency > 0:
                         want(host, slot, now, latency)
                         key = tree[leaves + slot]
