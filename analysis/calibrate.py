@@ -352,7 +352,7 @@ def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
 
 
 def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:
-    """`message` and `wake` where the woken thread's CPU was idle; and, from having its CPU, where another one had it."""
+    """`message` and `wake` where the woken thread's CPU was idle; and where another thread had it, from then on."""
     trap = faults.trap_ns
     # The first message that a handler reads once it has its CPU; later ones wait while it serves those before.
     first = faults.read_ns - faults.read_run_ns >= _placed_before(faults)

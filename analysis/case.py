@@ -90,7 +90,7 @@ def open_case(
     max_loss_percent: float = 1.0,
     as_pinned: bool = False,
 ) -> Case:
-    """Check the losses, stitch, and gather what a replay needs; `as_pinned`: on the CPUs that the lab pinned threads to.
+    """Check the losses, stitch, and gather what a replay needs; `as_pinned`: on CPUs as the lab pinned its threads.
 
     Raises:
         IncompleteData: a greater share of events lost than allowed, or no faults.
@@ -168,8 +168,11 @@ def windows_for(
                 )
         return tuple(Window(*w) for w in asked), "as asked for"
     begin = workload.clock_start_ns
+    # A span holds what making and undoing the window took, which the rule charges: the lab tells how long the work was.
+    told = trace.meta.lab.get("windows", [])
+    work_ns = {int(w["begin_from_ns"]): int(w["end_from_ns"]) - int(w["begin_ns"]) for w in told}
     recorded = tuple(
-        Window(max(w.start_ns - begin, 0), w.end_ns - w.start_ns, _rule(w.kind, used))
+        Window(max(w.start_ns - begin, 0), work_ns.get(w.start_ns, w.end_ns - w.start_ns), _rule(w.kind, used))
         for w in trace.meta.windows
         if w.end_ns > w.start_ns
     )

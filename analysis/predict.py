@@ -138,7 +138,7 @@ def for_host(setup: Setup, kvm_flavour: str) -> Setup:
 
 
 def for_lab(setup: Setup, meta: Meta) -> Setup:
-    """`setup` with the host's CPUs as a resource where the lab pinned its threads to them, unless the user says how many.
+    """`setup` with the host's CPUs as a resource where the lab pinned its threads, unless the user says how many.
 
     Elsewhere a trace does not tell which CPUs a thread might have had.
     """

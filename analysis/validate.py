@@ -103,7 +103,7 @@ class Cell:
 
     @property
     def beyond_percent(self) -> float | None:
-        """The error of total stall; where a trace gives bounds only, 0 between them and from the nearest one outside."""
+        """The error of total stall; where a trace gives bounds, 0 between them and outside that of the nearest one."""
         if not self.bounds or not self.measured.total:
             return self.errors.total
         ends = sorted(side.total for side in self.bounds)
@@ -142,7 +142,7 @@ class Cell:
 def together(cells: Sequence[Cell]) -> Cell:
     """Repeats of one cell as one: every number the median of the repeats', and errors of these.
 
-    One run in a slow spell of its host says nothing of the model, and a floor from one pair of runs little of the noise.
+    One run in a slow spell of its host says nothing of the model; one pair of runs says little of the noise.
     """
     first = cells[0]
     if len(cells) == 1:
@@ -486,17 +486,7 @@ def _moved(target: Case, source: Case) -> Sequence[Window]:
     if not target.windows:
         return []
     shift = _first_ns(source.workload) - _first_ns(target.workload)
-    return [replace(w, start_ns=max(w.start_ns + shift, 0)) for w in _work(target)]
-
-
-def _work(case: Case) -> list[Window]:
-    """The recorded windows, each as long as its work took where the lab tells: the rule charges making and undoing."""
-    begin = case.workload.clock_start_ns
-    told = {
-        max(w["begin_from_ns"] - begin, 0): w["end_from_ns"] - w["begin_ns"]
-        for w in case.trace.meta.lab.get("windows", [])
-    }
-    return [replace(w, length_ns=told.get(w.start_ns, w.length_ns)) for w in case.windows]
+    return [replace(w, start_ns=max(w.start_ns + shift, 0)) for w in target.windows]
 
 
 def _first_ns(workload: Workload) -> int:

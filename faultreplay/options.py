@@ -117,7 +117,7 @@ def replay_options(function: F) -> F:
             click.option(
                 "--pinned",
                 is_flag=True,
-                help="With --cpus: vCPU n on CPU n modulo N, then the handlers in the same way. Default: on any of them.",
+                help="With --cpus: vCPU n on CPU n modulo N, then the handlers likewise. Default: on any of them.",
             ),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
             click.option(

@@ -115,7 +115,7 @@ class MatrixRun:
             fetch=self.fetch,
             seed=self.seed,
             base=self.matrix.base,
-            pin=True,  # where threads outnumber cores, the scheduler's choice of cores would be part of what is measured
+            pin=True,  # else the scheduler's choice of cores is part of what is measured
         )
         if self.mechanism in WINDOW_KINDS:
             third = self.matrix.run_ns // 3

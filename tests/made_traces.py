@@ -25,6 +25,7 @@ def uffd_faults(
     fetch_ns: int = 200_000,
     think_ns: int = 20_000,
     seed: int = 1,
+    access: str = "w",
 ) -> list[dict[str, object]]:
     """FAULTS rows of a first-come-first-served handler pool."""
     rng = np.random.default_rng(seed)
@@ -47,7 +48,8 @@ def uffd_faults(
                 "vm": 100, "accessor": "vcpu", "tid": 200 + vcpu, "vcpu": vcpu, "start_ns": start, "end_ns": end,
                 "stall_ns": end - start, "think_ns": start - last_end[vcpu],
                 "page": (vcpu * each + number) * 4096 + (1 << 30),
-                "granule": 4096, "access": "w", "cause": "missing", "resolution": "copy", "handler_tid": 300 + handler,
+                "granule": 4096, "access": access, "cause": "missing", "resolution": "copy",
+                "handler_tid": 300 + handler,
                 "queue_ns": read - start, "service_ns": placed - read, "resolve_ns": RESOLVE, "wake_ns": WAKE,
                 "offcpu_ns": placed - start, "join": "made",
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from analysis.judge import error_intervals, errors, relative_percent
 from analysis.matrix import find, plan, validate_matrix
 from analysis.plot import Panel, quantile_plot
 from analysis.predict import Setup
-from analysis.validate import as_missing, halves, measured_side, open_for, pair, summarize
+from analysis.validate import as_missing, halves, measured_side, open_for, pair, summarize, together
 from faultreplay import render, validate_view
 from faultreplay.cli import _exit_code
 from faulttrace.errors import FaultreplayError, IncompleteData
@@ -143,6 +144,71 @@ def test_matrix_pairs_sides_and_never_judges_on_what_was_fitted(matrix_dir: Path
     assert max(map(len, render.to_table(parts, 80)[0].splitlines())) <= 80
 
 
+def test_repeats_of_a_cell_are_one_by_their_medians(tmp_path: Path) -> None:
+    for seed in range(6):
+        made(tmp_path / f"s{seed}.trace", seed)
+    found, _ = find(tmp_path)
+    assert [(s.seed, t.seed) for s, t, _ in plan(found)] == [(0, 1), (2, 3), (4, 5)]
+    (cell,) = validate_matrix(tmp_path, Setup()).cells
+    each = []
+    for a, b in ((0, 1), (2, 3), (4, 5)):
+        source, target = (open_for(open_trace(tmp_path / f"s{s}.trace"), Setup()) for s in (a, b))
+        each.append(pair(source, target, again=source))
+    assert cell.runs == 3
+    assert cell.measured.total == np.median([c.measured.total for c in each])
+    assert cell.again is not None
+    assert cell.again.total == np.median([c.again.total for c in each if c.again])
+    assert cell.errors.total == pytest.approx(relative_percent(cell.predicted.total, cell.measured.total))
+    assert cell.floor is not None
+    assert cell.floor.total == pytest.approx(relative_percent(cell.again.total, cell.measured.total))
+    assert together(each[:1]) is each[0]
+
+
+def test_a_seed_without_a_partner_is_judged_from_the_first_side(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        made(tmp_path / f"s{seed}.trace", seed)
+    assert [(s.seed, t.seed) for s, t, _ in plan(find(tmp_path)[0])] == [(1, 2), (1, 3)]
+
+
+def test_between_its_bounds_a_prediction_is_not_off(tmp_path: Path) -> None:
+    one, two = (open_for(open_trace(made(tmp_path / f"{s}.trace", s)), Setup()) for s in (1, 2))
+    cell = pair(one, two)
+    assert cell.beyond_percent == cell.errors.total
+    low, high = (replace(cell.predicted, total=round(cell.measured.total * part)) for part in (0.5, 2.0))
+    assert replace(cell, bounds=(low, high)).beyond_percent == 0
+    assert replace(cell, bounds=(low, low)).beyond_percent == pytest.approx(-50, abs=0.1)
+    assert replace(cell, bounds=(high, high)).beyond_percent == pytest.approx(100, abs=0.1)
+    assert replace(cell, bounds=(low, high)).within(1)
+
+
+def test_a_read_that_the_kernel_resolves_may_fault_again_when_written(tmp_path: Path) -> None:
+    reads = write_trace(tmp_path / "a.trace", uffd_faults(seed=1, access="r"))
+    rows = uffd_faults(seed=2, access="r")
+    for row in rows:
+        row |= {"cause": "stage2", "resolution": "kernel", "handler_tid": 0, "queue_ns": None, "service_ns": None}
+    lazy = write_trace(tmp_path / "b.trace", rows, mechanism="host-lazy", params={})
+    cell = pair(*(open_for(open_trace(path), Setup()) for path in (reads, lazy)))
+    assert cell.bounds is not None
+    lower, upper = cell.bounds
+    assert (lower.refaults, upper.refaults) == (0, len(rows))
+    assert upper.total == lower.total + upper.refault
+    assert upper.refault > 0
+
+
+def test_the_labs_threads_have_the_cpus_they_were_pinned_to(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.trace", 1)
+    assert open_for(open_trace(path), Setup()).setup.cpus is None
+    meta = Meta.read(path / "meta.json")
+    meta.lab["pinned"] = True
+    update_meta(path, meta)
+    setup = open_for(open_trace(path), Setup()).setup
+    assert (setup.cpus, setup.pinned) == (meta.host.cpus, True)
+    assert open_for(open_trace(path), Setup(cpus=7)).setup == replace(setup, cpus=7, pinned=False)
+    other = open_for(open_trace(made(tmp_path / "b.trace", 2)), Setup())
+    assert pair(other, open_for(open_trace(path), Setup())).cpus == meta.host.cpus
+    assert pair(open_for(open_trace(path), Setup()), other).cpus is None
+
+
 def test_matrix_tells_what_it_left_out(tmp_path: Path) -> None:
     with pytest.raises(IncompleteData, match="no lab traces"):
         validate_matrix(tmp_path, Setup())
@@ -251,18 +317,13 @@ def test_a_window_is_as_long_as_its_work_where_the_lab_tells(tmp_path: Path) -> 
     at_ns, making_ns, work_ns = int(str(rows[300]["start_ns"])), 3_000_000, 5_000_000
     window = WindowSpan("pause", at_ns, at_ns + making_ns + work_ns)
     plain = open_for(open_trace(made(tmp_path / "a.trace", 1)), Setup())
-    target = open_for(open_trace(write_trace(tmp_path / "b.trace", rows, windows=[window])), Setup())
-    whole = pair(plain, target).predicted.held
-    target.trace.meta.lab = {
-        "windows": [
-            {
-                "begin_from_ns": at_ns,
-                "begin_ns": at_ns + making_ns,
-                "end_from_ns": window.end_ns,
-                "end_ns": window.end_ns,
-            }
-        ]
-    }
+    path = write_trace(tmp_path / "b.trace", rows, windows=[window])
+    whole = pair(plain, open_for(open_trace(path), Setup())).predicted.held
+    meta = Meta.read(path / "meta.json")
+    span = {"begin_from_ns": at_ns, "begin_ns": at_ns + making_ns, "end_from_ns": window.end_ns, "end_ns": 0}
+    meta.lab = {"windows": [span]}
+    update_meta(path, meta)
+    target = open_for(open_trace(path), Setup())
     assert whole - pair(plain, target).predicted.held == pytest.approx(2 * making_ns, rel=0.02)
 
 
