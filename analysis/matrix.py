@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from analysis.calibrate import Observed, observe, part_of
+from analysis.calibrate import Observed, calibrate, observe, part_of
 from analysis.calibrate import fit as calibrated
 from analysis.case import Case, outside_windows
 from analysis.predict import Setup
@@ -154,6 +154,18 @@ def pool(cases: Sequence[Case]) -> CostTable:
     )
     source = f"{len(cases)} traces of side A"
     return calibrated(together, source=source, name=source, provenance="measured-host").costs
+
+
+def costs_of_side_a(directory: Path) -> CostTable:
+    """What side A of a lab matrix says of this host's costs. `fetch` is the matrix's own setting, not the host's.
+
+    Raises:
+        IncompleteData: no pairs in it, or not one cost with enough samples.
+    """
+    sources = list(dict.fromkeys(source.path for source, _, _ in plan(find(directory)[0])))
+    if not sources:
+        raise IncompleteData(f"{directory}: no two runs of one cell with different seeds: nothing to judge on")
+    return calibrate([open_trace(path) for path in sources], left_out=("fetch",)).some()
 
 
 class _SideA:

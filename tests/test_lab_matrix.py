@@ -7,9 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from faultreplay.cli import _exit_code
 from faulttrace.errors import UsageError
+from faulttrace.meta import Meta
 from lab import matrix as module
 from lab.matrix import MatrixRun, MatrixSpec, run_matrix
+from replay.costs import load_costs
 
 SMALL = MatrixSpec(
     mechanisms=("uffd-missing", "host-lazy", "freeze"), vcpus=(1, 2), fetch=("50us",), workloads=("random/w/20us",),
@@ -84,3 +87,21 @@ def test_a_strangers_directory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear")
     with pytest.raises(UsageError, match="not empty"):
         run_matrix(SMALL, tmp_path, record=False)
+
+
+@pytest.mark.lab
+def test_the_command_leaves_costs_and_the_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m"
+    axes = ["-m", "uffd-missing,kvm-exit", "--vcpus", "1", "--fetch", "50us", "--workload", "random/w/20us"]
+    assert _exit_code(["lab", "matrix", "-o", str(out), *axes, "--run-time", "150ms"]) == 0
+    written = capsys.readouterr().err
+    for name in ("results.parquet", "costs.toml", "validation.parquet", "validation.md"):
+        assert f"wrote {out / name}" in written
+    assert {"resolve", "wake", "exit_userspace", "reenter"} <= set(load_costs(out / "costs.toml"))
+    cells = pl.read_parquet(out / "validation.parquet")
+    assert cells.height == 4  # two mechanisms predict two
+    assert set(cells["runs"]) == {1}
+    assert "cross" in (out / "validation.md").read_text()
+    assert all(Meta.read(path / "meta.json").lab["pinned"] for path in out.glob("*.trace"))
+    assert _exit_code(["lab", "matrix", "-o", str(out), *axes, "--run-time", "150ms", "--no-validate"]) == 0
+    assert "validation" not in capsys.readouterr().err

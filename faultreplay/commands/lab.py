@@ -90,8 +90,18 @@ def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> in
 @click.option("--budget", help="Start no run after so long, as 10m; the same command goes on later.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")
-def matrix(output: Path, budget: str | None, no_record: bool, **axes: Any) -> int:
-    """Run mechanisms x vCPUs x handlers x fetch x workloads, twice each (A and B), into a directory."""
+@click.option(
+    "--validate/--no-validate",
+    default=True,
+    show_default=True,
+    help="When all runs stand: fit costs.toml on side A, hold predictions against side B.",
+)
+def matrix(output: Path, budget: str | None, no_record: bool, validate: bool, **axes: Any) -> int:
+    """Run mechanisms x vCPUs x handlers x fetch x workloads, twice each (A and B), into a directory.
+
+    Leaves traces, results.parquet, costs.toml and the validation (validation.parquet, validation.md). Each thread is
+    pinned to a CPU: vCPU n to CPU n modulo their number, then the handlers.
+    """
     from lab.matrix import run_matrix
 
     spec = make_matrix(**axes)
@@ -107,7 +117,29 @@ def matrix(output: Path, budget: str | None, no_record: bool, **axes: Any) -> in
         click.echo(problem, err=True)
     click.echo(f"{done.done + done.skipped - len(done.problems)} of {done.runs} runs stand ({done.done} new)", err=True)
     click.echo(f"wrote {done.results}", err=True)
+    stand = done.done + done.skipped - len(done.problems)
+    if validate and not no_record and 0 < stand and done.done + done.skipped == done.runs:
+        _judge(output)
     return 0
+
+
+def _judge(output: Path) -> None:
+    """Costs from side A and the validation beside the traces; what was there of an earlier call is written anew."""
+    from analysis.matrix import costs_of_side_a, validate_matrix
+    from analysis.predict import Setup
+    from faultreplay import validate_view
+    from faultreplay.progress import bar
+    from faultreplay.render import emit
+    from replay.costs import save_costs
+
+    with bar() as show:
+        show("costs of side A", 0, 1)
+        costs = costs_of_side_a(output)
+        whole = validate_matrix(output, Setup(), progress=show)
+    save_costs(costs, output / "costs.toml", title=f"side A of {output.name}")
+    click.echo(f"wrote {output / 'costs.toml'}", err=True)
+    emit(validate_view.matrix(whole, shown="cells"), "parquet", output / "validation.parquet", force=True)
+    emit(validate_view.matrix(whole, shown="parts"), "md", output / "validation.md", force=True)
 
 
 @contextlib.contextmanager
