@@ -155,7 +155,16 @@ def simulate(
     ).program()
     rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
     run = _Run(
-        workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0,
+        workload,
+        mechanism,
+        program,
+        pages,
+        rules_rows,
+        seed,
+        loop,
+        until_ns,
+        rows or bool(rules_rows.size),
+        cpus or 0,
         pinned,
     )
     run.execute()

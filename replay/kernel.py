@@ -20,8 +20,25 @@ import numpy as np
 
 from replay import opcodes as o
 from replay.cpus import (
-    ON, Q_COLUMNS, Q_FREE, Q_HEAD, Q_WORK, T_COLUMNS, T_LEFT, T_NAPPED, T_QUEUE, T_STATE, T_WHO, V_COLUMNS, WAITS,
-    dequeue, give_up, pass_on, stretch_over, want,
+    AWAY,
+    ON,
+    Q_COLUMNS,
+    Q_FREE,
+    Q_HEAD,
+    Q_WORK,
+    T_COLUMNS,
+    T_LEFT,
+    T_NAPPED,
+    T_QUEUE,
+    T_STATE,
+    T_WALKED,
+    T_WHO,
+    V_COLUMNS,
+    dequeue,
+    give_up,
+    pass_on,
+    stretch_over,
+    want,
 )  # fmt: skip
 from replay.distributions import FINE_BASE, FINE_FROM
 from replay.jit import inline, jit
@@ -228,7 +245,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             main = first + a
                             waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
                             stopped = (w_stops >> ac[a, A_KIND]) & 1
-                            if cpus and stopped and st[main, PC] == PC_ARRIVE and th[main, T_LEFT] > 0:
+                            if cpus and stopped and st[main, PC] == PC_ARRIVE and th[main, T_STATE] != AWAY:
                                 # what it has left to think is taken off its CPU, or out of the queue for one
                                 if th[main, T_STATE] == ON:
                                     give_up(host, main, now)
@@ -311,11 +328,11 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
 
         last = max(last, now)
         if cpus and th[slot, T_STATE] == ON:
-            if th[slot, T_LEFT] > 0:
-                if not stretch_over(host, slot, now):
-                    continue
-                if st[slot, PC] == PC_ARRIVE:
-                    st[slot, SINCE] = now
+            # nothing left: another thread's event at this instant has counted the work already
+            if th[slot, T_LEFT] > 0 and not stretch_over(host, slot, now):
+                continue
+            if st[slot, PC] == PC_ARRIVE:
+                st[slot, SINCE] = now
             st[slot, CLOCK] = now
         # ---- run the slot until it needs an instant that has not come
         # unsigned: numba then leaves out its look at negative indices
@@ -419,6 +436,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 queue = ops[up, 4]
                 if queue >= 0:
                     queue = instance(queue, ops[up, 5], acc, shard, row)
+                if queue >= 0 and not (cpus and th[us, T_WALKED]):
                     rs[queue, SLEEPERS] -= 1
                     others = rs[queue, SLEEPERS]
                     if others > 0:
@@ -430,6 +448,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                                 bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
                             each += sample(tables, ops[up, 7], bits, draw)
                         t += each * others
+                    if cpus and t > now:  # the waker's own work, after which it wakes
+                        th[us, T_WALKED] = 1
+                        want(host, slot, now, t - now)
+                        key = tree[leaves + slot]
+                        break
+                if cpus:
+                    th[us, T_WALKED] = 0
                 if row >= 0 and uniform < 0 and flags[row] & TRACKED:
                     # who brought the page tells those who joined; each wakes in its own time
                     g = granule[row]
@@ -670,7 +695,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[head, PC] += 1
                     ready[ready_count] = head
                     ready_count += 1
-                    if cpus and ops[np.uintp(pc + 1), 0] == END:  # the server goes on: it is the thread
+                    # a server's own thread, with nothing else to do, goes on with the next
+                    if cpus and th[us, T_WHO] >= accessors and ops[np.uintp(pc + 1), 0] == END:
                         if th[us, T_STATE] == ON:
                             pass_on(host, slot, head)
                         else:
@@ -712,6 +738,12 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[us, NEXT] = joined[g]
                     joined[g] = slot
                     break
+                elif cpus and at > t:  # a stream brings it: sleeps until then
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    key = (at << slot_bits) | slot
+                    t = at
+                    break
                 else:
                     # resolved meanwhile, or on its way with a known arrival: only the wake is left
                     t = max(t, at)
@@ -743,6 +775,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         t = w_end
                         continue
                     if blocked:
+                        if cpus and th[us, T_STATE] == ON:
+                            give_up(host, slot, now)
                         t = w_end
                         if not is_window_class:
                             continue  # looks again when the window is over
@@ -786,8 +820,12 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if ops[up, 2] >= 0:
                     draw = ops[up, 3]
                     each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
-                t += each * count
                 pc += 1
+                if cpus and each * count > 0:
+                    want(host, slot, now, each * count)
+                    key = tree[leaves + slot]
+                    break
+                t += each * count
             elif op == CPU_DELAY:
                 work = ops[up, 1]
                 for place in range(ops[up, 2]):
