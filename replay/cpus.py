@@ -253,7 +253,7 @@ def stretch_over(cpus: Any, slot: Any, now: Any) -> Any:
         following = earliest(cpus, q)
         if following >= 0:
             _, time = virtual_time(cpus, q)
-            before = tv[th[following, T_WHO], V_DEADLINE] < tv[who, V_DEADLINE]
+            before = tv[th[following, T_WHO], V_DEADLINE] <= tv[who, V_DEADLINE]  # as pick_eevdf(): of equals the other
             if tv[who, V_RUNTIME] > time or before:
                 leave(cpus, slot, now)
                 enqueue(cpus, slot)
