@@ -81,11 +81,12 @@ class Compiler:
         page_bytes: int,
         needed: Iterable[tuple[int, int]],
         refaults: bool = False,
+        rewrites: bool = False,
         shared: bool = True,
         on_cpus: bool = False,
     ) -> None:
         self.needed = sorted(needed)
-        self.refaults = refaults
+        self.refaults, self.rewrites = refaults, rewrites
         self.shared = shared
         self.on_cpus = on_cpus
         self.top = mechanism
@@ -113,11 +114,12 @@ class Compiler:
         """Compile every path that these faults can take."""
         self.emit(o.ARRIVE)
         self.emit(o.START)
-        self.emit(o.WAKE, 0, -1, 0, -1, 0, 0, -1, 0, o.TAIL_AWAKE if self.on_cpus else o.TAIL_NONE)
+        wake, tail = (o.WAKE_QUEUE, o.TAIL_AWAKE) if self.on_cpus else (o.WAKE, o.TAIL_NONE)
+        self.emit(wake, 0, -1, 0, -1, 0, 0, -1, 0, tail)
         self.emit(o.END)
         self.emit(o.RESUME)
         self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
-        path_pc = np.full((len(CLASSES) + 2, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
+        path_pc = np.full((len(CLASSES) + 3, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
         kinds = set()
         for row, column in self.needed:
             kinds.add(column)
@@ -126,6 +128,9 @@ class Compiler:
             path_pc[-2, 0] = self.path_for("present", "vcpu")
         if 0 in kinds and self.refaults:
             path_pc[-1, 0] = self.path_for("refault", "vcpu")
+        if self.rewrites:
+            for column in sorted(kinds):
+                path_pc[-3, column] = self.path_for("rewrite", ACCESSOR_KINDS[column])
         links = {
             name: (self.resource(self.top, name).first, self.transfer_ns(self.top, name, self.top.granule_bytes))
             for name, resource in self.top.resources.items()
@@ -172,6 +177,8 @@ class Compiler:
     def choose(self, server: Mechanism | None, name: str, kind: str) -> tuple[str, tuple[Stage, ...]]:
         """The path of a class of fault; what a mechanism does not name takes as long as it took."""
         paths = server.paths if server else {}
+        if name == "rewrite":
+            return (name, paths[name]) if name in paths else ("(nothing)", _NOTHING)
         if name in ("present", "refault"):
             for candidate in (name, "stage2"):
                 if candidate in paths:
@@ -228,9 +235,8 @@ class Compiler:
         end = self.emit(o.END)
         for pc in waiting:
             self.ops[pc][1] = wake_pc
-        self.ops[wake_pc][9] = self.tail_kind(wake_pc + 1, end)
-        if self.on_cpus and awake:
-            self.ops[wake_pc][9] = o.TAIL_AWAKE
+        own = self.on_cpus and awake
+        self.ops[wake_pc][9] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
         return first
 
     def tail_kind(self, first: int, end: int) -> int:
@@ -260,9 +266,11 @@ class Compiler:
                 self.delay(mechanism, Stage("delay", idle, {}, stage.line), len(self.ops))
             elif stage.verb == "acquire":
                 const, table, draw = self.woken(mechanism, stage.options.get("idle", 0))
-                self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1))
+                # when work ends is not known ahead where CPUs are shared
+                self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1 and not self.on_cpus))
             else:
-                self.emit(o.RELEASE_ONE if r.servers == 1 else o.RELEASE, r.first, per)
+                single = r.servers == 1 and not self.on_cpus
+                self.emit(o.RELEASE_ONE if single else o.RELEASE, r.first, per)
         elif stage.verb == "transfer":
             self.delay(mechanism, Stage("delay", stage.options.get("latency", 0), {}, stage.line), len(self.ops))
             count = int(mechanism.value(stage.options.get("bytes", mechanism.granule_bytes)))
@@ -291,7 +299,7 @@ class Compiler:
             queue = self.resource(mechanism, name).first
             per = self.per(mechanism, name)
         walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
-        op = o.WAKE if queue < 0 else o.WAKE_QUEUE
+        op = o.WAKE if queue < 0 and not self.on_cpus else o.WAKE_QUEUE
         return self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
 
     def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
@@ -329,7 +337,7 @@ class Compiler:
         return max(round(self.distribution(mechanism, asleep).mean), 1)
 
     def woken(self, mechanism: Mechanism, operand: Any) -> tuple[int, int, int]:
-        """As `cost`; where CPUs are counted two tables one after the other: on an idle CPU, and after another thread."""
+        """As `cost`; where CPUs are counted two tables: of an idle CPU, and after another thread."""
         if not self.on_cpus or not operand:
             return self.cost(mechanism, operand)
         whole = self.distribution(mechanism, operand)
@@ -337,7 +345,9 @@ class Compiler:
         idle = cost.on_idle_cpu if cost and cost.on_idle_cpu else whole
         busy = cost.on_busy_cpu if cost and cost.on_busy_cpu else whole
         self.tables += [idle.table_ns(), busy.table_ns()]
-        return 0, len(self.tables) - 2, self.draw()
+        # a draw where `cost` takes one, so that the draws behind it are the same
+        drawn = not (whole.is_constant and idle.is_constant and busy.is_constant)
+        return 0, len(self.tables) - 2, self.draw() if drawn else 0
 
     def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
         """(constant ns, table or -1, draw) of a cost operand."""

@@ -3,8 +3,9 @@
 A thread's virtual runtime is the CPU time it had. In a run queue the mean over all who run or want to is the virtual
 time V; a thread is eligible while its virtual runtime is at most V, and has a deadline one slice after the runtime at
 which the slice began. Who is eligible and has the earliest deadline is picked when a thread blocks or its slice ends.
-A thread that slept with less than its share is placed as far before V as it was (its lag); one with more stays in the run
-queue until V has passed it (DELAY_DEQUEUE). Woken, a thread takes the CPU of one that is not eligible any more. What is left out: balancing between run queues, the tick, weights and SMT.
+A thread that slept with less than its share is placed as far before V as it was (its lag); one with more stays in the
+run queue until V has passed it (DELAY_DEQUEUE). Woken, a thread takes the CPU of one that is not eligible any more.
+What is left out: balancing between run queues, the tick, weights and SMT.
 
 State, all int64: `th` a row a slot, `tv` a row a thread, `queues` a row a run queue, `on` the slots on CPUs.
 """
@@ -21,16 +22,16 @@ from replay.tournament import INF, set_key
 SLICE_NS: Final = 2_800_000
 """Base slice: 0.7 ms x (1 + log2 of the CPUs, at most 8 of them), kernel/sched/fair.c; what 8 CPUs and more have."""
 
-# slot: work still to do, on a CPU (1) or waiting for one (2), since when this stretch counts, the next in the run queue,
-# run queue, thread, the row whose sleep in think time is over
-T_LEFT, T_STATE, T_BEGAN, T_NEXT, T_QUEUE, T_WHO, T_NAPPED = range(7)
-T_COLUMNS: Final = 7
+# slot: work still to do, on a CPU (1) or waiting for one (2), since when this stretch counts, the next in the run
+# queue, run queue, thread, the row whose sleep in think time is over, whether it has walked over the other sleepers
+T_LEFT, T_STATE, T_BEGAN, T_NEXT, T_QUEUE, T_WHO, T_NAPPED, T_WALKED = range(8)
+T_COLUMNS: Final = 8
 AWAY, ON, WAITS = range(3)
 # thread: virtual runtime, lag when it last slept, deadline, when it last slept
 V_RUNTIME, V_LAG, V_DEADLINE, V_SLEPT = range(4)
 V_COLUMNS: Final = 4
-# run queue: free CPUs, first of those who wait, work done, V when somebody was last picked and when that was, and whether
-# to pick anew
+# run queue: free CPUs, first of those who wait, work done, V when somebody was last picked and when that was, and
+# whether to pick anew
 Q_FREE, Q_HEAD, Q_WORK, Q_TIME, Q_PICKED, Q_RESCHED = range(6)
 Q_COLUMNS: Final = 6
 
@@ -52,8 +53,8 @@ def charge(cpus: Any, q: Any, now: Any) -> None:
 def virtual_time(cpus: Any, q: Any) -> Any:
     """(how many run or want to, their mean virtual runtime)."""
     _tree, _leaves, _bits, th, tv, queues, on, _slice = cpus
-    count = np.int64(0)
-    total = np.int64(0)
+    count: Any = np.int64(0)
+    total: Any = np.int64(0)
     for k in range(on.shape[1]):
         if on[q, k] >= 0:
             count += 1
@@ -185,7 +186,7 @@ def pass_on(cpus: Any, slot: Any, other: Any) -> None:
 
 @part
 def place(cpus: Any, q: Any, who: Any, count: Any, before: Any) -> None:
-    """Where a woken thread stands in run queue `q`, of whose `count` others `before` was V when it was last looked at."""
+    """Where a woken thread stands among the `count` others of run queue `q`; `before`: their V when last looked at."""
     _tree, _leaves, _bits, _th, tv, queues, _on, slice_ns = cpus
     _, time = virtual_time(cpus, q)
     lag = tv[who, V_LAG]
@@ -195,7 +196,7 @@ def place(cpus: Any, q: Any, who: Any, count: Any, before: Any) -> None:
         tv[who, V_RUNTIME] = time - lag * (count + 1) // count
     elif queues[q, Q_PICKED] > tv[who, V_SLEPT] and queues[q, Q_TIME] >= tv[who, V_RUNTIME]:
         tv[who, V_RUNTIME] = time  # it was taken from the run queue meanwhile, and is forgiven
-    else:  # it still stands there; V is looked at before the running thread's time is counted (requeue_delayed_entity())
+    else:  # it still stands there; requeue_delayed_entity() looks at V before the running thread's time is counted
         tv[who, V_RUNTIME] = max(tv[who, V_RUNTIME], before)
     tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
 
@@ -291,7 +292,7 @@ def stretch_over(cpus: Any, slot: Any, now: Any) -> Any:
         following = earliest(cpus, q)
         if following >= 0:
             _, time = virtual_time(cpus, q)
-            before = tv[th[following, T_WHO], V_DEADLINE] < tv[who, V_DEADLINE]
+            before = tv[th[following, T_WHO], V_DEADLINE] <= tv[who, V_DEADLINE]  # as pick_eevdf(): of equals the other
             if tv[who, V_RUNTIME] > time or before:
                 leave(cpus, slot, now)
                 enqueue(cpus, slot)

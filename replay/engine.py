@@ -151,13 +151,23 @@ def simulate(
         accessors=workload.accessors,
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
-        refaults=refill > 0 or write_again,
+        refaults=refill > 0,
+        rewrites=write_again,
         shared=pages.tracked > 0 or until_ns is not None,
         on_cpus=cpus is not None,
     ).program()
     rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
     run = _Run(
-        workload, mechanism, program, pages, rules_rows, seed, loop, until_ns, rows or bool(rules_rows.size), cpus or 0,
+        workload,
+        mechanism,
+        program,
+        pages,
+        rules_rows,
+        seed,
+        loop,
+        until_ns,
+        rows or bool(rules_rows.size),
+        cpus or 0,
         pinned,
         write_again,
     )

@@ -20,14 +20,33 @@ import numpy as np
 
 from replay import opcodes as o
 from replay.cpus import (
-    ON, Q_COLUMNS, Q_FREE, Q_HEAD, Q_WORK, T_COLUMNS, T_LEFT, T_NAPPED, T_QUEUE, T_STATE, T_WHO, V_COLUMNS,
-    dequeue, give_up, hand_over, pass_on, stretch_over, want,
-)  # fmt: skip
+    AWAY,
+    ON,
+    Q_COLUMNS,
+    Q_FREE,
+    Q_HEAD,
+    Q_WORK,
+    T_COLUMNS,
+    T_LEFT,
+    T_NAPPED,
+    T_QUEUE,
+    T_STATE,
+    T_WALKED,
+    T_WHO,
+    V_COLUMNS,
+    dequeue,
+    give_up,
+    hand_over,
+    pass_on,
+    stretch_over,
+    want,
+)
 from replay.distributions import FINE_BASE, FINE_FROM
 from replay.jit import inline, jit
 from replay.tournament import INF, set_key
 
 NEVER = -1  # granule: nobody has asked for it
+REWRITE = 1 << 32  # in A_REFAULTS: a write to a page that was read, beside faults on emptied stage 2
 _GOLD = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
@@ -113,7 +132,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     source_order: Any, source_time: Any,
     rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
-    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any, cpus: Any, pinned: Any, slice_ns: Any, write_again: Any,
+    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
+    cpus: Any, pinned: Any, slice_ns: Any, write_again: Any,
     out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. See `replay.engine.simulate` for what the arrays are; returns (status, end of
@@ -228,7 +248,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             main = first + a
                             waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
                             stopped = (w_stops >> ac[a, A_KIND]) & 1
-                            if cpus and stopped and st[main, PC] == PC_ARRIVE and th[main, T_LEFT] > 0:
+                            if cpus and stopped and st[main, PC] == PC_ARRIVE and th[main, T_STATE] != AWAY:
                                 # what it has left to think is taken off its CPU, or out of the queue for one
                                 if th[main, T_STATE] == ON:
                                     give_up(host, main, now)
@@ -311,11 +331,11 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
 
         last = max(last, now)
         if cpus and th[slot, T_STATE] == ON:
-            if th[slot, T_LEFT] > 0:
-                if not stretch_over(host, slot, now):
-                    continue
-                if st[slot, PC] == PC_ARRIVE:
-                    st[slot, SINCE] = now
+            # nothing left: another thread's event at this instant has counted the work already
+            if th[slot, T_LEFT] > 0 and not stretch_over(host, slot, now):
+                continue
+            if st[slot, PC] == PC_ARRIVE:
+                st[slot, SINCE] = now
             st[slot, CLOCK] = now
         # ---- run the slot until it needs an instant that has not come
         # unsigned: numba then leaves out its look at negative indices
@@ -423,6 +443,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 queue = ops[up, 4]
                 if queue >= 0:
                     queue = instance(queue, ops[up, 5], acc, shard, row)
+                if queue >= 0 and not (cpus and th[us, T_WALKED]):
                     rs[queue, SLEEPERS] -= 1
                     others = rs[queue, SLEEPERS]
                     if others > 0:
@@ -434,6 +455,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                                 bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
                             each += sample(tables, ops[up, 7], bits, draw)
                         t += each * others
+                    if cpus and t > now:  # the waker's own work, after which it wakes
+                        th[us, T_WALKED] = 1
+                        want(host, slot, now, t - now)
+                        key = tree[leaves + slot]
+                        break
+                if cpus:
+                    th[us, T_WALKED] = 0
                 if row >= 0 and uniform < 0 and flags[row] & TRACKED:
                     # who brought the page tells those who joined; each wakes in its own time
                     g = granule[row]
@@ -546,7 +574,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     ac[ua, S_STALL] += stall
                     ac[ua, S_FAULTS] += 1
                     if write_again and access[row] == 0:
-                        ac[ua, A_REFAULTS] += 1
+                        ac[ua, A_REFAULTS] += REWRITE
                     if have_windows:
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
@@ -595,7 +623,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     ac[ua, S_STALL] += stall
                     ac[ua, S_FAULTS] += 1
                     if write_again and access[row] == 0:
-                        ac[ua, A_REFAULTS] += 1
+                        ac[ua, A_REFAULTS] += REWRITE
                     if have_windows:
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
@@ -621,10 +649,15 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if ac[ua, A_REFAULTS] > 0:
                     # touched before, mapped no more: the path of a refault, in its own time
                     draw_row = rows_total + (np.int64(acc) << 24) + ac[ua, S_REFAULTED] + (epoch << 48)
-                    ac[ua, A_REFAULTS] -= 1
+                    again = path_pc.shape[0] - 1
+                    if ac[ua, A_REFAULTS] >= REWRITE:
+                        ac[ua, A_REFAULTS] -= REWRITE
+                        again -= 2
+                    else:
+                        ac[ua, A_REFAULTS] -= 1
                     row = np.int64(-1)
                     st[us, SINCE] = t
-                    pc = path_pc[path_pc.shape[0] - 1, ac[ua, A_KIND]]
+                    pc = path_pc[again, ac[ua, A_KIND]]
                     continue
                 row = ac[ua, A_NEXT]
                 if row >= ac[ua, A_STOP]:
@@ -678,7 +711,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[head, PC] += 1
                     ready[ready_count] = head
                     ready_count += 1
-                    if cpus and ops[np.uintp(pc + 1), 0] == END:  # the server goes on: it is the thread
+                    # a server's own thread, with nothing else to do, goes on with the next
+                    if cpus and th[us, T_WHO] >= accessors and ops[np.uintp(pc + 1), 0] == END:
                         if th[us, T_STATE] == ON:
                             pass_on(host, slot, head)
                         else:
@@ -720,6 +754,12 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[us, NEXT] = joined[g]
                     joined[g] = slot
                     break
+                elif cpus and at > t:  # a stream brings it: sleeps until then
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    key = (at << slot_bits) | slot
+                    t = at
+                    break
                 else:
                     # resolved meanwhile, or on its way with a known arrival: only the wake is left
                     t = max(t, at)
@@ -741,7 +781,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     ac[ua, S_END] = t - ac[ua, A_TAIL]
                     break
                 c = np.int64(cls[row])
-                is_window_class = c == path_pc.shape[0] - 3
+                is_window_class = c == path_pc.shape[0] - 4
                 if w_end > t >= w_begin:
                     blocked = (w_blocks_all >> kind) & 1
                     if access[row] == 1:
@@ -751,6 +791,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         t = w_end
                         continue
                     if blocked:
+                        if cpus and th[us, T_STATE] == ON:
+                            give_up(host, slot, now)
                         t = w_end
                         if not is_window_class:
                             continue  # looks again when the window is over
@@ -794,8 +836,12 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if ops[up, 2] >= 0:
                     draw = ops[up, 3]
                     each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
-                t += each * count
                 pc += 1
+                if cpus and each * count > 0:
+                    want(host, slot, now, each * count)
+                    key = tree[leaves + slot]
+                    break
+                t += each * count
             elif op == CPU_DELAY:
                 work = ops[up, 1]
                 for place in range(ops[up, 2]):

@@ -26,7 +26,7 @@ CLASSES: Final = (
 """Classes of recorded faults, in the order of `Workload.cls`; ``window`` is the last one."""
 CONTENT_CLASSES: Final = ("missing", "minor", "exit", "minor-host", "major-host")
 """Classes whose fault brings a granule that stays: a second fault on it joins or finds it there."""
-BUILT_IN_PATHS: Final = ("stage2", "refault")
+BUILT_IN_PATHS: Final = ("stage2", "refault", "rewrite")
 
 RESOURCE_KEYS: Final[dict[str, dict[str, str]]] = {
     "servers": {"servers": "how many at once ($param or number; 0: no limit)", "per": "vm, accessor or shard"},

@@ -31,7 +31,6 @@ _TOP: Final = frozenset(
         "classes",
         "window",
         "push",
-        "write_after_read",
     }
 )
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
@@ -81,14 +80,17 @@ class Mechanism:
     window: Mapping[str, Any] | None
     push: Mapping[str, Any] | None
     shards: Any
-    write_after_read: bool = False
-    """a page that a read brought faults once more when it is written, on the path ``refault``"""
 
     def value(self, operand: Any) -> float:
         """The number behind a number, a size or ``$param``."""
         if isinstance(operand, str):
             return self.values[operand[1:]] if operand.startswith("$") else float(parse_size_bytes(operand))
         return float(operand)
+
+    @property
+    def write_after_read(self) -> bool:
+        """Whether a page that a fault for a read brought faults once more when it is written."""
+        return "rewrite" in self.paths
 
     @property
     def granule_bytes(self) -> int:
@@ -188,7 +190,7 @@ class _Reader:
         paths = {name: self.stages(name, entry) for name, entry in self.table("paths").items()}
         for name in paths:
             if name not in lang.CLASSES and name not in lang.BUILT_IN_PATHS:
-                known = ", ".join((*lang.CLASSES, "refault"))
+                known = ", ".join((*lang.CLASSES, "refault", "rewrite"))
                 raise self.fail(f"unknown class of fault; the classes are {known}", "paths", name)
         classes = self.table("classes")
         for key, target in classes.items():
@@ -212,16 +214,7 @@ class _Reader:
             window=self.window(),
             push=self.push(),
             shards=self.size(data.get("shards", 1), "shards"),
-            write_after_read=self.write_after_read(paths),
         )
-
-    def write_after_read(self, paths: Mapping[str, Any]) -> bool:
-        value = self.data.get("write_after_read", False)
-        if not isinstance(value, bool):
-            raise self.fail("must be true or false", "write_after_read")
-        if value and "refault" not in paths:
-            raise self.fail("needs the path that such a write takes: paths.refault", "write_after_read")
-        return value
 
     def table(self, key: str) -> dict[str, Any]:
         entry = self.data.get(key, {})

@@ -100,9 +100,7 @@ def window_rows(
                     row[per_page] += round(distribution.mean * 1000)
                 else:
                     row[fixed] += _one(distribution, seed, len(rows) * 64 + index * 16 + number)
-        row[o.W_RESUME] = _one(
-            _distribution(rule, said.get("resume", "0ns"), costs, used), seed, len(rows) * 64 + 63
-        )
+        row[o.W_RESUME] = _one(_distribution(rule, said.get("resume", "0ns"), costs, used), seed, len(rows) * 64 + 63)
         blocks = said.get("blocks", {})
         stops = list(said.get("stops", []))
         if retouch == "working-set":

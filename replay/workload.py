@@ -81,7 +81,8 @@ class Workload:
         away = self.preempted_ns if not self.asleep_ns.size else self.asleep_ns
         if self.asleep_ns.size and self.preempted_ns.size:
             away = self.asleep_ns + self.preempted_ns
-        return np.maximum(self.think_ns - away, 0)
+        ran: Ints = np.maximum(self.think_ns - away, 0)
+        return ran
 
     def split(self, fraction: float) -> tuple[Workload, Workload]:
         """The first `fraction` of the faults in order of recorded time, and the rest.

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
+from replay import jit as jit_module
 from replay import kernel
 from replay.costs import load_costs
 from replay.engine import simulate
-from replay.jit import jit
+from replay.jit import _stamp_with_all_sources, jit
 from replay.mechanism import load_mechanism
 from replay.workload import Workload, make_workload
 
@@ -83,6 +86,22 @@ def test_compiling_is_said_once_and_not_where_the_cache_has_it(tmp_path: Path) -
     assert said[0] == ["compiling the replay engine, some 10 s (once for this version)"]
     assert said[1] == []
     assert said[2] == ["compiling the replay engine, some 10 s (in each process: no cache can be written)"]
+
+
+def test_the_cache_is_of_all_sources_that_are_folded_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("jit.py", "cpus.py"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(jit_module, "__file__", str(tmp_path / "jit.py"))
+
+    def stamp() -> Any:
+        compiled = numba.njit(cache=True)(work)
+        _stamp_with_all_sources(compiled)
+        return compiled._cache._cache_file._source_stamp
+
+    before = stamp()
+    assert stamp() == before
+    os.utime(tmp_path / "cpus.py", ns=(0, 0))
+    assert stamp() != before
 
 
 def test_a_cache_that_fails_at_the_call_is_done_without() -> None:

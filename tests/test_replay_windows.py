@@ -7,6 +7,7 @@ import pytest
 
 from faulttrace.errors import UsageError
 from replay.costs import CostTable, load_costs
+from replay.cpus import SLICE_NS
 from replay.engine import Result, simulate
 from replay.mechanism import load_mechanism
 from replay.windows import Window, parse_window
@@ -194,11 +195,28 @@ def busy(count: int, faults: int = 300, seed: int = 1) -> Workload:
     return make_workload([{"think_ns": rng.integers(1, 100_000, faults)} for _ in range(count)])
 
 
-@pytest.mark.parametrize("name", ["uffd-missing", "kvm-exit", "async-pf", "host-lazy"])
-def test_enough_cpus_are_as_good_as_any_number(name: str) -> None:
-    free, many = (simulate(busy(4), load_mechanism(name), load_costs(), cpus=n) for n in (None, 64))
-    np.testing.assert_array_equal(free.stall_ns, many.stall_ns)
-    np.testing.assert_array_equal(free.start_ns, many.start_ns)
+@pytest.mark.parametrize("handlers", [1, 3])
+@pytest.mark.parametrize(
+    ("loop", "kind"),
+    [("closed", ""), ("closed", "pause"), ("closed", "freeze"), ("closed", "uffd-wp"), ("open", "")],
+)
+def test_enough_cpus_are_as_good_as_any_number(loop: str, kind: str, handlers: int) -> None:
+    """Without costs of a busy CPU.
+
+    Left out is where two orders are both right: what a window in an open loop held begins in one instant; a fault under
+    way when a window begins counts as mapped from its wake on without CPUs, from its resume on with them.
+    """
+    costs = load_costs().with_constants(protect_per_page=0, unprotect_per_page=0)
+    work = busy(4, 60)
+    windows = [Window(MS, MS, kind)] if kind else []
+    for name in ("uffd-missing", "uffd-sharded", "kvm-exit", "async-pf", "host-lazy", "ideal"):
+        mechanism = load_mechanism(name)
+        if "handlers" in mechanism.params:
+            mechanism = mechanism.with_params({"handlers": handlers})
+        free, many = (simulate(work, mechanism, costs, cpus=n, loop=loop, windows=windows) for n in (None, 1_000))
+        np.testing.assert_array_equal(free.stall_ns, many.stall_ns, name)
+        np.testing.assert_array_equal(free.start_ns, many.start_ns, name)
+        np.testing.assert_array_equal(free.window_stall_ns, many.window_stall_ns, name)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3])
@@ -218,11 +236,11 @@ def test_cpus_do_the_work_there_is_and_not_more(cpus: int) -> None:
         )
 
 
-def test_a_shared_cpu_and_sleeping_fetches_are_the_machine_repairman_in_processor_sharing() -> None:
-    """Product form: throughput hangs on means alone, whatever the distribution of the work."""
+def test_a_shared_cpu_and_sleeping_fetches_are_the_machine_repairman() -> None:
+    """Exponential work: who is next does not matter to the throughput, as long as the CPU works and knows no sizes."""
     rng = np.random.default_rng(4)
     count, think, fetch = 5, 100_000, 300_000
-    work = make_workload([{"think_ns": rng.integers(1, 2 * think, 20_000)} for _ in range(count)])
+    work = make_workload([{"think_ns": rng.exponential(think, 20_000)} for _ in range(count)])
     costs = load_costs().with_constants(exit_userspace=0, resolve=0, reenter=0, fetch=fetch)
     result = simulate(work, load_mechanism("kvm-exit"), costs, cpus=1)
     weight = [1.0]
@@ -237,5 +255,6 @@ def test_a_window_takes_vcpus_off_their_cpus() -> None:
     ideal = load_mechanism("ideal")
     plain = simulate(work, ideal, NOTHING, cpus=2)
     paused = simulate(work, ideal, NOTHING, cpus=2, windows=[Window(20 * MS, 10 * MS, "pause")])
-    assert paused.run_time_ns == pytest.approx(plain.run_time_ns + 10 * MS, rel=1e-4)
-    assert paused.resources["cpus"].busy_ns == pytest.approx(work.think_ns.sum(), abs=50)
+    # at the end the last ones have less than a slice more to do than the others
+    assert paused.run_time_ns == pytest.approx(plain.run_time_ns + 10 * MS, abs=SLICE_NS)
+    assert paused.resources["cpus"].busy_ns == work.think_ns.sum()

@@ -118,7 +118,7 @@ def matrix(output: Path, budget: str | None, no_record: bool, validate: bool, **
     click.echo(f"{done.done + done.skipped - len(done.problems)} of {done.runs} runs stand ({done.done} new)", err=True)
     click.echo(f"wrote {done.results}", err=True)
     stand = done.done + done.skipped - len(done.problems)
-    if validate and not no_record and 0 < stand and done.done + done.skipped == done.runs:
+    if validate and not no_record and stand > 0 and done.done + done.skipped == done.runs:
         _judge(output)
     return 0
 
