@@ -51,7 +51,7 @@ class Observed:
     on_idle_cpu: Mapping[str, Samples] = field(default_factory=dict)
     """of woken threads whose CPU was idle"""
     on_busy_cpu: Mapping[str, Samples] = field(default_factory=dict)
-    """of woken threads from the moment that another thread's CPU was theirs"""
+    """of woken threads from the moment that the CPU of another accessor or handler was theirs"""
     uncharged: Mapping[str, int] = field(default_factory=dict)
     """key of `UNCHARGED` -> how many faults"""
     preempted: int = 0
@@ -312,7 +312,7 @@ class _Columns:
         def column(name: str) -> Samples:
             return faults[name].fill_null(_UNKNOWN).to_numpy().astype(np.int64)
 
-        self.vm, self.handler = column("vm"), column("handler_tid")
+        self.vm, self.tid, self.handler = column("vm"), column("tid"), column("handler_tid")
         self.start_ns, self.end_ns = column("start_ns"), column("end_ns")
         self.queue_ns, self.service_ns = column("queue_ns"), column("service_ns")
         self.resolve_ns, self.wake_ns = column("resolve_ns"), column("wake_ns")
@@ -383,6 +383,8 @@ def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
 def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """`message` and `wake` where the woken thread's CPU was idle; and, from having it, where another thread had it."""
     trap = faults.trap_ns
+    # What a replay knows of: after a thread of the host's own, a switch costs other than after a guest.
+    own = np.union1d(faults.tid, faults.handler)
     # The first message that a handler reads once it has its CPU; later ones wait while it serves those before.
     first = faults.calm_read & (faults.read_ns - faults.read_run_ns >= _placed_before(faults))
     idle = {
@@ -390,8 +392,8 @@ def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samp
         "wake": faults.wake_ns[faults.calm & (faults.wake_after == 0)],
     }
     busy = {
-        "message": faults.read_run_ns[first & (faults.read_after > 0)],
-        "wake": faults.wake_run_ns[faults.calm & (faults.wake_after > 0)],
+        "message": faults.read_run_ns[first & np.isin(faults.read_after, own)],
+        "wake": faults.wake_run_ns[faults.calm & np.isin(faults.wake_after, own)],
     }
     return idle, busy
 

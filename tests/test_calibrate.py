@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from test_stitch import (
 )
 
 from analysis.calibrate import (
+    MIN_SAMPLES,
     Observed,
     calibrate,
     distribution_of,
@@ -40,6 +42,7 @@ from analysis.calibrate import (
     wake_walk_ns,
 )
 from analysis.calibrate_windows import split_by_pages, window_samples
+from analysis.microruns import _few_cores, contended_specs, micro_specs
 from faultreplay.cli import _exit_code
 from faulttrace.errors import IncompleteData, UsageError
 from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta, WindowSpan
@@ -234,8 +237,8 @@ def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, p
     assert means(fit_costs(stitch_events(frame(*events), meta).faults, meta, source="t").some()) == {cost: 12}
 
 
-BEFORE = 77
-"""A thread that had a CPU before."""
+STRANGER = 77
+"""A thread that neither faults nor serves."""
 
 
 def scheduled(start_ns: int, page: int, handler_after: int, accessor_after: int) -> list[dict[str, Any]]:
@@ -249,21 +252,22 @@ def scheduled(start_ns: int, page: int, handler_after: int, accessor_after: int)
     ]
 
 
-@pytest.mark.parametrize("handler_after", [0, BEFORE])
-@pytest.mark.parametrize("accessor_after", [0, BEFORE])
+@pytest.mark.parametrize("handler_after", [0, FAULTER, STRANGER])
+@pytest.mark.parametrize("accessor_after", [0, HANDLER, STRANGER])
 def test_a_woken_threads_cost_has_a_part_for_idle_and_one_for_busy_cpus(
     handler_after: int, accessor_after: int
 ) -> None:
     events = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, handler_after, accessor_after)]
     costs = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t").some()
     assert (means(costs)["message"], means(costs)["wake"]) == (20, 30)
-    # After another thread: from 22 until read at 30; from 90 until on at 100.
+    # After another of the two threads: from 22 until read at 30; from 90 until on at 100.
     for name, after, idle, busy in (("message", handler_after, 20, 8), ("wake", accessor_after, 30, 10)):
         on_idle, on_busy = costs[name].on_idle_cpu, costs[name].on_busy_cpu
-        assert (on_idle and on_idle.mean, on_busy and on_busy.mean) == ((None, busy) if after else (idle, None))
+        expected = {0: (idle, None), STRANGER: (None, None)}.get(after, (None, busy))
+        assert (on_idle and on_idle.mean, on_busy and on_busy.mean) == expected
 
 
-@pytest.mark.parametrize("after", [0, BEFORE])
+@pytest.mark.parametrize("after", [0, FAULTER])
 def test_only_the_first_message_after_a_handlers_switch_in_tells_of_its_cpu(after: int) -> None:
     events = []
     for n in range(40):
@@ -495,13 +499,13 @@ def test_several_traces_are_fitted_together(tmp_path: Path) -> None:
 
 
 def test_a_cost_file_is_fitted_without_preempted_faults_and_keeps_its_parts_by_cpu(tmp_path: Path) -> None:
-    events = [e for n in range(80) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, BEFORE, 0)]
+    events = [e for n in range(80) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, FAULTER, 0)]
     # An accessor that loses its CPU before it sleeps.
     for n in range(30):
         start = 10_000 * (n + 1)
         events += [
-            at(start + 2, Kind.SCHED_OUT, FAULTER, code=PREEMPTED, value=BEFORE),
-            at(start + 4, Kind.SCHED_IN, FAULTER, value=BEFORE),
+            at(start + 2, Kind.SCHED_OUT, FAULTER, code=PREEMPTED, value=STRANGER),
+            at(start + 4, Kind.SCHED_IN, FAULTER, value=STRANGER),
         ]
     fitted = calibrate([open_trace(write(tmp_path / "a.trace", events))])
     assert fitted.costs["wake"].n == 50
@@ -514,7 +518,7 @@ def test_a_cost_file_is_fitted_without_preempted_faults_and_keeps_its_parts_by_c
 
 def test_contended_runs_tell_only_the_parts_by_cpu(tmp_path: Path) -> None:
     quiet = open_trace(write(tmp_path / "quiet.trace", idle_faults()))
-    slow = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, BEFORE, BEFORE)]
+    slow = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, FAULTER, HANDLER)]
     contended = open_trace(write(tmp_path / "contended.trace", slow))
     costs = calibrate([quiet], contended=[contended]).costs
     assert {cost.n for cost in costs.values()} == {40}
@@ -584,6 +588,25 @@ def test_the_command_refuses_what_it_cannot_fit(tmp_path: Path, capsys: pytest.C
     assert "--lab" in capsys.readouterr().err
     assert _exit_code(["calibrate", str(enough), "--truth"]) == 2
     assert "no truth.parquet" in capsys.readouterr().err
+
+
+def test_the_lab_makes_quiet_runs_and_contended_ones() -> None:
+    quiet, contended = micro_specs(), contended_specs()
+    assert not set(quiet) & set(contended)
+    assert all(len(spec.windows) <= 16 for spec in quiet.values())  # the most that the lab's host program takes
+    for kind in ("freeze", "memslot-destroy", "pause"):
+        assert sum(len(spec.windows) for spec in quiet.values() if spec.mechanism == kind) >= 2 * MIN_SAMPLES
+    assert all(spec.vcpus + spec.real_handlers > 2 for spec in contended.values())
+    blurring = {"uffd-minor", "guest-memfd", "dirty-log"}
+    assert not blurring & {spec.real_mechanism for spec in (quiet | contended).values()}
+
+
+def test_contended_runs_get_two_cores_and_the_others_back() -> None:
+    before = os.sched_getaffinity(0)
+    with pytest.raises(KeyError), _few_cores():
+        assert len(os.sched_getaffinity(0)) == min(2, len(before))
+        raise KeyError
+    assert os.sched_getaffinity(0) == before
 
 
 def test_no_faults_at_all_is_one_line() -> None:
