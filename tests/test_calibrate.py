@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -588,6 +589,16 @@ def test_the_command_refuses_what_it_cannot_fit(tmp_path: Path, capsys: pytest.C
     assert "--lab" in capsys.readouterr().err
     assert _exit_code(["calibrate", str(enough), "--truth"]) == 2
     assert "no truth.parquet" in capsys.readouterr().err
+
+
+def test_the_command_tells_the_parts_by_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, 0, HANDLER)]
+    trace = write(tmp_path / "a.trace", events)
+    assert _exit_code(["calibrate", str(trace), "--format", "json"]) == 0
+    records = {record["cost"]: record for record in json.loads(capsys.readouterr().out)["records"]}
+    assert records["message"]["on_idle_cpu_mean_ns"] == 20
+    assert records["wake"]["on_busy_cpu_mean_ns"] == 10
+    assert "on_busy_cpu_mean_ns" not in records["message"]
 
 
 def test_the_lab_makes_quiet_runs_and_contended_ones() -> None:

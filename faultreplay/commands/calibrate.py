@@ -130,7 +130,7 @@ def _report(fit: Fit) -> Report:
         record: dict[str, Any] = {"cost": name, "n": cost.n, "mean_ns": shape.mean}
         record |= {f"p{level}_ns": shape.quantile(level / 100) for level in (10, 50, 90, 99)}
         record |= {"max_ns": shape.quantile(1.0), "provenance": cost.provenance, "source": cost.source}
-        # Only with --cpus, and so only in JSON: a column that most costs leave empty.
+        # Not in the table: only --cpus uses them, and most costs have none.
         parts = {"on_idle_cpu": cost.on_idle_cpu, "on_busy_cpu": cost.on_busy_cpu}
         records.append(record | {f"{key}_mean_ns": part.mean for key, part in parts.items() if part is not None})
     columns = [
