@@ -6,14 +6,17 @@ on one part of a trace is to be judged on another: `part`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from analysis.calibrate_kernel import UNCHARGED, fills_in, kernel_samples
 from faulttrace.errors import IncompleteData, UsageError
+from faulttrace.schema import Kind
 from replay.costs import Cost, CostTable
 from replay.distributions import Distribution
 
@@ -28,10 +31,10 @@ Floats = npt.NDArray[np.float64]
 
 MIN_SAMPLES: Final = 30
 USERFAULTS: Final = ("missing", "minor", "write-protect")
-KERNEL_FILLS: Final = ("host-lazy", "guest-memfd")
 PLACED: Final = ("copy", "zeropage", "continue", "move", "unprotect")
 _UNKNOWN: Final = -1
 _PAGE_BYTES: Final = 4096
+_DIRTY_LOG: Final = (Kind.KVM_GET_DIRTY_LOG, Kind.KVM_CLEAR_DIRTY_LOG, Kind.KVM_RESET_DIRTY_RINGS)
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
 _IDLE_SHARE: Final = 0.02
@@ -48,7 +51,11 @@ class Observed:
     on_idle_cpu: Mapping[str, Samples] = field(default_factory=dict)
     """of woken threads whose CPU was idle"""
     on_busy_cpu: Mapping[str, Samples] = field(default_factory=dict)
-    """of woken threads from the moment that another thread's CPU was theirs"""
+    """of woken threads from the moment that the CPU of another accessor or handler was theirs"""
+    uncharged: Mapping[str, int] = field(default_factory=dict)
+    """key of `UNCHARGED` -> how many faults"""
+    preempted: int = 0
+    """faults left out because a thread was preempted in them"""
 
     @classmethod
     def together(cls, parts: Sequence[Observed]) -> Observed:
@@ -65,7 +72,18 @@ class Observed:
             np.concatenate([empty, *(part.sleepers for part in parts)]),
             joined([part.on_idle_cpu for part in parts]),
             joined([part.on_busy_cpu for part in parts]),
+            dict(sum((Counter(part.uncharged) for part in parts), Counter[str]())),
+            sum(part.preempted for part in parts),
         )
+
+    def by_cpu_alone(self) -> Observed:
+        """Only what woken threads paid on idle and on busy CPUs: all that holds of a run that waited for CPUs."""
+        empty = np.empty(0, np.int64)
+        return Observed({}, empty, empty, self.on_idle_cpu, self.on_busy_cpu, self.uncharged, self.preempted)
+
+    def without(self, costs: Collection[str]) -> Observed:
+        """The rest of the costs."""
+        return replace(self, samples={name: values for name, values in self.samples.items() if name not in costs})
 
 
 @dataclass(frozen=True)
@@ -117,9 +135,12 @@ def calibrate(
     first_share: float = 1.0,
     with_truth: bool = False,
     min_samples: int = MIN_SAMPLES,
-    left_out: Sequence[str] = (),
+    left_out: Collection[str] = (),
+    contended: Sequence[Trace] = (),
 ) -> Fit:
     """Costs from several traces of one host: their faults and, for windows, their ioctls.
+
+    They are for other traces and other loads: faults in which a thread was preempted are left out.
 
     Args:
         traces: opened traces.
@@ -127,6 +148,7 @@ def calibrate(
         with_truth: take starts and ends of lab faults from the accessors' own clock.
         min_samples: refuse a cost with fewer.
         left_out: costs that these traces say nothing about, as the fetch of a lab that only waits.
+        contended: traces of runs that waited for CPUs, which tell only what follows once a thread has one.
 
     Raises:
         UsageError: `with_truth`, and a trace has none; or the traces come from different kinds of KVM.
@@ -134,24 +156,31 @@ def calibrate(
     from analysis.accuracy import truthful
     from analysis.calibrate_windows import window_samples
 
-    flavours = {trace.meta.host.kvm_flavour for trace in traces} - {"none", "unknown"}
+    flavours = {trace.meta.host.kvm_flavour for trace in (*traces, *contended)} - {"none", "unknown"}
     if len(flavours) > 1:
         raise UsageError(f"traces of different kinds of KVM ({', '.join(sorted(flavours))}): calibrate each for itself")
-    parts = []
-    for trace in traces:
-        faults = truthful(trace) if with_truth else trace.faults()
-        parts.append(observe(part_of(faults, (0.0, first_share)), trace.meta, exits_alone=True))
+
+    def observed(trace: Trace) -> Observed:
+        faults = part_of(truthful(trace) if with_truth else trace.faults(), (0.0, first_share))
+        logged_from_ns = trace.events(kinds=_DIRTY_LOG, columns=[])["ts_ns"].min()
+        since = None if logged_from_ns is None else int(str(logged_from_ns))
+        return observe(faults, trace.meta, exits_alone=True, waits=False, logged_from_ns=since)
+
     empty = np.empty(0, np.int64)
-    parts.append(Observed(window_samples(traces), empty, empty))
-    names = ", ".join(trace.name for trace in traces)
+    together = Observed.together(
+        [
+            *(observed(trace) for trace in traces),
+            *(observed(trace).by_cpu_alone() for trace in contended),
+            Observed(window_samples(traces), empty, empty),
+        ]
+    )
+    names = ", ".join(trace.name for trace in (*traces, *contended))
     cpu = traces[0].meta.host.cpu_model or "an unknown CPU"
     how = "by events and the accessors' own clock" if with_truth else "by events"
     share = f", first {first_share:.0%} of the faults" if first_share < 1 else ""
-    source = f"measured on {cpu} {how}, in {names}{share}"
-    observed = Observed.together(parts)
-    samples = {name: values for name, values in observed.samples.items() if name not in left_out}
-    observed = Observed(samples, observed.placing_ns, observed.sleepers)
-    return fit(observed, source=source, provenance="measured-host", min_samples=min_samples)
+    calm = f", without {together.preempted} faults with a preempted thread" if together.preempted else ""
+    source = f"measured on {cpu} {how}, in {names}{share}{calm}"
+    return fit(together.without(left_out), source=source, provenance="measured-host", min_samples=min_samples)
 
 
 def part_of(faults: pl.DataFrame, part: tuple[float, float]) -> pl.DataFrame:
@@ -181,7 +210,7 @@ def fit(
     if walk_ns:
         samples["wake_per_waiter"] = np.full(len(observed.sleepers), walk_ns, np.int64)
     costs: dict[str, Cost] = {}
-    refused: dict[str, str] = {}
+    refused = {what: f"{count} {UNCHARGED[what]}" for what, count in observed.uncharged.items()}
     for cost, values in samples.items():
         if len(values) < min_samples:
             if len(values):
@@ -231,7 +260,14 @@ def _fewer_knots(levels: Floats, values: Floats) -> tuple[Floats, Floats]:
     return levels[kept], values[kept]
 
 
-def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False, waits: bool = True) -> Observed:
+def observe(
+    faults: pl.DataFrame,
+    meta: Meta,
+    *,
+    exits_alone: bool = False,
+    waits: bool = True,
+    logged_from_ns: int | None = None,
+) -> Observed:
     """The samples that `faults` (sorted by start) hold.
 
     Args:
@@ -240,61 +276,54 @@ def observe(faults: pl.DataFrame, meta: Meta, *, exits_alone: bool = False, wait
         exits_alone: of an MMIO exit only the way out and back, whatever the trace's mechanism did in between.
         waits: with what threads that could have run waited for a CPU; without, faults in which one was preempted
             are left out.
+        logged_from_ns: since when KVM logs writes, if it does.
     """
     joined = faults.filter(faults["end_ns"].is_not_null())
-    if not waits:
-        joined = joined.filter(
-            (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
-        )
-    mechanism = _fills_in(meta)
-    userfaults = _Columns(joined.filter(_is_userfault(joined)))
-    exits = _Columns(joined.filter((joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()))
-    by_kernel = joined.filter(joined["resolution"] == "kernel")
-    # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
-    lazy = mechanism in KERNEL_FILLS
-    stage2 = by_kernel.filter(by_kernel["cause"] == "stage2")["stall_ns"].to_numpy()
-    of_host = by_kernel.filter(by_kernel["cause"].is_in(["minor-host", "major-host", *(["stage2"] if lazy else [])]))
-    writes = of_host["access"] == "w"
-    samples: dict[str, Samples] = _userfault_samples(userfaults, waits)
+    calm = (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
+    preempted = 0 if waits else int((~calm).sum())
+    if waits:
+        calm |= True
+    # Which fault follows which, and how many wait at once, is to be seen among all of them.
+    userfaults = _Columns(joined.filter(_is_userfault(joined)), waits)
+    exits = _Columns(joined.filter(calm & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits)
+    samples: dict[str, Samples] = _userfault_samples(userfaults)
     samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
     samples["resolve"] = exits.resolve_ns
     samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
     samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
-    samples["stage2_fault"] = stage2[:0] if lazy else stage2
-    samples["host_fault"] = of_host.filter(writes)["stall_ns"].to_numpy()
-    samples["host_fault_read"] = of_host.filter(~writes)["stall_ns"].to_numpy()
-    huge = userfaults.pages > 1
+    alone, uncharged = kernel_samples(joined, meta, calm, logged_from_ns)
+    samples |= alone
+    native, huge = userfaults.calm & (userfaults.pages == 1), userfaults.calm & (userfaults.pages > 1)
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
-    mmio = _Columns(joined.filter((joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()))
+    mmio = _Columns(joined.filter(calm & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()), waits)
     # Under the lab's mmio-exit the one cost of its path is all of the stall: the fetch and the new memslot too.
     whole = mmio.end_ns - mmio.start_ns
-    samples["mmio_exit"] = whole if mechanism == "mmio-exit" and not exits_alone else mmio.queue_ns + mmio.wake_ns
+    all_of_it = fills_in(meta) == "mmio-exit" and not exits_alone
+    samples["mmio_exit"] = whole if all_of_it else mmio.queue_ns + mmio.wake_ns
     idle, busy = _woken_samples(userfaults)
-    return Observed(samples, userfaults.resolve_ns[~huge], _sleepers(userfaults)[~huge], idle, busy)
-
-
-def _fills_in(meta: Meta) -> str:
-    """The mechanism that serves the faults: the lab names a run with a window after the window."""
-    if meta.mechanism is None:
-        return ""
-    base = str(meta.mechanism.params.get("base", ""))
-    return {"populated": "host-lazy"}.get(base, base) or meta.mechanism.name
+    placing_ns, sleepers = userfaults.resolve_ns[native], _sleepers(userfaults)[native]
+    return Observed(samples, placing_ns, sleepers, idle, busy, uncharged, preempted)
 
 
 class _Columns:
     """Numbers of faults; `_UNKNOWN` for null."""
 
-    def __init__(self, faults: pl.DataFrame) -> None:
+    def __init__(self, faults: pl.DataFrame, waits: bool) -> None:
         def column(name: str) -> Samples:
             return faults[name].fill_null(_UNKNOWN).to_numpy().astype(np.int64)
 
-        self.vm, self.handler = column("vm"), column("handler_tid")
+        self.vm, self.tid, self.handler = column("vm"), column("tid"), column("handler_tid")
         self.start_ns, self.end_ns = column("start_ns"), column("end_ns")
         self.queue_ns, self.service_ns = column("queue_ns"), column("service_ns")
         self.resolve_ns, self.wake_ns = column("resolve_ns"), column("wake_ns")
         self.read_run_ns, self.read_after = column("read_run_ns"), column("read_after_tid")
         self.wake_run_ns, self.wake_after = column("wake_run_ns"), column("wake_after_tid")
-        self.offcpu_ns, self.read_preempted_ns = column("offcpu_ns"), column("read_preempted_ns")
+        self.offcpu_ns = column("offcpu_ns")
+        every = np.ones(len(faults), bool)
+        self.calm = every if waits else (column("preempted_ns") <= 0) & (column("service_preempted_ns") <= 0)
+        """faults to use"""
+        self.calm_read = every if waits else self.calm & (column("read_preempted_ns") <= 0)
+        """of these, the ones in which the handler was not preempted before it read"""
         self.pages = np.maximum(column("granule") // _PAGE_BYTES, 1)
 
     @property
@@ -318,10 +347,11 @@ def _is_userfault(faults: pl.DataFrame) -> pl.Series:
     return served & faults["cause"].is_in(USERFAULTS) & faults["resolution"].is_in(PLACED)
 
 
-def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
+def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
     order = np.lexsort((faults.read_ns, faults.handler))
     handler, read_ns, placed_ns = faults.handler[order], faults.read_ns[order], faults.placed_ns[order]
     start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
+    calm, calm_read = faults.calm[order], faults.calm_read[order]
     follows = np.zeros(len(order), bool)
     follows[1:] = handler[1:] == handler[:-1]
     before_ns = np.concatenate(([0], placed_ns[:-1]))[: len(order)]
@@ -334,19 +364,18 @@ def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
         idle = np.zeros(len(order), bool)
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
     ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
-    waiting = follows & ~handed_on & (ready < before_ns)
-    if not waits:
-        waiting &= faults.read_preempted_ns[order] <= 0
+    waiting = follows & ~handed_on & (ready < before_ns) & calm_read
+    idle &= calm_read
     taken, trap = queue_ns[idle], faults.trap_ns[order]
-    known = trap >= 0
+    known = (trap >= 0) & calm
     # No event tells when the message was ready. The accessor is asleep soon after; where that was not seen, only the
     # sum of the two is known, and only that counts for an idle handler.
     halves = taken // 2
     return {
         "trap": trap[known] if known.any() else halves,
         "message": np.maximum(taken - np.where(known[idle], trap[idle], halves), 0),
-        "fetch": faults.service_ns - faults.resolve_ns,
-        "wake": faults.wake_ns,
+        "fetch": (faults.service_ns - faults.resolve_ns)[faults.calm],
+        "wake": faults.wake_ns[faults.calm],
         "handler_loop": (read_ns - before_ns)[waiting],
     }
 
@@ -354,15 +383,17 @@ def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
 def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """`message` and `wake` where the woken thread's CPU was idle; and where another thread had it, from then on."""
     trap = faults.trap_ns
+    # What a replay knows of: after a thread of the host's own, a switch costs other than after a guest.
+    own = np.union1d(faults.tid, faults.handler)
     # The first message that a handler reads once it has its CPU; later ones wait while it serves those before.
-    first = faults.read_ns - faults.read_run_ns >= _placed_before(faults)
+    first = faults.calm_read & (faults.read_ns - faults.read_run_ns >= _placed_before(faults))
     idle = {
         "message": (faults.queue_ns - trap)[first & (faults.read_after == 0) & (trap >= 0)],
-        "wake": faults.wake_ns[faults.wake_after == 0],
+        "wake": faults.wake_ns[faults.calm & (faults.wake_after == 0)],
     }
     busy = {
-        "message": faults.read_run_ns[first & (faults.read_after > 0)],
-        "wake": faults.wake_run_ns[faults.wake_after > 0],
+        "message": faults.read_run_ns[first & np.isin(faults.read_after, own)],
+        "wake": faults.wake_run_ns[faults.calm & np.isin(faults.wake_after, own)],
     }
     return idle, busy
 

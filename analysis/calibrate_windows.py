@@ -22,7 +22,8 @@ def window_samples(traces: Sequence[Trace]) -> dict[str, Samples]:
     """Cost name -> samples, from all traces together: the parts of protecting show only between different sizes."""
     calls = pl.concat([trace.events(kinds=[Kind.UFFD_WRITEPROTECT]) for trace in traces])
     samples = _protect_samples(calls)
-    parts = [_memslot_samples(trace.events(kinds=[Kind.KVM_SET_MEMSLOT])) | _pause_samples(trace) for trace in traces]
+    slots = (trace.events(kinds=[Kind.KVM_SET_MEMSLOT, Kind.KVM_MMU_ZAP_ALL]) for trace in traces)
+    parts = [_memslot_samples(events) | _pause_samples(trace) for events, trace in zip(slots, traces, strict=True)]
     for name in dict.fromkeys(name for part in parts for name in part):
         samples[name] = np.concatenate([part[name] for part in parts if name in part])
     return {name: values for name, values in samples.items() if len(values)}
@@ -60,15 +61,28 @@ def _protect_samples(calls: pl.DataFrame) -> dict[str, Samples]:
     return samples
 
 
-def _memslot_samples(calls: pl.DataFrame) -> dict[str, Samples]:
-    calls = calls.filter(calls["value"] == 0)
+def _memslot_samples(events: pl.DataFrame) -> dict[str, Samples]:
+    """Deleting: from emptying stage 2 to the ioctl's end where that was recorded, else all of the ioctl.
+
+    What is before that waits for SRCU, while vCPUs whose memory is mapped run on.
+    """
     gone: set[tuple[int, int]] = set()
+    zapped: dict[int, list[int]] = {}
     deletes, adds = [], []
-    for tgid, code, size, dur_ns in calls.select("tgid", "code", "size", "dur_ns").iter_rows():
+    columns = events.select("ts_ns", "kind", "tgid", "tid", "code", "size", "value", "dur_ns")
+    for ts_ns, kind, tgid, tid, code, size, value, dur_ns in columns.iter_rows():
+        zaps = zapped.setdefault(tid, [])
+        if kind == Kind.KVM_MMU_ZAP_ALL:
+            zaps.append(ts_ns)
+            continue
+        began_ns = min((zap_ns for zap_ns in zaps if zap_ns >= ts_ns - dur_ns), default=ts_ns - dur_ns)
+        zaps.clear()
         slot = (tgid, code & 0xFFFFFFFF)
+        if value != 0:
+            continue
         if size == 0:
             gone.add(slot)
-            deletes.append(dur_ns)
+            deletes.append(ts_ns - began_ns)
         elif slot in gone:  # a slot put back; setting one up before the guest runs is another matter
             gone.remove(slot)
             adds.append(dur_ns)

@@ -162,14 +162,16 @@ def _cost(entry: Any, place: str) -> Cost:
         elif "median" in entry:
             distribution = Distribution.lognormal(_ns(entry["median"]), float(entry.get("sigma", 0)))
         else:
-            distribution = _table(entry["quantiles"])
-        parts = {key: _table(entry[key]) for key in _ON_CPU if key in entry}
+            distribution = _table("quantiles", entry["quantiles"])
+        parts = {key: _table(key, entry[key]) for key in _ON_CPU if key in entry}
     except (TypeError, ValueError, UsageError) as error:
         raise UsageError(f"{place}: {error}") from None
     return Cost(distribution, entry["provenance"], entry["source"], int(entry.get("n", 0)), **parts)
 
 
-def _table(points: Any) -> Distribution:
+def _table(key: str, points: Any) -> Distribution:
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        raise UsageError(f"{key} must be a list of [share, time], as [[0, '1us'], [1, '9us']]")
     return Distribution.from_quantiles([(float(p), _ns(v)) for p, v in points])
 
 

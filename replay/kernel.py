@@ -610,6 +610,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     want(host, slot, now, 0)
                     if th[us, T_STATE] != ON:
                         break
+                # as at WAKE without CPUs; one inlined function for both made every replay take twice as long
                 stall = t - st[us, SINCE]
                 if row < 0:
                     ac[ua, S_REFAULT_NS] += stall

@@ -168,9 +168,10 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "each native page that this call finds protected", "the call reaches the page", "the page is writable", "VMM"
     ),
     "memslot_delete": CostName(
-        "KVM_SET_USER_MEMORY_REGION with size 0: waits for SRCU, zaps stage 2",
-        "the ioctl is called",
-        "it returns",
+        "KVM_SET_USER_MEMORY_REGION with size 0: stage 2 is emptied; its wait for SRCU before that stops no vCPU whose "
+        "memory is mapped",
+        "KVM empties stage 2 (where that is not recorded: the ioctl is called)",
+        "the ioctl returns",
         "VMM",
     ),
     "memslot_add": CostName(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stitch import (
+    ASLEEP,
     FAULTER,
     GPA,
+    HANDLER,
     META,
+    OTHER,
     PAGE,
+    PREEMPTED,
     VM,
     at,
     frame,
@@ -27,6 +33,7 @@ from test_stitch import (
 )
 
 from analysis.calibrate import (
+    MIN_SAMPLES,
     Observed,
     calibrate,
     distribution_of,
@@ -36,14 +43,16 @@ from analysis.calibrate import (
     wake_walk_ns,
 )
 from analysis.calibrate_windows import split_by_pages, window_samples
+from analysis.microruns import _few_cores, contended_specs, micro_specs
 from faultreplay.cli import _exit_code
 from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta
+from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta, WindowSpan
 from faulttrace.schema import FAULTS, Kind
 from faulttrace.stitch import stitch_events
 from faulttrace.store import Trace, open_trace
 from faulttrace.writer import TraceWriter
-from replay.costs import load_costs
+from replay.costs import Cost, CostTable, load_costs, save_costs
+from replay.distributions import Distribution
 
 EMPTY = np.empty(0, np.int64)
 
@@ -59,12 +68,18 @@ def idle_faults(count: int = 40, *, gap_ns: int = 100_000) -> list[dict[str, Any
 def test_an_idle_handlers_faults_give_every_stage() -> None:
     costs = fit_costs(stitch_events(frame(*idle_faults())).faults, Meta(), source="t").some()
     found = means(costs)
-    # 100 in all: read at 30, ioctl called at 60, the page there at 70, on at 100.
-    assert found == {"trap": 15, "message": 15, "fetch": 30, "resolve": 10, "wake": 30}
+    # 100 in all: asleep at 10, read at 30, ioctl called at 60, the page there at 70, on at 100.
+    assert found == {"trap": 10, "message": 20, "fetch": 30, "resolve": 10, "wake": 30}
     assert sum(found.values()) == 100
     assert {cost.provenance for cost in costs.values()} == {"measured-trace"}
     assert {cost.source for cost in costs.values()} == {"measured in this trace: t"}
     assert {cost.n for cost in costs.values()} == {40}
+
+
+def test_without_the_schedulers_events_trap_and_message_are_halves_of_their_sum() -> None:
+    faults = stitch_events(frame(*idle_faults())).faults.with_columns(offcpu_ns=pl.lit(0, pl.Int64))
+    found = means(fit_costs(faults, Meta(), source="t").some())
+    assert (found["trap"], found["message"]) == (15, 15)
 
 
 def busy_pair(start_ns: int, page: int) -> list[dict[str, Any]]:
@@ -83,11 +98,11 @@ def busy_pair(start_ns: int, page: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_only_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop() -> None:
+def test_every_sleeper_tells_of_trap_but_only_idle_handlers_of_message_and_busy_ones_of_the_loop() -> None:
     events = [event for n in range(40) for event in busy_pair(100_000 * (n + 1), PAGE + 4096 * n)]
     fitted = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t")
-    assert fitted.costs["trap"].n == 40  # of 80 faults
-    assert means(fitted.costs)["trap"] + means(fitted.costs)["message"] == 30
+    assert (fitted.costs["trap"].n, means(fitted.costs)["trap"]) == (80, 10)
+    assert (fitted.costs["message"].n, means(fitted.costs)["message"]) == (40, 20)  # of 80 faults
     assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
 
 
@@ -223,6 +238,155 @@ def test_what_a_stage2_fault_costs_depends_on_who_fills_memory(mechanism: str, p
     assert means(fit_costs(stitch_events(frame(*events), meta).faults, meta, source="t").some()) == {cost: 12}
 
 
+STRANGER = 77
+"""A thread that neither faults nor serves."""
+
+
+def scheduled(start_ns: int, page: int, handler_after: int, accessor_after: int) -> list[dict[str, Any]]:
+    """`userfault` with a handler that sleeps until 15 and has its CPU from 22, and who had both CPUs before."""
+    return [
+        *[event for event in userfault(start_ns, page) if event["kind"] not in (Kind.SCHED_IN, Kind.SCHED_OUT)],
+        at(start_ns - 50, Kind.SCHED_OUT, HANDLER, code=ASLEEP),
+        at(start_ns + 22, Kind.SCHED_IN, HANDLER, value=handler_after),
+        at(start_ns + 10, Kind.SCHED_OUT, FAULTER, code=ASLEEP),
+        at(start_ns + 90, Kind.SCHED_IN, FAULTER, value=accessor_after),
+    ]
+
+
+@pytest.mark.parametrize("handler_after", [0, FAULTER, STRANGER])
+@pytest.mark.parametrize("accessor_after", [0, HANDLER, STRANGER])
+def test_a_woken_threads_cost_has_a_part_for_idle_and_one_for_busy_cpus(
+    handler_after: int, accessor_after: int
+) -> None:
+    events = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, handler_after, accessor_after)]
+    costs = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t").some()
+    assert (means(costs)["message"], means(costs)["wake"]) == (20, 30)
+    # After another of the two threads: from 22 until read at 30; from 90 until on at 100.
+    for name, after, idle, busy in (("message", handler_after, 20, 8), ("wake", accessor_after, 30, 10)):
+        on_idle, on_busy = costs[name].on_idle_cpu, costs[name].on_busy_cpu
+        expected = {0: (idle, None), STRANGER: (None, None)}.get(after, (None, busy))
+        assert (on_idle and on_idle.mean, on_busy and on_busy.mean) == expected
+
+
+@pytest.mark.parametrize("after", [0, FAULTER])
+def test_only_the_first_message_after_a_handlers_switch_in_tells_of_its_cpu(after: int) -> None:
+    events = []
+    for n in range(40):
+        start = 100_000 * (n + 1)
+        switches = [
+            at(start - 100, Kind.SCHED_OUT, HANDLER, code=ASLEEP),
+            at(start + 22, Kind.SCHED_IN, HANDLER, value=after),
+        ]
+        events += [*busy_pair(start, PAGE + 4096 * n), *switches]
+    observed = observe(stitch_events(frame(*events)).faults, Meta())
+    parts = observed.on_busy_cpu if after else observed.on_idle_cpu
+    assert parts["message"].tolist() == [8 if after else 20] * 40  # of 80 messages
+
+
+def scheduled_faults(row: dict[str, Any], count: int = 90) -> pl.DataFrame:
+    """Faults that one handler serves back to back; each third is as `row` says."""
+    faults = served_in_turn(count, 0)
+    third = (pl.col("fault_id") % 3 == 1).alias("third")
+    calm = [pl.lit(0, pl.Int64).alias(name) for name in ("preempted_ns", "service_preempted_ns", "read_preempted_ns")]
+    changed = [pl.when(third).then(value).otherwise(pl.col(name)).alias(name) for name, value in row.items()]
+    return faults.with_columns(calm).with_columns(changed)
+
+
+@pytest.mark.parametrize("column", ["preempted_ns", "service_preempted_ns"])
+def test_faults_with_a_preempted_thread_may_be_left_out(column: str) -> None:
+    faults = scheduled_faults({column: 5, "wake_ns": 4000})
+    assert observe(faults, Meta()).samples["wake"].tolist() == [10, 4000, 10] * 30
+    without = observe(faults, Meta(), waits=False)
+    assert without.samples["wake"].tolist() == [10] * 60
+    assert without.samples["fetch"].tolist() == [800] * 60
+    assert len(without.placing_ns) == len(without.sleepers) == 60
+    assert without.preempted == 30
+    # The faults left out were served all the same: what follows them did not wait for the handler all that time.
+    assert set(without.samples["handler_loop"].tolist()) == {100}
+
+
+def test_a_loop_with_a_preempted_handler_may_be_left_out() -> None:
+    faults = scheduled_faults({"read_preempted_ns": 5})
+    assert len(observe(faults, Meta()).samples["handler_loop"]) == 89
+    without = observe(faults, Meta(), waits=False)
+    assert len(without.samples["handler_loop"]) == 59
+    assert len(without.samples["wake"]) == 90
+
+
+def alone(
+    *faults: tuple[int, str], mechanism: str = "host-lazy", base: str = "", window_ns: int = 10**9, **columns: Any
+) -> Any:
+    """What is observed of faults (page, access) 100 apart that KVM resolved alone, the nth in n + 1; and the meta."""
+    row = {
+        "vm": 1, "accessor": "vcpu", "tid": 2, "vcpu": 0, "granule": 4096, "cause": "stage2", "resolution": "kernel",
+        "handler_tid": 0, "join": "walk/spte",
+    } | columns  # fmt: skip
+    data: dict[str, list[Any]] = {name: [value] * len(faults) for name, value in row.items()}
+    data["page"], data["access"] = ([fault[i] for fault in faults] for i in (0, 1))
+    data["fault_id"] = list(range(len(faults)))
+    data["start_ns"] = [100 * n for n in data["fault_id"]]
+    data["stall_ns"] = [n + 1 for n in data["fault_id"]]
+    data["end_ns"] = [s + d for s, d in zip(data["start_ns"], data["stall_ns"], strict=True)]
+    frame_ = pl.DataFrame({name: data.get(name, [None] * len(faults)) for name in FAULTS.names})
+    meta = Meta(
+        mechanism=MechanismUsed(mechanism, {"base": base} if base else {}),
+        windows=[WindowSpan("memslot-destroy", window_ns, window_ns + 1)] if base else [],
+        memory_map=[MapEntry(0, 1, PAGE, PAGE + (1 << 20), 4096, "")],
+    )
+    return frame_.with_columns(pl.col("preempted_ns", "service_preempted_ns").cast(pl.Int64)), meta
+
+
+def kernel_costs(observed: Observed) -> dict[str, list[int]]:
+    names = ("stage2_fault", "host_fault", "host_fault_read")
+    return {name: observed.samples[name].tolist() for name in names if len(observed.samples[name])}
+
+
+def test_refaults_of_populated_memory_are_no_first_touches() -> None:
+    faults, meta = alone((PAGE, "w"), (PAGE + 4096, "r"), mechanism="memslot-destroy", base="populated", window_ns=0)
+    assert kernel_costs(observe(faults, meta)) == {"stage2_fault": [1, 2]}
+
+
+def test_from_a_window_on_only_first_touches_and_first_writes_are_filled_in() -> None:
+    own = (0x1000, "r")  # a guest physical address: the guest's own memory, which was there
+    faults, meta = alone(
+        (PAGE, "w"), (PAGE + 4096, "r"), (PAGE, "w"), (PAGE + 4096, "w"), (PAGE + 8192, "r"), own,
+        mechanism="memslot-destroy", base="host-lazy", window_ns=150,
+    )  # fmt: skip
+    assert kernel_costs(observe(faults, meta)) == {
+        "stage2_fault": [3, 6],
+        "host_fault": [1, 4],
+        "host_fault_read": [2, 5],
+    }
+
+
+def test_what_no_mechanism_charges_is_refused_by_name() -> None:
+    faults, meta = alone(*[(PAGE, "w")] * 40, mechanism="guest-memfd")
+    observed = observe(faults, meta)
+    assert kernel_costs(observed) == {}
+    refused = fit(observed, source="t").refused
+    assert refused == {"guest-memfd": "40 faults that the kernel filled in from guest_memfd: no mechanism charges them"}
+    faults, meta = alone(*[(PAGE, "w"), (PAGE, "r")] * 20, mechanism="dirty-log")
+    observed = observe(faults, meta)
+    assert kernel_costs(observed) == {"stage2_fault": list(range(2, 41, 2))}
+    assert observed.uncharged == {"dirty-log": 20}
+    assert "no mechanism charges them" in fit(observed, source="t").refused["dirty-log"]
+
+
+def test_writes_are_logged_from_the_first_call_on(tmp_path: Path) -> None:
+    faults, meta = alone(*[(PAGE, "w")] * 40, mechanism="some-vmm")
+    assert kernel_costs(observe(faults, meta, logged_from_ns=2000)) == {"stage2_fault": list(range(1, 21))}
+    events = [run_enter(500)]
+    for n in range(80):
+        events += [
+            at(1000 + 100 * n, Kind.KVM_MMU_WALK, FAULTER, code=2),
+            at(1012 + 100 * n, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA + 4096 * n, size=1),
+        ]
+    events.append(at(4950, Kind.KVM_GET_DIRTY_LOG, VM, dur_ns=100))
+    fitted = calibrate([open_trace(write(tmp_path / "a.trace", events, META))])
+    assert fitted.costs["stage2_fault"].n == 40
+    assert fitted.refused["dirty-log"].startswith("40 writes")
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=30, max_size=300))
 def test_a_table_keeps_the_mean_and_the_bulk(values: list[int]) -> None:
@@ -293,6 +457,26 @@ def test_costs_of_windows_come_from_the_ioctls(tmp_path: Path) -> None:
     }
 
 
+def test_deleting_a_slot_counts_from_where_stage_2_is_emptied(tmp_path: Path) -> None:
+    def deleted(end_ns: int, *, tid: int = VM, **columns: int) -> dict[str, Any]:
+        return at(end_ns, Kind.KVM_SET_MEMSLOT, tid, code=1, dur_ns=3000, **columns)
+
+    events = [
+        at(7800, Kind.KVM_MMU_ZAP_ALL, VM),
+        deleted(8000),
+        at(8100, Kind.KVM_MMU_ZAP_ALL, VM),  # of another ioctl
+        deleted(12000),  # its own was lost
+        at(15700, Kind.KVM_MMU_ZAP_ALL, OTHER),  # another VM's at the same time
+        at(15900, Kind.KVM_MMU_ZAP_ALL, VM),
+        deleted(16000),
+        at(19900, Kind.KVM_MMU_ZAP_ALL, VM),
+        deleted(20000, value=-16),
+    ]
+    with TraceWriter(tmp_path / "w.trace", Meta()) as writer:
+        writer.append_events(frame(*events).to_arrow())
+    assert window_samples([open_trace(tmp_path / "w.trace")])["memslot_delete"].tolist() == [200, 3000, 100]
+
+
 def test_a_slot_set_up_for_the_first_time_is_not_put_back(tmp_path: Path) -> None:
     events = [at(n, Kind.KVM_SET_MEMSLOT, VM, size=4096, code=n, dur_ns=99) for n in range(1, 9)]
     with TraceWriter(tmp_path / "w.trace", Meta()) as writer:
@@ -315,6 +499,62 @@ def test_several_traces_are_fitted_together(tmp_path: Path) -> None:
     assert "in 0, 1" in fitted.costs["wake"].source
 
 
+def test_a_cost_file_is_fitted_without_preempted_faults_and_keeps_its_parts_by_cpu(tmp_path: Path) -> None:
+    events = [e for n in range(80) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, FAULTER, 0)]
+    # An accessor that loses its CPU before it sleeps.
+    for n in range(30):
+        start = 10_000 * (n + 1)
+        events += [
+            at(start + 2, Kind.SCHED_OUT, FAULTER, code=PREEMPTED, value=STRANGER),
+            at(start + 4, Kind.SCHED_IN, FAULTER, value=STRANGER),
+        ]
+    fitted = calibrate([open_trace(write(tmp_path / "a.trace", events))])
+    assert fitted.costs["wake"].n == 50
+    assert "without 30 faults with a preempted thread" in fitted.costs["wake"].source
+    on_busy, on_idle = fitted.costs["message"].on_busy_cpu, fitted.costs["wake"].on_idle_cpu
+    assert on_busy is not None
+    assert on_idle is not None
+    assert (on_busy.mean, on_idle.mean) == (8, 30)
+
+
+def test_contended_runs_tell_only_the_parts_by_cpu(tmp_path: Path) -> None:
+    quiet = open_trace(write(tmp_path / "quiet.trace", idle_faults()))
+    slow = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, FAULTER, HANDLER)]
+    contended = open_trace(write(tmp_path / "contended.trace", slow))
+    costs = calibrate([quiet], contended=[contended]).costs
+    assert {cost.n for cost in costs.values()} == {40}
+    on_busy = costs["wake"].on_busy_cpu
+    assert on_busy is not None
+    assert on_busy.mean == 10
+    assert calibrate([quiet]).costs["wake"].on_busy_cpu is None
+    with pytest.raises(UsageError, match="different kinds of KVM"):
+        other = write(tmp_path / "svm.trace", slow, Meta(host=Host(kvm_flavour="svm")))
+        calibrate([quiet], contended=[open_trace(other)])
+
+
+def test_a_cost_file_keeps_the_parts_by_cpu(tmp_path: Path) -> None:
+    wake = Cost(
+        Distribution.from_quantiles([(0.0, 10.0), (1.0, 40.0)]), "assumed", "a test", 3,
+        on_idle_cpu=Distribution.from_quantiles([(0.0, 5.0), (0.5, 6.5), (1.0, 9.0)]),
+        on_busy_cpu=Distribution.from_quantiles([(0.0, 1.0), (1.0, 2.0)]),
+    )  # fmt: skip
+    save_costs(CostTable({"wake": wake}), tmp_path / "c.toml", title="t")
+    assert load_costs(tmp_path / "c.toml")["wake"] == wake
+
+
+@pytest.mark.parametrize(
+    "bad", ["5", "[]", "[1, 2]", '"3us"', "[[0.0, 5], [1.0, 2]]", '[[0.0, "x"]]', "[[0.0, -5], [1.0, 2]]"]
+)
+@pytest.mark.parametrize("key", ["on_idle_cpu", "on_busy_cpu"])
+def test_malformed_parts_by_cpu_are_refused_in_one_line(tmp_path: Path, key: str, bad: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f'title = "t"\n[costs.wake]\nvalue = 5\n{key} = {bad}\nprovenance = "assumed"\nsource = "x"\n')
+    with pytest.raises(UsageError) as refusal:
+        load_costs(file)
+    assert str(refusal.value).startswith(f"{file}:2: cost 'wake': ")
+    assert "\n" not in str(refusal.value)
+
+
 def test_traces_of_different_kvm_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{k}.trace", idle_faults(), Meta(host=Host(kvm_flavour=k))) for k in ("pvm", "svm")]  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="different kinds of KVM"):
@@ -329,7 +569,7 @@ def test_the_command_writes_a_file_that_replay_reads(tmp_path: Path, capsys: pyt
     assert "wrote" in captured.err
     assert max(map(len, captured.out.splitlines())) <= 80
     costs = load_costs(file)
-    assert means(costs) == {"trap": 15, "message": 15, "fetch": 30, "resolve": 10, "wake": 30}
+    assert means(costs) == {"trap": 10, "message": 20, "fetch": 30, "resolve": 10, "wake": 30}
     assert costs["wake"].n == 40
     assert _exit_code(["calibrate", str(trace), "-o", str(file)]) == 2
     assert _exit_code(["calibrate", str(trace), "-o", str(file), "--force", "--split", "0.75"]) == 0
@@ -349,6 +589,35 @@ def test_the_command_refuses_what_it_cannot_fit(tmp_path: Path, capsys: pytest.C
     assert "--lab" in capsys.readouterr().err
     assert _exit_code(["calibrate", str(enough), "--truth"]) == 2
     assert "no truth.parquet" in capsys.readouterr().err
+
+
+def test_the_command_tells_the_parts_by_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, 0, HANDLER)]
+    trace = write(tmp_path / "a.trace", events)
+    assert _exit_code(["calibrate", str(trace), "--format", "json"]) == 0
+    records = {record["cost"]: record for record in json.loads(capsys.readouterr().out)["records"]}
+    assert records["message"]["on_idle_cpu_mean_ns"] == 20
+    assert records["wake"]["on_busy_cpu_mean_ns"] == 10
+    assert "on_busy_cpu_mean_ns" not in records["message"]
+
+
+def test_the_lab_makes_quiet_runs_and_contended_ones() -> None:
+    quiet, contended = micro_specs(), contended_specs()
+    assert not set(quiet) & set(contended)
+    assert all(len(spec.windows) <= 16 for spec in quiet.values())  # the most that the lab's host program takes
+    for kind in ("freeze", "memslot-destroy", "pause"):
+        assert sum(len(spec.windows) for spec in quiet.values() if spec.mechanism == kind) >= 2 * MIN_SAMPLES
+    assert all(spec.vcpus + spec.real_handlers > 2 for spec in contended.values())
+    blurring = {"uffd-minor", "guest-memfd", "dirty-log"}
+    assert not blurring & {spec.real_mechanism for spec in (quiet | contended).values()}
+
+
+def test_contended_runs_get_two_cores_and_the_others_back() -> None:
+    before = os.sched_getaffinity(0)
+    with pytest.raises(KeyError), _few_cores():
+        assert len(os.sched_getaffinity(0)) == min(2, len(before))
+        raise KeyError
+    assert os.sched_getaffinity(0) == before
 
 
 def test_no_faults_at_all_is_one_line() -> None:

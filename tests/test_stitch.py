@@ -19,6 +19,14 @@ ASLEEP, PREEMPTED = 1, 0
 WRITE = 1
 
 
+PARTS = {
+    "think_asleep_ns": "think_ns", "think_preempted_ns": "think_ns", "read_run_ns": "queue_ns",
+    "read_preempted_ns": "queue_ns", "resolve_ns": "service_ns", "service_preempted_ns": "service_ns",
+    "wake_run_ns": "wake_ns", "preempted_ns": "offcpu_ns", "offcpu_ns": "stall_ns",
+}  # fmt: skip
+"""Column -> the one that it is a part of."""
+
+
 def frame(*events: dict[str, Any]) -> pl.DataFrame:
     """Events with the columns that matter; the others are as an event without them has them."""
     blank = {name: 0 for name in EVENTS.names} | {"tgid": VM, "fd": -1, "vcpu": -1}
@@ -85,6 +93,12 @@ def check(result: Stitched) -> None:
     whole = faults.filter(pl.all_horizontal(pl.col("queue_ns", "service_ns", "wake_ns", "stall_ns").is_not_null()))
     assert (whole["queue_ns"] + whole["service_ns"] + whole["wake_ns"] == whole["stall_ns"]).all()
     assert ((faults["end_ns"].is_null()) == (faults["join"] == "none")).all()
+    for part, whole_ns in PARTS.items():
+        assert faults[part].fill_null(0).is_between(0, faults[whole_ns].fill_null(0)).all(), (part, whole_ns)
+    asleep_and_not = faults["think_asleep_ns"] + faults["think_preempted_ns"]
+    assert (asleep_and_not.fill_null(0) <= faults["think_ns"].fill_null(0)).all()
+    for run, after in (("read_run_ns", "read_after_tid"), ("wake_run_ns", "wake_after_tid")):
+        assert (faults[run].is_null() == faults[after].is_null()).all()
     report = result.report
     assert report.messages == report.messages_joined + sum(report.messages_unjoined.values())
     assert sum(report.faults_by_cause.values()) == len(faults)
@@ -207,6 +221,105 @@ def test_being_preempted_is_no_stall_and_counts_as_off_cpu() -> None:
     )
     check(result)
     assert (only(result)["stall_ns"], only(result)["offcpu_ns"]) == (100, 85)
+
+
+def scheduled(start_ns: int = 1000, *, handler_after: int = 0, accessor_after: int = 0) -> list[dict[str, Any]]:
+    """`userfault` whose handler has its CPU from 22; and who had both CPUs before."""
+    events = [event for event in userfault(start_ns) if event["kind"] != Kind.SCHED_IN]
+    return [
+        *events,
+        at(start_ns - 100, Kind.SCHED_OUT, HANDLER, code=ASLEEP),
+        at(start_ns + 22, Kind.SCHED_IN, HANDLER, value=handler_after),
+        at(start_ns + 90, Kind.SCHED_IN, FAULTER, value=accessor_after),
+    ]
+
+
+def away(out_ns: int, in_ns: int, tid: int, state: int = PREEMPTED) -> list[dict[str, Any]]:
+    return [at(out_ns, Kind.SCHED_OUT, tid, code=state), at(in_ns, Kind.SCHED_IN, tid, value=OTHER)]
+
+
+@pytest.mark.parametrize(("handler_after", "accessor_after"), [(0, 0), (OTHER, 0), (0, HANDLER)])
+def test_woken_threads_on_their_cpu(handler_after: int, accessor_after: int) -> None:
+    result = stitch_events(frame(*scheduled(handler_after=handler_after, accessor_after=accessor_after)))
+    check(result)
+    fault = only(result)
+    assert (fault["read_run_ns"], fault["read_after_tid"]) == (8, handler_after)  # from 22, read at 30
+    assert (fault["wake_run_ns"], fault["wake_after_tid"]) == (10, accessor_after)  # from 90, on at 100
+    assert [fault[name] for name in ("read_preempted_ns", "service_preempted_ns", "preempted_ns")] == [0, 0, 0]
+
+
+def test_preempted_time_is_told_for_each_stage() -> None:
+    result = stitch_events(
+        frame(
+            *scheduled(),
+            *away(1003, 1005, FAULTER),  # before it sleeps
+            *away(1024, 1027, HANDLER),  # before it reads
+            *away(1040, 1045, HANDLER),  # while it serves
+            *away(1092, 1098, FAULTER),  # when it had been woken
+        )
+    )
+    check(result)
+    fault = only(result)
+    assert (fault["read_preempted_ns"], fault["service_preempted_ns"], fault["preempted_ns"]) == (3, 5, 8)
+    assert fault["offcpu_ns"] == 88
+    # On their CPUs since they were woken, whoever took those away meanwhile.
+    assert (fault["read_run_ns"], fault["read_after_tid"]) == (8, 0)
+    assert (fault["wake_run_ns"], fault["wake_after_tid"]) == (10, 0)
+
+
+def test_a_handler_preempted_across_the_read_counts_in_both_stages() -> None:
+    events = [event for event in scheduled() if event["kind"] != Kind.UFFD_MSG]
+    result = stitch_events(frame(*events, message(1030), *away(1028, 1036, HANDLER)))
+    check(result)
+    assert (only(result)["read_preempted_ns"], only(result)["service_preempted_ns"]) == (2, 6)
+
+
+def test_what_a_thread_did_between_its_faults() -> None:
+    second = userfault(2000, PAGE + 4096)
+    result = stitch_events(
+        frame(*userfault(1000), *away(1200, 1250, FAULTER, ASLEEP), *away(1300, 1370, FAULTER), *second)
+    )
+    check(result)
+    columns = ("think_ns", "think_asleep_ns", "think_preempted_ns")
+    assert result.faults.select(columns).rows() == [(None, None, None), (900, 50, 70)]
+
+
+def test_what_the_scheduler_did_is_null_where_it_was_not_seen() -> None:
+    awake = stitch_events(
+        frame(
+            at(1000, Kind.PAGE_FAULT_USER, FAULTER, addr=PAGE),
+            message(1005),
+            placed(1030, 20),
+            at(1032, Kind.MMAP_LOCK_RELEASED, FAULTER),
+        )
+    )
+    check(awake)
+    fault = only(awake)
+    # Neither slept: there is no CPU that they came back to. Nobody was preempted.
+    assert [fault[name] for name in ("read_run_ns", "read_after_tid", "wake_run_ns", "wake_after_tid")] == [None] * 4
+    assert [fault[name] for name in ("read_preempted_ns", "service_preempted_ns", "preempted_ns")] == [0, 0, 0]
+    unjoined = stitch_events(frame(*scheduled()[:4]))
+    check(unjoined)
+    fault = unjoined.faults.row(0, named=True)
+    names = ("preempted_ns", "service_preempted_ns", "wake_run_ns", "wake_after_tid", "offcpu_ns")
+    assert [fault[name] for name in names] == [None] * 5
+
+
+def test_a_fault_that_kvm_resolves_alone_has_no_handler_that_ran() -> None:
+    result = stitch_events(
+        frame(
+            run_enter(500),
+            at(1000, Kind.KVM_MMU_WALK, FAULTER),
+            *away(1004, 1009, FAULTER),
+            at(1020, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA, size=1),
+        ),
+        META,
+    )
+    check(result)
+    fault = only(result)
+    assert (fault["cause"], fault["stall_ns"], fault["preempted_ns"]) == ("stage2", 20, 5)
+    names = ("read_run_ns", "read_after_tid", "read_preempted_ns", "service_preempted_ns", "wake_run_ns")
+    assert [fault[name] for name in names] == [None] * 5
 
 
 def test_the_reader_may_be_faster_than_the_waiter_falls_asleep() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The cost file to make: NAME.toml."
 )
-@click.option("--lab", is_flag=True, help="Also make small lab runs on this host (two minutes; needs root and KVM).")
+@click.option("--lab", is_flag=True, help="Also make small lab runs on this host (half a minute; needs root and KVM).")
 @click.option(
     "--split",
     type=click.FloatRange(0, 1, min_open=True),
@@ -70,13 +70,23 @@ def command(
     wanted = _wanted(require)
     with ExitStack() as stack:
         opened: list[Trace] = [open_trace(path) for path in traces]
+        contended: list[Trace] = []
         if lab:
             from analysis.microruns import micro_traces
 
-            opened += stack.enter_context(micro_traces(say))
+            made = stack.enter_context(micro_traces(say))
+            opened += made.quiet
+            contended = made.contended
         # The lab's own runs wait for content that does not exist: the environment's fetch is not theirs to tell.
         left_out = () if traces else ("fetch",)
-        fit = calibrate(opened, first_share=split, with_truth=with_truth, min_samples=min_samples, left_out=left_out)
+        fit = calibrate(
+            opened,
+            first_share=split,
+            with_truth=with_truth,
+            min_samples=min_samples,
+            left_out=left_out,
+            contended=contended,
+        )
     absent = [name for name in wanted if name not in fit.costs]
     if absent:
         why = ", ".join(f"{name} ({fit.refused.get(name, 'no samples')})" for name in absent)
@@ -119,7 +129,10 @@ def _report(fit: Fit) -> Report:
         shape = cost.distribution
         record: dict[str, Any] = {"cost": name, "n": cost.n, "mean_ns": shape.mean}
         record |= {f"p{level}_ns": shape.quantile(level / 100) for level in (10, 50, 90, 99)}
-        records.append(record | {"max_ns": shape.quantile(1.0), "provenance": cost.provenance, "source": cost.source})
+        record |= {"max_ns": shape.quantile(1.0), "provenance": cost.provenance, "source": cost.source}
+        # Not in the table: only --cpus uses them, and most costs have none.
+        parts = {"on_idle_cpu": cost.on_idle_cpu, "on_busy_cpu": cost.on_busy_cpu}
+        records.append(record | {f"{key}_mean_ns": part.mean for key, part in parts.items() if part is not None})
     columns = [
         Column("cost", "cost"),
         Column("n", "n", "count"),
@@ -129,6 +142,4 @@ def _report(fit: Fit) -> Report:
     ]
     sources = dict.fromkeys(cost.source for cost in fit.costs.values())
     notes = [*sources, *(f"refused: {name}: {why}" for name, why in fit.refused.items())]
-    if {"trap", "message"} <= set(fit.costs):
-        notes.append("trap and message: their sum is measured (idle handlers), each is half of it")
     return Report(records, columns, "costs", notes, extra={"refused": dict(fit.refused)})
