@@ -65,8 +65,10 @@ def _faults(trace: Trace) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _busiest(accesses: pl.DataFrame, notes: list[str]) -> list[int]:
-    """Threads in the order of their first access, those with most accesses if there are too many."""
+    """Threads by vCPU number, then by their first access; those with most accesses if there are too many."""
     tids = accesses["tid"].unique(maintain_order=True).to_list()
+    vcpu = dict(accesses.group_by("tid").agg(pl.col("vcpu").max()).iter_rows())
+    tids.sort(key=lambda tid: vcpu[tid] if vcpu[tid] >= 0 else MAX_ACCESSORS)
     if len(tids) <= MAX_ACCESSORS:
         return tids
     notes.append(f"only the {MAX_ACCESSORS} threads with most accesses of {len(tids)} are done again")
