@@ -294,6 +294,7 @@ def observe(
     alone, uncharged = kernel_samples(joined, meta, calm, logged_from_ns)
     samples |= alone
     native, huge = userfaults.calm & (userfaults.pages == 1), userfaults.calm & (userfaults.pages > 1)
+    samples["preempt"] = _preempt_samples(userfaults)
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
     mmio = _Columns(joined.filter(calm & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()), waits)
     # Under the lab's mmio-exit the one cost of its path is all of the stall: the fetch and the new memslot too.
@@ -318,6 +319,8 @@ class _Columns:
         self.resolve_ns, self.wake_ns = column("resolve_ns"), column("wake_ns")
         self.read_run_ns, self.read_after = column("read_run_ns"), column("read_after_tid")
         self.wake_run_ns, self.wake_after = column("wake_run_ns"), column("wake_after_tid")
+        self.read_preempts = faults["read_preempts"].fill_null(False).to_numpy()
+        self.wake_preempts = faults["wake_preempts"].fill_null(False).to_numpy()
         self.offcpu_ns = column("offcpu_ns")
         every = np.ones(len(faults), bool)
         self.calm = every if waits else (column("preempted_ns") <= 0) & (column("service_preempted_ns") <= 0)
@@ -396,6 +399,19 @@ def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samp
         "wake": faults.wake_run_ns[faults.calm & np.isin(faults.wake_after, own)],
     }
     return idle, busy
+
+
+def _preempt_samples(faults: _Columns) -> Samples:
+    """From the wake-up of a thread until it has the CPU of one that is preempted for it."""
+    trap, own = faults.trap_ns, np.union1d(faults.tid, faults.handler)
+    read = faults.calm_read & (trap >= 0) & faults.read_preempts & np.isin(faults.read_after, own)
+    read &= faults.read_ns - faults.read_run_ns >= _placed_before(faults)
+    # Not who woke it: that one is on its way to sleep, and hands its CPU over in passing.
+    read &= faults.read_after != faults.tid
+    woke = faults.calm & faults.wake_preempts & np.isin(faults.wake_after, own) & (faults.wake_after != faults.handler)
+    waits = (faults.queue_ns - trap - faults.read_run_ns)[read], (faults.wake_ns - faults.wake_run_ns)[woke]
+    together: Samples = np.maximum(np.concatenate(waits), 0)
+    return together
 
 
 def _placed_before(faults: _Columns) -> Samples:

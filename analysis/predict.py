@@ -287,8 +287,8 @@ def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.b
     kinds = workload.accessor_kind[workload.accessor_of_row()]
     rows = np.zeros(workload.faults, dtype=np.bool_)
     for cls, kind in _present(workload):
-        name, stages = compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])
-        if name != "(recorded)" and not any(s.verb == "recorded" for s in stages):
+        _, stages = compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])
+        if not any(s.verb == "recorded" for s in stages):
             rows |= (workload.cls == cls) & (kinds == kind)
     return rows
 

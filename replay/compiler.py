@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,11 @@ _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 _TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
 _MOST_DRAWS = 60
 _DRAWS_PER_DELAY = 3
-SLEEPS_FROM_NS: Final = 5_000
-"""`asleep = true`: nobody sleeps through less, it is over before the CPU has been given away."""
 _STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awake": True}, 0))
 _RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
+_RECORDED_AWAKE = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
+_KERNEL_ALONE = ("stage2", "minor-host")
+"""Classes whose faults the accessor's own thread resolves in the kernel: all of what was recorded is work."""
 _NOTHING = (Stage("wake", 0, {}, 0),)
 
 
@@ -190,7 +191,7 @@ class Compiler:
         if name == "window":
             return "(nothing)", _NOTHING
         self.unserved.setdefault(name, set()).add(kind)
-        return "(recorded)", _RECORDED
+        return ("(recorded awake)", _RECORDED_AWAKE) if name in _KERNEL_ALONE else ("(recorded)", _RECORDED)
 
     def emit(self, op: int, *operands: int) -> int:
         """Append an operation; its pc."""
@@ -285,7 +286,7 @@ class Compiler:
             r = self.resource(mechanism, stage.operand)
             self.emit(o.SLEEP, r.first, self.per(mechanism, stage.operand))
         elif stage.verb == "recorded":
-            self.emit(o.RECORDED)
+            self.emit(o.RECORDED, 1 << 62 if stage.options.get("awake") else o.SLEEPS_FROM_NS)
         else:
             self.has_latency = True
             self.emit(o.COMPLETE)
@@ -333,7 +334,7 @@ class Compiler:
         """From which length on a delay is slept through; 0: never."""
         asleep = stage.options.get("asleep", False)
         if asleep is True or asleep is False:
-            return SLEEPS_FROM_NS if asleep else 0
+            return o.SLEEPS_FROM_NS if asleep else 0
         return max(round(self.distribution(mechanism, asleep).mean), 1)
 
     def woken(self, mechanism: Mechanism, operand: Any) -> tuple[int, int, int]:

@@ -39,7 +39,7 @@ Q_COLUMNS: Final = 6
 @part
 def charge(cpus: Any, q: Any, now: Any) -> None:
     """Count what has been run on the CPUs of run queue `q` until `now`."""
-    _tree, _leaves, _bits, th, tv, _queues, on, _slice = cpus
+    _tree, _leaves, _bits, th, tv, _queues, on, _slice, _preempt = cpus
     for k in range(on.shape[1]):
         slot = on[q, k]
         if slot >= 0:
@@ -52,7 +52,7 @@ def charge(cpus: Any, q: Any, now: Any) -> None:
 @part
 def virtual_time(cpus: Any, q: Any) -> Any:
     """(how many run or want to, their mean virtual runtime)."""
-    _tree, _leaves, _bits, th, tv, queues, on, _slice = cpus
+    _tree, _leaves, _bits, th, tv, queues, on, _slice, _preempt = cpus
     count: Any = np.int64(0)
     total: Any = np.int64(0)
     for k in range(on.shape[1]):
@@ -70,7 +70,7 @@ def virtual_time(cpus: Any, q: Any) -> Any:
 @part
 def go_on(cpus: Any, slot: Any, now: Any) -> None:
     """`slot` has a CPU: its next event is the end of its work or of its slice."""
-    tree, leaves, bits, th, tv, _queues, _on, _slice = cpus
+    tree, leaves, bits, th, tv, _queues, _on, _slice, _preempt = cpus
     who = th[slot, T_WHO]
     stretch = min(th[slot, T_LEFT], max(tv[who, V_DEADLINE] - tv[who, V_RUNTIME], 1))
     set_key(tree, leaves, slot, ((now + stretch) << bits) | slot)
@@ -79,7 +79,7 @@ def go_on(cpus: Any, slot: Any, now: Any) -> None:
 @part
 def start(cpus: Any, slot: Any, now: Any) -> None:
     """`slot` takes a free CPU of its run queue."""
-    _tree, _leaves, _bits, th, _tv, queues, on, _slice = cpus
+    _tree, _leaves, _bits, th, _tv, queues, on, _slice, _preempt = cpus
     q = th[slot, T_QUEUE]
     queues[q, Q_FREE] -= 1
     for k in range(on.shape[1]):
@@ -94,7 +94,7 @@ def start(cpus: Any, slot: Any, now: Any) -> None:
 @part
 def enqueue(cpus: Any, slot: Any) -> None:
     """`slot` waits for a CPU."""
-    tree, leaves, _bits, th, _tv, queues, _on, _slice = cpus
+    tree, leaves, _bits, th, _tv, queues, _on, _slice, _preempt = cpus
     q = th[slot, T_QUEUE]
     set_key(tree, leaves, slot, INF)
     th[slot, T_STATE] = WAITS
@@ -105,7 +105,7 @@ def enqueue(cpus: Any, slot: Any) -> None:
 @part
 def dequeue(cpus: Any, slot: Any) -> None:
     """`slot` waits no longer."""
-    _tree, _leaves, _bits, th, _tv, queues, _on, _slice = cpus
+    _tree, _leaves, _bits, th, _tv, queues, _on, _slice, _preempt = cpus
     q = th[slot, T_QUEUE]
     at = queues[q, Q_HEAD]
     if at == slot:
@@ -120,7 +120,7 @@ def dequeue(cpus: Any, slot: Any) -> None:
 @part
 def earliest(cpus: Any, q: Any) -> Any:
     """Who waits in `q`, is eligible and has the earliest deadline; -1: nobody waits."""
-    _tree, _leaves, _bits, th, tv, queues, _on, _slice = cpus
+    _tree, _leaves, _bits, th, tv, queues, _on, _slice, _preempt = cpus
     _, time = virtual_time(cpus, q)
     best = np.int64(-1)
     least = np.int64(-1)
@@ -139,7 +139,7 @@ def earliest(cpus: Any, q: Any) -> Any:
 @part
 def leave(cpus: Any, slot: Any, now: Any) -> None:
     """`slot` is taken off its CPU, which stays free; its lag is noted."""
-    _tree, _leaves, _bits, th, tv, queues, on, slice_ns = cpus
+    _tree, _leaves, _bits, th, tv, queues, on, slice_ns, _preempt = cpus
     q = th[slot, T_QUEUE]
     charge(cpus, q, now)
     _, time = virtual_time(cpus, q)
@@ -171,7 +171,7 @@ def give_up(cpus: Any, slot: Any, now: Any) -> None:
 @part
 def pass_on(cpus: Any, slot: Any, other: Any) -> None:
     """The same thread goes on with its CPU, but as another slot."""
-    _tree, _leaves, _bits, th, _tv, _queues, on, _slice = cpus
+    _tree, _leaves, _bits, th, _tv, _queues, on, _slice, _preempt = cpus
     q = th[slot, T_QUEUE]
     for k in range(on.shape[1]):
         if on[q, k] == slot:
@@ -187,7 +187,7 @@ def pass_on(cpus: Any, slot: Any, other: Any) -> None:
 @part
 def place(cpus: Any, q: Any, who: Any, count: Any, before: Any) -> None:
     """Where a woken thread stands among the `count` others of run queue `q`; `before`: their V when last looked at."""
-    _tree, _leaves, _bits, _th, tv, queues, _on, slice_ns = cpus
+    _tree, _leaves, _bits, _th, tv, queues, _on, slice_ns, _preempt = cpus
     _, time = virtual_time(cpus, q)
     lag = tv[who, V_LAG]
     if not count:
@@ -207,7 +207,7 @@ def hand_over(cpus: Any, slot: Any, now: Any, who: Any, work: Any) -> None:
 
     `slot` goes on as that thread.
     """
-    _tree, _leaves, _bits, th, tv, queues, on, slice_ns = cpus
+    _tree, _leaves, _bits, th, tv, queues, on, slice_ns, _preempt = cpus
     q = th[slot, T_QUEUE]
     sleeper = th[slot, T_WHO]
     count, before = virtual_time(cpus, q)
@@ -236,7 +236,7 @@ def hand_over(cpus: Any, slot: Any, now: Any, who: Any, work: Any) -> None:
 @part
 def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
     """`slot` has `work` to do on a CPU from now on; if it has none, its thread wakes."""
-    _tree, _leaves, _bits, th, tv, queues, on, _slice = cpus
+    _tree, _leaves, _bits, th, tv, queues, on, _slice, preempt_ns = cpus
     q = th[slot, T_QUEUE]
     queues[q, Q_WORK] += work
     count, before = virtual_time(cpus, q)
@@ -274,6 +274,8 @@ def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
             return
         leave(cpus, most, now)
         enqueue(cpus, most)
+        th[slot, T_LEFT] += preempt_ns
+        queues[q, Q_WORK] += preempt_ns
         dequeue(cpus, slot)
         start(cpus, slot, now)
 
@@ -281,7 +283,7 @@ def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
 @part
 def stretch_over(cpus: Any, slot: Any, now: Any) -> Any:
     """The event of a slot on a CPU: whether its work is done. If only its slice is over, who is next is picked."""
-    _tree, _leaves, _bits, th, tv, _queues, _on, slice_ns = cpus
+    _tree, _leaves, _bits, th, tv, _queues, _on, slice_ns, _preempt = cpus
     q = th[slot, T_QUEUE]
     charge(cpus, q, now)
     if th[slot, T_LEFT] <= 0:

@@ -170,9 +170,19 @@ def simulate(
         cpus or 0,
         pinned,
         write_again,
+        _preempt_ns(costs, program) if cpus else 0,
     )
     run.execute()
     return run.result([rule for _, rule in bound], _warnings(workload, mechanism, program, counts))
+
+
+def _preempt_ns(costs: Mapping[str, Cost], program: Program) -> int:
+    """Charged where one thread takes another's CPU; notes that it is."""
+    cost = costs.get("preempt")
+    if cost is None:
+        return 0
+    program.costs_used["preempt"] = cost.provenance
+    return round(cost.distribution.quantile(0.5))
 
 
 def histogram_edges_ns() -> Ints:
@@ -199,10 +209,11 @@ class _Run:
         cpus: int,
         pinned: bool,
         write_again: bool,
+        preempt_ns: int,
     ) -> None:
         self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
         self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
-        self.cpus, self.pinned, self.write_again = cpus, pinned, write_again
+        self.cpus, self.pinned, self.write_again, self.preempt_ns = cpus, pinned, write_again, preempt_ns
         faults = workload.faults
         # every row is written unless the run stops before its end
         make = partial(np.full, fill_value=-1) if until_ns is not None else np.empty
@@ -274,6 +285,7 @@ class _Run:
                 self.cpus,
                 self.pinned and self.cpus > 0,
                 SLICE_NS,
+                self.preempt_ns,
                 self.write_again,
                 self.start,
                 self.stall,

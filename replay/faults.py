@@ -90,7 +90,7 @@ def workload_from_faults(
         accessor_kind=kind[rows[first_rows]],
         accessor_name=names,
         tail_ns=tail,
-        asleep_ns=_part_of_think(faults, "think_asleep_ns", rows, think),
+        asleep_ns=_part_of_think(faults, "think_asleep_ns", rows, think, _off_stage(starts, kind[rows[first_rows]])),
         preempted_ns=_part_of_think(faults, "think_preempted_ns", rows, think),
         page_bytes=page_bytes,
         clock_start_ns=begin,
@@ -99,11 +99,33 @@ def workload_from_faults(
     )
 
 
-def _part_of_think(faults: polars.DataFrame, name: str, rows: Ints, think: Ints) -> Ints:
-    """That column in the order of `rows`; empty where it holds nothing, as in traces without scheduling."""
-    if name not in faults.columns or not (faults[name].max() or 0):
+def _off_stage(starts: Ints, kind: npt.NDArray[np.uint8]) -> Ints:
+    """Rows of whose think time it is not known whether the accessor ran.
+
+    An accessor's first fault; and, beside vCPUs, every one of another: it may be a vCPU's own thread outside the guest.
+    """
+    unknown = np.zeros(int(starts[-1]), bool)
+    unknown[starts[:-1]] = True
+    if (kind == 0).any():
+        unknown |= np.repeat(kind != 0, np.diff(starts))
+    return np.flatnonzero(unknown)
+
+
+def _part_of_think(
+    faults: polars.DataFrame, name: str, rows: Ints, think: Ints, unknown_rows: Ints | None = None
+) -> Ints:
+    """That column in the order of `rows`; empty where it holds nothing, as in traces without scheduling.
+
+    All of it at `unknown_rows`: what an accessor did there is not known, and nobody is kept from a CPU by a guess.
+    """
+    if name not in faults.columns or faults[name].null_count() == len(faults):
         return np.zeros(0, np.int64)
-    return np.minimum(faults[name].fill_null(0).to_numpy()[rows].astype(np.int64, copy=False), think)
+    if unknown_rows is None and not faults[name].max():
+        return np.zeros(0, np.int64)
+    part = np.minimum(faults[name].fill_null(0).to_numpy()[rows].astype(np.int64, copy=False), think)
+    if unknown_rows is not None:
+        part[unknown_rows] = think[unknown_rows]
+    return part
 
 
 def _codes(words: polars.Series, names: Sequence[str]) -> npt.NDArray[np.uint8]:

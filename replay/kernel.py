@@ -133,7 +133,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
     slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
-    cpus: Any, pinned: Any, slice_ns: Any, write_again: Any,
+    cpus: Any, pinned: Any, slice_ns: Any, preempt_ns: Any, write_again: Any,
     out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. See `replay.engine.simulate` for what the arrays are; returns (status, end of
@@ -152,7 +152,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     queues[:, Q_FREE] = 1 if pinned else cpus
     queues[:, Q_HEAD] = -1
     on = np.full((run_queues, 1 if pinned else max(cpus, 1)), -1, np.int64)
-    host = (tree, leaves, slot_bits, th, threads, queues, on, slice_ns)
+    host = (tree, leaves, slot_bits, th, threads, queues, on, slice_ns, preempt_ns)
     slot_mask = np.int64((1 << slot_bits) - 1)
     time_limit = np.int64(1) << (62 - slot_bits)
 
@@ -679,6 +679,14 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     left = ac[ua, A_LEFT]
                     ac[ua, A_LEFT] = -1
                 draw_row = row
+                if cpus and row < 0:  # nor what it runs then
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    t += left
+                    key = (t << slot_bits) | slot
+                    st[us, SINCE] = t
+                    pc = PC_ARRIVE
+                    break
                 if cpus and left > 0:
                     want(host, slot, now, left)
                     key = tree[leaves + slot]
@@ -861,6 +869,11 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     break
             elif op == RECORDED:
                 if row >= 0 and recorded.size and recorded[row] > 0:
+                    if cpus and recorded[row] < ops[up, 1]:
+                        want(host, slot, now, recorded[row])
+                        key = tree[leaves + slot]
+                        pc += 1
+                        break
                     if cpus and th[us, T_STATE] == ON:
                         give_up(host, slot, now)
                     t += recorded[row]

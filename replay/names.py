@@ -59,6 +59,13 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the accessor has done its access",
         "accessor",
     ),
+    "preempt": CostName(
+        "a running thread is made to leave its CPU for one that was woken (with KVM: the guest's exit too); charged "
+        "by its median, and only where host CPUs are counted",
+        "a thread is woken that is to be picked before the running one",
+        "it has the CPU",
+        "who was woken",
+    ),
     "wake_per_waiter": CostName(
         "each other sleeper on the same userfaultfd that the wake walks over under the queue lock",
         "the walk reaches a sleeper",

@@ -12,7 +12,7 @@ DELAY: Final = 1  # const_ns, number of draws up to 3, then table and draw of ea
 WAKE: Final = (
     2  # const_ns, table, draw, wait queue instance or -1, per, walk const_ns, walk table, walk draw, tail (TAIL_*)
 )
-RECORDED: Final = 3
+RECORDED: Final = 3  # from how many ns on it was asleep, where CPUs are counted
 RETRY: Final = 4  # threshold of 65536, target pc, most times, draw
 UNLESS: Final = 5  # condition mask, target pc when it does not hold
 COMPLETE: Final = 6  # the content is there for the task: end of the fault's latency
@@ -104,3 +104,6 @@ STATUS_MORE_SLOTS: Final = 1
 STATUS_TIME: Final = 2
 
 HISTOGRAM_BINS: Final = 64 * 32
+
+SLEEPS_FROM_NS: Final = 5_000
+"""Nobody sleeps through less: it is over before the CPU has been given away (`asleep = true`, recorded stalls)."""

@@ -123,14 +123,14 @@ def to_frame(found: Found, threads: Ids, sleeps: Sleeps) -> pl.DataFrame:
     think = _think(found, end_ns, sleeps)
     read_ns = np.where(found.queue_ns != UNKNOWN, found.start_ns + found.queue_ns, UNKNOWN)
     handler = threads.of(found.handler_tid)
-    read_run, read_after = _on_cpu(sleeps, handler, found.start_ns, read_ns)
+    read_run, read_after, read_preempts = _on_cpu(sleeps, handler, found.start_ns, read_ns)
     queued = (read_ns != UNKNOWN) & (handler >= 0)
     read_preempted = np.where(queued, sleeps.preempted_ns(handler, found.start_ns, read_ns), UNKNOWN)
     served = (read_ns != UNKNOWN) & (found.service_ns != UNKNOWN) & (handler >= 0)
     placed_ns = np.where(served, read_ns + found.service_ns, read_ns)
     service_preempted = np.where(served, sleeps.preempted_ns(handler, read_ns, placed_ns), UNKNOWN)
     woken = np.where(joined & (found.wake_ns != UNKNOWN), end_ns, UNKNOWN)
-    wake_run, wake_after = _on_cpu(sleeps, found.thread, woken - found.wake_ns, woken)
+    wake_run, wake_after, wake_preempts = _on_cpu(sleeps, found.thread, woken - found.wake_ns, woken)
     columns: dict[str, pl.Series] = {
         "fault_id": pl.Series(np.arange(len(found), dtype=np.int64)),
         "vm": pl.Series(found.vm.astype(np.int32)),
@@ -152,12 +152,14 @@ def to_frame(found: Found, threads: Ids, sleeps: Sleeps) -> pl.DataFrame:
         "queue_ns": _nullable(found.queue_ns),
         "read_run_ns": _nullable(read_run),
         "read_after_tid": _nullable(read_after.astype(np.int32)),
+        "read_preempts": pl.Series(read_preempts).set(pl.Series(read_after == UNKNOWN), None),
         "read_preempted_ns": _nullable(read_preempted),
         "service_ns": _nullable(found.service_ns),
         "resolve_ns": _nullable(found.resolve_ns),
         "wake_ns": _nullable(found.wake_ns),
         "wake_run_ns": _nullable(wake_run),
         "wake_after_tid": _nullable(wake_after.astype(np.int32)),
+        "wake_preempts": pl.Series(wake_preempts).set(pl.Series(wake_after == UNKNOWN), None),
         "offcpu_ns": _nullable(offcpu),
         "preempted_ns": _nullable(preempted),
         "service_preempted_ns": _nullable(service_preempted),
@@ -186,12 +188,15 @@ def _think(found: Found, end_ns: I64, sleeps: Sleeps) -> tuple[I64, I64, I64]:
     return think, asleep, preempted
 
 
-def _on_cpu(sleeps: Sleeps, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64]:
-    """How long a woken thread had its CPU until `until_ns`, and who had it before; UNKNOWN where it was not asleep."""
+def _on_cpu(sleeps: Sleeps, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64, Bools]:
+    """How long a woken thread had its CPU until `until_ns`, who had it before, and whether that one was preempted.
+
+    UNKNOWN where it was not asleep.
+    """
     known = until_ns != UNKNOWN
-    in_ns, before = sleeps.on_cpu_since(np.where(known, thread, -1), from_ns, until_ns)
+    in_ns, before, preempts = sleeps.on_cpu_since(np.where(known, thread, -1), from_ns, until_ns)
     seen = known & (before >= 0)
-    return np.where(seen, until_ns - in_ns, UNKNOWN), np.where(seen, before, UNKNOWN)
+    return np.where(seen, until_ns - in_ns, UNKNOWN), np.where(seen, before, UNKNOWN), seen & preempts
 
 
 def _named(names: tuple[str, ...], codes: I64) -> pl.Series:

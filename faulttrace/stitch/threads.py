@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from faulttrace.schema import Kind
 from faulttrace.stitch.columns import Events
 from faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
+
+_ONE_SWITCH_NS: Final = 10_000
+"""Out of one thread and in of the next are two events of one switch, so close together."""
 
 
 class Sleeps:
@@ -28,6 +33,9 @@ class Sleeps:
         self.voluntary: Bools = self.state != 0
         self.ran_before: I64 = np.where(paired, rows.value[order][following], -1).astype(np.int64)
         self.index = Index(events.axis, self.thread, self.out_ns)
+        before = self.index.last_until(events.threads.of(self.ran_before), np.where(paired, self.in_ns, 0))
+        together = np.abs(self.in_ns - take(self.out_ns, before, NEVER)) <= _ONE_SWITCH_NS
+        self.preempts: Bools = (before >= 0) & together & (take(self.state, before, 1) == 0)
         spent = np.where(paired, self.in_ns - self.out_ns, 0)
         self._before: I64 = np.concatenate(([0], np.cumsum(spent)))[:-1]
         self._preempted_before: I64 = np.concatenate(([0], np.cumsum(np.where(self.voluntary, 0, spent))))[:-1]
@@ -60,15 +68,16 @@ class Sleeps:
         before = self._preempted_before
         return self._off_until(thread, until_ns, before) - self._off_until(thread, from_ns, before)
 
-    def on_cpu_since(self, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64]:
-        """(time, thread that had the CPU before) of each thread's last return from a sleep within [from_ns, until_ns].
+    def on_cpu_since(self, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64, Bools]:
+        """(time, who had the CPU before, whether that one was preempted) of each thread's last return from a sleep.
 
-        (NEVER, -1): it was not asleep then. 0 in the second: the CPU was idle.
+        Within [from_ns, until_ns]; (NEVER, -1, False): it was not asleep then. 0 in the second: the CPU was idle.
         """
         row = self.last_until(thread, until_ns)
         in_ns = take(self.in_ns, row, NEVER)
         seen = (in_ns >= from_ns) & (in_ns <= until_ns)
-        return np.where(seen, in_ns, NEVER), np.where(seen, take(self.ran_before, row, -1), -1)
+        before = np.where(seen, take(self.ran_before, row, -1), -1)
+        return np.where(seen, in_ns, NEVER), before, seen & take(self.preempts, row, False)
 
     def _off_until(self, thread: I64, ts_ns: I64, before: I64) -> I64:
         row = self.index.last_until(thread, ts_ns)
