@@ -22,8 +22,10 @@ def window_samples(traces: Sequence[Trace]) -> dict[str, Samples]:
     """Cost name -> samples, from all traces together: the parts of protecting show only between different sizes."""
     calls = pl.concat([trace.events(kinds=[Kind.UFFD_WRITEPROTECT]) for trace in traces])
     samples = _protect_samples(calls)
-    slots = (trace.events(kinds=[Kind.KVM_SET_MEMSLOT, Kind.KVM_MMU_ZAP_ALL]) for trace in traces)
-    parts = [_memslot_samples(events) | _pause_samples(trace) for events, trace in zip(slots, traces, strict=True)]
+    kinds = [Kind.KVM_SET_MEMSLOT, Kind.KVM_MMU_ZAP_ALL]
+    parts = [
+        _memslot_samples(trace.events(kinds=kinds), _still_missing(trace)) | _pause_samples(trace) for trace in traces
+    ]
     for name in dict.fromkeys(name for part in parts for name in part):
         samples[name] = np.concatenate([part[name] for part in parts if name in part])
     return {name: values for name, values in samples.items() if len(values)}
@@ -61,10 +63,15 @@ def _protect_samples(calls: pl.DataFrame) -> dict[str, Samples]:
     return samples
 
 
-def _memslot_samples(events: pl.DataFrame) -> dict[str, Samples]:
+def _still_missing(trace: Trace) -> bool:
+    """Whether memory is filled in through a userfaultfd: a vCPU that faults while a slot is deleted tries in vain."""
+    return any(part in ("missing", "minor") for entry in trace.meta.memory_map for part in entry.uffd.split("+"))
+
+
+def _memslot_samples(events: pl.DataFrame, whole: bool = False) -> dict[str, Samples]:
     """Deleting: from emptying stage 2 to the ioctl's end where that was recorded, else all of the ioctl.
 
-    What is before that waits for SRCU, while vCPUs whose memory is mapped run on.
+    What is before that waits for SRCU, while vCPUs whose memory is mapped run on; `whole`: they do not.
     """
     gone: set[tuple[int, int]] = set()
     zapped: dict[int, list[int]] = {}
@@ -82,7 +89,7 @@ def _memslot_samples(events: pl.DataFrame) -> dict[str, Samples]:
             continue
         if size == 0:
             gone.add(slot)
-            deletes.append(ts_ns - began_ns)
+            deletes.append(dur_ns if whole else ts_ns - began_ns)
         elif slot in gone:  # a slot put back; setting one up before the guest runs is another matter
             gone.remove(slot)
             adds.append(dur_ns)

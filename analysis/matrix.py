@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from analysis.calibrate import Observed, calibrate, observe, part_of
 from analysis.calibrate import fit as calibrated
+from analysis.calibrate_windows import window_samples
 from analysis.case import Case, outside_windows
 from analysis.predict import Setup
 from analysis.validate import WANTED_PERCENT, Cell, Summary, open_for, pair, summarize, together
@@ -25,6 +28,7 @@ Progress = Callable[[str, int, int], None]
 _FREE: Final = frozenset({"mechanism", "handlers", "seed", "base", "windows", "pin"})
 _ENVIRONMENT: Final = frozenset({"fetch"})  # a property of where content comes from, not of the host's kernel
 _REPLICATES: Final = 200
+_FEWEST_WINDOWS: Final = 6
 CALIBRATE_ON: Final = ("source", "host", "near")
 
 
@@ -189,7 +193,28 @@ class _SideA:
         key = ("near", target.mechanism, target.vcpus, target.fetch, target.group)
         wanted = (target.mechanism, target.vcpus, target.fetch)
         costs = self._pool(key, lambda s: (s.mechanism, s.vcpus, s.fetch) == wanted and s.group != target.group)
-        return _without(costs, _ENVIRONMENT)
+        return _without(costs, _ENVIRONMENT).merge(self.windows(target))
+
+    def windows(self, target: Found) -> CostTable:
+        """What beginning and ending a window like the target's took, with as many vCPUs, in other cells.
+
+        A run has one window: all fetches together, and fewer samples than other costs need.
+        """
+        key = ("windows", target.mechanism, target.vcpus, target.group)
+        if key not in self.kept:
+            mine = [
+                case.trace
+                for found, case in self.sources
+                if (found.mechanism, found.vcpus) == (target.mechanism, target.vcpus) and found.group != target.group
+            ]
+            empty = np.empty(0, np.int64)
+            observed = Observed(window_samples(mine) if mine else {}, empty, empty)
+            source = f"{len(mine)} traces of side A"
+            fitted = calibrated(
+                observed, source=source, name=source, provenance="measured-host", min_samples=_FEWEST_WINDOWS
+            )
+            self.kept[key] = fitted.costs
+        return self.kept[key]
 
     def _pool(self, key: Any, wanted: Callable[[Found], bool]) -> CostTable:
         if key not in self.kept:

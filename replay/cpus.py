@@ -22,10 +22,15 @@ from replay.tournament import INF, set_key
 SLICE_NS: Final = 2_800_000
 """Base slice: 0.7 ms x (1 + log2 of the CPUs, at most 8 of them), kernel/sched/fair.c; what 8 CPUs and more have."""
 
+FIRM_NS: Final = 5_000
+"""A step of a fault that takes less than this is done to its end: kernel code is left at its end only (PREEMPT_NONE,
+VOLUNTARY and LAZY), and user code between two system calls is as short."""
+
 # slot: work still to do, on a CPU (1) or waiting for one (2), since when this stretch counts, the next in the run
-# queue, run queue, thread, the row whose sleep in think time is over, whether it has walked over the other sleepers
-T_LEFT, T_STATE, T_BEGAN, T_NEXT, T_QUEUE, T_WHO, T_NAPPED, T_WALKED = range(8)
-T_COLUMNS: Final = 8
+# queue, run queue, thread, the row whose sleep in think time is over, whether it has walked over the other sleepers,
+# whether this work is done without being preempted
+T_LEFT, T_STATE, T_BEGAN, T_NEXT, T_QUEUE, T_WHO, T_NAPPED, T_WALKED, T_FIRM = range(9)
+T_COLUMNS: Final = 9
 AWAY, ON, WAITS = range(3)
 # thread: virtual runtime, lag when it last slept, deadline, when it last slept
 V_RUNTIME, V_LAG, V_DEADLINE, V_SLEPT = range(4)
@@ -72,7 +77,9 @@ def go_on(cpus: Any, slot: Any, now: Any) -> None:
     """`slot` has a CPU: its next event is the end of its work or of its slice."""
     tree, leaves, bits, th, tv, _queues, _on, _slice, _preempt = cpus
     who = th[slot, T_WHO]
-    stretch = min(th[slot, T_LEFT], max(tv[who, V_DEADLINE] - tv[who, V_RUNTIME], 1))
+    stretch = th[slot, T_LEFT]
+    if not th[slot, T_FIRM]:
+        stretch = min(stretch, max(tv[who, V_DEADLINE] - tv[who, V_RUNTIME], 1))
     set_key(tree, leaves, slot, ((now + stretch) << bits) | slot)
 
 
@@ -227,6 +234,7 @@ def hand_over(cpus: Any, slot: Any, now: Any, who: Any, work: Any) -> None:
     queues[q, Q_WORK] += work
     th[slot, T_WHO] = who
     th[slot, T_LEFT] = work
+    th[slot, T_FIRM] = 1
     enqueue(cpus, slot)
     following = earliest(cpus, q)
     dequeue(cpus, following)
@@ -234,8 +242,34 @@ def hand_over(cpus: Any, slot: Any, now: Any, who: Any, work: Any) -> None:
 
 
 @part
-def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
-    """`slot` has `work` to do on a CPU from now on; if it has none, its thread wakes."""
+def gives_way(cpus: Any, slot: Any, now: Any) -> Any:
+    """Whether `slot`, which runs, leaves its CPU to another: somebody was woken before it, or its slice is over."""
+    _tree, _leaves, _bits, th, tv, queues, _on, slice_ns, _preempt = cpus
+    q, who = th[slot, T_QUEUE], th[slot, T_WHO]
+    queues[q, Q_RESCHED] = 0
+    over = tv[who, V_RUNTIME] >= tv[who, V_DEADLINE]
+    if over:
+        tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
+    following = earliest(cpus, q)
+    if following < 0:
+        return False
+    _, time = virtual_time(cpus, q)
+    before = tv[th[following, T_WHO], V_DEADLINE] <= tv[who, V_DEADLINE]  # as pick_eevdf(): of equals the other
+    if not (tv[who, V_RUNTIME] > time or (over and before)):
+        return False
+    leave(cpus, slot, now)
+    enqueue(cpus, slot)
+    dequeue(cpus, following)
+    start(cpus, following, now)
+    return True
+
+
+@part
+def want(cpus: Any, slot: Any, now: Any, work: Any, thinks: Any) -> None:
+    """`slot` has `work` to do on a CPU from now on; if it has none, its thread wakes.
+
+    `thinks`: that is no step of a fault, but what the accessor does in between.
+    """
     _tree, _leaves, _bits, th, tv, queues, on, _slice, preempt_ns = cpus
     q = th[slot, T_QUEUE]
     queues[q, Q_WORK] += work
@@ -243,18 +277,11 @@ def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
     charge(cpus, q, now)
     th[slot, T_LEFT] = work
     who = th[slot, T_WHO]
+    th[slot, T_FIRM] = not thinks and work < FIRM_NS
     if th[slot, T_STATE] == ON:
-        if queues[q, Q_RESCHED]:
-            queues[q, Q_RESCHED] = 0
-            _, time = virtual_time(cpus, q)
-            following = earliest(cpus, q)
-            if following >= 0 and work > 0 and tv[who, V_RUNTIME] > time:
-                leave(cpus, slot, now)
-                enqueue(cpus, slot)
-                dequeue(cpus, following)
-                start(cpus, following, now)
-                return
-        go_on(cpus, slot, now)
+        due = queues[q, Q_RESCHED] or tv[who, V_RUNTIME] >= tv[who, V_DEADLINE]
+        if not (due and work > 0 and gives_way(cpus, slot, now)):
+            go_on(cpus, slot, now)
         return
     place(cpus, q, who, count, before)
     if queues[q, Q_FREE] > 0:
@@ -269,7 +296,8 @@ def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
         if most < 0 or tv[th[other, T_WHO], V_RUNTIME] > tv[th[most, T_WHO], V_RUNTIME]:
             most = other
     if tv[th[most, T_WHO], V_RUNTIME] > time and earliest(cpus, q) == slot:
-        if th[most, T_LEFT] <= 0:  # between two steps of its own: it gives way when it goes on, if it does
+        # In the kernel, or between two steps of its own: it gives way when it goes on, if it does.
+        if th[most, T_FIRM] or th[most, T_LEFT] <= 0:
             queues[q, Q_RESCHED] = 1
             return
         leave(cpus, most, now)
@@ -283,23 +311,10 @@ def want(cpus: Any, slot: Any, now: Any, work: Any) -> None:
 @part
 def stretch_over(cpus: Any, slot: Any, now: Any) -> Any:
     """The event of a slot on a CPU: whether its work is done. If only its slice is over, who is next is picked."""
-    _tree, _leaves, _bits, th, tv, _queues, _on, slice_ns, _preempt = cpus
-    q = th[slot, T_QUEUE]
-    charge(cpus, q, now)
+    th = cpus[3]
+    charge(cpus, th[slot, T_QUEUE], now)
     if th[slot, T_LEFT] <= 0:
         return True
-    who = th[slot, T_WHO]
-    if tv[who, V_RUNTIME] >= tv[who, V_DEADLINE]:
-        tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
-        following = earliest(cpus, q)
-        if following >= 0:
-            _, time = virtual_time(cpus, q)
-            before = tv[th[following, T_WHO], V_DEADLINE] <= tv[who, V_DEADLINE]  # as pick_eevdf(): of equals the other
-            if tv[who, V_RUNTIME] > time or before:
-                leave(cpus, slot, now)
-                enqueue(cpus, slot)
-                dequeue(cpus, following)
-                start(cpus, following, now)
-                return False
-    go_on(cpus, slot, now)
+    if not gives_way(cpus, slot, now):
+        go_on(cpus, slot, now)
     return False

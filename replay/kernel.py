@@ -146,6 +146,11 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     tree = np.full(2 * leaves, INF, np.int64)
     # pinned: a run queue for each CPU, thread n in number n modulo CPUs; else one queue for all
     run_queues = max(cpus if pinned else 1, 1)
+    vcpus = np.int64(0)  # handlers are numbered behind them
+    for a in range(accessors):
+        vcpus += ac[a, A_KIND] == 0
+    if vcpus == 0:
+        vcpus = accessors
     th = np.zeros((slots if cpus else 1, T_COLUMNS), np.int64)
     threads = np.zeros((accessors + rs.shape[0] if cpus else 1, V_COLUMNS), np.int64)
     queues = np.zeros((run_queues, Q_COLUMNS), np.int64)
@@ -355,7 +360,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
             op = ops[up, 0]
             if cpus and op >= SHARED and t > now and th[us, T_STATE] == ON:
                 # what took time without leave to sleep is work
-                want(host, slot, now, t - now)
+                want(host, slot, now, t - now, 0)
                 key = tree[leaves + slot]
                 break
             if op >= SHARED and t > now:
@@ -411,7 +416,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 rs[r, R_BUSY] -= t
                 if cpus and ops[up, 4] >= 0:
                     # A sleeping server wakes: on an idle CPU, or on that of the accessor, which now sleeps.
-                    q = (accessors + r - ops[up, 1]) % run_queues
+                    q = (vcpus + r - ops[up, 1]) % run_queues
                     busy = np.int64(queues[q, Q_FREE] == 0)
                     draw = ops[up, 5]
                     bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
@@ -427,7 +432,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     th[us, T_QUEUE] = q
                     th[us, T_WHO] = accessors + r
                     if latency > 0:
-                        want(host, slot, now, latency)
+                        want(host, slot, now, latency, 0)
                         key = tree[leaves + slot]
                         break
                     continue
@@ -457,7 +462,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         t += each * others
                     if cpus and t > now:  # the waker's own work, after which it wakes
                         th[us, T_WALKED] = 1
-                        want(host, slot, now, t - now)
+                        want(host, slot, now, t - now, 0)
                         key = tree[leaves + slot]
                         break
                 if cpus:
@@ -485,7 +490,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                                 bits = draw_bits(seed, st[joiner, DRAW], draw >> 2)
                                 word = np.int64(-1)
                                 latency += sample(tables, ops[up, 2] + pair, bits, draw)
-                            want(host, joiner, now, latency)
+                            want(host, joiner, now, latency, 0)
                             joiner = following
                             continue
                         wake = ops[up, 1]
@@ -523,7 +528,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if cpus:
                     if ops[up, 9] == TAIL_AWAKE:  # all of it was its own work, and so is this
                         if resumes > t and t == now:
-                            want(host, slot, now, resumes - t)
+                            want(host, slot, now, resumes - t, 0)
                             key = tree[leaves + slot]
                             pc = PC_RESUME
                             break
@@ -552,7 +557,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             give_up(host, slot, now)
                         th[us, T_QUEUE] = acc % run_queues
                         th[us, T_WHO] = acc
-                        want(host, slot, now, resumes - now)
+                        want(host, slot, now, resumes - now, 0)
                         key = tree[leaves + slot]
                         break
                     if ops[up, 9] != TAIL_AWAKE:
@@ -607,7 +612,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 pc = PC_START
             elif op == RESUME:  # only where CPUs are counted: woken, it runs when it has one
                 if th[us, T_STATE] != ON:
-                    want(host, slot, now, 0)
+                    want(host, slot, now, 0, 0)
                     if th[us, T_STATE] != ON:
                         break
                 # as at WAKE without CPUs; one inlined function for both made every replay take twice as long
@@ -687,8 +692,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     st[us, SINCE] = t
                     pc = PC_ARRIVE
                     break
+                if cpus and left == 0 and th[us, T_STATE] != ON:  # nobody touches memory without a CPU
+                    want(host, slot, now, 0, 1)
+                    if th[us, T_STATE] != ON:
+                        pc = PC_ARRIVE
+                        break
                 if cpus and left > 0:
-                    want(host, slot, now, left)
+                    want(host, slot, now, left, 1)
                     key = tree[leaves + slot]
                     pc = PC_ARRIVE
                     break
@@ -847,7 +857,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
                 pc += 1
                 if cpus and each * count > 0:
-                    want(host, slot, now, each * count)
+                    want(host, slot, now, each * count, 0)
                     key = tree[leaves + slot]
                     break
                 t += each * count
@@ -864,13 +874,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         give_up(host, slot, now)
                     t += work
                 elif work > 0:
-                    want(host, slot, now, work)
+                    want(host, slot, now, work, 0)
                     key = tree[leaves + slot]
                     break
             elif op == RECORDED:
                 if row >= 0 and recorded.size and recorded[row] > 0:
                     if cpus and recorded[row] < ops[up, 1]:
-                        want(host, slot, now, recorded[row])
+                        want(host, slot, now, recorded[row], 0)
                         key = tree[leaves + slot]
                         pc += 1
                         break

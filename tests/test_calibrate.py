@@ -283,6 +283,33 @@ def test_only_the_first_message_after_a_handlers_switch_in_tells_of_its_cpu(afte
     assert parts["message"].tolist() == [8 if after else 20] * 40  # of 80 messages
 
 
+@pytest.mark.parametrize(("who", "samples"), [(FAULTER + 1, 40), (FAULTER, 0)])
+def test_what_it_takes_to_preempt_is_seen_where_another_than_the_waker_had_to_leave(who: int, samples: int) -> None:
+    """The accessor that wakes a handler on its own CPU goes to sleep anyway."""
+
+    def fault(start_ns: int, page: int, tid: int) -> list[dict[str, Any]]:
+        return [
+            at(start_ns, Kind.PAGE_FAULT_USER, tid, addr=page),
+            *sleep(start_ns + 10, start_ns + 90, tid, woken_ns=start_ns + 70),
+            message(start_ns + 30, page, tid=tid),
+            placed(start_ns + 70, 10, page),
+            at(start_ns + 100, Kind.MMAP_LOCK_RELEASED, tid),
+        ]
+
+    events = []
+    for n in range(40):
+        start, page = 100_000 * (n + 1), PAGE + 8192 * n
+        events += [*fault(start, page, FAULTER), *fault(start + 50_000, page + 4096, FAULTER + 1)]
+        events += [
+            at(start - 100, Kind.SCHED_OUT, HANDLER, code=ASLEEP),
+            at(start + 22, Kind.SCHED_IN, HANDLER, value=who),
+        ]
+        if who != FAULTER:
+            events += [at(start + 22, Kind.SCHED_OUT, who), at(start + 40_000, Kind.SCHED_IN, who)]
+    observed = observe(stitch_events(frame(*events)).faults, Meta())
+    assert observed.samples["preempt"].tolist() == [12] * samples  # asleep at 10, the handler on its CPU at 22
+
+
 def scheduled_faults(row: dict[str, Any], count: int = 90) -> pl.DataFrame:
     """Faults that one handler serves back to back; each third is as `row` says."""
     faults = served_in_turn(count, 0)

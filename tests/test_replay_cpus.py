@@ -60,6 +60,15 @@ def test_who_slept_with_less_than_its_share_takes_the_cpu_when_it_wakes() -> Non
     assert starts(work)[1:] == [SLICE_NS + 500 * US, SLICE_NS + 500 * US + MS + 200 * US]
 
 
+def test_who_takes_a_running_threads_cpu_pays_for_that() -> None:
+    work, costs = thinks([50 * MS], [500 * US, 1_200 * US], asleep=[0, 0, MS]), COSTS.with_constants(preempt=7_000)
+    plain, paid = (simulate(work, IDEAL, c, cpus=1) for c in (COSTS, costs))
+    assert paid.start_ns[2] - plain.start_ns[2] == 7_000  # once: it takes the CPU from 0 when it wakes
+    assert paid.costs_used["preempt"] == "assumed"
+    assert busy(paid) - busy(plain) == 7_000
+    assert "preempt" not in simulate(work, IDEAL, costs).costs_used
+
+
 def test_who_slept_with_more_than_its_share_waits_for_the_slice() -> None:
     """0 runs 2 ms and sleeps 1 ms, 1 ms behind V: 1 has its slice whole."""
     work = thinks([2 * MS, 1_200 * US], [50 * MS], asleep=[0, MS, 0])

@@ -248,6 +248,18 @@ def test_woken_threads_on_their_cpu(handler_after: int, accessor_after: int) -> 
     assert [fault[name] for name in ("read_preempted_ns", "service_preempted_ns", "preempted_ns")] == [0, 0, 0]
 
 
+@pytest.mark.parametrize(("state", "preempts"), [(PREEMPTED, True), (ASLEEP, False)])
+def test_a_woken_thread_either_takes_a_cpu_or_gets_one_that_was_left(state: int, preempts: bool) -> None:
+    left = [at(1022, Kind.SCHED_OUT, OTHER, code=state), at(1090, Kind.SCHED_OUT, OTHER, code=state)]
+    result = stitch_events(
+        frame(*scheduled(handler_after=OTHER, accessor_after=OTHER), *left, at(1060, Kind.SCHED_IN, OTHER))
+    )
+    check(result)
+    assert (only(result)["read_preempts"], only(result)["wake_preempts"]) == (preempts, preempts)
+    alone = only(stitch_events(frame(*scheduled())))
+    assert (alone["read_preempts"], alone["wake_preempts"]) == (False, False)  # the CPU was idle
+
+
 def test_preempted_time_is_told_for_each_stage() -> None:
     result = stitch_events(
         frame(
@@ -296,7 +308,8 @@ def test_what_the_scheduler_did_is_null_where_it_was_not_seen() -> None:
     check(awake)
     fault = only(awake)
     # Neither slept: there is no CPU that they came back to. Nobody was preempted.
-    assert [fault[name] for name in ("read_run_ns", "read_after_tid", "wake_run_ns", "wake_after_tid")] == [None] * 4
+    names = ("read_run_ns", "read_after_tid", "read_preempts", "wake_run_ns", "wake_after_tid", "wake_preempts")
+    assert [fault[name] for name in names] == [None] * 6
     assert [fault[name] for name in ("read_preempted_ns", "service_preempted_ns", "preempted_ns")] == [0, 0, 0]
     unjoined = stitch_events(frame(*scheduled()[:4]))
     check(unjoined)
