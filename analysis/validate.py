@@ -248,7 +248,7 @@ def pair(
     host = host_costs if host_costs is not None else CostTable({})
     near = target_costs if target_costs is not None else CostTable({})
     costs = source.shipped.merge(host, fitted, near)
-    workload = as_missing(source.workload, source.used)
+    workload = as_missing(without_pauses(source), source.used)
     windows = _moved(target, source)
     result = run(workload, mechanism, costs, setup, windows)
     unnamed = elsewhere(source)
@@ -451,6 +451,27 @@ def open_for(trace: Trace, setup: Setup, *, fit: bool = True, max_loss_percent: 
     """A case without a default window: only recorded ones; the lab's threads on the CPUs they were pinned to."""
     case = open_case(trace, setup, fit=fit, max_loss_percent=max_loss_percent, as_pinned=True)
     return case if trace.meta.windows else replace(case, windows=())
+
+
+def without_pauses(case: Case) -> Workload:
+    """The workload without the time that its vCPUs stood still in recorded pauses: that is no think time of theirs.
+
+    In other windows who touches memory waits in a fault, which is a stall.
+    """
+    workload = case.workload
+    begin = workload.clock_start_ns
+    spans = [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows if w.kind == "pause"]
+    if not spans:
+        return workload
+    away = np.zeros(workload.faults, dtype=np.int64)
+    for first, last in spans:
+        since = np.maximum(workload.recorded_start_ns - workload.think_ns, first)
+        away += np.maximum(np.minimum(workload.recorded_start_ns, last) - since, 0)
+    away[~counted(workload)[workload.accessor_of_row()]] = 0
+    asleep_ns = workload.asleep_ns
+    if asleep_ns.size:
+        asleep_ns = np.maximum(asleep_ns - away, 0)
+    return replace(workload, think_ns=workload.think_ns - away, asleep_ns=asleep_ns, _cache={})
 
 
 def as_missing(workload: Workload, used: Used | None) -> Workload:

@@ -316,9 +316,8 @@ class _Run:
         shards = self.program.shards
         if shards == 1 or not self.w.faults:
             return np.zeros(self.w.faults if shards > 1 else 1, np.int32)
-        page = self.w.page.astype(np.int64)
-        low = int(page.min())
-        return ((page - low) * shards // (int(page.max()) - low + 1)).astype(np.int32)
+        pages, place = np.unique(self.w.page, return_inverse=True)
+        return (place.astype(np.int64) * shards // len(pages)).astype(np.int32)
 
     def _push(self) -> tuple[npt.NDArray[np.int32], Ints]:
         push = self.mechanism.push

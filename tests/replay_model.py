@@ -43,7 +43,8 @@ class Model:
         self.shared = counts > 1
         page = workload.page.astype(np.int64)
         shards = max(1, int(mechanism.value(mechanism.shards)))
-        self.shard = (page - page.min()) * shards // (page.max() - page.min() + 1) if workload.faults else page
+        pages, place = np.unique(page, return_inverse=True)
+        self.shard = place * shards // max(len(pages), 1)
 
     def run(self) -> Model:
         for a in range(self.w.accessors):

@@ -38,8 +38,8 @@ class Made:
     def faults(self) -> pl.DataFrame:
         empty = pl.from_arrow(FAULTS.empty_table())
         assert isinstance(empty, pl.DataFrame)
-        blank = {name: 0 if dtype.is_integer() else "" for name, dtype in empty.schema.items()}
-        return pl.DataFrame([blank | row for row in self.rows], schema=empty.schema)
+        blank = {name: "" if dtype == pl.String else 0 for name, dtype in empty.schema.items()}
+        return pl.DataFrame([blank | row for row in self.rows], schema=empty.schema, strict=False)
 
 
 def fault(tid: int, start_ms: float, queue: float, service: float, wake: float, **more: Any) -> dict[str, Any]:

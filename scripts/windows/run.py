@@ -1,6 +1,7 @@
 """Windows over memory that is all there, predicted from a run that was only paused: who is held, what faults again.
 
-    python scripts/windows/run.py [-o DIRECTORY]
+    faultreplay calibrate --lab -o host.toml
+    python scripts/windows/run.py --costs host.toml [-o DIRECTORY]
 
 `lab run` and `validate` in one process, three seeds for each number of pages: a table of docs/validation.md. Needs what
 the lab needs: root, KVM, a C compiler.
@@ -38,9 +39,9 @@ def spec(kind: str, vcpus: int, pages: int, seed: int) -> LabSpec:
     )  # fmt: skip
 
 
-def cells(kind: str, vcpus: int, folder: Path) -> Iterator[Cell]:
+def cells(kind: str, vcpus: int, folder: Path, costs: list[str]) -> Iterator[Cell]:
     """Predictions of `kind` from a pause with another seed; traces that stand in `folder` are not made again."""
-    setup = Setup(retouch="working-set")
+    setup = Setup(retouch="working-set", cost_files=costs)
     for pages in PAGES:
         for seed in SEEDS:
             paths = []
@@ -64,6 +65,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, help="Keep the traces here.")
+    parser.add_argument("--costs", action="append", default=[], help="Cost files over the shipped ones.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faultreplay-windows-") as name, kept_attached():
         folder = options.output or Path(name)
@@ -72,7 +74,7 @@ def main() -> int:
         print("|---|--:|--:|--:|--:|--:|")
         for kind in ("freeze", "memslot-destroy"):
             for vcpus in (1, 2):
-                some = list(cells(kind, vcpus, folder))
+                some = list(cells(kind, vcpus, folder, options.costs))
                 right = sum(c.predicted.held_accessors == c.measured.held_accessors for c in some)
                 figures = [spread(some, n) for n in (lambda x: x.refaults, lambda x: x.held, lambda x: x.refault)]
                 print(f"| `{kind}` | {vcpus} | right in {right} of {len(some)} | {' | '.join(figures)} |", flush=True)
