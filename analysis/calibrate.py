@@ -286,7 +286,7 @@ def observe(
     # Which fault follows which, and how many wait at once, is to be seen among all of them.
     userfaults = _Columns(joined.filter(_is_userfault(joined)), waits)
     exits = _Columns(joined.filter(calm & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits)
-    samples: dict[str, Samples] = _userfault_samples(userfaults)
+    samples: dict[str, Samples] = _userfault_samples(userfaults, waits)
     samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
     samples["resolve"] = exits.resolve_ns
     samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
@@ -350,7 +350,7 @@ def _is_userfault(faults: pl.DataFrame) -> pl.Series:
     return served & faults["cause"].is_in(USERFAULTS) & faults["resolution"].is_in(PLACED)
 
 
-def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
+def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
     order = np.lexsort((faults.read_ns, faults.handler))
     handler, read_ns, placed_ns = faults.handler[order], faults.read_ns[order], faults.placed_ns[order]
     start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
@@ -374,9 +374,12 @@ def _userfault_samples(faults: _Columns) -> dict[str, Samples]:
     # No event tells when the message was ready. The accessor is asleep soon after; where that was not seen, only the
     # sum of the two is known, and only that counts for an idle handler.
     halves = taken // 2
+    # Without CPUs as a resource the sum must be right, so both are of the same faults: those of idle handlers.
+    told = known & idle if waits and idle.any() else known
+    typical = np.minimum(round(float(np.median(trap[told]))), taken) if told.any() else halves
     return {
-        "trap": trap[known] if known.any() else halves,
-        "message": np.maximum(taken - np.where(known[idle], trap[idle], halves), 0),
+        "trap": trap[told] if told.any() else halves,
+        "message": np.maximum(taken - np.where(known[idle], trap[idle], typical), 0),
         "fetch": (faults.service_ns - faults.resolve_ns)[faults.calm],
         "wake": faults.wake_ns[faults.calm],
         "handler_loop": (read_ns - before_ns)[waiting],

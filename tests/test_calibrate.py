@@ -98,10 +98,12 @@ def busy_pair(start_ns: int, page: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_every_sleeper_tells_of_trap_but_only_idle_handlers_of_message_and_busy_ones_of_the_loop() -> None:
+def test_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop() -> None:
     events = [event for n in range(40) for event in busy_pair(100_000 * (n + 1), PAGE + 4096 * n)]
     fitted = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t")
-    assert (fitted.costs["trap"].n, means(fitted.costs)["trap"]) == (80, 10)
+    assert (fitted.costs["trap"].n, means(fitted.costs)["trap"]) == (40, 10)  # the sum with message counts
+    every = observe(stitch_events(frame(*events)).faults, Meta(), waits=False).samples["trap"]
+    assert every.tolist() == [10] * 80
     assert (fitted.costs["message"].n, means(fitted.costs)["message"]) == (40, 20)  # of 80 faults
     assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
 
