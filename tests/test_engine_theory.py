@@ -123,7 +123,9 @@ def test_littles_law_holds_exactly(
     level = np.cumsum(steps[order])
     area = (level[:-1] * np.diff(times[order])).sum()
     assert area == pytest.approx(use.wait_ns + use.busy_ns)
-    assert use.max_queue == max(level.max() - servers, 0)
+    # who thinks for 0 ns leaves and comes in one instant: in which order, the queue's greatest length may tell
+    leaving_first = np.cumsum(steps[np.lexsort((steps, times))])
+    assert max(leaving_first.max() - servers, 0) <= use.max_queue <= max(level.max() - servers, 0)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
