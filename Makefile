@@ -25,6 +25,7 @@ postcopy: $(VENV)/.installed-dev  ## migrate two real QEMU guests with post-copy
 
 lint: $(VENV)/.installed-dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import simpy
 
-from replay.costs import CostTable, load_costs
-from replay.engine import Result, simulate
-from replay.mechanism import Mechanism, load_mechanism
-from replay.windows import Window
-from replay.workload import Workload, make_workload
+from faultreplay.replay.engine.engine import Result, simulate
+from faultreplay.replay.engine.windows import Window
+from faultreplay.replay.language.costs import CostTable, load_costs
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 HERE = Path(__file__).parent
 DRAWN = ("trap", "message", "fetch", "resolve", "wake", "handler_loop")  # in the order the compiled path draws them

@@ -13,10 +13,10 @@ import time
 
 import numpy as np
 
-from replay.costs import load_costs
-from replay.engine import simulate
-from replay.mechanism import load_mechanism
-from replay.workload import Workload
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.workload.workload import Workload
 
 
 def workload(vcpus: int, faults: int) -> Workload:

@@ -63,8 +63,8 @@ def _ours(backend: str) -> Recorder:
         return [sys.executable, "-m", "faultreplay", "record", *options]
 
     def kept(out: Path) -> int:
-        from faulttrace.schema import Kind
-        from faulttrace.store import open_trace
+        from faultreplay.faulttrace.schema import Kind
+        from faultreplay.faulttrace.store import open_trace
 
         return open_trace(out / "x.trace").events([Kind.PAGE_FAULT_USER], columns=["ts_ns"]).height
 
@@ -134,9 +134,7 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
         process, before_ns = None, 0
         if recorder is not None:
             with (out / "stderr.txt").open("wb") as words:
-                process = subprocess.Popen(
-                    recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=words
-                )
+                process = subprocess.Popen(recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=words)
             deadline = time.monotonic() + 60
             while not recorder.attached(out):
                 if process.poll() is not None or time.monotonic() > deadline:

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from replay.costs import Cost, CostTable, load_costs
-from replay.distributions import Distribution
-from replay.engine import simulate
-from replay.mechanism import load_mechanism
-from replay.synth import SynthSpec, Think, synthesize
-from replay.workload import Workload, make_workload
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.language.costs import Cost, CostTable, load_costs
+from faultreplay.replay.language.distributions import Distribution
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.workload.synth import SynthSpec, Think, synthesize
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 HERE = Path(__file__).parent
 PUBLISHED: dict[str, Any] = tomllib.loads((HERE / "published.toml").read_text(encoding="utf-8"))

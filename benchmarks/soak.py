@@ -96,8 +96,8 @@ def _read(out: Path) -> dict[str, float]:
     """Open the trace and read it whole, part by part."""
     import polars as pl
 
-    from faulttrace.schema import Kind
-    from faulttrace.store import open_trace
+    from faultreplay.faulttrace.schema import Kind
+    from faultreplay.faulttrace.store import open_trace
 
     begin = time.perf_counter()
     trace = open_trace(out, allow_incomplete=False)

@@ -1,5 +1,5 @@
 """`python -m faultreplay`."""
 
-from faultreplay.cli import run
+from faultreplay.cli.main import run
 
 run()

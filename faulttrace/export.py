@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from faulttrace.errors import FaultreplayError, UsageError
-from faulttrace.schema import Kind
-from faulttrace.store import Trace
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import Trace
 
 if TYPE_CHECKING:
     import polars as pl

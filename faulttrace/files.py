@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from faulttrace.errors import FaultreplayError, IncompleteData, NoPermission
-from faulttrace.schema import EVENTS, STITCH_VERSION
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, NoPermission
+from faultreplay.faulttrace.schema import EVENTS, STITCH_VERSION
 
 META: Final = "meta.json"
 _FILE_MODE: Final = 0o600  # addresses of a production guest are nobody else's business

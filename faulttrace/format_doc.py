@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from faulttrace.schema import ACCESSORS, CAUSES, EVENTS, FAULTS, KINDS, LOSSES, RESOLUTIONS, TRUTH, Kind
-from faulttrace.stitch.found import MARKERS
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, EVENTS, FAULTS, KINDS, LOSSES, RESOLUTIONS, TRUTH, Kind
+from faultreplay.faulttrace.stitch.found import MARKERS
 
 _BLOCK = re.compile(r"(<!-- made from the schema: (?P<name>[a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from faulttrace.errors import IncompleteData
-from faulttrace.schema import SCHEMA_VERSION
+from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.schema import SCHEMA_VERSION
 
 MAX_META_BYTES = 64 << 20
 

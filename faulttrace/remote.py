@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
-from faulttrace.meta import Meta
-from faulttrace.schema import FAULTS, STITCH_VERSION
-from faulttrace.store import Trace, open_trace
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import FAULTS, STITCH_VERSION
+from faultreplay.faulttrace.store import Trace, open_trace
 
 if TYPE_CHECKING:
     import polars as pl

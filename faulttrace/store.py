@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from faulttrace.errors import FaultreplayError, IncompleteData, NoPermission, UsageError
-from faulttrace.files import META, check_footer, part_paths, read_parquet, write_parquet
-from faulttrace.meta import Meta
-from faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH, Kind
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, NoPermission, UsageError
+from faultreplay.faulttrace.files import META, check_footer, part_paths, read_parquet, write_parquet
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH, Kind
 
 if TYPE_CHECKING:
     import polars as pl
@@ -111,7 +111,7 @@ class Trace:
         if not rebuild and self._is_fresh(cached):
             with contextlib.suppress(IncompleteData):  # derived data: a damaged copy is made anew
                 return self._frame("faults.parquet", FAULTS)
-        from faulttrace.stitch import stitch
+        from faultreplay.faulttrace.stitch import stitch
 
         faults = stitch(self)
         with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError
 
 _NS = {
     "ns": 1,

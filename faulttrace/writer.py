@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from faulttrace.errors import UsageError
-from faulttrace.files import META, disk_errors, part_paths, replacing, write_file, write_parquet
-from faulttrace.meta import Meta
-from faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.files import META, disk_errors, part_paths, replacing, write_file, write_parquet
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH
 
 PART_ROWS: Final = 1 << 20
 """Rows a part holds at most; about 10 MB on disk, a second of a very busy host."""

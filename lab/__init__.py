@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lab.spec import LabResult, LabSpec
+    from faultreplay.lab.spec import LabResult, LabSpec
 
 
 def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool = False) -> LabResult:
     """Run `spec` for real; see `lab.runner.run`. Imported when called: the command line's help needs none of it."""
-    from lab.runner import run as real_run
+    from faultreplay.lab.runner import run as real_run
 
     return real_run(spec, out, record, force)

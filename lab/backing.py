@@ -7,7 +7,7 @@ import mmap
 import os
 from typing import Final
 
-from lab.spec import PAGE_BYTES
+from faultreplay.lab.spec import PAGE_BYTES
 
 _MOST_BYTES: Final = 1 << 30
 _ALSO_TAKEN_BYTES: Final = 64 << 20

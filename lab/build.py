@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from faulttrace.errors import FaultreplayError, MissingFeature
+from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature
 
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O2", "-g", "-Wall", "-pthread", "-lm")

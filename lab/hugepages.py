@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from faulttrace.errors import MissingFeature
+from faultreplay.faulttrace.errors import MissingFeature
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from faulttrace.errors import UsageError
-from faulttrace.units import parse_duration_ns
-from lab.spec import PAGE_BYTES, LabSpec
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.lab.spec import PAGE_BYTES, LabSpec
 
 Ints = npt.NDArray[np.int64]
 

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from collect.backends import kept_attached
-from faulttrace.errors import FaultreplayError, UsageError
-from faulttrace.meta import Meta
-from faulttrace.units import parse_duration_ns
-from lab.lists import REPEATING, ROUNDS
-from lab.results import write_results
-from lab.runner import run
-from lab.spec import MECHANISMS, WINDOW_KINDS, LabSpec, Window
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.lab.lists import REPEATING, ROUNDS
+from faultreplay.lab.results import write_results
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import MECHANISMS, WINDOW_KINDS, LabSpec, Window
 
 SIDES: Final = ("A", "B")
 DEFAULT_MECHANISMS: Final = (

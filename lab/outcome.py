@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faulttrace.schema import TRUTH
-from lab.lists import AccessList
-from lab.program import Program
-from lab.spec import PAGE_BYTES, WATCH, LabResult, LabSpec
-from lab.truth import WAITS_FOR_THAW, Clock, read_services, truth_table, verify
+from faultreplay.faulttrace.schema import TRUTH
+from faultreplay.lab.lists import AccessList
+from faultreplay.lab.program import Program
+from faultreplay.lab.spec import PAGE_BYTES, WATCH, LabResult, LabSpec
+from faultreplay.lab.truth import WAITS_FOR_THAW, Clock, read_services, truth_table, verify
 
 _ACCESSOR_FACTS = ("done", "left", "efault_exits", "mmio_exits", "kicks", "parked_ns")
 _QUANTILES = (0.5, 0.9, 0.99)

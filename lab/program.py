@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from faulttrace.errors import FaultreplayError, MissingFeature, NoPermission, UsageError
+from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature, NoPermission, UsageError
 
 _ERRORS: dict[int, type[FaultreplayError]] = {2: UsageError, 5: MissingFeature, 77: NoPermission}
 

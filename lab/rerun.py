@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from faulttrace.errors import IncompleteData
-from faulttrace.store import Trace, open_trace
-from lab.lists import OP_READ, OP_WRITE, AccessList, tag_ops
-from lab.spec import MAX_ACCESSORS
+from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.lab.lists import OP_READ, OP_WRITE, AccessList, tag_ops
+from faultreplay.lab.spec import MAX_ACCESSORS
 
 _NOT_MEMORY = ("mmio",)
 

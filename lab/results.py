@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faulttrace.errors import FaultreplayError
-from faulttrace.store import open_trace
+from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.store import open_trace
 
 if TYPE_CHECKING:
-    from lab.matrix import MatrixRun
+    from faultreplay.lab.matrix import MatrixRun
 
 STALLED_NS: Final = 1_000  # a longer access did not find its page there
 _RESULT: Final = pa.schema(

@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from collect.host import describe_host
-from faulttrace import writer
-from faulttrace.errors import FaultreplayError, UsageError
-from faulttrace.meta import MapEntry, MechanismUsed, Memslot, Meta, Target, Thread, WindowSpan
-from faulttrace.units import parse_duration_ns
-from lab.backing import back_free_memory
-from lab.build import build
-from lab.hugepages import reserved
-from lab.lists import AccessList, make_lists, write_lists
-from lab.outcome import collect
-from lab.program import PageServer, Program
-from lab.spec import PAGE_BYTES, LabResult, LabSpec
+from faultreplay.collect.recorder.host import describe_host
+from faultreplay.faulttrace import writer
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.meta import MapEntry, MechanismUsed, Memslot, Meta, Target, Thread, WindowSpan
+from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.lab.backing import back_free_memory
+from faultreplay.lab.build import build
+from faultreplay.lab.hugepages import reserved
+from faultreplay.lab.lists import AccessList, make_lists, write_lists
+from faultreplay.lab.outcome import collect
+from faultreplay.lab.program import PageServer, Program
+from faultreplay.lab.spec import PAGE_BYTES, LabResult, LabSpec
 
 
 def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool = False) -> LabResult:
@@ -72,7 +72,7 @@ def _plan(spec: LabSpec) -> tuple[LabSpec, list[AccessList], int, list[str]]:
     """Lists, the pages they refer to, and the specification with as many vCPUs as there are lists."""
     if spec.workload is None:
         return spec, *make_lists(spec), []
-    from lab.rerun import lists_from_trace
+    from faultreplay.lab.rerun import lists_from_trace
 
     lists, pages, notes = lists_from_trace(spec.workload, spec.granule // PAGE_BYTES)
     return replace(spec, vcpus=len(lists)), lists, pages, notes
@@ -149,7 +149,7 @@ def _recording(out: Path | None, meta: Meta, record: bool, force: bool) -> Itera
         with writer.TraceWriter(out, meta, force=force):
             yield
         return
-    from collect.recorder import Recorder, RecordSpec
+    from faultreplay.collect.recorder.recorder import Recorder, RecordSpec
 
     known = {"origin": meta.origin, "mechanism": meta.mechanism, "command": meta.command, "memory_map": meta.memory_map}
     with Recorder(RecordSpec(pids=(meta.targets[0].tgid,), force=force, meta_extra=known), out):

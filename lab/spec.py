@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError
 
 MAX_ACCESSORS: Final = 64
 PAGE_BYTES: Final = 4096

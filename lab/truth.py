@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from faulttrace.schema import TRUTH
-from lab.lists import OP_RMW, OP_WRITE, AccessList
-from lab.spec import PAGE_BYTES
+from faultreplay.faulttrace.schema import TRUTH
+from faultreplay.lab.lists import OP_RMW, OP_WRITE, AccessList
+from faultreplay.lab.spec import PAGE_BYTES
 
 Ints = npt.NDArray[np.int64]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from collect.drain import Drain
-from collect.ring import Records
-from faulttrace.meta import Meta
-from faulttrace.writer import TraceWriter
+from faultreplay.collect.backends.ring import Records
+from faultreplay.collect.recorder.drain import Drain
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.writer import TraceWriter
 
 PER_TAKE = 4000
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from faulttrace.files import write_parquet
-from faulttrace.meta import Clock, Host, MechanismUsed, Meta, WindowSpan
-from faulttrace.schema import EVENTS, FAULTS
-from faulttrace.writer import TraceWriter
+from faultreplay.faulttrace.files import write_parquet
+from faultreplay.faulttrace.meta import Clock, Host, MechanismUsed, Meta, WindowSpan
+from faultreplay.faulttrace.schema import EVENTS, FAULTS
+from faultreplay.faulttrace.writer import TraceWriter
 
 BEGIN_NS = 1_000_000_000
 TRAP, MESSAGE, RESOLVE, WAKE, LOOP = 2_000, 2_000, 5_000, 30_000, 2_000

@@ -6,16 +6,16 @@ import os
 import shutil
 import sys
 
-from collect.host import missing_capabilities
-from faulttrace.errors import FaultreplayError
+from faultreplay.collect.recorder.host import missing_capabilities
+from faultreplay.faulttrace.errors import FaultreplayError
 
 
 def _lacking() -> str:
     if sys.platform != "linux" or missing_capabilities():
         return f"needs root or {', '.join(missing_capabilities())}"
     try:
-        from collect.bcc_loader import check_headers, load_bcc
-        from collect.tracefs import tracefs_root
+        from faultreplay.collect.backends.bcc_loader import check_headers, load_bcc
+        from faultreplay.collect.backends.tracefs import tracefs_root
 
         load_bcc()
         check_headers(os.uname().release)

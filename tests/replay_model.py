@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import simpy
 
-from replay.language import CLASSES
-from replay.mechanism import Mechanism
-from replay.workload import Workload
+from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.words import CLASSES
+from faultreplay.replay.workload.workload import Workload
 
 MASK = (1 << 64) - 1
 

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 from test_stitch import PAGE, VM, frame, userfault
 
-from analysis.accuracy import accuracy_of, compare_with_truth, truthful
-from faultreplay.cli import _exit_code
-from faulttrace.errors import UsageError
-from faulttrace.meta import Meta
-from faulttrace.schema import TRUTH
-from faulttrace.stitch import stitch_events
-from faulttrace.store import Trace, open_trace
-from faulttrace.writer import TraceWriter, write_truth
+from faultreplay.analysis.judge.accuracy import accuracy_of, compare_with_truth, truthful
+from faultreplay.cli.main import _exit_code
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import TRUTH
+from faultreplay.faulttrace.stitch import stitch_events
+from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.faulttrace.writer import TraceWriter, write_truth
 
 
 def access(start_ns: int, end_ns: int, *, tid: int, page: int = PAGE, seq: int = 0) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from test_stitch import (
     userfault,
 )
 
-from analysis.calibrate import (
+from faultreplay.analysis.calibrate.calibrate import (
     MIN_SAMPLES,
     Observed,
     calibrate,
@@ -42,17 +42,17 @@ from analysis.calibrate import (
     observe,
     wake_walk_ns,
 )
-from analysis.calibrate_windows import split_by_pages, window_samples
-from analysis.microruns import _few_cores, contended_specs, micro_specs
-from faultreplay.cli import _exit_code
-from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.meta import Host, MapEntry, MechanismUsed, Meta, WindowSpan
-from faulttrace.schema import FAULTS, Kind
-from faulttrace.stitch import stitch_events
-from faulttrace.store import Trace, open_trace
-from faulttrace.writer import TraceWriter
-from replay.costs import Cost, CostTable, load_costs, save_costs
-from replay.distributions import Distribution
+from faultreplay.analysis.calibrate.microruns import _few_cores, contended_specs, micro_specs
+from faultreplay.analysis.calibrate.windows import split_by_pages, window_samples
+from faultreplay.cli.main import _exit_code
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.meta import Host, MapEntry, MechanismUsed, Meta, WindowSpan
+from faultreplay.faulttrace.schema import FAULTS, Kind
+from faultreplay.faulttrace.stitch import stitch_events
+from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.faulttrace.writer import TraceWriter
+from faultreplay.replay.language.costs import Cost, CostTable, load_costs, save_costs
+from faultreplay.replay.language.distributions import Distribution
 
 EMPTY = np.empty(0, np.int64)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from made_traces import uffd_faults, write_trace
 
-from faultreplay import cli, options
-from faulttrace.errors import UsageError
-from faulttrace.meta import Meta
-from faulttrace.writer import TraceWriter
+from faultreplay.cli import main as cli
+from faultreplay.cli import options
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.writer import TraceWriter
 
 HEAVY = ("numba", "polars", "pyarrow", "numpy", "rich", "matplotlib")
 
@@ -35,7 +36,7 @@ def empty_trace(tmp_path: Path) -> Path:
 def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from faultreplay import cli\n"
+        "from faultreplay.cli import main as cli\n"
         "assert cli._exit_code(['--help']) == 0\n"
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
         "assert not loaded, loaded\n"
@@ -50,7 +51,7 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
 def test_help_of_a_verb_comes_without_the_engine(verb: str) -> None:
     code = (
         "import sys\n"
-        "from faultreplay import cli\n"
+        "from faultreplay.cli import main as cli\n"
         f"assert cli._exit_code([{verb!r}, '--help']) == 0\n"
         "assert 'numba' not in sys.modules and 'polars' not in sys.modules\n"
     )

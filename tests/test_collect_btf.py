@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collect.btf import VMLINUX, member_offset
+from faultreplay.collect.backends.btf import VMLINUX, member_offset
 
 
 @pytest.mark.live

@@ -13,7 +13,7 @@ import pytest
 
 HOLDER = """
 import sys, time
-from collect.launch import Launched
+from faultreplay.collect.targets.launch import Launched
 launched = Launched(["sleep", "30"])
 if sys.argv[1] == "released":
     launched.release()

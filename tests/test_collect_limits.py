@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from collect.keep import Retention, Rotation, Stall, StallWatch, Trigger
-from collect.limits import Limits, Shedder
-from faulttrace.meta import Meta
-from faulttrace.schema import EVENTS, Kind
-from faulttrace.store import open_trace
-from faulttrace.writer import TraceWriter
+from faultreplay.collect.recorder.keep import Retention, Rotation, Stall, StallWatch, Trigger
+from faultreplay.collect.recorder.limits import Limits, Shedder
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import EVENTS, Kind
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.writer import TraceWriter
 
 S = 1_000_000_000
 

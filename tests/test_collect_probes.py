@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from collect.probes import DEFAULT_GROUPS, GROUPS, PROBES, select
-from collect.program import Available, function_name, generate
-from collect.ring import EVENT_DTYPE
-from collect.tracefs import Field, Format, parse_format
-from faulttrace.errors import UsageError
-from faulttrace.schema import EVENTS, Kind
+from faultreplay.collect.backends.probes import DEFAULT_GROUPS, GROUPS, PROBES, select
+from faultreplay.collect.backends.program import Available, function_name, generate
+from faultreplay.collect.backends.ring import EVENT_DTYPE
+from faultreplay.collect.backends.tracefs import Field, Format, parse_format
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import EVENTS, Kind
 
 FORMAT = """name: kvm_mmu_set_spte
 ID: 1

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collect.ranges import VmRanges, merged
+from faultreplay.collect.targets.ranges import VmRanges, merged
 
 RANGES = st.lists(st.tuples(st.integers(0, 500), st.integers(1, 40)).map(lambda r: (r[0], r[0] + r[1])), max_size=30)
 

@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 import pytest
 
-from collect.ring import BUSY, DISCARD, EVENT_DTYPE, RECORD_BYTES, RingReader
+from faultreplay.collect.backends.ring import BUSY, DISCARD, EVENT_DTYPE, RECORD_BYTES, RingReader
 
 
 class FakeRing:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from recording_host import LACKING
 
-from collect.recorder import RecordSpec, record
-from collect.targets import Vm, cgroup_path, find_vms, select_vms, vm_identity
-from faulttrace.errors import FaultreplayError, UsageError
-from faulttrace.schema import Kind
-from faulttrace.store import open_trace
+from faultreplay.collect.recorder.recorder import RecordSpec, record
+from faultreplay.collect.targets.targets import Vm, cgroup_path, find_vms, select_vms, vm_identity
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import open_trace
 
 UUID = "6e1c6b4e-3c7d-4e58-9d8e-0e5a7a0c1f11"
 

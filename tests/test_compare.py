@@ -13,19 +13,19 @@ from click.testing import CliRunner
 from made_traces import BEGIN_NS, uffd_faults, write_trace
 from pyarrow import parquet
 
-from analysis.case import open_case
-from analysis.compare import Comparison, as_records, compare
-from analysis.metrics import Metrics
-from analysis.predict import Setup, replications, run
-from faultreplay import compare_view, render
-from faultreplay.cli import _exit_code, main
-from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.meta import WindowSpan
-from faulttrace.store import open_trace
-from replay.costs import load_costs
-from replay.mechanism import load_mechanism
-from replay.synth import SynthSpec, Think, write_synthetic
-from replay.workload import make_workload
+from faultreplay.analysis.compare.case import open_case
+from faultreplay.analysis.compare.compare import Comparison, as_records, compare
+from faultreplay.analysis.compare.metrics import Metrics
+from faultreplay.analysis.compare.predict import Setup, replications, run
+from faultreplay.cli import compare_view, render
+from faultreplay.cli.main import _exit_code, main
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.meta import WindowSpan
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
+from faultreplay.replay.workload.workload import make_workload
 
 
 @pytest.fixture(scope="module")

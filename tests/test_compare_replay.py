@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from made_traces import uffd_faults, write_trace
 
-from faultreplay.cli import _exit_code
+from faultreplay.cli.main import _exit_code
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from collect.doctor import Check, Surroundings, examine, exit_code
-from collect.doctor_uffd import UffdTrial, feature_names, try_userfaultfd
-from collect.probes import PROBES
+from faultreplay.collect.backends.probes import PROBES
+from faultreplay.collect.doctor.doctor import Check, Surroundings, examine, exit_code
+from faultreplay.collect.doctor.uffd import UffdTrial, feature_names, try_userfaultfd
 
 RELEASE = "6.12.1-made-up"
 CONFIG = [
@@ -281,7 +281,7 @@ def test_bpftrace_is_really_tried_on_the_real_machine() -> None:
 
 
 def doctor(*args: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from faultreplay.cli import run; run(sys.argv[1:])"
+    code = "import sys; from faultreplay.cli.main import run; run(sys.argv[1:])"
     return subprocess.run(
         [*prefix, sys.executable, "-c", code, "doctor", *args], capture_output=True, text=True, timeout=60, check=False
     )

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from made_mechanisms import HEAD, write_mechanism
 from replay_model import Model
 
-from replay.costs import CostTable
-from replay.engine import simulate
-from replay.mechanism import Mechanism, load_mechanism
-from replay.workload import Workload, make_workload
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.language.costs import CostTable
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 # a thousand times the real ones: at this scale two events on one instant are all but impossible
 COSTS = CostTable({}).with_constants(

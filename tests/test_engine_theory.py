@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_mechanisms import HEAD, pool_path, write_mechanism
 
-from replay.costs import Cost, CostTable, Distribution, load_costs
-from replay.engine import histogram_edges_ns, simulate
-from replay.mechanism import Mechanism, load_mechanism
-from replay.workload import Workload, make_workload
+from faultreplay.replay.engine.engine import histogram_edges_ns, simulate
+from faultreplay.replay.language.costs import Cost, CostTable, Distribution, load_costs
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 SERVICE = 100_000
 

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from collect.importers import import_file
-from faultreplay.commands.export import command
-from faulttrace.errors import FaultreplayError, UsageError
-from faulttrace.export import export
-from faulttrace.files import write_parquet
-from faulttrace.meta import Meta, Target, Thread, WindowSpan
-from faulttrace.schema import EVENTS, FAULTS, Kind
-from faulttrace.store import Trace, open_trace
-from faulttrace.writer import TraceWriter
+from faultreplay.cli.commands.export import command
+from faultreplay.collect.importers import import_file
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.export import export
+from faultreplay.faulttrace.files import write_parquet
+from faultreplay.faulttrace.meta import Meta, Target, Thread, WindowSpan
+from faultreplay.faulttrace.schema import EVENTS, FAULTS, Kind
+from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.faulttrace.writer import TraceWriter
 
 GOLDEN = Path(__file__).parent / "golden"
 START = 5_000_000_000

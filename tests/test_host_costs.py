@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from analysis.notes import is_borrowed
-from analysis.predict import load_cost_files
-from replay.costs import list_costs, load_costs, shipped_for
+from faultreplay.analysis.compare.notes import is_borrowed
+from faultreplay.analysis.compare.predict import load_cost_files
+from faultreplay.replay.language.costs import list_costs, load_costs, shipped_for
 
 
 def test_a_pvm_trace_gets_costs_of_pvm_hosts() -> None:

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from collect.importers import import_file, import_qemu
-from collect.importers.printed import UNNAMED_EXIT, flavour_of, parse_fields
-from faultreplay.commands.import_ import command
-from faulttrace.errors import FaultreplayError, IncompleteData, UsageError
-from faulttrace.schema import Kind
-from faulttrace.store import open_trace
+from faultreplay.cli.commands.import_ import command
+from faultreplay.collect.importers import import_file, import_qemu
+from faultreplay.collect.importers.printed import UNNAMED_EXIT, flavour_of, parse_fields
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import open_trace
 
 GOLDEN = Path(__file__).parent / "golden"
 PERF, JSON_612, JSON_61 = (GOLDEN / f"pvm.perf-{n}.gz" for n in ("script.txt", "6.12.json", "6.1.json"))

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from test_stitch import GPA, PAGE, VM, at, frame, guest_userfault, message, userfault
 
-from analysis.inspection import histogram, inspect_trace, spread
-from faultreplay.cli import _exit_code
-from faulttrace.meta import (
+from faultreplay.analysis.compare.inspection import histogram, inspect_trace, spread
+from faultreplay.cli.main import _exit_code
+from faultreplay.faulttrace.meta import (
     Clock,
     Host,
     Losses,
@@ -25,10 +25,10 @@ from faulttrace.meta import (
     Thread,
     WindowSpan,
 )
-from faulttrace.schema import Kind
-from faulttrace.store import open_trace
-from faulttrace.writer import TraceWriter
-from replay.synth import SynthSpec, Think, write_synthetic
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.writer import TraceWriter
+from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from faulttrace.schema import Kind
-from faulttrace.store import open_trace
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import open_trace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,11 +177,11 @@ def test_bpftrace_takes_each_group_alone(group: str, tmp_path: Path) -> None:
 
 def test_bpftrace_never_prints_in_kvm_entry() -> None:
     """Its reader is woken by an interrupt to this CPU: the guest would never run (see docs/hosts.md)."""
-    from collect.bpftrace_program import generate
-    from collect.probes import PROBES
-    from collect.program import Available
-    from collect.targets import Filter
-    from collect.tracefs import Field, Format
+    from faultreplay.collect.backends.bpftrace_program import generate
+    from faultreplay.collect.backends.probes import PROBES
+    from faultreplay.collect.backends.program import Available
+    from faultreplay.collect.backends.tracefs import Field, Format
+    from faultreplay.collect.targets.targets import Filter
 
     chosen = []
     for probe in PROBES:

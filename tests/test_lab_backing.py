@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from lab import backing
+from faultreplay.lab import backing
 
 
 def test_touches_what_a_run_places_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

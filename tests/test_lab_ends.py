@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from faulttrace.store import open_trace
-from lab.runner import run
-from lab.spec import LabSpec, Window
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import LabSpec, Window
 
 pytestmark = pytest.mark.lab
 

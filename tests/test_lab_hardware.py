@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.build import SOURCES
-from lab.lists import make_lists, write_lists
-from lab.spec import LabSpec
-from lab.truth import verify
+from faultreplay.lab.build import SOURCES
+from faultreplay.lab.lists import make_lists, write_lists
+from faultreplay.lab.spec import LabSpec
+from faultreplay.lab.truth import verify
 
 ROOT = Path(__file__).parent.parent
 RUNS = {
@@ -75,5 +75,3 @@ def test_every_mechanism_under_nested_paging(tmp_path: Path, monkeypatch: pytest
         exits = {"kvm-exit": "efault_exits", "mmio-exit": "mmio_exits"}.get(name)
         if exits:
             assert [a[exits] for a in done["accessors"]] == [101, 101]
-
-

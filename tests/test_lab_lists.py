@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faulttrace.errors import MissingFeature, UsageError
-from lab import build
-from lab.lists import OP_ABSOLUTE, make_lists
-from lab.runner import fetch_argument
-from lab.spec import LabSpec
-from lab.truth import Clock
+from faultreplay.faulttrace.errors import MissingFeature, UsageError
+from faultreplay.lab import build
+from faultreplay.lab.lists import OP_ABSOLUTE, make_lists
+from faultreplay.lab.runner import fetch_argument
+from faultreplay.lab.spec import LabSpec
+from faultreplay.lab.truth import Clock
 
 
 def pages_of(**options: object) -> np.ndarray:

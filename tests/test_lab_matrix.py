@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from faultreplay.cli import _exit_code
-from faulttrace.errors import UsageError
-from faulttrace.meta import Meta
-from lab import matrix as module
-from lab.matrix import MatrixRun, MatrixSpec, run_matrix
-from replay.costs import load_costs
+from faultreplay.cli.main import _exit_code
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.lab import matrix as module
+from faultreplay.lab.matrix import MatrixRun, MatrixSpec, run_matrix
+from faultreplay.replay.language.costs import load_costs
 
 SMALL = MatrixSpec(
     mechanisms=("uffd-missing", "host-lazy", "freeze"), vcpus=(1, 2), fetch=("50us",), workloads=("random/w/20us",),

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faulttrace.errors import FaultreplayError, UsageError
-from faulttrace.store import open_trace
-from lab.runner import run
-from lab.spec import MECHANISMS, LabResult, LabSpec, Window
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import MECHANISMS, LabResult, LabSpec, Window
 
 pytestmark = pytest.mark.lab
 

@@ -8,15 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from faulttrace.errors import IncompleteData
-from faulttrace.meta import Meta
-from faulttrace.schema import FAULTS, TRUTH
-from faulttrace.store import Trace
-from faulttrace.writer import TraceWriter, write_truth
-from lab.lists import make_lists
-from lab.rerun import lists_from_trace
-from lab.runner import run
-from lab.spec import LabSpec
+from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import FAULTS, TRUTH
+from faultreplay.faulttrace.store import Trace
+from faultreplay.faulttrace.writer import TraceWriter, write_truth
+from faultreplay.lab.lists import make_lists
+from faultreplay.lab.rerun import lists_from_trace
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import LabSpec
 
 
 def empty_trace(path: Path) -> Path:

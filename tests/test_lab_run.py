@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faulttrace.store import open_trace
-from lab.runner import run
-from lab.spec import LabResult, LabSpec
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import LabResult, LabSpec
 
 pytestmark = pytest.mark.lab
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from made_mechanisms import HEAD, pool_path, write_mechanism
 
-from faulttrace.errors import UsageError
-from replay.costs import load_costs
-from replay.engine import simulate
-from replay.mechanism import list_mechanisms, load_mechanism
-from replay.workload import Workload, make_workload
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import list_mechanisms, load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 GOOD = f"""{HEAD}
 [params.handlers]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from faultreplay import cli
-from faultreplay.models_view import path_steps, used_costs
-from replay.costs import COSTS_DIR, load_costs
-from replay.mechanism import MECHANISMS_DIR, list_mechanisms, load_mechanism
+from faultreplay.cli import main as cli
+from faultreplay.cli.models_view import path_steps, used_costs
+from faultreplay.replay.language.costs import COSTS_DIR, load_costs
+from faultreplay.replay.language.mechanism import MECHANISMS_DIR, list_mechanisms, load_mechanism
 
 
 def test_list_names_every_mechanism_and_cost_file(capsys: pytest.CaptureFixture[str]) -> None:

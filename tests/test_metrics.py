@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.metrics import Use, measure, overlap_ns, quantile, union_ns
+from faultreplay.analysis.compare.metrics import Use, measure, overlap_ns, quantile, union_ns
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=12)
 

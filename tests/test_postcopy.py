@@ -17,11 +17,11 @@ from typing import Any, cast
 import polars as pl
 import pytest
 
-from analysis.qemu import blocktimes, explanation, latency
-from faulttrace.errors import IncompleteData
-from faulttrace.meta import Meta
-from faulttrace.schema import FAULTS
-from faulttrace.store import Trace, open_trace
+from faultreplay.analysis.judge.qemu import blocktimes, explanation, latency
+from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import FAULTS
+from faultreplay.faulttrace.store import Trace, open_trace
 
 ROOT = Path(__file__).resolve().parent.parent
 MS = 1_000_000
@@ -190,7 +190,7 @@ def test_a_real_migration(guest: str, tmp_path: Path) -> None:
 def test_validate_shows_both_beside_each_other() -> None:
     """The shipped trace of a real migration: prediction against measurement, and QEMU's figures under it."""
     sample = ROOT / "sample-traces" / "qemu-postcopy.trace"
-    code = "import sys; from faultreplay.cli import run; run(sys.argv[1:])"
+    code = "import sys; from faultreplay.cli.main import run; run(sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, "validate", str(sample)], capture_output=True, text=True, timeout=120, check=False
     )

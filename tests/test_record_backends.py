@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from recording_host import LACKING
 
-from collect.bpftrace_backend import BpftraceBackend
-from collect.recorder import Recorder, RecordSpec, record
-from faulttrace.errors import MissingFeature, UsageError
-from faulttrace.schema import Kind
-from faulttrace.store import Trace, open_trace
+from faultreplay.collect.backends.bpftrace_backend import BpftraceBackend
+from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, record
+from faultreplay.faulttrace.errors import MissingFeature, UsageError
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import Trace, open_trace
 
 FAULTS = 1009
 WITHOUT = LACKING or ("" if shutil.which("bpftrace") else "needs bpftrace")
@@ -107,7 +107,7 @@ def test_bpftrace_says_what_it_lost(tmp_path: Path, userfaults: str) -> None:
 
 
 def test_bpftrace_cannot_shed(tmp_path: Path) -> None:
-    from collect.limits import Limits
+    from faultreplay.collect.recorder.limits import Limits
 
     spec = RecordSpec(command=("true",), backend="bpftrace", limits=Limits(max_rate=1))
     with pytest.raises(UsageError, match="--backend bcc"):
@@ -121,7 +121,7 @@ def test_without_bpftrace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_falls_back_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from collect import bcc_backend
+    from faultreplay.collect.backends import bcc_backend
 
     def refuse() -> None:
         raise MissingFeature("BCC is not installed: made up")

@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from recording_host import LACKING
 
-from collect.backends import kept_attached
-from collect.recorder import Recorder, RecordSpec, record
-from faulttrace.schema import Kind
-from faulttrace.stitch import stitch_trace
-from faulttrace.store import open_trace
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, record
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch import stitch_trace
+from faultreplay.faulttrace.store import open_trace
 
 FAULTS = 1009
 NEVER = threading.Event()
@@ -32,9 +32,7 @@ def attached_once() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("backend", ["bcc", "bpftrace"])
-def test_the_message_of_a_read_that_began_before_the_recording(
-    tmp_path: Path, userfaults: str, backend: str
-) -> None:
+def test_the_message_of_a_read_that_began_before_the_recording(tmp_path: Path, userfaults: str, backend: str) -> None:
     if shutil.which(backend) is None and backend == "bpftrace":
         pytest.skip("needs bpftrace")
     target = subprocess.Popen(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from collect import bcc_loader, recorder, tracefs
-from collect.host import kvm_flavour
-from faultreplay.cli import _exit_code
-from faulttrace.errors import MissingFeature, NoPermission
+from faultreplay.cli.main import _exit_code
+from faultreplay.collect.backends import bcc_loader, tracefs
+from faultreplay.collect.recorder import recorder
+from faultreplay.collect.recorder.host import kvm_flavour
+from faultreplay.faulttrace.errors import MissingFeature, NoPermission
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
@@ -56,9 +57,7 @@ def test_bad_options(
     assert words in said
 
 
-def test_unknown_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "missing_capabilities", list)
     code, said = _fails(capsys, "-o", str(tmp_path / "a.trace"), "--", "/no/such/program")
     assert code == 2

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from recording_host import LACKING
 
-from collect.backends import kept_attached
-from collect.recorder import Recorder, RecordSpec, RecordSummary, record
-from faultreplay.cli import _exit_code
-from faulttrace.errors import UsageError
-from faulttrace.schema import Kind
-from faulttrace.store import Trace, open_trace
+from faultreplay.cli.main import _exit_code
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, RecordSummary, record
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import Trace, open_trace
 
 FAULTS = 1009
 NEVER = threading.Event()

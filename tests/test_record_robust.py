@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from recording_host import LACKING
 
-from collect.backends import kept_attached
-from collect.keep import Rotation, Trigger
-from collect.limits import Limits
-from collect.recorder import Recorder, RecordSpec, record
-from faulttrace.errors import FaultreplayError
-from faulttrace.schema import Kind
-from faulttrace.stitch import stitch_trace
-from faulttrace.store import open_trace
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.collect.recorder.keep import Rotation, Trigger
+from faultreplay.collect.recorder.limits import Limits
+from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, record
+from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch import stitch_trace
+from faultreplay.faulttrace.store import open_trace
 
 NEVER = threading.Event()
 live = pytest.mark.live
@@ -77,7 +77,8 @@ def test_kill_9_of_a_real_recorder_leaves_a_readable_trace_and_no_probes(tmp_pat
     out = tmp_path / "a.trace"
     load = subprocess.Popen([userfaults, "100000000"])
     code = (
-        "import sys, threading; from pathlib import Path; from collect.recorder import RecordSpec, record; "
+        "import sys, threading; from pathlib import Path; "
+        "from faultreplay.collect.recorder.recorder import RecordSpec, record; "
         "record(RecordSpec(pids=(int(sys.argv[1]),), part_age_ns=100_000_000), Path(sys.argv[2]), threading.Event())"
     )
     recorder = subprocess.Popen([sys.executable, "-c", code, str(load.pid), out])
@@ -133,9 +134,7 @@ def test_the_reserve_of_a_disk_is_left_untouched(small_disk: Path, userfaults: s
     load = subprocess.Popen([userfaults, "100000000"])
     reserve = 3 << 20
     try:
-        spec = RecordSpec(
-            pids=(load.pid,), reserve_bytes=reserve, part_age_ns=100_000_000, duration_ns=60_000_000_000
-        )
+        spec = RecordSpec(pids=(load.pid,), reserve_bytes=reserve, part_age_ns=100_000_000, duration_ns=60_000_000_000)
         summary = record(spec, small_disk / "a.trace", NEVER)
     finally:
         load.kill()
@@ -272,9 +271,7 @@ def test_a_flight_recorder_keeps_the_last_segments(tmp_path: Path, userfaults: s
 def test_a_stalled_fault_pulls_the_trigger(tmp_path: Path, userfaults: str) -> None:
     load = subprocess.Popen([userfaults, "100000000", "slow"])
     try:
-        spec = RecordSpec(
-            pids=(load.pid,), trigger=Trigger(200_000_000, 500_000_000), duration_ns=20_000_000_000
-        )
+        spec = RecordSpec(pids=(load.pid,), trigger=Trigger(200_000_000, 500_000_000), duration_ns=20_000_000_000)
         summary = record(spec, tmp_path / "a.trace", NEVER)
     finally:
         load.kill()

@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from recording_host import LACKING
 
-from collect.backends import kept_attached
-from collect.recorder import Recorder, RecordSpec
-from faulttrace.schema import Kind, ZapCause
-from faulttrace.stitch.zaps import ZapGroup, zap_groups
-from faulttrace.store import Trace, open_trace
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.collect.recorder.recorder import Recorder, RecordSpec
+from faultreplay.faulttrace.schema import Kind, ZapCause
+from faultreplay.faulttrace.stitch.zaps import ZapGroup, zap_groups
+from faultreplay.faulttrace.store import Trace, open_trace
 
 WITHOUT = LACKING or ("" if Path("/dev/kvm").exists() else "needs /dev/kvm")
 pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT)]

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from faultreplay import render
-from faultreplay.render import Column, Report
-from faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.cli import render
+from faultreplay.cli.render import Column, Report
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 
 COLUMNS = (
     Column("mechanism", "mechanism"),

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from made_traces import uffd_faults, write_trace
 
-from analysis.svg import Curve, cdf, round_values
-from faultreplay.cli import _exit_code
+from faultreplay.analysis.compare.svg import Curve, cdf, round_values
+from faultreplay.cli.main import _exit_code
 
 VOID = {"meta", "line", "path", "polyline", "br"}
 

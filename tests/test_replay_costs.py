@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.calibrate import distribution_of
-from faulttrace.errors import UsageError
-from replay.costs import Cost, CostTable, Distribution, load_costs, save_costs
-from replay.names import COST_NAMES
+from faultreplay.analysis.calibrate.calibrate import distribution_of
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.language.costs import Cost, CostTable, Distribution, load_costs, save_costs
+from faultreplay.replay.language.names import COST_NAMES
 
 SHAPES = [
     Distribution.constant(1_234),

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_mechanisms import HEAD, write_mechanism
 
-from replay.costs import Cost, CostTable, Distribution, load_costs
-from replay.cpus import SLICE_NS
-from replay.engine import Result, simulate
-from replay.mechanism import Mechanism, load_mechanism
-from replay.windows import Window
-from replay.workload import Workload, make_workload
+from faultreplay.replay.engine.cpus import SLICE_NS
+from faultreplay.replay.engine.engine import Result, simulate
+from faultreplay.replay.engine.windows import Window
+from faultreplay.replay.language.costs import Cost, CostTable, Distribution, load_costs
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 US, MS = 1_000, 1_000_000
 IDEAL = load_mechanism("ideal")

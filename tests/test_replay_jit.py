@@ -13,17 +13,17 @@ import numba
 import numpy as np
 import pytest
 
-from replay import jit as jit_module
-from replay import kernel
-from replay.costs import load_costs
-from replay.engine import simulate
-from replay.jit import _stamp_with_all_sources, jit
-from replay.mechanism import load_mechanism
-from replay.workload import Workload, make_workload
+from faultreplay.replay.engine import jit as jit_module
+from faultreplay.replay.engine import kernel
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.engine.jit import _stamp_with_all_sources, jit
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 SMALL = """
 import sys
-from replay.jit import jit
+from faultreplay.replay.engine.jit import jit
 
 @jit
 def twice(x):
@@ -59,7 +59,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(where: str, tmp_path: Pa
 
 
 LONG = """
-from replay import jit
+from faultreplay.replay.engine import jit
 jit.LONG_CODE_BYTES = 0
 
 @jit.jit

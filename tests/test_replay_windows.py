@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from faulttrace.errors import UsageError
-from replay.costs import CostTable, load_costs
-from replay.cpus import SLICE_NS
-from replay.engine import Result, simulate
-from replay.mechanism import load_mechanism
-from replay.windows import Window, parse_window
-from replay.workload import Workload, make_workload
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.engine.cpus import SLICE_NS
+from faultreplay.replay.engine.engine import Result, simulate
+from faultreplay.replay.engine.windows import Window, parse_window
+from faultreplay.replay.language.costs import CostTable, load_costs
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.workload.workload import Workload, make_workload
 
 MS = 1_000_000
 NOTHING = load_costs().with_constants(

@@ -11,17 +11,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.meta import Meta
-from faulttrace.store import open_trace
-from replay.costs import load_costs
-from replay.engine import simulate
-from replay.faults import workload_from_faults
-from replay.language import ACCESSOR_KINDS, CLASSES, VERBS
-from replay.mechanism import load_mechanism
-from replay.names import COST_NAMES
-from replay.pages import pages_of
-from replay.workload import make_workload
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, VERBS
+from faultreplay.replay.workload.faults import workload_from_faults
+from faultreplay.replay.workload.pages import pages_of
+from faultreplay.replay.workload.workload import make_workload
 
 BEGIN = 1_000_000
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from replay.mechanism import load_mechanism
+from faultreplay.replay.language.mechanism import load_mechanism
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

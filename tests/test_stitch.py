@@ -8,9 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from faulttrace.meta import Host, MapEntry, Memslot, Meta, Target
-from faulttrace.schema import CAUSES, EVENTS, FAULTS, RESOLUTIONS, Kind
-from faulttrace.stitch import Stitched, stitch_events
+from faultreplay.faulttrace.meta import Host, MapEntry, Memslot, Meta, Target
+from faultreplay.faulttrace.schema import CAUSES, EVENTS, FAULTS, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch import Stitched, stitch_events
 
 VM, HANDLER, FAULTER, OTHER = 100, 101, 102, 103
 FD, PAGE = 7, 0x7F00_0000_1000

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 from recording_host import LACKING
 
-from analysis.accuracy import accuracy_of
-from analysis.calibrate import fit_costs
-from collect.backends import kept_attached
-from collect.recorder import RecordSpec, record
-from faulttrace.stitch import stitch_trace
-from faulttrace.store import Trace, open_trace
-from lab.runner import run
-from lab.spec import LabSpec
+from faultreplay.analysis.calibrate.calibrate import fit_costs
+from faultreplay.analysis.judge.accuracy import accuracy_of
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.collect.recorder.recorder import RecordSpec, record
+from faultreplay.faulttrace.stitch import stitch_trace
+from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import LabSpec
 
 FAULTS = 1009
 

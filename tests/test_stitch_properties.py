@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stitch import FD, PF, VM, at, check, frame
 
-from faulttrace.schema import Kind
-from faulttrace.stitch import stitch_events
-from faulttrace.stitch.keys import Axis, Ids, Index, rank_within
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch import stitch_events
+from faultreplay.faulttrace.stitch.keys import Axis, Ids, Index, rank_within
 
 BASE = 0x7F00_0000_0000
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from test_stitch import VM, at, frame
 
-from faulttrace.meta import Meta, Target, Thread
-from faulttrace.schema import Kind, ZapCause
-from faulttrace.stitch.zaps import group_zaps
+from faultreplay.faulttrace.meta import Meta, Target, Thread
+from faultreplay.faulttrace.schema import Kind, ZapCause
+from faultreplay.faulttrace.stitch.zaps import group_zaps
 
 VCPU, KSMD, KSWAPD, STRANGER = 110, 40, 41, 999
 ADDR, PAGE, HUGE = 0x7F00_0020_0000, 4096, 2 << 20

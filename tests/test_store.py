@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faulttrace import files
-from faulttrace.errors import FaultreplayError, IncompleteData, UsageError
-from faulttrace.meta import Clock, Host, Meta, Probe
-from faulttrace.schema import EVENTS, KINDS, TRUTH, Kind
-from faulttrace.store import open_trace
-from faulttrace.writer import TraceWriter, write_truth
+from faultreplay.faulttrace import files
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.meta import Clock, Host, Meta, Probe
+from faultreplay.faulttrace.schema import EVENTS, KINDS, TRUTH, Kind
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.writer import TraceWriter, write_truth
 
 
 def events(count: int, start_ns: int = 1000, **columns: Any) -> pa.Table:

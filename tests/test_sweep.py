@@ -18,15 +18,15 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from analysis import workers
-from analysis.axes import parse_axis
-from analysis.predict import Setup
-from analysis.sweep import Cell, Common, Plan, Sweep, plan, run_cell, sweep
-from faultreplay.cli import main
-from faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
-from faulttrace.remote import identity, open_address
-from replay.mechanism import list_mechanisms, load_mechanism
-from replay.synth import SynthSpec, Think, write_synthetic
+from faultreplay.analysis.compare.predict import Setup
+from faultreplay.analysis.explore import workers
+from faultreplay.analysis.explore.axes import parse_axis
+from faultreplay.analysis.explore.sweep import Cell, Common, Plan, Sweep, plan, run_cell, sweep
+from faultreplay.cli.main import main
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
+from faultreplay.faulttrace.remote import identity, open_address
+from faultreplay.replay.language.mechanism import list_mechanisms, load_mechanism
+from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
 
 MECHANISMS = ["uffd-missing", "kvm-exit"]
 
@@ -158,7 +158,7 @@ def test_a_worker_with_other_files_refuses(trace: Path, tmp_path: Path) -> None:
 
 
 def test_command_names_failed_cells(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.sweep.run_cell", kvm_exit_fails)
+    monkeypatch.setattr("faultreplay.analysis.explore.sweep.run_cell", kvm_exit_fails)
     ended = run_cli(str(trace), "-m", "uffd-missing,kvm-exit", "--vary", "fetch=1us,2us", "-j", "1")
     assert "failed: small kvm-exit fetch=2.00 us: never" in ended.stdout.replace("\n  ", " ")
     assert str(ended.exception) == "2 of 4 cells failed, each after two tries"

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from analysis.axes import Axis, grid, parse_axis, part_of
-from analysis.crossover import Values, crossings, excess
-from faulttrace.errors import UsageError
-from replay.costs import load_costs
+from faultreplay.analysis.explore.axes import Axis, grid, parse_axis, part_of
+from faultreplay.analysis.explore.crossover import Values, crossings, excess
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.language.costs import load_costs
 
 FETCH = Axis("", "fetch", "ns", (10.0, 100.0, 1000.0))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis.workers import here, on_dask
-from faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.analysis.explore.workers import here, on_dask
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 
 # Only light modules are imported here: each worker imports this file again.
 

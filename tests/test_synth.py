@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from faultreplay.cli import main
-from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.store import open_trace
-from replay.costs import load_costs
-from replay.engine import simulate
-from replay.faults import workload_from_faults
-from replay.mechanism import load_mechanism
-from replay.synth import SynthSpec, Think, synthesize, write_synthetic
-from replay.workload import Workload
+from faultreplay.cli.main import main
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.replay.engine.engine import simulate
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import load_mechanism
+from faultreplay.replay.workload.faults import workload_from_faults
+from faultreplay.replay.workload.synth import SynthSpec, Think, synthesize, write_synthetic
+from faultreplay.replay.workload.workload import Workload
 
 
 def reread(path: Path) -> Workload:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from faulttrace.format_doc import filled, kinds_table
-from faulttrace.schema import EVENTS, KINDS, Kind
-from faulttrace.stitch.found import ENDS, MARKERS, STARTS
+from faultreplay.faulttrace.format_doc import filled, kinds_table
+from faultreplay.faulttrace.schema import EVENTS, KINDS, Kind
+from faultreplay.faulttrace.stitch.found import ENDS, MARKERS, STARTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "trace-format.md"
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faulttrace.errors import UsageError
-from faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
 
 
 @pytest.mark.parametrize(

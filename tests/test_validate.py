@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from made_traces import uffd_faults, write_trace
 
-from analysis.judge import error_intervals, errors, relative_percent
-from analysis.matrix import find, plan, validate_matrix
-from analysis.plot import Panel, quantile_plot
-from analysis.predict import Setup
-from analysis.validate import as_missing, halves, measured_side, open_for, pair, summarize, together
-from faultreplay import render, validate_view
-from faultreplay.cli import _exit_code
-from faulttrace.errors import FaultreplayError, IncompleteData
-from faulttrace.meta import MapEntry, Meta, WindowSpan
-from faulttrace.store import open_trace
-from faulttrace.writer import update_meta
+from faultreplay.analysis.compare.plot import Panel, quantile_plot
+from faultreplay.analysis.compare.predict import Setup
+from faultreplay.analysis.judge.judge import error_intervals, errors, relative_percent
+from faultreplay.analysis.judge.matrix import find, plan, validate_matrix
+from faultreplay.analysis.judge.validate import as_missing, halves, measured_side, open_for, pair, summarize, together
+from faultreplay.cli import render, validate_view
+from faultreplay.cli.main import _exit_code
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData
+from faultreplay.faulttrace.meta import MapEntry, Meta, WindowSpan
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.writer import update_meta
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.bootstrap import block_length, intervals, wasserstein
+from faultreplay.analysis.judge.bootstrap import block_length, intervals, wasserstein
 
 VALUES = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
 

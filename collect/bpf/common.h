@@ -8,7 +8,7 @@
  * WANT_* for the groups that are on, TP_* for each tracepoint that is on, and struct tp_* from tracefs.
  */
 
-/* One record of the ring; collect/ring.py has the same layout as a numpy dtype. */
+/* One record of the ring; collect/backends/ring.py has the same layout as a numpy dtype. */
 struct event {
 	u64 ts_ns;
 	u64 addr;

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-from collect.importers.printed import SVM_EXITS, VMX_EXITS
-from collect.importers.raw import Raw
-from collect.probes import PROBES
-from faulttrace.meta import KvmFlavour, Probe, Target, Thread
-from faulttrace.schema import EVENTS, KVM_IOCTLS, UFFD_IOCTLS, Kind
+from faultreplay.collect.backends.probes import PROBES
+from faultreplay.collect.importers.printed import SVM_EXITS, VMX_EXITS
+from faultreplay.collect.importers.raw import Raw
+from faultreplay.faulttrace.meta import KvmFlavour, Probe, Target, Thread
+from faultreplay.faulttrace.schema import EVENTS, KVM_IOCTLS, UFFD_IOCTLS, Kind
 
 _COLUMNS: Final = tuple(field.name for field in EVENTS)
 _KVM_RUN: Final = 0xAE80

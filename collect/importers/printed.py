@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from collect.importers.raw import number
+from faultreplay.collect.importers.raw import number
 
 _PAIRS = re.compile(r"(\w+)(?:=|: )(-?0x[0-9a-fA-F]+|-?\d+)\b")
 _STATES: Final = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 128, "K": 2, "W": 2}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from faulttrace.errors import IncompleteData, NoPermission, UsageError
+from faultreplay.faulttrace.errors import IncompleteData, NoPermission, UsageError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from collect.importers.printed import parse_fields
-from collect.importers.raw import (
+from faultreplay.collect.backends.probes import PROBES
+from faultreplay.collect.importers.printed import parse_fields
+from faultreplay.collect.importers.raw import (
     BadLine,
     Item,
     LostEvents,
@@ -21,8 +22,7 @@ from collect.importers.raw import (
     seconds_to_ns,
     short,
 )
-from collect.probes import PROBES
-from faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.errors import IncompleteData
 
 KNOWN: Final = {probe.tracepoint: probe for probe in PROBES}
 _FULL_NAME: Final = {tracepoint.partition(":")[2]: tracepoint for tracepoint in KNOWN}

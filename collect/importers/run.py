@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from collect.importers.build import Builder
-from collect.importers.raw import BadLine, Item, LostEvents, Raw, Skipped, Source, read_lines
-from collect.importers.readers import read_bpftrace, read_perf_json, read_perf_script, read_trace_cmd
-from collect.probes import PROBES
-from faulttrace.errors import IncompleteData, UsageError
-from faulttrace.meta import Host, Meta, Probe
-from faulttrace.schema import EVENTS
-from faulttrace.store import open_trace
-from faulttrace.writer import TraceWriter, update_meta
+from faultreplay.collect.backends.probes import PROBES
+from faultreplay.collect.importers.build import Builder
+from faultreplay.collect.importers.raw import BadLine, Item, LostEvents, Raw, Skipped, Source, read_lines
+from faultreplay.collect.importers.readers import read_bpftrace, read_perf_json, read_perf_script, read_trace_cmd
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.meta import Host, Meta, Probe
+from faultreplay.faulttrace.schema import EVENTS
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.writer import TraceWriter, update_meta
 
 Reader = Callable[[Path, Source], Iterator[Item]]
 _READERS: Final[dict[str, Reader]] = {

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from faulttrace.meta import Meta, WindowSpan
-from faulttrace.stitch.columns import USED, Events
-from faulttrace.stitch.found import Claims, Found, to_frame
-from faulttrace.stitch.guest import stitch_exits, stitch_stage2
-from faulttrace.stitch.keys import I64, NEVER, take
-from faulttrace.stitch.markers import Context
-from faulttrace.stitch.memory import Memory
-from faulttrace.stitch.process import stitch_process_faults
-from faulttrace.stitch.report import StitchReport
-from faulttrace.stitch.shed import ShedSpans, until_next
-from faulttrace.stitch.userfaults import stitch_userfaults
-from faulttrace.stitch.windows import find_windows, mark_windowed
+from faultreplay.faulttrace.meta import Meta, WindowSpan
+from faultreplay.faulttrace.stitch.columns import USED, Events
+from faultreplay.faulttrace.stitch.found import Claims, Found, to_frame
+from faultreplay.faulttrace.stitch.guest import stitch_exits, stitch_stage2
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, take
+from faultreplay.faulttrace.stitch.markers import Context
+from faultreplay.faulttrace.stitch.memory import Memory
+from faultreplay.faulttrace.stitch.process import stitch_process_faults
+from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.shed import ShedSpans, until_next
+from faultreplay.faulttrace.stitch.userfaults import stitch_userfaults
+from faultreplay.faulttrace.stitch.windows import find_windows, mark_windowed
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from faulttrace.store import Trace
+    from faultreplay.faulttrace.store import Trace
 
 __all__ = ["StitchReport", "Stitched", "stitch", "stitch_events", "stitch_trace"]
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from faulttrace.schema import Kind
-from faulttrace.stitch.keys import I64, U64, Axis, Bools, Ids
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.keys import I64, U64, Axis, Bools, Ids
 
 if TYPE_CHECKING:
     import polars as pl

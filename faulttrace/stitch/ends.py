@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.schema import ACCESSORS, RESOLUTIONS, Kind
-from faulttrace.stitch.found import ENDS, UNKNOWN, Found, code
-from faulttrace.stitch.keys import I64, NEVER, Bools, take
-from faulttrace.stitch.markers import Context
-from faulttrace.stitch.placements import RESOLUTION
+from faultreplay.faulttrace.schema import ACCESSORS, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.found import ENDS, UNKNOWN, Found, code
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
+from faultreplay.faulttrace.stitch.markers import Context
+from faultreplay.faulttrace.stitch.placements import RESOLUTION
 
 _PLACES_NOTHING = [Kind.UFFD_WAKE, Kind.UFFD_UNREGISTER]
 

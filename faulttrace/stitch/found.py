@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
-from faulttrace.stitch.keys import I64, U64, Axis, Bools, Ids, Index, take
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
+from faultreplay.faulttrace.stitch.keys import I64, U64, Axis, Bools, Ids, Index, take
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from faulttrace.stitch.threads import Sleeps
+    from faultreplay.faulttrace.stitch.threads import Sleeps
 
 UNKNOWN: Final = -1
 """In a column of durations or ends: null."""

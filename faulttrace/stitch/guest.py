@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
-from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
-from faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
-from faulttrace.stitch.markers import Context, access_of
-from faulttrace.stitch.placements import RESOLUTION
-from faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
+from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.placements import RESOLUTION
+from faultreplay.faulttrace.stitch.report import StitchReport
 
 _EFAULT = -14
 _LEVEL_BITS = 9

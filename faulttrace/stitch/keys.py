@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.errors import IncompleteData
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.schema import Kind
-from faulttrace.stitch.columns import Events, Rows
-from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
-from faulttrace.stitch.keys import I64, NEVER, U64, Ids, Index, take
-from faulttrace.stitch.memory import Memory
-from faulttrace.stitch.placements import Placements
-from faulttrace.stitch.shed import ShedSpans
-from faulttrace.stitch.threads import Runs, Sleeps
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.columns import Events, Rows
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Ids, Index, take
+from faultreplay.faulttrace.stitch.memory import Memory
+from faultreplay.faulttrace.stitch.placements import Placements
+from faultreplay.faulttrace.stitch.shed import ShedSpans
+from faultreplay.faulttrace.stitch.threads import Runs, Sleeps
 
 _PF_WRITE, _PF_INSTR = 2, 16  # x86 page-fault error code
 _RETRIES = 2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.meta import Meta
-from faulttrace.schema import Kind
-from faulttrace.stitch.columns import Events
-from faulttrace.stitch.keys import I64, NEVER, U64
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.columns import Events
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64
 
 PAGE_BYTES = 4096
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faulttrace.schema import UFFD_EVENT_PAGEFAULT, Kind
-from faulttrace.stitch.keys import I64, NEVER, U64, Ids, rank_within, take
-from faulttrace.stitch.markers import Context
-from faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.schema import UFFD_EVENT_PAGEFAULT, Kind
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Ids, rank_within, take
+from faultreplay.faulttrace.stitch.markers import Context
+from faultreplay.faulttrace.stitch.report import StitchReport
 
 
 @dataclass

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from faulttrace.schema import UFFD_MODE_DONTWAKE, UFFD_WRITEPROTECT_MODE_WP, Kind
-from faulttrace.stitch.columns import Events
-from faulttrace.stitch.keys import I64, U64, Bools, Ids, Index, take
+from faultreplay.faulttrace.schema import UFFD_MODE_DONTWAKE, UFFD_WRITEPROTECT_MODE_WP, Kind
+from faultreplay.faulttrace.stitch.columns import Events
+from faultreplay.faulttrace.stitch.keys import I64, U64, Bools, Ids, Index, take
 
 RESOLUTION: Final[dict[int, str]] = {
     Kind.UFFD_COPY: "copy",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
-from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
-from faulttrace.stitch.keys import I64, NEVER, Bools, take
-from faulttrace.stitch.markers import Context, access_of
-from faulttrace.stitch.placements import RESOLUTION
-from faulttrace.stitch.report import StitchReport
-from faulttrace.stitch.waiters import cause_of_waiter
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
+from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.placements import RESOLUTION
+from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.waiters import cause_of_waiter
 
 _UNINTERRUPTIBLE = 2  # TASK_UNINTERRUPTIBLE in prev_state: waiting for a disk
 _SLEEPS_LOOKED_AT = 16

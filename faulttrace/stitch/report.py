@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from faulttrace.stitch.keys import I64, Bools
+from faultreplay.faulttrace.stitch.keys import I64, Bools
 
 
 @dataclass

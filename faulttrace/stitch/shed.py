@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from faulttrace.stitch.keys import I64, Bools
+from faultreplay.faulttrace.stitch.keys import I64, Bools
 
 _NEEDED: Final = ("faults", "kvm", "sched")
 """Groups whose events a join is made of."""

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from faulttrace.schema import Kind
-from faulttrace.stitch.columns import Events
-from faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.columns import Events
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
 
 _ONE_SWITCH_NS: Final = 10_000
 """Out of one thread and in of the next are two events of one switch, so close together."""

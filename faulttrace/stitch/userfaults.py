@@ -9,15 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faulttrace.schema import CAUSES, UFFD_PAGEFAULT_FLAG_MINOR, UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE
-from faulttrace.stitch.ends import fill_common, find_end
-from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
-from faulttrace.stitch.keys import I64, NEVER, Bools, take
-from faulttrace.stitch.markers import Context, access_of
-from faulttrace.stitch.messages import Messages, read_messages
-from faulttrace.stitch.report import StitchReport
-from faulttrace.stitch.shed import until_next
-from faulttrace.stitch.waiters import stitch_waiters
+from faultreplay.faulttrace.schema import (
+    CAUSES,
+    UFFD_PAGEFAULT_FLAG_MINOR,
+    UFFD_PAGEFAULT_FLAG_WP,
+    UFFD_PAGEFAULT_FLAG_WRITE,
+)
+from faultreplay.faulttrace.stitch.ends import fill_common, find_end
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
+from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.messages import Messages, read_messages
+from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.shed import until_next
+from faultreplay.faulttrace.stitch.waiters import stitch_waiters
 
 
 def stitch_userfaults(context: Context, report: StitchReport) -> Found:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.schema import CAUSES, RESOLUTIONS, Kind
-from faulttrace.stitch.ends import fill_common, find_end
-from faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
-from faulttrace.stitch.keys import I64, NEVER, Bools, take
-from faulttrace.stitch.markers import Context, access_of
-from faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.schema import CAUSES, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.ends import fill_common, find_end
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
+from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.report import StitchReport
 
 
 def stitch_waiters(context: Context, accounted: Bools, report: StitchReport) -> Found:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from faulttrace.meta import WindowSpan
-from faulttrace.schema import CAUSES, RESOLUTIONS, Kind
-from faulttrace.stitch.found import UNKNOWN, Found, code
-from faulttrace.stitch.markers import Context
+from faultreplay.faulttrace.meta import WindowSpan
+from faultreplay.faulttrace.schema import CAUSES, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.found import UNKNOWN, Found, code
+from faultreplay.faulttrace.stitch.markers import Context
 
 FREEZE = "uffd-wp"
 DESTROY = "memslot-destroy"

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from faulttrace.meta import Meta
-from faulttrace.schema import MIGRATE_REASONS, UFFD_IOCTLS, Kind, ZapCause
-from faulttrace.stitch.columns import Rows
-from faulttrace.stitch.keys import I64, NEVER, Axis, Bools, Ids, Index, take
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import MIGRATE_REASONS, UFFD_IOCTLS, Kind, ZapCause
+from faultreplay.faulttrace.stitch.columns import Rows
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Axis, Bools, Ids, Index, take
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from faulttrace.store import Trace
+    from faultreplay.faulttrace.store import Trace
 
 _UFFD: Final = tuple(UFFD_IOCTLS.values())
 _CALLS: Final = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from faulttrace.schema import Kind
-from faulttrace.store import Trace
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.store import Trace
 
 SVM_EXIT_NPF = 0x400
 VMX_EXIT_EPT_VIOLATION = 48

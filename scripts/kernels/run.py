@@ -84,9 +84,9 @@ def build_guest(folder: Path) -> Path:
 
 def report(share: Path, backend: str) -> bool:
     """Check one trace, print every number, say whether all hold."""
-    from faulttrace.meta import MechanismUsed
-    from faulttrace.store import open_trace
-    from faulttrace.writer import update_meta
+    from faultreplay.faulttrace.meta import MechanismUsed
+    from faultreplay.faulttrace.store import open_trace
+    from faultreplay.faulttrace.writer import update_meta
 
     trace = open_trace(share / f"{backend}.trace")
     host = trace.meta.host

@@ -20,13 +20,13 @@ from typing import Any
 from guests import Guest, firmware_guest, linux_guest
 from qmp import Qmp, QmpError
 
-from collect.recorder import Recorder, RecordSpec
-from faultreplay.qemu_view import beside
-from faultreplay.render import emit
-from faulttrace.errors import FaultreplayError
-from faulttrace.meta import MechanismUsed
-from faulttrace.store import open_trace
-from faulttrace.writer import update_meta
+from faultreplay.cli.qemu_view import beside
+from faultreplay.cli.render import emit
+from faultreplay.collect.recorder.recorder import Recorder, RecordSpec
+from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.meta import MechanismUsed
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.writer import update_meta
 
 QEMU = "qemu-system-x86_64"
 

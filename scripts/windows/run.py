@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.judge import relative_percent
-from analysis.predict import Setup
-from analysis.validate import Cell, Numbers, open_for, pair
-from collect.backends import kept_attached
-from faulttrace.errors import FaultreplayError
-from faulttrace.store import open_trace
-from lab.runner import run
-from lab.spec import LabSpec, Window
+from faultreplay.analysis.compare.predict import Setup
+from faultreplay.analysis.judge.judge import relative_percent
+from faultreplay.analysis.judge.validate import Cell, Numbers, open_for, pair
+from faultreplay.collect.backends.backends import kept_attached
+from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import LabSpec, Window
 
 MS = 1_000_000
 SEEDS = (1, 2, 3)

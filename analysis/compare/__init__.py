@@ -1,0 +1,1 @@
+"""One trace under several mechanisms beside what was measured."""

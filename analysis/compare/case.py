@@ -1,0 +1,239 @@
+"""A trace made ready to be replayed: its faults, its workload, the mechanism that was in use, costs and windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from faultreplay.analysis.calibrate.calibrate import fit_costs
+from faultreplay.analysis.compare.metrics import Ints
+from faultreplay.analysis.compare.predict import (
+    Setup,
+    Used,
+    for_host,
+    for_lab,
+    load_cost_files,
+    load_with,
+    measured_run_time_ns,
+    mechanism_used,
+    run,
+    simulated_rows,
+)
+from faultreplay.analysis.judge.bootstrap import Interval
+from faultreplay.analysis.judge.judge import Errors, by_accessor, error_intervals, errors
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.units import format_ns
+from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
+from faultreplay.replay.language.costs import CostTable
+from faultreplay.replay.workload.faults import workload_from_faults
+from faultreplay.replay.workload.workload import Workload
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from faultreplay.faulttrace.meta import Meta
+    from faultreplay.faulttrace.store import Trace
+
+DEFAULT_WINDOW_NS: Final = 50_000_000
+RAILS: Final = ("as-recorded", "ideal")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every prediction on one trace shares."""
+
+    trace: Trace
+    faults: pl.DataFrame
+    workload: Workload
+    used: Used | None
+    setup: Setup
+    shipped: CostTable
+    """shipped costs with the user's files on top"""
+    own: Mapping[str, str]
+    """costs that the user's files gave"""
+    windows: tuple[Window, ...]
+    windows_from: str
+    fit: bool = True
+    _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
+
+    def windows_of(self, mechanism: str) -> tuple[Window, ...]:
+        """The windows as they bind `mechanism`.
+
+        A rail, and any mechanism with a default window, is bound only by a window rule of its own.
+        """
+        if mechanism in RAILS:
+            return tuple(replace(w, kind="") for w in self.windows)
+        return self.windows
+
+    def fitted(self) -> CostTable:
+        """Costs that the whole trace shows; none where fitting is off."""
+        if "all" not in self._kept:
+            self._kept["all"] = self.fitted_on(self.faults, self.trace.name)
+        return self._kept["all"]
+
+    def fitted_on(self, faults: pl.DataFrame, source: str) -> CostTable:
+        """Costs that some of its faults show; those which a recorded window held up show the window, not their path."""
+        if not self.fit:
+            return CostTable({})
+        # Where CPUs are a resource, the wait for one is the replay's to find.
+        waits = self.setup.cpus is None
+        return fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits).costs
+
+
+def open_case(
+    trace: Trace,
+    setup: Setup,
+    *,
+    windows: Sequence[tuple[int, int, str]] = (),
+    fit: bool = True,
+    max_loss_percent: float = 1.0,
+    as_pinned: bool = False,
+) -> Case:
+    """Check the losses, stitch, and gather what a replay needs; `as_pinned`: on CPUs as the lab pinned its threads.
+
+    Raises:
+        IncompleteData: a greater share of events lost than allowed, or no faults.
+    """
+    check_losses(trace, max_loss_percent)
+    faults = trace.faults()
+    workload = workload_of(trace, faults)
+    shipped, own = load_cost_files(setup.cost_files, trace.meta.host.kvm_flavour)
+    used = mechanism_used(trace.meta, faults)
+    spans, windows_from = windows_for(trace, workload, windows, used)
+    setup = for_host(setup, trace.meta.host.kvm_flavour)
+    setup = for_lab(setup, trace.meta) if as_pinned else setup
+    return Case(trace, faults, workload, used, setup, shipped, own, spans, windows_from, fit)
+
+
+def loss_percent(lost: int, kept: int) -> float:
+    """Lost events in percent of all that happened."""
+    return 100 * lost / (lost + kept) if lost else 0.0
+
+
+def check_losses(trace: Trace, most_percent: float) -> int:
+    """Events lost in `trace`.
+
+    Raises:
+        IncompleteData: a greater share than `most_percent`.
+    """
+    lost, events = trace.meta.losses.total, trace.event_rows
+    share = loss_percent(lost, events)
+    if share > most_percent:
+        raise IncompleteData(
+            f"{trace.path}: {lost} events lost ({share:.2g} %), more than {most_percent:g} %: "
+            "record again with a larger ring (--ring), or allow it with --max-loss"
+        )
+    return lost
+
+
+def outside_windows(faults: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+    """The faults that no recorded window overlaps."""
+    for window in meta.windows:
+        inside = (faults["start_ns"] < window.end_ns) & (faults["end_ns"].fill_null(window.end_ns) > window.start_ns)
+        faults = faults.filter(~inside)
+    return faults
+
+
+def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:
+    """The trace's workload.
+
+    Raises:
+        IncompleteData: it has no fault that can be replayed.
+    """
+    workload = workload_from_faults(faults, meta=trace.meta)
+    if not workload.faults:
+        why = "; ".join(workload.notes) or "nothing faulted while it was recorded"
+        raise IncompleteData(f"{trace.path}: no fault to replay ({why}): see 'faultreplay inspect {trace.path}'")
+    return workload
+
+
+def windows_for(
+    trace: Trace, workload: Workload, asked: Sequence[tuple[int, int, str]], used: Used | None
+) -> tuple[tuple[Window, ...], str]:
+    """The windows to replay and a word on where they come from.
+
+    Those asked for and recorded bind every mechanism, by its own rule or by that of the window's kind; the default one
+    has no kind and binds only mechanisms with a rule of their own.
+
+    Raises:
+        UsageError: one that was asked for begins after the recording's end.
+    """
+    if asked:
+        for start_ns, length_ns, kind in asked:
+            if start_ns >= measured_run_time_ns(workload):
+                raise UsageError(
+                    f"window {format_ns(start_ns)}+{format_ns(length_ns)}:{kind} begins after the recording's end "
+                    f"({format_ns(measured_run_time_ns(workload))})"
+                )
+        return tuple(Window(*w) for w in asked), "as asked for"
+    begin = workload.clock_start_ns
+    # A span holds what making and undoing the window took, which the rule charges: the lab tells how long the work was.
+    told = trace.meta.lab.get("windows", [])
+    work_ns = {int(w["begin_from_ns"]): int(w["end_from_ns"]) - int(w["begin_ns"]) for w in told}
+    recorded = tuple(
+        Window(max(w.start_ns - begin, 0), work_ns.get(w.start_ns, w.end_ns - w.start_ns), _rule(w.kind, used))
+        for w in trace.meta.windows
+        if w.end_ns > w.start_ns
+    )
+    if recorded:
+        return recorded, "as recorded"
+    span_ns = measured_run_time_ns(workload)
+    length_ns = max(min(DEFAULT_WINDOW_NS, span_ns // 10), 1)
+    return (Window((span_ns - length_ns) // 2, length_ns),), "by default; choose your own with --window"
+
+
+def _rule(kind: str, used: Used | None) -> str:
+    kind = used.window_kind if used and used.window_kind else kind
+    return kind if kind in WINDOW_KINDS else ""
+
+
+@dataclass(frozen=True)
+class Half:
+    """The second half of a trace, predicted with costs from the first."""
+
+    errors: Errors
+    intervals: Mapping[str, Interval]
+    rows: int
+    run_time_ns: int
+    """predicted"""
+    predicted_ns: Ints
+    measured_ns: Ints
+    first_ns: Ints
+    """measured stalls of the first half: how much the trace differs from itself"""
+    costs: Mapping[str, str]
+    fitted: frozenset[str]
+
+
+def held_out(case: Case, used: Used) -> Half:
+    """Predict the second half of the faults with costs that were fitted on the first half alone."""
+    workload, setup = case.workload, case.setup
+    mechanism = load_with(used.name, setup, used)
+    first, second = workload.split(0.5)
+    border = second.clock_start_ns
+    before = case.faults.filter(case.faults["end_ns"] < border)
+    fitted = case.fitted_on(before, f"first half of {case.trace.name}")
+    costs = case.shipped.merge(fitted)
+    offset = border - workload.clock_start_ns
+    later = [replace(w, start_ns=w.start_ns - offset) for w in case.windows_of(mechanism.name) if w.start_ns >= offset]
+    result = run(second, mechanism, costs, setup, later)
+    mine = simulated_rows(second, mechanism) & (second.recorded_stall_ns >= 0) & (result.stall_ns >= 0)
+    owner = second.accessor_of_row()[mine]
+    predicted, measured = result.stall_ns[mine], second.recorded_stall_ns[mine]
+    early = simulated_rows(first, mechanism) & (first.recorded_stall_ns >= 0)
+    return Half(
+        errors=errors(predicted, measured, run_time_ns=(result.run_time_ns, measured_run_time_ns(second))),
+        intervals=error_intervals(
+            by_accessor(predicted, owner, second.accessors),
+            by_accessor(measured, owner, second.accessors),
+            paired=True,
+            seed=setup.seed,
+        ),
+        rows=int(mine.sum()),
+        run_time_ns=result.run_time_ns,
+        predicted_ns=predicted,
+        measured_ns=measured,
+        first_ns=first.recorded_stall_ns[early],
+        costs=dict(result.costs_used),
+        fitted=frozenset(fitted),
+    )

@@ -1,0 +1,149 @@
+"""What must be said under a table: costs and their provenance, losses, what was left out, what a trace cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Protocol
+
+from faultreplay.analysis.compare.case import RAILS, Case
+from faultreplay.analysis.compare.metrics import Metrics
+from faultreplay.analysis.compare.predict import HOST_SETTINGS
+from faultreplay.faulttrace.units import format_ns
+from faultreplay.replay.engine.engine import Result
+from faultreplay.replay.engine.windows import WINDOW_KINDS
+
+OWN: Final = ("this trace", "your file")
+_SAME_KIND: Final = "measured on a "
+_SOURCES: Final = {"this trace": "costs measured in this trace", "your file": "costs from your files"}
+
+
+class Predicted(Protocol):
+    """What a note needs of a row."""
+
+    @property
+    def mechanism(self) -> str: ...  # noqa: D102
+    @property
+    def costs(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def borrowed(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def borrowed_effect_percent(self) -> float | None: ...  # noqa: D102
+    @property
+    def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def metrics(self) -> Metrics: ...  # noqa: D102
+    @property
+    def result(self) -> Result: ...  # noqa: D102
+
+
+def notes_of(case: Case, rows: Sequence[Predicted]) -> list[str]:
+    """One line a fact."""
+    at_hand = {r.mechanism for r in rows} | {WINDOW_KINDS[w.kind] for w in case.windows if w.kind}
+    of_case = [*_trace_notes(case), *_window_notes(case, rows), *host_notes(case, at_hand), *_model_notes(case)]
+    return [*cost_notes(rows), *of_case, *_row_notes(rows)]
+
+
+def is_borrowed(source: str) -> bool:
+    """Whether a cost's source is other hardware: neither this trace, nor the user's file, nor a host of its kind."""
+    return source not in OWN and not source.startswith(_SAME_KIND)
+
+
+def cost_notes(rows: Sequence[Predicted]) -> list[str]:
+    """Which costs come from where; for what is not this host's own, how much hangs on it."""
+    by_source: dict[str, set[str]] = {}
+    for row in rows:
+        for cost, source in row.costs.items():
+            by_source.setdefault(source, set()).add(cost)
+    notes = []
+    for source in sorted(by_source, key=lambda s: (s not in OWN, s)):
+        names = ", ".join(sorted(by_source[source]))
+        other = ", of other hardware" if is_borrowed(source) else ""
+        notes.append(f"{_SOURCES.get(source, f'costs {source}{other}')}: {names}")
+    effects = [
+        f"{r.mechanism} {r.borrowed_effect_percent:+.1f} %"
+        for r in rows
+        if r.borrowed and r.borrowed_effect_percent is not None
+    ]
+    if effects:
+        notes.append(
+            f"* if all costs of other hardware were twice as high, total stall would change by: {', '.join(effects)}"
+        )
+    return notes
+
+
+def _trace_notes(case: Case) -> list[str]:
+    losses, events = case.trace.meta.losses, case.trace.event_rows
+    by_probe = ", ".join(f"{probe} {n}" for probe, n in sorted(losses.by_probe.items()))
+    notes = []
+    if losses.total:
+        notes.append(f"losses: {losses.total} of {losses.total + events} events ({by_probe})")
+    elif events:
+        notes.append(f"losses: none of {events} events")
+    notes += [*case.workload.notes, *case.trace.notes]
+    if not case.workload.measured:
+        notes.append("synthetic trace: nothing was measured, so nothing stands beside the predictions")
+    elif case.used is None:
+        notes.append("recorded mechanism: unknown (neither the trace nor its faults say): nothing to judge against")
+    elif case.used.inferred:
+        notes.append(f"recorded mechanism: {case.used.name}, inferred from the faults; the trace does not name it")
+    if case.used and case.used.asynchronous:
+        notes.append(
+            f"its handler had up to {case.used.params['handlers']} faults in hand at once: replayed as so many handlers"
+        )
+    if not (case.workload.accessor_kind == 0).any():
+        notes.append("no vCPUs in this trace: its threads stand in their place")
+    return notes
+
+
+def _window_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
+    notes = []
+    bound = [r.mechanism for r in rows if r.result.windows]
+    if bound:
+        spans = ", ".join(
+            f"{format_ns(w.start_ns)}+{format_ns(w.length_ns)}{w.kind and ':'}{w.kind}" for w in case.windows
+        )
+        notes.append(f"windows {case.windows_from}: {spans.replace(' ', '')} (bind {', '.join(bound)})")
+        if case.setup.retouch == "recorded":
+            notes.append("inside windows: lower bound, a trace shows first touches only (upper: --retouch working-set)")
+    if case.setup.retouch == "working-set":
+        notes.append("inside windows: upper bound, all memory touched so far is taken to be touched again at once")
+    return notes
+
+
+def host_notes(case: Case, names: Collection[str]) -> list[str]:
+    """Parameters of `names` (mechanisms, whose rules hold in windows) that the trace's kind of host set."""
+    flavour = case.trace.meta.host.kvm_flavour
+    notes = []
+    for name, known in HOST_SETTINGS.get(flavour, {}).items():
+        kept = [f"{name}.{k}={v}" for k, v in known.items() if case.setup.settings[name][k] == v]
+        if kept and name in names:
+            notes.append(f"as on every {flavour} host: {', '.join(kept)}")
+    return notes
+
+
+def _model_notes(case: Case) -> list[str]:
+    setup = case.setup
+    notes = []
+    if setup.cpus is None:
+        notes.append("host CPUs: as many as threads can run (--cpus N makes them a shared resource)")
+    else:
+        whose = "each vCPU and handler on one of them" if setup.pinned else "vCPUs and handlers on any of them"
+        notes.append(f"host CPUs: {setup.cpus}, {whose}, scheduled as by EEVDF")
+    if setup.loop == "open":
+        notes.append("open loop: faults begin when they were recorded, however long the stalls before them")
+    if setup.seeds > 1:
+        notes.append(f"means over {setup.seeds} seeds from {setup.seed}")
+    return notes
+
+
+def _row_notes(rows: Sequence[Predicted]) -> list[str]:
+    said: dict[str, list[str]] = {}
+    notes = []
+    for row in rows:
+        if row.mechanism not in RAILS:
+            for warning in row.warnings:
+                said.setdefault(warning.replace(f"{row.mechanism}'s", "theirs"), []).append(row.mechanism)
+        for kind, count in row.metrics.hazards.items():
+            if count:
+                notes.append(f"hazard: {count} writes by {kind} inside a window that {row.mechanism} does not stop")
+    return [f"{', '.join(names)}: {warning}" for warning, names in said.items()] + notes

@@ -1,0 +1,313 @@
+"""From a trace to a prediction: which mechanism, which parameters, which costs, and the numbers that come out.
+
+The one place of `analysis` that calls the engine, so that comparison, validation and report predict alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_ns
+from faultreplay.faulttrace.schema import ACCESSORS
+from faultreplay.replay.engine.engine import Result, simulate
+from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
+from faultreplay.replay.language.compiler import Compiler
+from faultreplay.replay.language.costs import CostTable, load_costs, shipped_for
+from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
+from faultreplay.replay.language.words import CLASSES
+from faultreplay.replay.workload.workload import Workload
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from faultreplay.faulttrace.meta import Meta
+
+VCPU: Final = ACCESSORS.index("vcpu")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to replay, beside the mechanism: what the command line's options say."""
+
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cost_files: Sequence[str] = ()
+    loop: Literal["closed", "open"] = "closed"
+    retouch: Literal["recorded", "working-set"] = "recorded"
+    cpus: int | None = None
+    pinned: bool = False
+    """with `cpus`: each thread has a CPU of its own number"""
+    seed: int = 0
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Used:
+    """The mechanism that served the faults while they were recorded. `inferred`: the faults say so, not the trace."""
+
+    name: str
+    params: Mapping[str, Any]
+    inferred: bool
+    asynchronous: bool = False
+    """its handler reads on while content is on its way: `handlers` is how many faults it has in hand"""
+    window_kind: str = ""
+    """whose rule the recorded windows really followed"""
+
+
+# What holds for every host of a kind, unless the user sets it. Shadow paging maps up to 8 entries with one fault
+# (PTE_PREFETCH_NUM in arch/x86/kvm/mmu/mmu.c), the TDP MMU one.
+HOST_SETTINGS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
+    "pvm": {"memslot-destroy": {"refill": "32K"}, "uffd-wp-freeze": {"refill": "32K"}}
+}
+
+# The lab's window -> the rule in the mechanisms' language: its freeze is UFFDIO_WRITEPROTECT over guest memory.
+LAB_WINDOWS: Final = {"freeze": "uffd-wp", "pause": "pause", "memslot-destroy": "memslot-destroy"}
+
+# What most faults of a trace look like -> the mechanism that makes them so.
+_SIGNS: Final = {
+    ("missing", "copy"): "uffd-missing",
+    ("missing", "zeropage"): "uffd-missing",
+    ("minor", "continue"): "uffd-minor",
+    ("exit", "userspace"): "kvm-exit",
+    ("stage2", "kernel"): "host-lazy",
+    ("minor-host", "kernel"): "host-lazy",
+}
+
+
+def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
+    """The mechanism of the recording: from `meta`, else from what most of its faults look like, else None."""
+    if meta.mechanism is not None and meta.mechanism.name in LAB_WINDOWS:
+        # The lab names a run after its window; what served the faults outside it stands in `base`.
+        base = str(meta.mechanism.params.get("base", ""))
+        known = base if base in list_mechanisms() else "host-lazy"
+        return Used(known, dict(meta.mechanism.params), inferred=False, window_kind=LAB_WINDOWS[meta.mechanism.name])
+    if meta.mechanism is not None:
+        params = dict(meta.mechanism.params)
+        at_once = served_at_once(faults)
+        # Threads of one userfaultfd; where memory is sharded each shard has its own.
+        threads = int(params.get("handlers", at_once)) * max(int(params.get("shards", 1)), 1)
+        if at_once > threads:
+            return Used(meta.mechanism.name, params | {"handlers": at_once}, inferred=False, asynchronous=True)
+        return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
+    if not len(faults):
+        return None
+    commonest = faults.group_by("cause", "resolution").len().sort("len", "cause", "resolution").row(-1)
+    name = _SIGNS.get((commonest[0], commonest[1]))
+    if name is None:
+        return None
+    threads = faults["handler_tid"].filter(faults["handler_tid"] > 0).n_unique()
+    at_once = served_at_once(faults)
+    params = {"handlers": max(threads, at_once)} if name.startswith("uffd") and threads else {}
+    return Used(name, params, inferred=True, asynchronous=bool(params) and at_once > threads)
+
+
+def served_at_once(faults: pl.DataFrame) -> int:
+    """How many faults the handlers had in hand at once (read, not yet placed), for at least 2 % of their busy time."""
+    served = faults.filter(faults["queue_ns"].is_not_null() & faults["service_ns"].is_not_null())
+    served = served.filter(served["cause"].is_in(["missing", "minor"]))
+    if not len(served):
+        return 0
+    read = (served["start_ns"] + served["queue_ns"]).to_numpy().astype(np.int64)
+    placed = read + served["service_ns"].to_numpy().astype(np.int64)
+    busy = overlap_ns(read, placed, 1)
+    depth = 1
+    while overlap_ns(read, placed, depth + 1) > 0.02 * busy:
+        depth += 1
+    return depth
+
+
+def with_used(mechanism: Mechanism, used: Used | None) -> Mechanism:
+    """`mechanism` with the parameters of the recording, if it is the one that was in use; others stay as they are."""
+    if used is None or mechanism.name != used.name:
+        return mechanism
+    return mechanism.with_params({k: v for k, v in used.params.items() if k in mechanism.params})
+
+
+def for_host(setup: Setup, kvm_flavour: str) -> Setup:
+    """`setup` with what holds for every host of this kind; what the user set wins."""
+    known = HOST_SETTINGS.get(kvm_flavour, {})
+    settings = {name: {**values, **setup.settings.get(name, {})} for name, values in known.items()}
+    return replace(setup, settings={**setup.settings, **settings})
+
+
+def for_lab(setup: Setup, meta: Meta) -> Setup:
+    """`setup` with the host's CPUs as a resource where the lab pinned its threads, unless the user says how many.
+
+    Elsewhere a trace does not tell which CPUs a thread might have had.
+    """
+    if setup.cpus is None and meta.lab.get("pinned") and meta.host.cpus:
+        return replace(setup, cpus=meta.host.cpus, pinned=True)
+    return setup
+
+
+def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
+    """A mechanism by name or file: the recording's parameters if it is the recorded one, then the user's."""
+    mechanism = with_used(_shipped(name) if name in list_mechanisms() else load_mechanism(name), used)
+    return mechanism.with_params({**setup.settings.get(mechanism.name, {}), **setup.settings.get(name, {})})
+
+
+@functools.lru_cache
+def _shipped(name: str) -> Mechanism:
+    return load_mechanism(name)
+
+
+def load_cost_files(names: Sequence[str], kvm_flavour: str = "") -> tuple[CostTable, dict[str, str]]:
+    """The costs to start from, and where those come from that are not the default table's.
+
+    Later wins: the default table, what is shipped for this kind of host (so that a mechanism that the trace does not
+    show is charged by the same kind of hardware as one that it does), the user's files.
+    """
+    table = load_costs()
+    where: dict[str, str] = {}
+    for more in shipped_for(kvm_flavour):
+        table = table.merge(more)
+        where |= dict.fromkeys(more, f"measured on a {kvm_flavour} host (costs/{more.name}.toml)")
+    for name in names:
+        more = load_costs(name)
+        table = table.merge(more)
+        where |= dict.fromkeys(more, "your file")
+    return table, where
+
+
+def run(
+    workload: Workload,
+    mechanism: Mechanism,
+    costs: CostTable,
+    setup: Setup,
+    windows: Sequence[Window] = (),
+    *,
+    seed: int = 0,
+) -> Result:
+    """One replay; `seed` counts from the set-up's."""
+    if any(stage.verb == "recorded" for stage in mechanism.paths.get("window", ())):
+        # The engine drops a window's fault where that window is not replayed; a rail keeps what was recorded.
+        window, missing = CLASSES.index("window"), CLASSES.index("missing")
+        cls = np.where(workload.cls == window, missing, workload.cls).astype(workload.cls.dtype)
+        workload = replace(workload, cls=cls, _cache={})
+    return simulate(
+        workload,
+        mechanism,
+        costs,
+        seed=setup.seed + seed,
+        loop=setup.loop,
+        windows=[replace(w, settings=setup.settings.get(WINDOW_KINDS.get(w.kind, ""), {})) for w in windows],
+        retouch=setup.retouch,
+        cpus=setup.cpus,
+        pinned=setup.pinned,
+    )
+
+
+def replications(
+    workload: Workload, mechanism: Mechanism, costs: CostTable, setup: Setup, windows: Sequence[Window] = ()
+) -> list[Result]:
+    """A replay for each of the set-up's seeds, on all CPUs: the engine runs without the interpreter lock."""
+    first = run(workload, mechanism, costs, setup, windows)  # lays the workload out for the others
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        others = pool.map(lambda k: run(workload, mechanism, costs, setup, windows, seed=k), range(1, setup.seeds))
+        return [first, *others]
+
+
+def counted(workload: Workload) -> npt.NDArray[np.bool_]:
+    """Which accessors stand for the guest: its vCPUs, or every accessor where there is none."""
+    vcpu = workload.accessor_kind == VCPU
+    every: npt.NDArray[np.bool_] = vcpu if vcpu.any() else np.ones(workload.accessors, dtype=np.bool_)
+    return every
+
+
+def ideal_run_time_ns(workload: Workload) -> int:
+    """The run time with the same think times and no stall."""
+    total = np.concatenate(([0], np.cumsum(workload.think_ns)))
+    ends = total[workload.accessor_start[1:]] - total[workload.accessor_start[:-1]] + workload.tail_ns
+    return int(ends.max(initial=0))
+
+
+def metrics_of(result: Result, workload: Workload) -> Metrics:
+    """The numbers of a replay."""
+    time_ns = result.run_time_ns
+    uses = tuple(
+        Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(time_ns), u.max_queue)
+        for name, u in result.resources.items()
+    )
+    stopped = np.flatnonzero(result.window_stall_ns > 0)
+    spans = np.array(result.windows, dtype=np.int64).reshape(-1, 2)
+    return measure(
+        accessor=result.accessor,
+        start_ns=result.start_ns,
+        stall_ns=np.where(result.start_ns >= 0, result.stall_ns, -1),
+        latency_ns=result.latency_ns if len(result.latency_ns) else None,
+        counted=counted(workload),
+        run_time_ns=time_ns,
+        ideal_run_time_ns=ideal_run_time_ns(workload),
+        bytes_moved=result.bytes_moved,
+        needed_bytes=len(np.unique(workload.page)) * workload.page_bytes,
+        uses=uses,
+        hazards=result.hazards,
+        blocked=(
+            np.repeat(stopped, len(spans)),
+            np.tile(spans[:, 0], len(stopped)),
+            np.tile(spans[:, 1], len(stopped)),
+        ),
+        window_stall_ns=result.window_stall_ns,
+        refaults=int(result.refaults.sum()),
+        refault_stall_ns=result.refault_stall_ns,
+    )
+
+
+def measured_metrics(workload: Workload) -> Metrics:
+    """The numbers of the recording itself."""
+    owner = workload.accessor_of_row()
+    return measure(
+        accessor=owner,
+        start_ns=workload.recorded_start_ns,
+        stall_ns=workload.recorded_stall_ns,
+        counted=counted(workload),
+        run_time_ns=measured_run_time_ns(workload),
+        ideal_run_time_ns=ideal_run_time_ns(workload),
+    )
+
+
+def measured_run_time_ns(workload: Workload) -> int:
+    """From the beginning until the last accessor's recorded work was done."""
+    ends = workload.recorded_start_ns + np.maximum(workload.recorded_stall_ns, 0)
+    last = workload.accessor_start[1:] - 1
+    some = last >= workload.accessor_start[:-1]
+    return int((ends[last[some]] + workload.tail_ns[some]).max(initial=0))
+
+
+def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.bool_]:
+    """Faults whose stall the mechanism makes. Others are replayed with what was recorded: no prediction to judge."""
+    compiler = Compiler(mechanism, {}, accessors=workload.accessors, page_bytes=workload.page_bytes, needed=())
+    kinds = workload.accessor_kind[workload.accessor_of_row()]
+    rows = np.zeros(workload.faults, dtype=np.bool_)
+    for cls, kind in _present(workload):
+        _, stages = compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])
+        if not any(s.verb == "recorded" for s in stages):
+            rows |= (workload.cls == cls) & (kinds == kind)
+    return rows
+
+
+def _present(workload: Workload) -> list[tuple[int, int]]:
+    kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
+    pairs = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)
+    return [divmod(int(pair), len(ACCESSORS)) for pair in pairs]
+
+
+def mean_metrics(several: Sequence[Metrics]) -> Metrics:
+    """The mean of each number over several seeds; resources and hazards are the first seed's."""
+    if len(several) == 1:
+        return several[0]
+    means: dict[str, Any] = {}
+    for item in fields(Metrics):
+        values = [getattr(m, item.name) for m in several]
+        if all(isinstance(v, int) for v in values):
+            means[item.name] = round(sum(values) / len(values))
+        elif all(isinstance(v, float) for v in values):
+            means[item.name] = sum(values) / len(values)
+    return replace(several[0], **means)

@@ -1,0 +1,1 @@
+"""Many replays over a grid of parameters: sweeps and where their curves cross."""

@@ -1,0 +1,312 @@
+"""Many replays: traces x mechanisms x points of a grid, each one cell, each cell one small file, none run twice.
+
+A cell's key is a hash of all that decides its numbers: what the trace holds, the mechanism's file and parameters, the
+cost tables, windows and options, the seed and the tool's version. A data set may be added to and resumed by any number
+of sweeps. Cells carry addresses, not frames, so that they can run in another process or on another host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from faultreplay.analysis.compare.case import Case, check_losses, open_case
+from faultreplay.analysis.compare.metrics import Metrics
+from faultreplay.analysis.compare.predict import Setup, load_cost_files, load_with, mean_metrics, metrics_of, run
+from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
+from faultreplay.analysis.explore.crossover import Crossing, crossings
+from faultreplay.analysis.explore.workers import Outcome
+from faultreplay.analysis.judge.dataset import DataSet
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.remote import identity, name_of, open_address
+from faultreplay.replay.language.costs import CostTable
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+
+RANKED_BY: Final = ("total_stall_ns", "p50_ns", "p99_ns", "run_time_ns")
+_CASES_KEPT: Final = 2
+_MECHANISMS_KEPT: Final = 256
+_DASHED = str.maketrans({c: "-" for c in "/=%"})
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all cells share."""
+
+    setup: Setup
+    axes: tuple[Axis, ...]
+    windows: tuple[tuple[int, int, str], ...] = ()
+    fit: bool = True
+    max_loss_percent: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One mechanism on one trace at one point. `label` names the trace in tables and partitions."""
+
+    key: str
+    case_key: str
+    """of the trace and of what all cells share: a worker keeps what it read under it"""
+    mechanism_key: str
+    """of the mechanism's file; a worker with another one refuses"""
+    shared_key: str
+    """of the tool's version, cost tables and options; likewise"""
+    label: str
+    address: str
+    mechanism: str
+    point: Point
+    common: Common
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a sweep, each once, and the grid they are to fill."""
+
+    traces: Mapping[str, str]
+    """label -> address"""
+    mechanisms: tuple[str, ...]
+    common: Common
+    points: tuple[Point, ...]
+    cells: tuple[Cell, ...]
+
+    def cells_at(self, label: str, point: Point) -> dict[str, tuple[str, str, Point]]:
+        """Mechanism -> (label, mechanism, point) of the cell that stands for it there."""
+        return {m: (label, m, part_of(point, self.common.axes, m)) for m in self.mechanisms}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What came out. A row has the cell's key, trace, mechanism, axes and the fields of `Metrics`."""
+
+    plan: Plan
+    rows: Mapping[tuple[str, str, Point], Mapping[str, Any]]
+    failed: Mapping[Cell, str]
+    computed: int
+    crossings: tuple[Crossing, ...]
+    ranked_by: str
+    tolerance: float
+
+
+def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) -> Plan:
+    """Check everything that can be checked beforehand and name the cells.
+
+    Raises:
+        UsageError: no such trace, mechanism or parameter; the same trace or mechanism twice.
+        IncompleteData: a trace lost too much.
+    """
+    if not addresses or not mechanisms:
+        raise UsageError("a sweep needs at least one trace and one mechanism (-m)")
+    keys = [axis.key for axis in common.axes]
+    if len(set(keys)) < len(keys):
+        raise UsageError("--vary names the same thing twice")
+    identities = {address: identity(address) for address in addresses}
+    for address in identities:
+        check_losses(open_address(address), common.max_loss_percent)
+    labels = _labels(identities)
+    loaded: dict[str, Mechanism] = {}
+    for name in mechanisms:
+        loaded[name] = load_mechanism(name).with_params(common.setup.settings.get(name, {}))
+    names = [m.name for m in loaded.values()]
+    if len(set(names)) < len(names):
+        raise UsageError("two mechanisms of a sweep have the same name: rename one of the files")
+    points = grid(common.axes)
+    shared = _fingerprint(common)
+    cells: dict[tuple[str, str, Point], Cell] = {}
+    for label, address in labels.items():
+        for name in mechanisms:
+            what = [identities[address], shared, _mechanism_text(loaded[name]), common.setup.settings.get(name, {})]
+            for point in points:
+                own = part_of(point, common.axes, name)
+                if (label, name, own) not in cells:
+                    units = {axis.key: axis.unit for axis in common.axes}
+                    key = _hash([*what, [[k, v, units[k]] for k, v in own]])
+                    case_key = _hash([identities[address], shared])
+                    text_key = _hash(_mechanism_text(loaded[name]))
+                    cells[label, name, own] = Cell(key, case_key, text_key, shared, label, address, name, own, common)
+    return Plan(labels, tuple(mechanisms), common, tuple(points), tuple(cells.values()))
+
+
+def sweep(
+    made: Plan,
+    workers: Callable[[Sequence[Cell]], Iterable[Outcome[Cell]]],
+    directory: Path,
+    *,
+    ranked_by: str = "total_stall_ns",
+    tolerance: float = 0.10,
+    again: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Sweep:
+    """Run the cells that `directory` does not have yet and find the crossings.
+
+    Args:
+        made: from `plan`.
+        workers: yields an `Outcome` a cell, in any order (`faultreplay.analysis.explore.workers`).
+        directory: the Parquet data set.
+        ranked_by: one of `RANKED_BY`.
+        tolerance: below this excess of the worst over the best, the mechanism does not matter.
+        again: run all cells, also those that are there.
+        progress: called with (cells done, cells in all).
+    """
+    data = DataSet(directory, schema_of(made.common.axes))
+    rows: dict[tuple[str, str, Point], Mapping[str, Any]] = {}
+    missing = []
+    for cell in made.cells:
+        row = None if again else data.read(cell.label, _plain(cell.mechanism), cell.key)
+        if row is None:
+            missing.append(cell)
+        else:
+            rows[cell.label, cell.mechanism, cell.point] = row
+    progress(len(rows), len(made.cells))
+    failed: dict[Cell, str] = {}
+    for outcome in workers(missing):
+        cell = outcome.task
+        if outcome.error:
+            failed[cell] = outcome.error
+        else:
+            data.write(cell.label, _plain(cell.mechanism), cell.key, outcome.value)
+            rows[cell.label, cell.mechanism, cell.point] = outcome.value
+        progress(len(rows) + len(failed), len(made.cells))
+    found: list[Crossing] = []
+    for label in made.traces:
+        values = {
+            point: {m: float(rows[at][ranked_by]) for m, at in made.cells_at(label, point).items() if at in rows}
+            for point in made.points
+        }
+        found += crossings(label, made.common.axes, values, tolerance=tolerance)
+    return Sweep(made, rows, failed, len(missing) - len(failed), tuple(found), ranked_by, tolerance)
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Replay one cell; its row. What the trace holds is kept for the next cell on the same trace."""
+    case, fitted = _case(cell)
+    common = cell.common
+    mechanism = _mechanism(cell, case).with_params(settings_at(cell.point, common.axes))
+    costs = costs_at(case.shipped.merge(fitted), cell.point, common.axes)
+    windows = case.windows_of(mechanism.name)
+    measured = []
+    used: dict[str, str] = {}
+    for k in range(common.setup.seeds):
+        result = run(case.workload, mechanism, costs, case.setup, windows, seed=k)
+        measured.append(metrics_of(result, case.workload))
+        used = dict(result.costs_used)
+    return _row(cell, case, mechanism, used, mean_metrics(measured))
+
+
+def schema_of(axes: Sequence[Axis]) -> Any:
+    """Arrow schema of a row without the partition columns `trace` and `mechanism`."""
+    import pyarrow as pa
+
+    kinds = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    columns = [pa.field(n, pa.string()) for n in ("key", "title", "origin", "params", "costs", "tool")]
+    columns += [pa.field("seed", pa.int64()), pa.field("seeds", pa.int64())]
+    columns += [pa.field(axis.key, pa.float64()) for axis in axes]
+    columns += [pa.field(f.name, kinds.get(str(f.type).split(" ")[0], pa.string())) for f in fields(Metrics)]
+    return pa.schema(columns)
+
+
+def version() -> str:
+    """The tool's version, part of each key."""
+    try:
+        return metadata.version("faultreplay")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+_cases: OrderedDict[str, tuple[Case, CostTable]] = OrderedDict()
+_mechanisms: dict[tuple[str, str], Mechanism] = {}
+
+
+def _mechanism(cell: Cell, case: Case) -> Mechanism:
+    """The cell's mechanism with the recording's and the user's parameters."""
+    key = (cell.case_key, cell.mechanism_key)
+    if key not in _mechanisms:
+        loaded = load_with(cell.mechanism, case.setup, case.used)
+        if _hash(_mechanism_text(loaded)) != cell.mechanism_key:
+            raise UsageError(
+                f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"
+            )
+        if len(_mechanisms) >= _MECHANISMS_KEPT:
+            _mechanisms.clear()
+        _mechanisms[key] = loaded
+    return _mechanisms[key]
+
+
+def _case(cell: Cell) -> tuple[Case, CostTable]:
+    """The cell's trace, ready to be replayed, and the costs it shows."""
+    if cell.case_key not in _cases:
+        while len(_cases) >= _CASES_KEPT:
+            _cases.popitem(last=False)
+        common = cell.common
+        if _fingerprint(common) != cell.shared_key:
+            raise UsageError(
+                f"this worker has other cost tables or another faultreplay ({version()}): install the same everywhere"
+            )
+        case = open_case(
+            open_address(cell.address),
+            common.setup,
+            windows=common.windows,
+            fit=common.fit,
+            max_loss_percent=common.max_loss_percent,
+        )
+        _cases[cell.case_key] = (case, case.fitted())
+    _cases.move_to_end(cell.case_key)
+    return _cases[cell.case_key]
+
+
+def _row(cell: Cell, case: Case, mechanism: Mechanism, used: Mapping[str, str], numbers: Metrics) -> dict[str, Any]:
+    point = dict(cell.point)
+    record = numbers.as_record()
+    return {
+        "key": cell.key,
+        "title": mechanism.title,
+        "origin": case.trace.meta.origin,
+        "params": _json(dict(mechanism.values)),
+        "costs": _json(dict(used)),
+        "tool": version(),
+        "seed": cell.common.setup.seed,
+        "seeds": cell.common.setup.seeds,
+        **{axis.key: point.get(axis.key) for axis in cell.common.axes},
+        **{k: _json(v) if isinstance(v, Mapping | tuple | list) else v for k, v in record.items()},
+    }
+
+
+def _labels(identities: Mapping[str, str]) -> dict[str, str]:
+    names = [name_of(address) for address in identities]
+    labels: dict[str, str] = {}
+    for address, name in zip(identities, names, strict=True):
+        label = name if names.count(name) == 1 else f"{name}~{identities[address][:8]}"
+        if label in labels:
+            raise UsageError(f"{address} is the same trace as {labels[label]}")
+        labels[label.translate(_DASHED)] = address
+    return labels
+
+
+def _fingerprint(common: Common) -> str:
+    setup = common.setup
+    costs, _ = load_cost_files(setup.cost_files)
+    table = {name: [repr(cost.distribution), cost.provenance] for name, cost in costs.items()}
+    how = [setup.loop, setup.retouch, setup.cpus, setup.pinned, setup.seed, setup.seeds, common.windows, common.fit]
+    return _hash([version(), table, how, setup.settings])
+
+
+def _mechanism_text(mechanism: Mechanism) -> list[str]:
+    below = [_mechanism_text(other) for _, other in sorted(mechanism.fallback.items())]
+    text = Path(mechanism.file).read_text(encoding="utf-8")
+    return [text, *(line for lines in below for line in lines)]
+
+
+def _plain(mechanism: str) -> str:
+    return mechanism.rsplit("/", 1)[-1].removesuffix(".toml").translate(_DASHED)
+
+
+def _hash(what: Any) -> str:
+    return hashlib.blake2b(_json(what).encode(), digest_size=12).hexdigest()
+
+
+def _json(what: Any) -> str:
+    return json.dumps(what, sort_keys=True, separators=(",", ":"), default=str)

@@ -1,0 +1,158 @@
+"""Run tasks in a pool of processes here or on a dask cluster: the same function, the same tasks, the same results.
+
+A task that fails is run once more; then its error is its outcome. A worker that dies takes no other task down.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature, UsageError
+
+T = TypeVar("T")
+_ADDRESS: Final = re.compile(r"([a-z]+://)?\S+:\d+")
+_AHEAD: Final = 4
+"""tasks handed out for each worker: none waits for the next one"""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """A task's value, or why there is none."""
+
+    task: T
+    value: Any
+    error: str = ""
+
+
+def here(
+    function: Callable[[T], Any], tasks: Sequence[T], *, jobs: int, prepare: Callable[[], None] | None = None
+) -> Iterator[Outcome[T]]:
+    """Each task's outcome from `jobs` processes, after `prepare`; in this process when `jobs` is 1."""
+    if not tasks:
+        return
+    if jobs == 1:
+        yield from _alone(function, tasks)
+        return
+    if prepare is not None:
+        prepare()
+    failed: list[T] = []
+    rest = list(tasks)
+    while rest:
+        # A worker that dies breaks its pool: what was handed out then fails, the rest goes on in another pool.
+        with _pool(jobs) as pool:
+            rest = yield from _good(_through(pool, function, rest, ahead=jobs * _AHEAD), failed)
+    rest = failed
+    while rest:  # one at a time, so that a task that kills its worker is the only one to blame
+        with _pool(1) as pool:
+            rest = yield from _through(pool, function, rest, ahead=1)
+
+
+def on_dask(function: Callable[[T], Any], tasks: Sequence[T], *, address: str) -> Iterator[Outcome[T]]:
+    """Each task's outcome from the workers of the cluster whose scheduler is at `address`.
+
+    Raises:
+        MissingFeature: dask.distributed is not installed.
+        UsageError: not an address.
+        FaultreplayError: no scheduler answers, or it has no workers.
+    """
+    if not _ADDRESS.fullmatch(address):  # dask would try for long, and complain once more when it is collected
+        raise UsageError(f"--dask {address}: write the scheduler's address, as tcp://HOST:8786")
+    try:
+        from distributed import Client
+    except ImportError:
+        raise MissingFeature(
+            "--dask needs dask.distributed, which is not installed: pip install 'faultreplay[dask]'"
+        ) from None
+    try:
+        client = Client(address, timeout="10s", set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise FaultreplayError(f"--dask {address}: no scheduler answers ({str(error).splitlines()[0]})") from None
+    with client:
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        if not workers:
+            raise FaultreplayError(
+                f"--dask {address}: the cluster has no workers: start one with 'dask worker {address}'"
+            )
+        # pure=False: the scheduler must not take a result for known by its name.
+        with client.get_executor(pure=False) as executor:
+            failed: list[T] = []
+            ahead = max(workers * _AHEAD, 16)
+            yield from _good(_through(executor, function, tasks, ahead=ahead), failed)
+            yield from _through(executor, function, failed, ahead=ahead)
+
+
+def _alone(function: Callable[[T], Any], tasks: Sequence[T]) -> Iterator[Outcome[T]]:
+    for task in tasks:
+        for attempt in (1, 2):
+            try:
+                yield Outcome(task, function(task))
+                break
+            except Exception as error:
+                if attempt == 2:
+                    yield Outcome(task, None, _words(error))
+
+
+def _through(
+    executor: Executor, function: Callable[[T], Any], tasks: Sequence[T], *, ahead: int
+) -> Generator[Outcome[T], None, list[T]]:
+    """Outcomes as they come, at most `ahead` tasks handed out; returns those that were not, to a pool that broke."""
+    waiting = list(reversed(tasks))
+    running: dict[Future[Any], T] = {}
+    broken = False
+    while running or (waiting and not broken):
+        while waiting and len(running) < ahead and not broken:
+            try:
+                future = executor.submit(function, waiting[-1])
+            except BrokenProcessPool:
+                broken = True
+            else:
+                running[future] = waiting.pop()
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            task = running.pop(future)
+            reason = future.exception()
+            if reason is None:
+                yield Outcome(task, future.result())
+            else:
+                broken = broken or isinstance(reason, BrokenProcessPool)
+                yield Outcome(task, None, _words(reason))
+    return waiting[::-1]
+
+
+def _good(outcomes: Generator[Outcome[T], None, list[T]], failed: list[T]) -> Generator[Outcome[T], None, list[T]]:
+    """Only the outcomes that are none to try again; those tasks go to `failed`."""
+    while True:
+        try:
+            outcome = next(outcomes)
+        except StopIteration as end:
+            return list(end.value)
+        if outcome.error:
+            failed.append(outcome.task)
+        else:
+            yield outcome
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    # spawn: threads of polars and numba do not survive a fork
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _words(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    if isinstance(error, FaultreplayError):
+        return text
+    if isinstance(error, BrokenProcessPool):
+        return "the worker process ended (killed, or out of memory)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

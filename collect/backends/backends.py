@@ -1,0 +1,78 @@
+"""Choosing a backend, and keeping one attached between recordings.
+
+Compiling takes a second or two and detaching about 50 ms a probe (the kernel waits for all CPUs each time), so a
+series of recordings runs inside `kept_attached`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from faultreplay.collect.backends.backend import Backend, Key
+from faultreplay.collect.targets.targets import Filter
+from faultreplay.faulttrace.errors import MissingFeature, UsageError
+
+_parked: dict[Key, Backend] = {}
+_parking = 0
+
+
+def acquire_backend(key: Key) -> Backend:
+    """A backend without targets, its probes attached.
+
+    Raises:
+        UsageError: no such backend or group.
+        MissingFeature: the host lacks what it needs.
+    """
+    name, groups, ring_bytes, wanted = key
+    parked = _parked.pop(key, None)
+    if parked is not None:
+        parked.resume()
+        return parked
+    backend = _open(name, groups, ring_bytes, wanted)
+    backend.key = key
+    return backend
+
+
+def _open(name: str, groups: tuple[str, ...], ring_bytes: int, wanted: Filter) -> Backend:
+    from faultreplay.collect.backends.bcc_backend import BccBackend
+    from faultreplay.collect.backends.bpftrace_backend import BpftraceBackend
+
+    if name == "bcc":
+        return BccBackend(groups, ring_bytes, wanted)
+    if name == "bpftrace":
+        return BpftraceBackend(groups, ring_bytes, wanted)
+    if name != "auto":
+        raise UsageError(f"no backend '{name}': choose auto, bcc or bpftrace")
+    try:
+        return BccBackend(groups, ring_bytes, wanted)
+    except MissingFeature as without_bcc:
+        try:
+            backend = BpftraceBackend(groups, ring_bytes, wanted)
+        except MissingFeature as without_bpftrace:
+            raise MissingFeature(f"{without_bcc}; and {without_bpftrace}") from None
+        backend.why = f"bpftrace, because {without_bcc}"
+        return backend
+
+
+def release_backend(backend: Backend) -> None:
+    """Detach, or inside `kept_attached` park for the next recording of the same kind."""
+    if _parking and backend.reusable and backend.key not in _parked:
+        backend.pause()
+        _parked[backend.key] = backend
+    else:
+        backend.free()
+
+
+@contextmanager
+def kept_attached() -> Iterator[None]:
+    """Recordings inside the body share attached probes; the last one out detaches them."""
+    global _parking  # noqa: PLW0603  (one per process, as the probes are)
+    _parking += 1
+    try:
+        yield
+    finally:
+        _parking -= 1
+        if not _parking:
+            while _parked:
+                _parked.popitem()[1].free()

@@ -1,0 +1,1 @@
+"""What a host has and lacks for recording, the lab and the tests."""

@@ -1,0 +1,58 @@
+"""What this host is: for `meta.json` and for choosing what can be recorded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+from faultreplay.faulttrace.meta import Host, KvmFlavour
+
+CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", 21: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
+
+
+def describe_host() -> Host:
+    """The machine this runs on."""
+    cpuinfo = _read("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    distro = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read("/etc/os-release"), re.MULTILINE)
+    return Host(
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpu_model=model[1] if model else "",
+        cpus=os.cpu_count() or 0,
+        mem_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        distro=distro[1] if distro else "",
+        kvm_flavour=kvm_flavour(),
+    )
+
+
+def kvm_flavour(modules: Path = Path("/sys/module"), kvm: Path = Path("/dev/kvm")) -> KvmFlavour:
+    """How KVM runs guests here: by VMX, by SVM, by software page tables (PVM), or not at all."""
+    for module, flavour in (("kvm_pvm", "pvm"), ("kvm_intel", "vmx"), ("kvm_amd", "svm")):
+        if (modules / module).exists():
+            return flavour  # type: ignore[return-value]
+    return "unknown" if kvm.exists() else "none"
+
+
+def missing_capabilities() -> list[str]:
+    """The capabilities recording needs and this process lacks; CAP_SYS_ADMIN stands for all."""
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", _read("/proc/self/status"), re.MULTILINE)
+    effective = int(match[1], 16) if match else 0
+    if effective >> 21 & 1:
+        return []
+    return [CAPABILITIES[bit] for bit in (39, 38) if not effective >> bit & 1]
+
+
+def memory_available_bytes() -> int:
+    """MemAvailable of this host."""
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 1 << 30
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

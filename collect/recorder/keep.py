@@ -1,0 +1,143 @@
+"""What of a long recording stays: the last segments (flight recorder), or the last seconds before a long stall."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.collect.recorder.drain import Columns
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.writer import PART_ROWS, TraceWriter
+
+_PARTS_A_SEGMENT = 4
+_ROW_BYTES = 6  # on disk; 2 to 9 are measured
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A new segment after so many bytes or so much time; only the last `keep` stay on disk."""
+
+    keep: int
+    segment_bytes: int | None = None
+    segment_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """End when a stall is longer than `stall_ns`, with the last `keep_ns` on disk."""
+
+    stall_ns: int
+    keep_ns: int
+
+
+@dataclass(frozen=True)
+class Stall:
+    """A stall that was seen while recording."""
+
+    tid: int
+    start_ns: int
+    stall_ns: int
+
+
+class Retention:
+    """Deletes parts that need not stay; asked after each part that was written."""
+
+    def __init__(self, rotation: Rotation | None, trigger: Trigger | None) -> None:
+        self._rotation = rotation
+        self._trigger = trigger
+        self._segments: deque[int] = deque()  # start of each segment still on disk, ns
+        self._segment_bytes = 0
+        self.dropped_parts = 0
+
+    @property
+    def part_age_ns(self) -> int | None:
+        """How old a part may become before it is written, where this matters; None: any age."""
+        if self._rotation is not None and self._rotation.segment_ns is not None:
+            return self._rotation.segment_ns
+        return self._trigger.keep_ns // 4 if self._trigger is not None else None
+
+    @property
+    def part_rows(self) -> int:
+        """How many events a part may have, so that a small segment is of several parts."""
+        if self._rotation is None or self._rotation.segment_bytes is None:
+            return PART_ROWS
+        return min(max(self._rotation.segment_bytes // (_PARTS_A_SEGMENT * _ROW_BYTES), 1), PART_ROWS)
+
+    def after_part(self, writer: TraceWriter, start_ns: int, end_ns: int, part_bytes: int) -> None:
+        """A part with events from `start_ns` to `end_ns` was written."""
+        before_ns = 0
+        if self._trigger is not None:
+            before_ns = end_ns - self._trigger.keep_ns
+        elif self._rotation is not None:
+            before_ns = self._rotated(self._rotation, start_ns, end_ns, part_bytes)
+        if before_ns > 0 and (dropped := writer.drop_parts_before(before_ns)):
+            self.dropped_parts += dropped
+            writer.meta.extra["rotated"] = True
+
+    def _rotated(self, rotation: Rotation, start_ns: int, end_ns: int, part_bytes: int) -> int:
+        """Start of the oldest segment that stays."""
+        segments = self._segments
+        full = rotation.segment_bytes is not None and self._segment_bytes >= rotation.segment_bytes
+        old = rotation.segment_ns is not None and segments and end_ns - segments[-1] > rotation.segment_ns
+        if not segments or full or old:
+            segments.append(start_ns)
+            self._segment_bytes = 0
+        self._segment_bytes += part_bytes
+        while len(segments) > rotation.keep:
+            segments.popleft()
+        return segments[0]
+
+
+@dataclass
+class StallWatch:
+    """Sees long stalls in the stream, without stitching.
+
+    Two shapes: a page fault until its thread, having slept, lets go of mmap_lock; and a sleep that a userfaultfd
+    handler's thread ends.
+    """
+
+    stall_ns: int
+    seen: Stall | None = None
+    _handlers: set[int] = field(default_factory=set)
+    _open: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
+
+    def see(self, columns: Columns) -> None:
+        """Look at one batch, in order of time."""
+        kind, tid, ts_ns = columns["kind"], columns["tid"], columns["ts_ns"]
+        self._handlers.update(np.unique(tid[kind == Kind.UFFD_MSG]).tolist())
+        fault = (kind == Kind.PAGE_FAULT_USER) | (kind == Kind.PAGE_FAULT_KERNEL)
+        self._pairs(0, fault, kind == Kind.MMAP_LOCK_RELEASED, tid, ts_ns)
+        if self._handlers:
+            sleep = (kind == Kind.SCHED_OUT) & (columns["code"] != 0)
+            woken = (kind == Kind.SCHED_WAKING) & np.isin(columns["value"], list(self._handlers))
+            self._pairs(1, sleep, woken, tid, ts_ns)
+
+    def _pairs(
+        self,
+        shape: int,
+        opens: npt.NDArray[np.bool_],
+        closes: npt.NDArray[np.bool_],
+        tid: npt.NDArray[Any],
+        ts_ns: npt.NDArray[Any],
+    ) -> None:
+        """Note the longest time from an opening row to the closing row that follows it in the same thread."""
+        old_tid, old_ts = self._open.get(shape, (tid[:0], ts_ns[:0]))
+        at = np.flatnonzero(opens | closes)
+        tids = np.concatenate([old_tid, tid[at]])
+        times = np.concatenate([old_ts, ts_ns[at]])
+        is_open = np.concatenate([np.ones(len(old_tid), bool), opens[at]])
+        order = np.argsort(tids, kind="stable")
+        tids, times, is_open = tids[order], times[order], is_open[order]
+        same = tids[1:] == tids[:-1]
+        pair = same & is_open[:-1] & ~is_open[1:]
+        last = np.append(~same, True)[: len(tids)] & is_open
+        self._open[shape] = (tids[last], times[last])
+        took = np.where(pair, times[1:] - times[:-1], 0)
+        if len(took) and took.max() > self.stall_ns:
+            i = int(took.argmax())
+            if self.seen is None:
+                self.seen = Stall(int(tids[i]), int(times[i]), int(took[i]))

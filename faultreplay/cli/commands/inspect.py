@@ -1,0 +1,244 @@
+"""`faultreplay inspect`: what a trace holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faultreplay.cli.options import output_format, output_options, trace_argument
+from faultreplay.cli.render import Column, Report, check_output, emit
+from faultreplay.faulttrace.units import format_bytes, format_ns
+
+if TYPE_CHECKING:
+    from faultreplay.analysis.compare.inspection import Inspection
+    from faultreplay.faulttrace.meta import WindowSpan
+
+_BAR = 40
+
+
+@click.command("inspect", short_help="Show what a trace holds.")
+@trace_argument
+@click.option(
+    "--truth", "with_truth", is_flag=True, help="Hold the stitched stalls against the lab's own clock (lab traces)."
+)
+@click.option("--events", "with_events", is_flag=True, help="Also list the raw events by kind.")
+@output_options
+def command(
+    trace: Path, *, with_truth: bool, with_events: bool, fmt: str | None, output: Path | None, force: bool
+) -> None:
+    """Show what TRACE holds: host, probes, losses, faults joined and not, stalls and where their time went."""
+    from faultreplay.analysis.compare.inspection import inspect_trace
+    from faultreplay.faulttrace.store import open_trace
+
+    chosen = output_format(fmt, output)
+    if output is not None:
+        check_output(output, force=force)
+    opened = open_trace(trace)
+    if with_truth:
+        from faultreplay.analysis.judge.accuracy import accuracy_of
+        from faultreplay.cli.accuracy_view import accuracy_report
+
+        emit(accuracy_report(accuracy_of(opened)), chosen, output, force=force)
+        return
+    inspection = inspect_trace(opened)
+    if chosen == "table":
+        emit(_whole_table(inspection, with_events=with_events), chosen, output, force=force)
+    else:
+        emit(_data(inspection), chosen, output, force=force)
+
+
+def _data(inspection: Inspection) -> Report:
+    """One record a group of faults; JSON also carries all the rest."""
+    from dataclasses import asdict
+
+    meta = inspection.meta
+    report = {key: value for key, value in asdict(inspection.report).items() if not key.startswith("_")}
+    extra: dict[str, Any] = {
+        "trace": inspection.name,
+        "events": inspection.events,
+        "size_bytes": inspection.size_bytes,
+        "duration_ns": inspection.duration_ns,
+        "kinds": dict(inspection.kinds),
+        "stitch": report,
+        "histogram": [asdict(bucket) for bucket in inspection.histogram],
+        "windows": [asdict(window) for window in inspection.windows],
+        "zaps": [asdict(group) for group in inspection.zaps],
+    }
+    whole = asdict(meta)
+    extra |= {key: whole[key] for key in ("origin", "host", "clock", "command", "mechanism", "targets", "probes")}
+    extra |= {key: whole[key] for key in ("losses", "recorder", "lab", "complete")}
+    extra["told_windows"] = whole["windows"]
+    columns = [
+        Column("cause", "cause"),
+        Column("resolution", "resolved by"),
+        Column("accessor", "accessor"),
+        *(Column(key, key, "count") for key in ("faults", "joined", "unjoined")),
+        *(Column(f"stall_{q}_ns", f"stall {q}", "ns") for q in ("total", "p50", "p90", "p99", "max")),
+        *(Column(f"{s}_p50_ns", f"{s} p50", "ns") for s in ("queue", "service", "resolve", "wake")),
+    ]
+    records = [group.as_record() for group in inspection.groups]
+    return Report(records, columns, _title(inspection), _facts_as_notes(inspection), extra=extra)
+
+
+def _whole_table(inspection: Inspection, *, with_events: bool) -> Report:
+    """The table of faults; facts, histogram and joins stand under it."""
+    columns = [
+        Column("what", "faults"),
+        Column("faults", "n", "count"),
+        Column("unjoined", "un-\njoined", "count"),
+        Column("p50", "p50", "ns"),
+        Column("p90", "p90", "ns", keep=5),
+        Column("p99", "p99", "ns"),
+        Column("max", "max", "ns", keep=6),
+        Column("total", "total", "ns", keep=7),
+    ]
+    rows: list[dict[str, Any]] = []
+    rules = set()
+    for group in inspection.groups:
+        what = f"{group.cause}, {group.resolution}" if group.resolution != "none" else group.cause
+        row: dict[str, Any] = {
+            "what": what if group.accessor == "vcpu" else f"{what} ({group.accessor})",
+            "faults": group.faults,
+            "unjoined": group.faults - group.joined,
+        }
+        if group.stall.n:
+            stall = group.stall
+            row |= {"p50": stall.p50_ns, "p90": stall.p90_ns, "p99": stall.p99_ns}
+            row |= {"max": stall.max_ns, "total": stall.total_ns}
+        rows.append(row)
+        for name, stage in (
+            ("queue", "queue"),
+            ("service", "service"),
+            ("  of it the ioctl", "resolve"),
+            ("wake", "wake"),
+        ):
+            spent = group.stages[stage]
+            if spent.n:
+                rows.append(
+                    {"what": f"  {name}", "p50": spent.p50_ns, "p90": spent.p90_ns, "p99": spent.p99_ns}
+                    | {"max": spent.max_ns, "total": spent.total_ns, "faults": None, "unjoined": None}
+                )
+        rules.add(len(rows) - 1)
+    for row in rows:
+        for key in ("faults", "unjoined"):
+            if row.get(key) is None:
+                row[key] = ""
+    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *_joins(inspection), *_zaps(inspection)]
+    if with_events:
+        notes += ["", "events:", *(f"  {name:<24} {count:>12,}" for name, count in inspection.kinds.items())]
+    return Report(
+        [group.as_record() for group in inspection.groups],
+        columns,
+        _title(inspection),
+        notes,
+        rows=rows,
+        rules=frozenset(rules),
+    )
+
+
+def _title(inspection: Inspection) -> str:
+    return (
+        f"{inspection.path}: {inspection.faults:,} faults, {inspection.events:,} events "
+        f"in {format_ns(inspection.duration_ns)} ({format_bytes(inspection.size_bytes)})"
+    )
+
+
+def _facts_as_notes(inspection: Inspection) -> list[str]:
+    meta = inspection.meta
+    host = meta.host
+    machine = [host.distro, f"kernel {host.kernel}" if host.kernel else "", host.cpu_model]
+    machine += [f"{host.cpus} CPUs" if host.cpus else "", format_bytes(host.mem_bytes) if host.mem_bytes else ""]
+    facts = [*inspection.notes]
+    facts.append(f"host: {', '.join(part for part in machine if part) or 'not known'}; KVM: {host.kvm_flavour}")
+    facts.append(f"clock: {meta.clock.name}, from {meta.clock.start_realtime or 'an unknown time'} ({meta.origin})")
+    if meta.command:
+        facts.append(f"command: {' '.join(meta.command)}")
+    if meta.mechanism is not None:
+        settings = ", ".join(f"{key}={value}" for key, value in meta.mechanism.params.items())
+        facts.append(f"mechanism: {meta.mechanism.name}" + (f" ({settings})" if settings else ""))
+    for target in meta.targets:
+        roles: dict[str, int] = {}
+        for thread in target.threads:
+            roles[thread.role] = roles.get(thread.role, 0) + 1
+        crew = ", ".join(f"{count} {role}" for role, count in roles.items())
+        known = ", ".join(part for part in (target.role, target.name, crew) if part)
+        facts.append(f"target: {target.comm or '(name unknown)'} {target.tgid}" + (f" ({known})" if known else ""))
+    attached = sum(probe.status == "attached" for probe in meta.probes)
+    facts.append(f"probes: {attached} attached" if meta.probes else "probes: none named")
+    absent: dict[str, list[str]] = {}
+    for probe in meta.probes:
+        if probe.status in ("missing", "shed"):
+            absent.setdefault(f"{probe.status}, {probe.reason or 'no reason given'}", []).append(probe.name)
+    facts += [f"probes {why}: {', '.join(names)}" for why, names in absent.items()]
+    losses = meta.losses
+    by_probe = ", ".join(f"{name} {count:,}" for name, count in sorted(losses.by_probe.items(), key=lambda i: -i[1]))
+    facts.append(f"losses: {losses.total:,} events ({by_probe})" if losses.total else "losses: none")
+    cost = meta.recorder
+    if cost.backend:
+        share = f" ({100 * cost.cpu_ns / inspection.duration_ns:.0f} % of one)" if inspection.duration_ns else ""
+        facts.append(
+            f"recorder: {cost.backend}, {format_ns(cost.cpu_ns)} of CPU{share}, "
+            f"{format_bytes(cost.max_rss_bytes)} resident, ring {format_bytes(cost.ring_bytes)}"
+        )
+    for label, windows in (("window told", meta.windows), ("window seen", inspection.windows)):
+        facts += [f"{label}: {_window(window, meta.clock.start_ns)}" for window in windows[:5]]
+        if len(windows) > 5:
+            facts.append(f"{label}: and {len(windows) - 5} more")
+    return facts
+
+
+def _window(window: WindowSpan, start_ns: int) -> str:
+    return f"{window.kind} at {format_ns(window.start_ns - start_ns)} for {format_ns(window.end_ns - window.start_ns)}"
+
+
+def _histogram(inspection: Inspection) -> list[str]:
+    if not inspection.histogram:
+        return []
+    most = max(bucket.faults for bucket in inspection.histogram)
+    lines = ["stalls:"]
+    for bucket in inspection.histogram:
+        # A bar is never empty where there is something.
+        length = -(-bucket.faults * _BAR // most)
+        edges = f"{format_ns(bucket.from_ns):>8} - {format_ns(bucket.until_ns):<8}"
+        lines.append(f"  {edges} {bucket.faults:>9,} {'#' * length}".rstrip())
+    return [*lines, ""]
+
+
+def _zaps(inspection: Inspection) -> list[str]:
+    if not inspection.zaps:
+        return []
+    lines = ["", "guest memory taken away (zaps by mmu notifiers):"]
+    for group in inspection.zaps:
+        what = f"{group.cause} ({group.detail})" if group.detail else group.cause
+        lines.append(f"  {what:<28} {group.zaps:>9,} {format_bytes(group.size_bytes):>10}  by {group.by}")
+    return lines
+
+
+def _joins(inspection: Inspection) -> list[str]:
+    report = inspection.report
+    lines = []
+    if report.messages:
+        lines.append(f"messages: {report.messages:,} read, {report.messages_joined:,} joined")
+        lines += [f"  not joined, {reason}: {count:,}" for reason, count in report.messages_unjoined.items()]
+    counts = (
+        (report.messages_repeated, "second messages of one fault"),
+        (report.messages_without_thread, "messages without a known thread id, their waiter found by page and wake"),
+        (report.waiters_without_message, "waiters whose page came before their message was read"),
+        (report.messages_late, "messages read after their page was placed"),
+        (report.placements_unasked, f"of {report.placements:,} placing ioctls that no fault waited for"),
+        (report.exits_unjoined, f"of {report.exits:,} EFAULT exits without an end"),
+        (report.walks_without_entry, f"of {report.walks:,} guest faults that mapped nothing"),
+        (report.mmio_of_devices, "MMIO exits at emulated devices, left out"),
+        (sum(report.unjoined_shed_by_cause.values()), "faults without an end while a group of probes was shed"),
+        (report.page_faults_unjoined, f"of {report.page_faults:,} page faults of processes without an end"),
+    )
+    lines += [f"{count:,} {words}" for count, words in counts if count]
+    lines += [
+        f"{count:,} placing ioctls failed with errno {errno}" for errno, count in report.placements_failed.items()
+    ]
+    ways = sorted(report.joins.items(), key=lambda item: -item[1])
+    if ways:
+        lines.append("start and end taken from: " + ", ".join(f"{way} {count:,}" for way, count in ways))
+    return lines

@@ -1,0 +1,206 @@
+"""`faultreplay record`: a trace of running processes or of a command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
+
+if TYPE_CHECKING:
+    from faultreplay.collect.recorder.keep import Rotation, Trigger
+    from faultreplay.collect.recorder.recorder import RecordStatus, RecordSummary
+
+
+@click.command("record", short_help="Record a trace.")
+@click.argument("command_line", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="The trace to make: NAME.trace."
+)
+@click.option(
+    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Record this process; several times for several."
+)
+@click.option("--vm", "vms", multiple=True, metavar="NAME|UUID", help="Record this running VM.")
+@click.option("--all-vms", is_flag=True, help="Record all VMs, also those that start later.")
+@click.option("--cgroup", metavar="PATH", help="Record all processes of this cgroup (v2) and below.")
+@click.option("-d", "--duration", metavar="TIME", help="End after this, as 10s (a bare number: seconds).")
+@click.option(
+    "--probes",
+    "groups",
+    metavar="GROUPS",
+    help="Groups of probes, by commas: faults,kvm,sched,mm,locks. Default: all but locks.",
+)
+@click.option("--ring-size", "ring", metavar="SIZE", help="Ring buffer, as 64M. Default: chosen from free memory.")
+@click.option("--backend", type=click.Choice(["auto", "bcc", "bpftrace"]), default="auto", show_default=True)
+@click.option("--max-rate", type=click.FloatRange(1), metavar="EVENTS/S", help="Shed groups of probes past this rate.")
+@click.option(
+    "--max-cpu", type=click.FloatRange(1), metavar="PERCENT", help="Shed groups when recording takes more of one core."
+)
+@click.option("--rotate", metavar="SIZE|TIME", help="Flight recorder: a new segment after 256M or 10m.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="With --rotate: segments that stay. Default: 10.")
+@click.option("--trigger", metavar="TIME", help="End when a stall is longer than this, as 50ms.")
+@click.option("--keep-last", metavar="TIME", help="With --trigger: what stays of the trace. Default: 10s.")
+@click.option(
+    "--reserve", metavar="SIZE", default="256M", show_default=True, help="Stop before the disk has less than this free."
+)
+@click.option("--force", is_flag=True, help="Replace an existing trace.")
+def command(
+    *,
+    command_line: tuple[str, ...],
+    out: Path,
+    pids: tuple[int, ...],
+    vms: tuple[str, ...],
+    all_vms: bool,
+    cgroup: str | None,
+    duration: str | None,
+    groups: str | None,
+    ring: str | None,
+    backend: str,
+    max_rate: float | None,
+    max_cpu: float | None,
+    rotate: str | None,
+    keep: int | None,
+    trigger: str | None,
+    keep_last: str | None,
+    reserve: str,
+    force: bool,
+) -> None:
+    """Record faults, userfaults and KVM events of processes, or of a command that it runs.
+
+    Ends after -d, when all targets have ended, or on Ctrl-C; a COMMAND that still runs then gets SIGTERM.
+    """
+    from faultreplay.collect.backends.probes import DEFAULT_GROUPS
+    from faultreplay.collect.recorder.limits import Limits
+    from faultreplay.collect.recorder.recorder import RecordSpec, record
+
+    spec = RecordSpec(
+        pids=pids,
+        vms=vms,
+        all_vms=all_vms,
+        cgroup=cgroup,
+        command=command_line,
+        duration_ns=parse_duration_ns(duration, default_unit="s") if duration else None,
+        groups=tuple(dict.fromkeys(groups.split(","))) if groups else DEFAULT_GROUPS,
+        ring_bytes=parse_size_bytes(ring) if ring else None,
+        backend=backend,
+        limits=Limits(max_rate, max_cpu),
+        rotation=_rotation(rotate, keep),
+        trigger=_trigger(trigger, keep_last),
+        reserve_bytes=parse_size_bytes(reserve),
+        force=force,
+    )
+    if spec.rotation and spec.trigger:
+        raise UsageError("--rotate and --trigger: choose one of them")
+    if spec.duration_ns == 0:
+        raise UsageError("-d 0: a recording needs a duration")
+    stop = threading.Event()
+    with _signals_set(stop), _status_line() as show:
+        summary = record(spec, _trace_path(out), stop, show)
+    _report(summary)
+
+
+def _rotation(text: str | None, keep: int | None) -> Rotation | None:
+    from faultreplay.collect.recorder.keep import Rotation
+
+    if text is None:
+        if keep is not None:
+            raise UsageError("--keep goes with --rotate")
+        return None
+    try:
+        return Rotation(keep or 10, segment_ns=parse_duration_ns(text))
+    except UsageError:
+        return Rotation(keep or 10, segment_bytes=parse_size_bytes(text))
+
+
+def _trigger(text: str | None, keep_last: str | None) -> Trigger | None:
+    from faultreplay.collect.recorder.keep import Trigger
+
+    if text is None:
+        if keep_last is not None:
+            raise UsageError("--keep-last goes with --trigger")
+        return None
+    return Trigger(parse_duration_ns(text), parse_duration_ns(keep_last or "10s"))
+
+
+def _trace_path(out: Path) -> Path:
+    """Traces end in .trace, so that other verbs and people know them."""
+    return out if out.suffix == ".trace" else out.with_name(out.name + ".trace")
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a recording normally."""
+
+    def ask(*_: object) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _status_line() -> Iterator[Any]:
+    """A function that shows a status: a live line on a terminal; elsewhere one line when recording has begun."""
+    if not sys.stderr.isatty():
+        begun: list[bool] = []
+
+        def say_once(_: RecordStatus) -> None:
+            if not begun:
+                begun.append(True)
+                click.echo("recording: Ctrl-C ends it", err=True)
+
+        yield say_once
+        return
+    from rich.console import Console
+    from rich.status import Status
+
+    with Status("attaching probes...", console=Console(stderr=True)) as line:
+
+        def show(status: RecordStatus) -> None:
+            lost = f"[red]{status.lost} lost[/red]" if status.lost else "0 lost"
+            line.update(
+                f"recording {format_ns(status.elapsed_ns)}: {status.events_per_s:,.0f} events/s, "
+                f"{status.events:,} events, {lost}, {format_bytes(status.bytes_written)} written"
+            )
+
+        yield show
+
+
+def _report(summary: RecordSummary) -> None:
+    """What was recorded, on stderr: stdout carries data only."""
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    lost = sum(summary.lost.values())
+    say(
+        f"recorded {summary.events:,} events in {format_ns(summary.duration_ns)} ({summary.ended_by}) "
+        f"with {summary.backend}, ring {format_bytes(summary.ring_bytes)}"
+    )
+    say(f"recorder: {format_ns(summary.cpu_ns)} CPU, {format_bytes(summary.max_rss_bytes)} memory at most")
+    if lost:
+        share = lost / (summary.events + lost)
+        by_probe = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.lost.items()))
+        say(f"LOST {lost:,} events ({share:.2%}): {by_probe}; a larger --ring-size or fewer --probes may help")
+    else:
+        say("lost: none")
+    for name, reason in summary.missing.items():
+        say(f"missing probe {name}: {reason}")
+    for note in summary.notes:
+        say(f"note: {note}")
+    if summary.exit_status is not None:
+        status = summary.exit_status
+        say(f"command ended with {f'status {status}' if status >= 0 else f'signal {-status}'}")
+    say(f"wrote {summary.path} ({format_bytes(summary.bytes_written)})")

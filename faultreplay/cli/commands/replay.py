@@ -1,0 +1,92 @@
+"""`faultreplay replay`: a trace's faults through mechanisms; the rows, or the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faultreplay.cli.options import (
+    check_settings,
+    named_mechanisms_option,
+    output_format,
+    output_options,
+    parse_names,
+    replay_options,
+    setup_from,
+    trace_argument,
+)
+from faultreplay.faulttrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from faultreplay.analysis.compare.case import Case
+    from faultreplay.analysis.compare.compare import Row
+
+
+@click.command(name="replay")
+@trace_argument
+@named_mechanisms_option
+@click.option(
+    "--rows/--summary",
+    "rows",
+    default=None,
+    help="One row a fault, or one a mechanism. Default: rows into a Parquet file, else the summary.",
+)
+@replay_options
+@output_options
+def command(  # noqa: D103 - the help text is below
+    trace: Path,
+    mechanisms: tuple[str, ...],
+    *,
+    rows: bool | None,
+    fmt: str | None,
+    output: Path | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    from faultreplay.analysis.compare.case import open_case
+    from faultreplay.analysis.compare.compare import compare
+    from faultreplay.cli import replay_view
+    from faultreplay.cli.progress import steps
+    from faultreplay.cli.render import check_output, emit
+    from faultreplay.faulttrace.store import open_trace
+
+    fmt = output_format(fmt, output)
+    if output is not None:
+        check_output(output, force=force)
+    if fmt == "parquet" and output is None:
+        raise UsageError("Parquet is binary: give it a file with -o FILE")
+    names = parse_names(mechanisms)
+    if not names:
+        raise UsageError("say which mechanisms: -m uffd-missing,kvm-exit (`faultreplay models` lists them)")
+    if rows and options["seeds"] > 1:
+        raise UsageError("--rows are of one seed: leave --seeds away")
+    setup, more = setup_from(options)
+    with steps() as step:
+        step("reading the trace")
+        case = open_case(open_trace(trace), setup, **more)
+        check_settings(setup, names, (window.kind for window in case.windows))
+        done = compare(case, names, measure_held_out=False, weigh_borrowed=False, progress=step)
+    wants_rows = fmt == "parquet" if rows is None else rows
+    if wants_rows:
+        _write_rows(case, done.rows, fmt, output, force=force)
+    else:
+        emit(replay_view.summary(done), fmt, output, force=force)
+
+
+def _write_rows(case: Case, rows: tuple[Row, ...], fmt: str, output: Path | None, *, force: bool) -> None:
+    from faultreplay.analysis.compare.rows import fault_rows
+    from faultreplay.cli import replay_view
+    from faultreplay.cli.render import emit_frame
+
+    frame = fault_rows(case.workload, [row.result for row in rows])
+    emit_frame(frame, fmt, output, replay_view.ROW_COLUMNS, force=force)
+
+
+command.help = """Run the faults of TRACE through mechanisms.
+
+    faultreplay replay my.trace -m uffd-missing,kvm-exit -o result.parquet
+
+writes one row a fault and mechanism, in integer ns; without a file the summary is printed.
+"""

@@ -1,0 +1,60 @@
+"""`faultreplay report`: a comparison as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faultreplay.cli.options import (
+    check_settings,
+    mechanisms_option,
+    parse_names,
+    replay_options,
+    setup_from,
+    trace_argument,
+)
+
+
+@click.command(name="report")
+@trace_argument
+@mechanisms_option
+@replay_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Default: the trace's name with .html, here.",
+)
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+def command(  # noqa: D103 - the help text is below
+    trace: Path, mechanisms: tuple[str, ...], output: Path | None, force: bool, **options: Any
+) -> None:
+    from faultreplay.analysis.compare.case import open_case
+    from faultreplay.analysis.compare.compare import compare, default_names
+    from faultreplay.cli.progress import steps
+    from faultreplay.cli.render import check_output, write_text
+    from faultreplay.cli.report_view import page
+    from faultreplay.faulttrace.store import open_trace
+
+    opened = open_trace(trace)
+    output = output or Path(f"{opened.name}.html")
+    check_output(output, force=force)
+    setup, more = setup_from(options)
+    with steps() as step:
+        step("reading the trace")
+        case = open_case(opened, setup, **more)
+        names = parse_names(mechanisms) or default_names(case)
+        check_settings(setup, names, (window.kind for window in case.windows))
+        comparison = compare(case, names, progress=step)
+        step("drawing")
+        text = page(comparison, opened.meta)
+    write_text(output, text)
+
+
+command.help = """Write a self-contained HTML page: the table of `compare`, distributions, costs and their sources.
+
+The page loads nothing from anywhere and holds no script.
+"""

@@ -1,0 +1,131 @@
+"""`faultreplay sweep`: vary parameters and costs over traces and mechanisms, and say where the ranking changes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faultreplay.cli.options import check_settings, named_mechanisms_option, parse_names, replay_options, setup_from
+from faultreplay.cli.render import FORMATS
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+
+_RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p50_ns", "p99": "p99_ns"}
+
+
+@click.command(name="sweep")
+@click.argument("traces", nargs=-1, required=True, metavar="TRACE...")
+@named_mechanisms_option
+@click.option(
+    "--vary",
+    "varied",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="MECH.PARAM=1,2,4 or COST=10us..1ms[:POINTS] (at even ratios) or COST=x0.5,x1,x2. Several make a grid.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Data set to write or go on with. Default: none.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Processes. Default: one a CPU.")
+@click.option("--dask", metavar="ADDRESS", help="Scheduler of a dask cluster to run on, as tcp://HOST:8786.")
+@click.option("--rank", type=click.Choice(list(_RANKS)), default="total-stall", show_default=True, help="By what.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1000),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Below this excess of the worst over the best, the mechanism does not matter.",
+)
+@click.option("--format", "fmt", type=click.Choice([f for f in FORMATS if f != "parquet"]), default="table")
+@click.option("--force", is_flag=True, help="Run again what the data set has already.")
+@replay_options
+def command(  # noqa: D103 - the help text is below
+    *,
+    traces: tuple[str, ...],
+    mechanisms: tuple[str, ...],
+    varied: tuple[str, ...],
+    output: Path | None,
+    jobs: int | None,
+    dask: str | None,
+    rank: str,
+    tolerance: float,
+    fmt: str,
+    force: bool,
+    **options: Any,
+) -> None:
+    from faultreplay.analysis.explore import workers
+    from faultreplay.analysis.explore.axes import parse_axis
+    from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
+    from faultreplay.cli import sweep_view
+    from faultreplay.cli.render import emit
+    from faultreplay.replay.engine.warm import warm_engine
+
+    names = parse_names(mechanisms)
+    if len(names) < 1:
+        raise UsageError("which mechanisms? name them with -m, as -m uffd-missing,kvm-exit")
+    setup, more = setup_from(options)
+    check_settings(setup, names, (kind for _, _, kind in more["windows"]))
+    axes = tuple(parse_axis(text, names) for text in varied)
+    common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
+    made = plan(traces, names, common)
+    if dask:
+        pool = functools.partial(workers.on_dask, run_cell, address=dask)
+    else:
+        count = min(jobs or os.cpu_count() or 1, max(len(made.cells), 1))
+        pool = functools.partial(workers.here, run_cell, jobs=count, prepare=warm_engine)
+    with _directory(output) as directory, _bar() as progress:
+        done = sweep(
+            made, pool, directory, ranked_by=_RANKS[rank], tolerance=tolerance / 100, again=force, progress=progress
+        )
+    if fmt in ("table", "md"):
+        for number, report in enumerate(sweep_view.tables(done)):
+            if number:
+                click.echo()
+            emit(report, fmt)
+    else:
+        emit(sweep_view.whole(done), fmt)
+    if output:
+        click.echo(f"wrote {output}", err=True)
+    if done.failed:
+        raise FaultreplayError(f"{len(done.failed)} of {len(made.cells)} cells failed, each after two tries")
+
+
+@contextlib.contextmanager
+def _directory(output: Path | None) -> Iterator[Path]:
+    if output is not None:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="faultreplay-sweep-") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, for a person only."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("cells", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+command.help = """Replay TRACEs under mechanisms at each point of a grid.
+
+A TRACE is a directory, an fsspec URL or a bare faults.parquet.
+
+Prints a table a trace and where, along each axis, two mechanisms change places or the choice stops to matter. The
+cells go to a Parquet data set (-o); a sweep that was interrupted, or grows, only runs the cells it lacks.
+
+Exit code 1: some cells failed, each after two tries. 5: --dask without dask.distributed.
+"""

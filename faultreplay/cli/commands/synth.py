@@ -1,0 +1,51 @@
+"""`faultreplay synth`: a trace that nobody recorded, for scaling studies beyond this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_KINDS = ("demand-paging", "zipf", "phases")
+
+
+@click.command(name="synth")
+@click.argument("kind", type=click.Choice(_KINDS))
+@click.option("--vcpus", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--pages", type=click.IntRange(1), default=16384, show_default=True, help="Accesses of each vCPU.")
+@click.option("--think", default="20us", show_default=True, help="Before each access: 20us or exp:20us.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--skew", type=float, default=1.0, show_default=True, help="zipf: chance of page k is k^-SKEW.")
+@click.option("--phases", type=click.IntRange(1), default=4, show_default=True, help="phases: bursts of each vCPU.")
+@click.option("--quiet", default="10ms", show_default=True, help="phases: pause between two bursts.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Trace to write, NAME.trace.")
+@click.option("--force", is_flag=True, help="Write over an existing trace.")
+def command(  # noqa: D103 - the help text is below
+    *,
+    kind: str,
+    vcpus: int,
+    pages: int,
+    think: str,
+    seed: int,
+    skew: float,
+    phases: int,
+    quiet: str,
+    output: Path,
+    force: bool,
+) -> None:
+    from faultreplay import __version__
+    from faultreplay.faulttrace.units import parse_duration_ns
+    from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
+
+    spec = SynthSpec(kind, vcpus, pages, Think.parse(think), seed, skew, phases, parse_duration_ns(quiet))
+    faults = write_synthetic(spec, output, version=__version__, force=force)
+    click.echo(f"wrote {output}: {faults} synthetic faults of {vcpus} vCPUs, seed {seed}", err=True)
+
+
+command.help = """Make a synthetic trace, marked as such wherever it is shown.
+
+demand-paging: each vCPU touches its own region, page by page. zipf: all vCPUs share one memory, some pages are far
+more popular; a fault is a vCPU's first touch of a page. phases: demand paging in bursts with a pause between them.
+
+Nothing was measured: there is no stall in it, only who touches what and when.
+"""

@@ -1,0 +1,228 @@
+"""Options that several verbs share: spelled, parsed and explained once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from faultreplay.cli.render import FORMATS
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import parse_duration_ns
+
+if TYPE_CHECKING:
+    from faultreplay.analysis.compare.predict import Setup
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WINDOW = re.compile(r"(?P<start>[^+:]+)\+(?P<length>[^+:]+):(?P<kind>[a-z][a-z-]*)")
+_SETTING = re.compile(r"(?P<mechanism>[^=]+)\.(?P<param>[A-Za-z_][\w-]*)=(?P<value>.+)")
+
+
+def trace_argument(function: F) -> F:
+    """TRACE, a directory."""
+    return click.argument("trace", type=click.Path(path_type=Path))(function)
+
+
+def mechanisms_option(function: F) -> F:
+    """-m NAMES, with a default."""
+    return _mechanisms("By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two rails.")(
+        function
+    )
+
+
+def named_mechanisms_option(function: F) -> F:
+    """-m NAMES, without a default."""
+    return _mechanisms("By name or .toml file; `faultreplay models list` lists them.")(function)
+
+
+def _mechanisms(words: str) -> Callable[[F], F]:
+    return click.option("-m", "--mechanisms", "mechanisms", multiple=True, metavar="NAME,...", help=words)
+
+
+def output_options(function: F) -> F:
+    """--format, -o, --force."""
+    function = click.option("--force", is_flag=True, help="Write over an existing output file.")(function)
+    function = click.option(
+        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to stdout."
+    )(function)
+    return click.option(
+        "--format", "fmt", type=click.Choice(FORMATS), default=None, help="Default: table, or what -o's name ends in."
+    )(function)
+
+
+def output_format(fmt: str | None, output: Path | None) -> str:
+    """The format asked for, or the one that the file's name ends in, or a table."""
+    if fmt:
+        return fmt
+    suffix = output.suffix.removeprefix(".") if output else ""
+    return suffix if suffix in FORMATS else "table"
+
+
+def replay_options(function: F) -> F:
+    """What decides how a trace is replayed."""
+    for option in reversed(
+        (
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="MECH.PARAM=VALUE",
+                help="Set a mechanism's parameter, as uffd-missing.handlers=4. `faultreplay models` lists them.",
+            ),
+            click.option(
+                "--costs",
+                "costs",
+                multiple=True,
+                metavar="FILE",
+                help="Cost file (name or path) on top of the shipped one; several: the later wins.",
+            ),
+            click.option(
+                "--loop",
+                type=click.Choice(("closed", "open")),
+                default="closed",
+                show_default=True,
+                help="closed: think times are kept, a longer stall delays the rest; open: recorded starts are kept.",
+            ),
+            click.option(
+                "--window",
+                "windows",
+                multiple=True,
+                metavar="START+LENGTH:KIND",
+                help="A window after the start of the recording, as 2s+50ms:freeze. "
+                "Default: those that were recorded, else 50ms (a tenth of a shorter trace) in its middle.",
+            ),
+            click.option(
+                "--retouch",
+                type=click.Choice(("recorded", "working-set")),
+                default="recorded",
+                show_default=True,
+                help="What touches memory that is there already, of which a trace shows nothing: "
+                "nothing (lower bound), or all of it at once (upper bound).",
+            ),
+            click.option(
+                "--fit/--no-fit",
+                default=True,
+                show_default=True,
+                help="Take the costs that the trace itself shows; they win over all files.",
+            ),
+            click.option(
+                "--cpus",
+                type=click.IntRange(1),
+                help="Host CPUs that vCPUs and handlers have to share. Default: see the table's notes.",
+            ),
+            click.option(
+                "--pinned",
+                is_flag=True,
+                help="With --cpus: vCPU n on CPU n modulo N, then the handlers likewise. Default: on any of them.",
+            ),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option(
+                "--seeds",
+                type=click.IntRange(1, 1000),
+                default=1,
+                show_default=True,
+                help="Replay with this many seeds; means and intervals over them.",
+            ),
+            click.option(
+                "--max-loss",
+                "max_loss_percent",
+                type=click.FloatRange(0, 100),
+                default=1.0,
+                show_default=True,
+                metavar="PERCENT",
+                help="Refuse (exit 4) a trace that lost a greater share of its events.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def parse_names(texts: tuple[str, ...]) -> list[str]:
+    """Names given as `-m a,b -m c`, each once, in order."""
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def parse_settings(texts: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """`MECH.PARAM=VALUE` as mechanism -> parameter -> value.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for text in texts:
+        match = _SETTING.fullmatch(text)
+        if not match:
+            raise UsageError(f"--set {text}: write MECHANISM.PARAMETER=VALUE, as uffd-missing.handlers=4")
+        mechanism, param = match["mechanism"], match["param"].replace("-", "_")
+        if mechanism.endswith(".fallback"):
+            mechanism, param = mechanism.removesuffix(".fallback"), f"fallback.{param}"
+        settings.setdefault(mechanism, {})[param] = match["value"]
+    return settings
+
+
+def parse_window(text: str) -> tuple[int, int, str]:
+    """`2s+50ms:freeze` as (start after the beginning of the recording, length, kind), times in ns.
+
+    Raises:
+        UsageError: not of that form, or no length.
+    """
+    match = _WINDOW.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"--window {text}: write START+LENGTH:KIND, as 2s+50ms:freeze")
+    length_ns = parse_duration_ns(match["length"])
+    if length_ns == 0:
+        raise UsageError(f"--window {text}: it has no length")
+    return parse_duration_ns(match["start"]), length_ns, match["kind"]
+
+
+def _pinned(options: Mapping[str, Any]) -> bool:
+    if options["pinned"] and options["cpus"] is None:
+        raise UsageError("--pinned: to how many CPUs? Give --cpus N")
+    return bool(options["pinned"])
+
+
+def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
+    """The values of `replay_options` as a `Setup` and the further arguments of `open_case`."""
+    from faultreplay.analysis.compare.predict import Setup
+    from faultreplay.replay.engine.windows import WINDOW_KINDS
+
+    windows = [parse_window(text) for text in options["windows"]]
+    for text, (_, _, kind) in zip(options["windows"], windows, strict=True):
+        if kind not in WINDOW_KINDS:
+            raise UsageError(f"--window {text}: '{kind}' is no kind of window: they are {', '.join(WINDOW_KINDS)}")
+    setup = Setup(
+        settings=parse_settings(options["settings"]),
+        cost_files=options["costs"],
+        loop=options["loop"],
+        retouch=options["retouch"],
+        cpus=options["cpus"],
+        pinned=_pinned(options),
+        seed=options["seed"],
+        seeds=options["seeds"],
+    )
+    return setup, {
+        "windows": windows,
+        "fit": options["fit"],
+        "max_loss_percent": options["max_loss_percent"],
+    }
+
+
+def check_settings(setup: Setup, names: Sequence[str], window_kinds: Iterable[str]) -> None:
+    """Refuse `--set` of a mechanism that is not replayed: it would change nothing, without a word.
+
+    Raises:
+        UsageError: one is set that is neither among `names` nor the rule of a window.
+    """
+    from faultreplay.replay.engine.windows import WINDOW_KINDS
+
+    replayed = {*names, *(Path(name).stem for name in names)}
+    replayed |= {WINDOW_KINDS[kind] for kind in window_kinds if kind}
+    for name, values in setup.settings.items():
+        if name not in replayed:
+            raise UsageError(f"--set {name}.{next(iter(values))}: '{name}' is not replayed: add it with -m {name}")

@@ -1,0 +1,1 @@
+"""The discrete-event engine: one compiled loop, host CPUs, windows."""

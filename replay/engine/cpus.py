@@ -1,0 +1,320 @@
+"""Host CPUs as the kernel's fair scheduler shares them (EEVDF, kernel/sched/fair.c since 6.6), all weights equal.
+
+A thread's virtual runtime is the CPU time it had. In a run queue the mean over all who run or want to is the virtual
+time V; a thread is eligible while its virtual runtime is at most V, and has a deadline one slice after the runtime at
+which the slice began. Who is eligible and has the earliest deadline is picked when a thread blocks or its slice ends.
+A thread that slept with less than its share is placed as far before V as it was (its lag); one with more stays in the
+run queue until V has passed it (DELAY_DEQUEUE). Woken, a thread takes the CPU of one that is not eligible any more.
+What is left out: balancing between run queues, the tick, weights and SMT.
+
+State, all int64: `th` a row a slot, `tv` a row a thread, `queues` a row a run queue, `on` the slots on CPUs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from faultreplay.replay.engine.jit import part
+from faultreplay.replay.engine.tournament import INF, set_key
+
+SLICE_NS: Final = 2_800_000
+"""Base slice: 0.7 ms x (1 + log2 of the CPUs, at most 8 of them), kernel/sched/fair.c; what 8 CPUs and more have."""
+
+FIRM_NS: Final = 5_000
+"""A step of a fault that takes less than this is done to its end: kernel code is left at its end only (PREEMPT_NONE,
+VOLUNTARY and LAZY), and user code between two system calls is as short."""
+
+# slot: work still to do, on a CPU (1) or waiting for one (2), since when this stretch counts, the next in the run
+# queue, run queue, thread, the row whose sleep in think time is over, whether it has walked over the other sleepers,
+# whether this work is done without being preempted
+T_LEFT, T_STATE, T_BEGAN, T_NEXT, T_QUEUE, T_WHO, T_NAPPED, T_WALKED, T_FIRM = range(9)
+T_COLUMNS: Final = 9
+AWAY, ON, WAITS = range(3)
+# thread: virtual runtime, lag when it last slept, deadline, when it last slept
+V_RUNTIME, V_LAG, V_DEADLINE, V_SLEPT = range(4)
+V_COLUMNS: Final = 4
+# run queue: free CPUs, first of those who wait, work done, V when somebody was last picked and when that was, and
+# whether to pick anew
+Q_FREE, Q_HEAD, Q_WORK, Q_TIME, Q_PICKED, Q_RESCHED = range(6)
+Q_COLUMNS: Final = 6
+
+
+@part
+def charge(cpus: Any, q: Any, now: Any) -> None:
+    """Count what has been run on the CPUs of run queue `q` until `now`."""
+    _tree, _leaves, _bits, th, tv, _queues, on, _slice, _preempt = cpus
+    for k in range(on.shape[1]):
+        slot = on[q, k]
+        if slot >= 0:
+            ran = now - th[slot, T_BEGAN]
+            th[slot, T_LEFT] -= ran
+            th[slot, T_BEGAN] = now
+            tv[th[slot, T_WHO], V_RUNTIME] += ran
+
+
+@part
+def virtual_time(cpus: Any, q: Any) -> Any:
+    """(how many run or want to, their mean virtual runtime)."""
+    _tree, _leaves, _bits, th, tv, queues, on, _slice, _preempt = cpus
+    count: Any = np.int64(0)
+    total: Any = np.int64(0)
+    for k in range(on.shape[1]):
+        if on[q, k] >= 0:
+            count += 1
+            total += tv[th[on[q, k], T_WHO], V_RUNTIME]
+    at = queues[q, Q_HEAD]
+    while at >= 0:
+        count += 1
+        total += tv[th[at, T_WHO], V_RUNTIME]
+        at = th[at, T_NEXT]
+    return count, total // max(count, 1)
+
+
+@part
+def go_on(cpus: Any, slot: Any, now: Any) -> None:
+    """`slot` has a CPU: its next event is the end of its work or of its slice."""
+    tree, leaves, bits, th, tv, _queues, _on, _slice, _preempt = cpus
+    who = th[slot, T_WHO]
+    stretch = th[slot, T_LEFT]
+    if not th[slot, T_FIRM]:
+        stretch = min(stretch, max(tv[who, V_DEADLINE] - tv[who, V_RUNTIME], 1))
+    set_key(tree, leaves, slot, ((now + stretch) << bits) | slot)
+
+
+@part
+def start(cpus: Any, slot: Any, now: Any) -> None:
+    """`slot` takes a free CPU of its run queue."""
+    _tree, _leaves, _bits, th, _tv, queues, on, _slice, _preempt = cpus
+    q = th[slot, T_QUEUE]
+    queues[q, Q_FREE] -= 1
+    for k in range(on.shape[1]):
+        if on[q, k] < 0:
+            on[q, k] = slot
+            break
+    th[slot, T_STATE] = ON
+    th[slot, T_BEGAN] = now
+    go_on(cpus, slot, now)
+
+
+@part
+def enqueue(cpus: Any, slot: Any) -> None:
+    """`slot` waits for a CPU."""
+    tree, leaves, _bits, th, _tv, queues, _on, _slice, _preempt = cpus
+    q = th[slot, T_QUEUE]
+    set_key(tree, leaves, slot, INF)
+    th[slot, T_STATE] = WAITS
+    th[slot, T_NEXT] = queues[q, Q_HEAD]
+    queues[q, Q_HEAD] = slot
+
+
+@part
+def dequeue(cpus: Any, slot: Any) -> None:
+    """`slot` waits no longer."""
+    _tree, _leaves, _bits, th, _tv, queues, _on, _slice, _preempt = cpus
+    q = th[slot, T_QUEUE]
+    at = queues[q, Q_HEAD]
+    if at == slot:
+        queues[q, Q_HEAD] = th[slot, T_NEXT]
+    else:
+        while th[at, T_NEXT] != slot:
+            at = th[at, T_NEXT]
+        th[at, T_NEXT] = th[slot, T_NEXT]
+    th[slot, T_STATE] = AWAY
+
+
+@part
+def earliest(cpus: Any, q: Any) -> Any:
+    """Who waits in `q`, is eligible and has the earliest deadline; -1: nobody waits."""
+    _tree, _leaves, _bits, th, tv, queues, _on, _slice, _preempt = cpus
+    _, time = virtual_time(cpus, q)
+    best = np.int64(-1)
+    least = np.int64(-1)
+    at = queues[q, Q_HEAD]
+    while at >= 0:
+        who = th[at, T_WHO]
+        if least < 0 or tv[who, V_RUNTIME] < tv[th[least, T_WHO], V_RUNTIME]:
+            least = at
+        eligible = tv[who, V_RUNTIME] <= time
+        if eligible and (best < 0 or tv[who, V_DEADLINE] <= tv[th[best, T_WHO], V_DEADLINE]):
+            best = at  # the list has the newest first: of equals the oldest is taken
+        at = th[at, T_NEXT]
+    return best if best >= 0 else least
+
+
+@part
+def leave(cpus: Any, slot: Any, now: Any) -> None:
+    """`slot` is taken off its CPU, which stays free; its lag is noted."""
+    _tree, _leaves, _bits, th, tv, queues, on, slice_ns, _preempt = cpus
+    q = th[slot, T_QUEUE]
+    charge(cpus, q, now)
+    _, time = virtual_time(cpus, q)
+    queues[q, Q_TIME] = time
+    queues[q, Q_PICKED] = now
+    who = th[slot, T_WHO]
+    tv[who, V_SLEPT] = now
+    tv[who, V_LAG] = min(max(time - tv[who, V_RUNTIME], -2 * slice_ns), 2 * slice_ns)
+    for k in range(on.shape[1]):
+        if on[q, k] == slot:
+            on[q, k] = -1
+    queues[q, Q_FREE] += 1
+    th[slot, T_STATE] = AWAY
+
+
+@part
+def give_up(cpus: Any, slot: Any, now: Any) -> None:
+    """`slot` sleeps: its CPU goes to whoever is next."""
+    th = cpus[3]
+    q = th[slot, T_QUEUE]
+    leave(cpus, slot, now)
+    cpus[5][q, Q_RESCHED] = 0
+    following = earliest(cpus, q)
+    if following >= 0:
+        dequeue(cpus, following)
+        start(cpus, following, now)
+
+
+@part
+def pass_on(cpus: Any, slot: Any, other: Any) -> None:
+    """The same thread goes on with its CPU, but as another slot."""
+    _tree, _leaves, _bits, th, _tv, _queues, on, _slice, _preempt = cpus
+    q = th[slot, T_QUEUE]
+    for k in range(on.shape[1]):
+        if on[q, k] == slot:
+            on[q, k] = other
+    th[other, T_STATE] = ON
+    th[other, T_BEGAN] = th[slot, T_BEGAN]
+    th[other, T_QUEUE] = q
+    th[other, T_WHO] = th[slot, T_WHO]
+    th[other, T_LEFT] = 0
+    th[slot, T_STATE] = AWAY
+
+
+@part
+def place(cpus: Any, q: Any, who: Any, count: Any, before: Any) -> None:
+    """Where a woken thread stands among the `count` others of run queue `q`; `before`: their V when last looked at."""
+    _tree, _leaves, _bits, _th, tv, queues, _on, slice_ns, _preempt = cpus
+    _, time = virtual_time(cpus, q)
+    lag = tv[who, V_LAG]
+    if not count:
+        tv[who, V_RUNTIME] = queues[q, Q_TIME]
+    elif lag >= 0:
+        tv[who, V_RUNTIME] = time - lag * (count + 1) // count
+    elif queues[q, Q_PICKED] > tv[who, V_SLEPT] and queues[q, Q_TIME] >= tv[who, V_RUNTIME]:
+        tv[who, V_RUNTIME] = time  # it was taken from the run queue meanwhile, and is forgiven
+    else:  # it still stands there; requeue_delayed_entity() looks at V before the running thread's time is counted
+        tv[who, V_RUNTIME] = max(tv[who, V_RUNTIME], before)
+    tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
+
+
+@part
+def hand_over(cpus: Any, slot: Any, now: Any, who: Any, work: Any) -> None:
+    """The thread of `slot`, which runs, wakes thread `who` of the same run queue, which has `work`, and then sleeps.
+
+    `slot` goes on as that thread.
+    """
+    _tree, _leaves, _bits, th, tv, queues, on, slice_ns, _preempt = cpus
+    q = th[slot, T_QUEUE]
+    sleeper = th[slot, T_WHO]
+    count, before = virtual_time(cpus, q)
+    charge(cpus, q, now)
+    place(cpus, q, who, count, before)
+    _, time = virtual_time(cpus, q)
+    time = (time * count + tv[who, V_RUNTIME]) // (count + 1)
+    tv[sleeper, V_LAG] = min(max(time - tv[sleeper, V_RUNTIME], -2 * slice_ns), 2 * slice_ns)
+    tv[sleeper, V_SLEPT] = now
+    for k in range(on.shape[1]):
+        if on[q, k] == slot:
+            on[q, k] = -1
+    queues[q, Q_FREE] += 1
+    queues[q, Q_TIME] = time
+    queues[q, Q_PICKED] = now
+    queues[q, Q_RESCHED] = 0
+    queues[q, Q_WORK] += work
+    th[slot, T_WHO] = who
+    th[slot, T_LEFT] = work
+    th[slot, T_FIRM] = 1
+    enqueue(cpus, slot)
+    following = earliest(cpus, q)
+    dequeue(cpus, following)
+    start(cpus, following, now)
+
+
+@part
+def gives_way(cpus: Any, slot: Any, now: Any) -> Any:
+    """Whether `slot`, which runs, leaves its CPU to another: somebody was woken before it, or its slice is over."""
+    _tree, _leaves, _bits, th, tv, queues, _on, slice_ns, _preempt = cpus
+    q, who = th[slot, T_QUEUE], th[slot, T_WHO]
+    queues[q, Q_RESCHED] = 0
+    over = tv[who, V_RUNTIME] >= tv[who, V_DEADLINE]
+    if over:
+        tv[who, V_DEADLINE] = tv[who, V_RUNTIME] + slice_ns
+    following = earliest(cpus, q)
+    if following < 0:
+        return False
+    _, time = virtual_time(cpus, q)
+    before = tv[th[following, T_WHO], V_DEADLINE] <= tv[who, V_DEADLINE]  # as pick_eevdf(): of equals the other
+    if not (tv[who, V_RUNTIME] > time or (over and before)):
+        return False
+    leave(cpus, slot, now)
+    enqueue(cpus, slot)
+    dequeue(cpus, following)
+    start(cpus, following, now)
+    return True
+
+
+@part
+def want(cpus: Any, slot: Any, now: Any, work: Any, thinks: Any) -> None:
+    """`slot` has `work` to do on a CPU from now on; if it has none, its thread wakes.
+
+    `thinks`: that is no step of a fault, but what the accessor does in between.
+    """
+    _tree, _leaves, _bits, th, tv, queues, on, _slice, preempt_ns = cpus
+    q = th[slot, T_QUEUE]
+    queues[q, Q_WORK] += work
+    count, before = virtual_time(cpus, q)
+    charge(cpus, q, now)
+    th[slot, T_LEFT] = work
+    who = th[slot, T_WHO]
+    th[slot, T_FIRM] = not thinks and work < FIRM_NS
+    if th[slot, T_STATE] == ON:
+        due = queues[q, Q_RESCHED] or tv[who, V_RUNTIME] >= tv[who, V_DEADLINE]
+        if not (due and work > 0 and gives_way(cpus, slot, now)):
+            go_on(cpus, slot, now)
+        return
+    place(cpus, q, who, count, before)
+    if queues[q, Q_FREE] > 0:
+        start(cpus, slot, now)
+        return
+    enqueue(cpus, slot)
+    # A running thread that has had more than its share loses its CPU to one that is to be picked now.
+    _, time = virtual_time(cpus, q)
+    most = np.int64(-1)
+    for k in range(on.shape[1]):
+        other = on[q, k]
+        if most < 0 or tv[th[other, T_WHO], V_RUNTIME] > tv[th[most, T_WHO], V_RUNTIME]:
+            most = other
+    if tv[th[most, T_WHO], V_RUNTIME] > time and earliest(cpus, q) == slot:
+        # In the kernel, or between two steps of its own: it gives way when it goes on, if it does.
+        if th[most, T_FIRM] or th[most, T_LEFT] <= 0:
+            queues[q, Q_RESCHED] = 1
+            return
+        leave(cpus, most, now)
+        enqueue(cpus, most)
+        th[slot, T_LEFT] += preempt_ns
+        queues[q, Q_WORK] += preempt_ns
+        dequeue(cpus, slot)
+        start(cpus, slot, now)
+
+
+@part
+def stretch_over(cpus: Any, slot: Any, now: Any) -> Any:
+    """The event of a slot on a CPU: whether its work is done. If only its slice is over, who is next is picked."""
+    th = cpus[3]
+    charge(cpus, th[slot, T_QUEUE], now)
+    if th[slot, T_LEFT] <= 0:
+        return True
+    if not gives_way(cpus, slot, now):
+        go_on(cpus, slot, now)
+    return False

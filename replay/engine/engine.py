@@ -1,0 +1,446 @@
+"""Run a workload through a mechanism. Nothing here prints, reads files or knows a mechanism by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.replay.engine import kernel as k
+from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.engine.cpus import SLICE_NS
+from faultreplay.replay.engine.windows import Window, bound_by, guarded, refill_bytes, window_rows
+from faultreplay.replay.language.compiler import Compiler, Program, tracks_pages
+from faultreplay.replay.language.costs import Cost
+from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
+from faultreplay.replay.workload.pages import Pages, pages_of
+from faultreplay.replay.workload.workload import Workload
+
+Ints = npt.NDArray[np.int64]
+_EMPTY = np.zeros(0, np.int64)
+_FOREVER = 1 << 61
+
+
+@dataclass(frozen=True)
+class ResourceUse:
+    """What one resource did; `instances` of it are added up."""
+
+    kind: str
+    servers: int
+    """per instance; 0: no limit"""
+    instances: int
+    busy_ns: int
+    acquired: int
+    wait_ns: int
+    max_queue: int
+    bytes_moved: int
+
+    def busy_share(self, run_time_ns: int) -> float:
+        """Share of the run time that its servers were busy; 0 where there is no limit."""
+        capacity = self.servers * self.instances * run_time_ns
+        return self.busy_ns / capacity if capacity else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One replay. Rows are in the workload's order; -1 in `start_ns`: not reached before `until_ns`."""
+
+    mechanism: str
+    params: Mapping[str, float]
+    seed: int
+    loop: str
+    start_ns: Ints
+    """int64[F] from the beginning; empty when rows were not kept"""
+    stall_ns: Ints
+    latency_ns: Ints
+    """int64[F]: fault until its content was there, for mechanisms whose accessor does not wait for it; else empty"""
+    cls: npt.NDArray[np.uint8]
+    accessor: npt.NDArray[np.int32]
+    accessor_name: tuple[str, ...]
+    accessor_kind: npt.NDArray[np.uint8]
+    accessor_stall_ns: Ints
+    """int64[A]: sum over its faults, refaults included"""
+    accessor_faults: Ints
+    window_stall_ns: Ints
+    """int64[A]: time an accessor was stopped by a window, which is no fault's stall"""
+    refaults: Ints
+    """int64[A]: faults on emptied stage 2 that are assumed, not recorded (retouch working-set)"""
+    refault_stall_ns: Ints
+    run_time_ns: int
+    resources: Mapping[str, ResourceUse]
+    bytes_moved: int
+    hazards: Mapping[str, int]
+    """accessor kind -> writes inside a window that its rule does not stop"""
+    windows: tuple[tuple[int, int], ...]
+    """(begin, end) as they came out, with the costs of entering and leaving"""
+    costs_used: Mapping[str, str]
+    histogram: Ints
+    """int64[classes, bins] when rows were not kept, else empty; bounds: `histogram_edges_ns`"""
+    events: int
+    warnings: tuple[str, ...]
+
+    @property
+    def end_ns(self) -> Ints:
+        """int64[F]: when each accessor ran again; -1 where not reached."""
+        return np.where(self.start_ns >= 0, self.start_ns + self.stall_ns, -1)
+
+    @property
+    def total_stall_ns(self) -> int:
+        """Stall of all faults and of the windows."""
+        return int(self.accessor_stall_ns.sum() + self.window_stall_ns.sum())
+
+
+def simulate(
+    workload: Workload,
+    mechanism: Mechanism,
+    costs: Mapping[str, Cost],
+    *,
+    seed: int = 0,
+    loop: str = "closed",
+    windows: Sequence[Window] = (),
+    retouch: str = "recorded",
+    cpus: int | None = None,
+    pinned: bool = False,
+    until_ns: int | None = None,
+    rows: bool = True,
+) -> Result:
+    """Replay `workload` through `mechanism`.
+
+    Args:
+        workload: accessors and their faults
+        mechanism: from `load_mechanism`, parameters set
+        costs: cost name -> `Cost`; every name the mechanism charges must be there
+        seed: of all randomness; the same seed gives the same rows on every machine
+        loop: ``closed`` keeps think times, ``open`` keeps recorded start times
+        windows: `Window`s in time from the beginning
+        retouch: ``recorded`` or ``working-set``: what is touched again inside a window or after stage 2 was emptied, or
+            written after it was read
+        cpus: host CPUs that thinking accessors and working handlers need; None: as many as they want
+        pinned: with `cpus`: accessor n has CPU n modulo `cpus`, then the handlers in the same way; else any
+        until_ns: stop at this time
+        rows: keep a row a fault; else only sums and a histogram, for traces larger than memory
+
+    Raises:
+        UsageError: options or costs do not fit the mechanism.
+    """
+    if loop not in ("closed", "open"):
+        raise UsageError(f"loop is closed or open, not '{loop}'")
+    if retouch not in ("recorded", "working-set"):
+        raise UsageError(f"retouch is recorded or working-set, not '{retouch}'")
+    if cpus is not None and cpus < 1:
+        raise UsageError(f"a host has at least one CPU, not {cpus}")
+    counts = _counts(workload)
+    bound = bound_by(mechanism, windows)
+    refill = refill_bytes(bound, workload.page_bytes) if retouch == "working-set" else 0
+    write_again = mechanism.write_after_read and retouch == "working-set" and loop == "closed"
+    pages = pages_of(
+        workload,
+        mechanism.granule_bytes,
+        track=tracks_pages(mechanism),
+        everything=mechanism.push is not None,
+        refill_bytes=refill,
+    )
+    program = Compiler(
+        mechanism,
+        costs,
+        accessors=workload.accessors,
+        page_bytes=workload.page_bytes,
+        needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
+        refaults=refill > 0,
+        rewrites=write_again,
+        shared=pages.tracked > 0 or until_ns is not None,
+        on_cpus=cpus is not None,
+    ).program()
+    rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
+    run = _Run(
+        workload,
+        mechanism,
+        program,
+        pages,
+        rules_rows,
+        seed,
+        loop,
+        until_ns,
+        rows or bool(rules_rows.size),
+        cpus or 0,
+        pinned,
+        write_again,
+        _preempt_ns(costs, program) if cpus else 0,
+    )
+    run.execute()
+    return run.result([rule for _, rule in bound], _warnings(workload, mechanism, program, counts))
+
+
+def _preempt_ns(costs: Mapping[str, Cost], program: Program) -> int:
+    """Charged where one thread takes another's CPU; notes that it is."""
+    cost = costs.get("preempt")
+    if cost is None:
+        return 0
+    program.costs_used["preempt"] = cost.provenance
+    return round(cost.distribution.quantile(0.5))
+
+
+def histogram_edges_ns() -> Ints:
+    """Lower bounds of the bins of `Result.histogram`, ns, and the upper bound of the last."""
+    first = np.arange(64, dtype=np.int64)
+    doublings = [(np.arange(32, 64, dtype=np.int64) << e) for e in range(1, 57)]
+    return np.concatenate([first, *doublings, np.array([64 << 56], np.int64)])
+
+
+class _Run:
+    """Arrays for one call of the kernel."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        workload: Workload,
+        mechanism: Mechanism,
+        program: Program,
+        pages: Pages,
+        windows: Ints,
+        seed: int,
+        loop: str,
+        until_ns: int | None,
+        rows: bool,
+        cpus: int,
+        pinned: bool,
+        write_again: bool,
+        preempt_ns: int,
+    ) -> None:
+        self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
+        self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
+        self.cpus, self.pinned, self.write_again, self.preempt_ns = cpus, pinned, write_again, preempt_ns
+        faults = workload.faults
+        # every row is written unless the run stops before its end
+        make = partial(np.full, fill_value=-1) if until_ns is not None else np.empty
+        self.start: Ints = make(faults if rows else 0, dtype=np.int64)
+        self.stall: Ints = make(faults if rows else 0, dtype=np.int64)
+        self.latency = np.full(faults if program.has_latency and rows else 0, -1, np.int64)
+        self.histogram = np.zeros((len(CLASSES), o.HISTOGRAM_BINS if not rows else 1), np.int64)
+        self.window_out = np.full((windows.shape[0], 2), -1, np.int64)
+
+    def execute(self) -> None:
+        """Run; with more slots when asynchronous tails outnumber those there are."""
+        w = self.w
+        accessors = w.accessors
+        is_open = self.loop == "open"
+        tails = accessors + 16 if is_open else self.program.tails
+        order, times = _open_loop(w) if is_open else (_EMPTY, _EMPTY)
+        stepwise = bool(self.windows.size or self.until is not None or self.cpus) or bool(_counts(w)[-1].any())
+        uniform = -1
+        if w.faults and not self.pages.tracked and not stepwise:
+            seen = np.flatnonzero(_counts(w).sum(axis=1))
+            uniform = int(seen[0]) if seen.size == 1 and CLASSES[seen[0]] != "window" else -1
+        until = _FOREVER if self.until is None else int(self.until)
+        push_order, push = self._push()
+        special = o.SPECIAL_SLOTS if is_open or self.windows.size or push_order.size else 0
+        while True:
+            slots = special + (0 if is_open else accessors) + tails
+            bits = max(1, (slots - 1).bit_length())
+            present = np.full(self.pages.tracked, k.NEVER, np.int64)
+            self.sums = np.zeros((accessors, o.A_COLUMNS), np.int64)
+            self.sums[:, o.A_KIND] = w.accessor_kind
+            self.sums[:, o.A_FIRST] = self.sums[:, o.A_NEXT] = w.accessor_start[:-1]
+            self.sums[:, o.A_STOP] = w.accessor_start[1:]
+            self.sums[:, o.A_LEFT] = -1
+            self.sums[:, o.A_TAIL] = w.tail_ns
+            self.resource_out = np.zeros((self.program.servers.size, o.R_COLUMNS), np.int64)
+            self.resource_out[:, o.R_SERVERS] = self.program.servers
+            self.histogram[:] = 0
+            status, self.last, self.events, self.cpu_work = k.run_program(
+                self.program.ops,
+                self.program.tables,
+                self.program.path_pc,
+                np.uint64(self.seed * 0x632BE59BD9B4E019 % 2**64),
+                self.sums,
+                w.on_cpu_ns() if self.cpus else w.think_ns,
+                w.asleep_ns if self.cpus else _EMPTY,
+                w.cls,
+                w.access,
+                w.recorded_stall_ns,
+                self.pages.flags,
+                self.pages.granule,
+                self._shard(),
+                uniform,
+                present,
+                np.zeros(self.pages.tracked, np.int64),
+                np.full(self.pages.tracked, -1, np.int64),
+                order,
+                times,
+                self.resource_out,
+                self.windows,
+                self.window_out,
+                self.mechanism.granule_bytes // w.page_bytes,
+                push_order,
+                push,
+                slots,
+                special,
+                bits,
+                until,
+                stepwise,
+                self.cpus,
+                self.pinned and self.cpus > 0,
+                SLICE_NS,
+                self.preempt_ns,
+                self.write_again,
+                self.start,
+                self.stall,
+                self.latency,
+                self.histogram,
+                self.rows,
+            )
+            if status == o.STATUS_OK:
+                self._count_moved()
+                return
+            if status == o.STATUS_TIME:
+                raise FaultreplayError(
+                    f"{self.mechanism.name}: simulated time passes {int(self.last) / 1e9:.0f} s, more than {slots} "
+                    "slots can count: replay a part of the trace, or give until"
+                )
+            tails = max(4 * tails, 4)
+
+    def _count_moved(self) -> None:
+        """Bytes over links without a limit: the kernel does not see them, so they are counted by class."""
+        counts = _counts(self.w)
+        for (name, kind), links in self.program.moved.items():
+            faults = int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)])
+            for link, size in links:
+                self.resource_out[link, o.R_ACQUIRED] += faults
+                self.resource_out[link, o.R_BYTES] += faults * size
+
+    def _shard(self) -> npt.NDArray[np.int32]:
+        shards = self.program.shards
+        if shards == 1 or not self.w.faults:
+            return np.zeros(self.w.faults if shards > 1 else 1, np.int32)
+        pages, place = np.unique(self.w.page, return_inverse=True)
+        return (place.astype(np.int64) * shards // len(pages)).astype(np.int32)
+
+    def _push(self) -> tuple[npt.NDArray[np.int32], Ints]:
+        push = self.mechanism.push
+        if push is None:
+            return np.zeros(0, np.int32), np.zeros(5, np.int64)
+        granule_bytes = self.mechanism.granule_bytes
+        order = self.pages.order
+        if push["order"] == "recorded":
+            rows = np.argsort(_open_loop(self.w)[1], kind="stable")
+            granules = self.pages.granule[rows]
+            granules = granules[granules >= 0]
+            order = granules[np.sort(np.unique(granules, return_index=True)[1])]
+        total = int(self.mechanism.value(push["memory"])) // granule_bytes
+        if total > order.size:
+            # memory that the trace never touches is sent too: spread evenly between what it touches
+            everything = np.full(total, -1, np.int32)
+            everything[np.arange(order.size, dtype=np.int64) * total // max(order.size, 1)] = order
+            order = everything
+        link, ns = self.program.link_ns[push["link"]]
+        if ns == 0:
+            raise UsageError(f"{self.mechanism.name}: a background stream needs a link with a bandwidth")
+        backlog = int(self.mechanism.value(push["backlog"]))
+        latency = self.program.push_latency_ns
+        return np.ascontiguousarray(order), np.array(
+            [link, ns, latency, backlog * ns // granule_bytes, granule_bytes], np.int64
+        )
+
+    def result(self, rules: list[Mechanism], warnings: tuple[str, ...]) -> Result:
+        """Everything a reader may ask for."""
+        w = self.w
+        resources = {}
+        for item in self.program.resources:
+            if item.kind == "waitqueue":
+                continue
+            part = self.resource_out[item.first : item.first + item.count]
+            resources[item.name] = ResourceUse(
+                item.kind,
+                item.servers,
+                item.count,
+                int(part[:, o.R_BUSY].sum()),
+                int(part[:, o.R_ACQUIRED].sum()),
+                int(part[:, o.R_WAIT].sum()),
+                int(part[:, o.R_MAX_QUEUE].max()),
+                int(part[:, o.R_BYTES].sum()),
+            )
+        if self.cpus:
+            resources["cpus"] = ResourceUse("servers", self.cpus, 1, int(self.cpu_work), 0, 0, 0, 0)
+        spans = tuple((int(a), int(b)) for a, b in self.window_out if a >= 0)
+        ends = np.where(self.sums[:, o.S_END] > 0, self.sums[:, o.S_END] + w.tail_ns, self.sums[:, o.S_END])
+        run_time = int(max(ends.max(initial=0), self.last))
+        if self.loop == "closed":
+            idle = np.diff(w.accessor_start) == 0
+            run_time = max(run_time, int((self.sums[:, o.S_END] + w.tail_ns)[~idle].max(initial=0)))
+        return Result(
+            mechanism=self.mechanism.name,
+            params=dict(self.mechanism.values),
+            seed=self.seed,
+            loop=self.loop,
+            start_ns=self.start,
+            stall_ns=self.stall,
+            latency_ns=self.latency,
+            cls=w.cls,
+            accessor=w.accessor_of_row(),
+            accessor_name=w.accessor_name,
+            accessor_kind=w.accessor_kind,
+            accessor_stall_ns=self.sums[:, o.S_STALL] + self.sums[:, o.S_REFAULT_NS],
+            accessor_faults=self.sums[:, o.S_FAULTS],
+            window_stall_ns=self.sums[:, o.S_STOPPED],
+            refaults=self.sums[:, o.S_REFAULTED],
+            refault_stall_ns=self.sums[:, o.S_REFAULT_NS],
+            run_time_ns=run_time,
+            resources=resources,
+            bytes_moved=sum(r.bytes_moved for r in resources.values()),
+            hazards=self._hazards(rules, spans),
+            windows=spans,
+            costs_used=dict(self.program.costs_used),
+            histogram=self.histogram if not self.rows else np.zeros((0, 0), np.int64),
+            events=int(self.events),
+            warnings=warnings,
+        )
+
+    def _hazards(self, rules: list[Mechanism], spans: tuple[tuple[int, int], ...]) -> dict[str, int]:
+        counts = dict.fromkeys(ACCESSOR_KINDS[1:], 0) if spans else {}
+        kind = self.w.accessor_kind[self.w.accessor_of_row()] if spans else None
+        for rule, (begin, end) in zip(rules, spans, strict=False):
+            inside = (self.start >= begin) & (self.start < end) & (self.w.access == 1)
+            for code, name in enumerate(ACCESSOR_KINDS):
+                if name in counts and not guarded(rule, name):
+                    counts[name] += int((inside & (kind == code)).sum())
+        return counts
+
+
+def _open_loop(w: Workload) -> tuple[Ints, Ints]:
+    """(order of the rows in time, time of each row): recorded start times, or think times added up where they are
+    unknown."""
+    if w.recorded_start_ns.size and bool((w.recorded_start_ns >= 0).all()):
+        times = w.recorded_start_ns
+    else:
+        total = np.cumsum(w.think_ns)
+        before = np.concatenate([[0], total])[w.accessor_start[:-1]]
+        times = total - np.repeat(before, np.diff(w.accessor_start))
+    return np.argsort(times, kind="stable"), times
+
+
+def _warnings(workload: Workload, mechanism: Mechanism, program: Program, counts: Ints) -> tuple[str, ...]:
+    found: list[str] = []
+    for name, kinds in program.recorded_classes.items():
+        total = sum(int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)]) for kind in kinds)
+        if total:
+            found.append(f"{total} faults of class {name} are not {mechanism.name}'s: replayed with the stall they had")
+            if not workload.recorded_stall_ns.size:
+                found[-1] += " (unknown here: 0)"
+    return tuple(found)
+
+
+def _counts(workload: Workload) -> Ints:
+    """int64[classes, accessor kinds]: faults of each."""
+    key = "counts"
+    if key not in workload._cache:
+        counts = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
+        for a in range(workload.accessors):
+            part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
+            counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
+        workload._cache[key] = counts
+    found: Ints = workload._cache[key]
+    return found

@@ -1,0 +1,170 @@
+"""Windows: intervals with their own rule. Parsed from ``2s+50ms:freeze``, turned into rows the kernel reads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import format_bytes, parse_duration_ns
+from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.language.costs import Cost
+from faultreplay.replay.language.distributions import Distribution
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.words import ACCESSOR_KINDS
+
+WINDOW_KINDS: Final = {
+    "pause": "pause-only",
+    "pause-only": "pause-only",
+    "freeze": "freeze",
+    "memslot-destroy": "memslot-destroy",
+    "uffd-wp": "uffd-wp-freeze",
+    "uffd-wp-freeze": "uffd-wp-freeze",
+}
+"""Kind of a window -> the mechanism whose rule it is."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """At `start_ns` from the beginning of the recording, memory is held still for `length_ns` of work."""
+
+    start_ns: int
+    length_ns: int
+    kind: str = ""
+    """whose rule holds inside, for mechanisms without a rule of their own; empty: none of them is touched"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """parameters of that kind's rule"""
+
+
+def parse_window(text: str) -> Window:
+    """`Window` from ``2s+50ms:freeze`` or ``2s+50ms``.
+
+    Raises:
+        UsageError: not of that form, or no such kind.
+    """
+    times, _, kind = text.partition(":")
+    start, plus, length = times.partition("+")
+    if not plus:
+        raise UsageError(f"'{text}' is not a window: write START+LENGTH:KIND, as 2s+50ms:freeze")
+    if kind and kind not in WINDOW_KINDS:
+        raise UsageError(f"'{kind}' is no kind of window: they are {', '.join(WINDOW_KINDS)}")
+    return Window(parse_duration_ns(start), parse_duration_ns(length), kind)
+
+
+def rule_for(mechanism: Mechanism, window: Window) -> Mechanism | None:
+    """Whose [window] rule holds: the mechanism's own, else that of the window's kind."""
+    if mechanism.window is not None:
+        return mechanism
+    return load_mechanism(WINDOW_KINDS[window.kind]).with_params(window.settings) if window.kind else None
+
+
+Bound = Sequence[tuple[Window, Mechanism]]
+"""windows in order of time, each with the mechanism whose rule holds inside"""
+
+
+def bound_by(mechanism: Mechanism, windows: Sequence[Window]) -> Bound:
+    """The windows that hold for `mechanism`, with whose rule."""
+    pairs = [(window, rule_for(mechanism, window)) for window in sorted(windows, key=lambda w: w.start_ns)]
+    return [(window, rule) for window, rule in pairs if rule is not None and rule.window is not None]
+
+
+def refill_bytes(bound: Bound, page_bytes: int) -> int:
+    """What one fault maps again after a window emptied stage 2; 0 where none does. Several windows: the least."""
+    rules = [(rule, rule.window) for _, rule in bound if rule.window]
+    emptying = [rule.value(said.get("refill", page_bytes)) for rule, said in rules if said.get("empties") == "stage2"]
+    return int(min(emptying, default=0))
+
+
+def window_rows(
+    bound: Bound, costs: Mapping[str, Cost], retouch: str, seed: int, used: dict[str, str]
+) -> npt.NDArray[np.int64]:
+    """A row for the kernel of each window."""
+    rows: list[npt.NDArray[np.int64]] = []
+    for window, rule in bound:
+        said = rule.window or {}
+        row = np.zeros(o.W_COLUMNS, np.int64)
+        row[o.W_START], row[o.W_LENGTH] = window.start_ns, window.length_ns
+        for index, (key, fixed, per_page) in enumerate(
+            (("enter", o.W_ENTER, o.W_ENTER_PER_PAGE_PS), ("leave", o.W_LEAVE, o.W_LEAVE_PER_PAGE_PS))
+        ):
+            for number, item in enumerate(said.get(key, [])):
+                name, _, times = str(item).partition(" * ")
+                distribution = _distribution(rule, name, costs, used)
+                if times:
+                    row[per_page] += round(distribution.mean * 1000)
+                else:
+                    row[fixed] += _one(distribution, seed, len(rows) * 64 + index * 16 + number)
+        row[o.W_RESUME] = _one(_distribution(rule, said.get("resume", "0ns"), costs, used), seed, len(rows) * 64 + 63)
+        blocks = said.get("blocks", {})
+        stops = list(said.get("stops", []))
+        if retouch == "working-set":
+            # upper bound: whoever may block is taken to write at once
+            stops += [kind for kind in blocks if kind == "vcpu"]
+        row[o.W_STOPS] = _bits(stops)
+        row[o.W_BLOCKS_ALL] = _bits(kind for kind, which in blocks.items() if which == "all")
+        row[o.W_BLOCKS_WRITES] = _bits(kind for kind, which in blocks.items() if which == "write")
+        row[o.W_EMPTIES] = int(said.get("empties", "none") == "stage2")
+        row[o.W_RETOUCH] = int(retouch == "working-set")
+        rows.append(row)
+    for before, after in itertools.pairwise(rows):
+        if before[o.W_START] + before[o.W_LENGTH] > after[o.W_START]:
+            raise UsageError("two windows overlap: memory cannot be held still twice at once")
+    return np.stack(rows) if rows else np.zeros((0, o.W_COLUMNS), np.int64)
+
+
+def guarded(rule: Mechanism, kind: str) -> bool:
+    """True when a write by this kind of accessor cannot happen inside the window."""
+    window = rule.window or {}
+    return kind in window.get("stops", []) or kind in window.get("blocks", {})
+
+
+def _bits(kinds: Iterable[str]) -> int:
+    wanted = set(kinds)
+    return sum(1 << index for index, kind in enumerate(ACCESSOR_KINDS) if kind in wanted)
+
+
+def _one(distribution: Distribution, seed: int, number: int) -> int:
+    if distribution.is_constant:
+        return round(distribution.mean)
+    return int(distribution.sample(1, seed * 1_000_003 + number)[0])
+
+
+def _distribution(rule: Mechanism, operand: Any, costs: Mapping[str, Cost], used: dict[str, str]) -> Distribution:
+    text = str(operand)
+    if text.startswith("$"):
+        return Distribution.constant(rule.values[text[1:]])
+    if text in COST_NAMES:
+        if text not in costs:
+            raise UsageError(f"{rule.name} charges '{text}', for which the cost table has no value")
+        used[text] = costs[text].provenance
+        return costs[text].distribution
+    return Distribution.constant(parse_duration_ns(text))
+
+
+def window_words(mechanism: Mechanism) -> str:
+    """What a mechanism's [window] rule says, as a sentence."""
+    rule = mechanism.window or {}
+    parts = [str(rule.get("says", "")).rstrip(".") or "a window of its own"]
+    if rule.get("enter"):
+        parts.append(f"enter: {' + '.join(rule['enter'])}")
+    if rule.get("leave"):
+        parts.append(f"leave: {' + '.join(rule['leave'])}")
+    if rule.get("stops"):
+        parts.append(
+            f"does not run: {', '.join(rule['stops'])}" + (f", then {rule['resume']}" if "resume" in rule else "")
+        )
+    if rule.get("blocks"):
+        parts.append("waits for the end: " + ", ".join(f"{kind} ({which})" for kind, which in rule["blocks"].items()))
+    if rule.get("empties", "none") != "none":
+        parts.append(f"{rule['empties']} is empty afterwards")
+        if "refill" in rule:
+            parts.append(f"one fault maps {format_bytes(int(mechanism.value(rule['refill'])))} again")
+    open_to = [kind for kind in ACCESSOR_KINDS if not guarded(mechanism, kind)]
+    parts.append(f"writes not stopped (hazards): {', '.join(open_to)}" if open_to else "no write gets through")
+    return "; ".join(parts)

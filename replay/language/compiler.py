@@ -1,0 +1,433 @@
+"""From a mechanism and its costs to the matrix of operations that `faultreplay.replay.engine.kernel` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.language.costs import Cost, Distribution
+from faultreplay.replay.language.distributions import TABLE_SIZE
+from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, CONDITIONS, Stage
+
+_PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
+_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
+_MOST_DRAWS = 60
+_DRAWS_PER_DELAY = 3
+_STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awake": True}, 0))
+_RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
+_RECORDED_AWAKE = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
+_KERNEL_ALONE = ("stage2", "minor-host")
+"""Classes whose faults the accessor's own thread resolves in the kernel: all of what was recorded is work."""
+_NOTHING = (Stage("wake", 0, {}, 0),)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The consecutive instances of one declared resource."""
+
+    name: str
+    kind: str
+    first: int
+    count: int
+    servers: int
+
+
+@dataclass
+class Program:
+    """What the kernel needs to know of a mechanism."""
+
+    ops: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int64]
+    path_pc: npt.NDArray[np.int64]
+    resources: list[Instances]
+    servers: npt.NDArray[np.int64]
+    costs_used: dict[str, str]
+    moved: dict[tuple[str, str], list[tuple[int, int]]]
+    """(class, accessor kind) -> (link instance, bytes) of each fault, where links have no limit"""
+    has_latency: bool
+    tails: int
+    """slots for what goes on after a wake, as a first guess"""
+    shards: int
+    recorded_classes: dict[str, set[str]]
+    """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
+    link_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """link -> (first instance, ns for one granule)"""
+    push_latency_ns: int = 0
+    """from the end of a pushed granule's transfer until it is placed"""
+
+
+class Compiler:
+    """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur.
+
+    Args of the constructor: `needed` are (index in CLASSES, index in ACCESSOR_KINDS) of faults that occur, so that only
+    costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again; `shared`:
+    some granule is looked up, so that paths must coalesce; `on_cpus`: delays take a host CPU unless asleep.
+    """
+
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        costs: Mapping[str, Cost],
+        *,
+        accessors: int,
+        page_bytes: int,
+        needed: Iterable[tuple[int, int]],
+        refaults: bool = False,
+        rewrites: bool = False,
+        shared: bool = True,
+        on_cpus: bool = False,
+    ) -> None:
+        self.needed = sorted(needed)
+        self.refaults, self.rewrites = refaults, rewrites
+        self.shared = shared
+        self.on_cpus = on_cpus
+        self.top = mechanism
+        self.costs = costs
+        self.accessors = accessors
+        self.page_bytes = page_bytes
+        if mechanism.granule_bytes < page_bytes or mechanism.granule_bytes % page_bytes:
+            raise UsageError(
+                f"{mechanism.name}: granule {mechanism.granule_bytes} is not a multiple of the trace's page "
+                f"of {page_bytes} bytes"
+            )
+        self.ops: list[list[int]] = []
+        self.tables: list[npt.NDArray[np.int64]] = []
+        self.table_ids: dict[Distribution, int] = {}
+        self.instances: dict[tuple[str, str], Instances] = {}
+        self.servers: list[int] = []
+        self.used: dict[str, str] = {}
+        self.has_latency = False
+        self.tails = 0
+        self.shards = 1
+        self.moved: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        self.unserved: dict[str, set[str]] = {}
+
+    def program(self) -> Program:
+        """Compile every path that these faults can take."""
+        self.emit(o.ARRIVE)
+        self.emit(o.START)
+        wake, tail = (o.WAKE_QUEUE, o.TAIL_AWAKE) if self.on_cpus else (o.WAKE, o.TAIL_NONE)
+        self.emit(wake, 0, -1, 0, -1, 0, 0, -1, 0, tail)
+        self.emit(o.END)
+        self.emit(o.RESUME)
+        self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
+        path_pc = np.full((len(CLASSES) + 3, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
+        kinds = set()
+        for row, column in self.needed:
+            kinds.add(column)
+            path_pc[row, column] = self.path_for(CLASSES[row], ACCESSOR_KINDS[column])
+        if 0 in kinds and self.shared and tracks_pages(self.top):  # only vCPUs go through stage 2
+            path_pc[-2, 0] = self.path_for("present", "vcpu")
+        if 0 in kinds and self.refaults:
+            path_pc[-1, 0] = self.path_for("refault", "vcpu")
+        if self.rewrites:
+            for column in sorted(kinds):
+                path_pc[-3, column] = self.path_for("rewrite", ACCESSOR_KINDS[column])
+        links = {
+            name: (self.resource(self.top, name).first, self.transfer_ns(self.top, name, self.top.granule_bytes))
+            for name, resource in self.top.resources.items()
+            if resource.kind == "link"
+        }
+        pushed = self.distribution(self.top, (self.top.push or {}).get("latency", 0))
+        tables = np.array(self.tables, np.int64) if self.tables else np.zeros((1, TABLE_SIZE), np.int64)
+        return Program(
+            ops=np.array(self.ops, np.int64),
+            tables=tables,
+            path_pc=path_pc,
+            resources=list(self.instances.values()),
+            servers=np.array(self.servers or [1], np.int64),
+            costs_used=self.used,
+            moved=self.moved,
+            has_latency=self.has_latency,
+            tails=self.tails,
+            shards=self.shards,
+            recorded_classes=self.unserved,
+            link_ns=links,
+            push_latency_ns=round(pushed.mean),
+        )
+
+    def path_for(self, name: str, kind: str) -> int:
+        """pc of the path a class of fault takes for a kind of accessor; compiled once."""
+        server = self.serving(self.top, kind)
+        path_name, stages = self.choose(server, name, kind)
+        key = (server.name if server else "", path_name)
+        if key not in self.done:
+            self.unlimited: list[tuple[int, int]] = []
+            self.done[key] = (self.path(server or self.top, stages), self.unlimited)
+        pc, unlimited = self.done[key]
+        if unlimited:
+            self.moved[name, kind] = unlimited
+        return pc
+
+    def serving(self, mechanism: Mechanism, kind: str) -> Mechanism | None:
+        """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""
+        if kind in mechanism.serves:
+            return mechanism
+        other = mechanism.fallback.get(kind)
+        return self.serving(other, kind) if other else None
+
+    def choose(self, server: Mechanism | None, name: str, kind: str) -> tuple[str, tuple[Stage, ...]]:
+        """The path of a class of fault; what a mechanism does not name takes as long as it took."""
+        paths = server.paths if server else {}
+        if name == "rewrite":
+            return (name, paths[name]) if name in paths else ("(nothing)", _NOTHING)
+        if name in ("present", "refault"):
+            for candidate in (name, "stage2"):
+                if candidate in paths:
+                    return candidate, paths[candidate]
+            return "(stage2)", _STAGE2
+        target = server.classes.get(name, name) if server else name
+        if target in paths:
+            return target, paths[target]
+        if name == "window":
+            return "(nothing)", _NOTHING
+        self.unserved.setdefault(name, set()).add(kind)
+        return ("(recorded awake)", _RECORDED_AWAKE) if name in _KERNEL_ALONE else ("(recorded)", _RECORDED)
+
+    def emit(self, op: int, *operands: int) -> int:
+        """Append an operation; its pc."""
+        row = [op, *operands]
+        self.ops.append(row + [0] * (o.WIDTH - len(row)))
+        return len(self.ops) - 1
+
+    def path(self, mechanism: Mechanism, stages: tuple[Stage, ...]) -> int:
+        """Append one path; the pc of its first operation."""
+        self.mechanism = mechanism
+        self.draws = 0
+        first = len(self.ops)
+        labels: dict[str, int] = {}
+        wake_pc = -1
+        awake = False
+        waiting: list[int] = []
+        barrier = first
+        for stage in stages:
+            skip = -1
+            if "label" in stage.options:
+                labels[stage.options["label"]] = barrier = len(self.ops)
+            if "when" in stage.options:
+                skip = self.emit(o.UNLESS, _mask(stage.options["when"]))
+                barrier = len(self.ops)
+            if stage.verb == "coalesce":
+                if self.shared:
+                    waiting.append(self.emit(o.COALESCE))
+            elif stage.verb == "wake":
+                wake_pc = self.wake(mechanism, stage)
+                awake = bool(stage.options.get("awake"))
+            elif stage.verb == "retry":
+                chance = mechanism.value(stage.options["chance"])
+                if chance > 0:
+                    draw = self.draw()
+                    self.emit(o.RETRY, round(chance * 65536), labels[stage.operand], int(stage.options["most"]), draw)
+            elif stage.verb == "delay":
+                self.delay(mechanism, stage, barrier)
+            else:
+                self.simple(mechanism, stage)
+            if skip >= 0:
+                self.ops[skip][2] = barrier = len(self.ops)
+        end = self.emit(o.END)
+        for pc in waiting:
+            self.ops[pc][1] = wake_pc
+        own = self.on_cpus and awake
+        self.ops[wake_pc][9] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
+        return first
+
+    def tail_kind(self, first: int, end: int) -> int:
+        """What follows a wake; notes how many such tails may be under way at once."""
+        tail = self.ops[first:end]
+        if not tail:
+            return o.TAIL_NONE
+        if all(op[0] in (o.DELAY, o.RELEASE_ONE) for op in tail):
+            if self.ops[first - 1][0] != o.WAKE_QUEUE:  # else the waking slot itself goes on with it
+                self.tails = max(self.tails, 1)
+            return o.TAIL_SIMPLE
+        held = [op[1] for op in tail if op[0] in (o.RELEASE, o.RELEASE_ONE)]
+        if any(op[0] == o.ACQUIRE for op in tail) or not held:
+            self.tails = max(self.tails, self.accessors + 16)
+        else:
+            servers = sum(r.servers * r.count for r in self.instances.values() if r.first in held)
+            self.tails = max(self.tails, min(servers, self.accessors + 16))
+        return o.TAIL_ANY
+
+    def simple(self, mechanism: Mechanism, stage: Stage) -> None:
+        """Stages that are one operation."""
+        if stage.verb in ("acquire", "release"):
+            r = self.resource(mechanism, stage.operand)
+            per = self.per(mechanism, stage.operand)
+            if r.servers == 0:
+                idle = stage.options.get("idle", 0) if stage.verb == "acquire" else 0
+                self.delay(mechanism, Stage("delay", idle, {}, stage.line), len(self.ops))
+            elif stage.verb == "acquire":
+                const, table, draw = self.woken(mechanism, stage.options.get("idle", 0))
+                # when work ends is not known ahead where CPUs are shared
+                self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1 and not self.on_cpus))
+            else:
+                single = r.servers == 1 and not self.on_cpus
+                self.emit(o.RELEASE_ONE if single else o.RELEASE, r.first, per)
+        elif stage.verb == "transfer":
+            self.delay(mechanism, Stage("delay", stage.options.get("latency", 0), {}, stage.line), len(self.ops))
+            count = int(mechanism.value(stage.options.get("bytes", mechanism.granule_bytes)))
+            ns = self.transfer_ns(mechanism, stage.operand, count)
+            if ns == 0 and not self.shared:
+                r = self.resource(mechanism, stage.operand)
+                self.unlimited.append((r.first, count))
+                return
+            r = self.resource(mechanism, stage.operand)
+            self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.operand), ns, count)
+        elif stage.verb == "sleep":
+            r = self.resource(mechanism, stage.operand)
+            self.emit(o.SLEEP, r.first, self.per(mechanism, stage.operand))
+        elif stage.verb == "recorded":
+            self.emit(o.RECORDED, 1 << 62 if stage.options.get("awake") else o.SLEEPS_FROM_NS)
+        else:
+            self.has_latency = True
+            self.emit(o.COMPLETE)
+
+    def wake(self, mechanism: Mechanism, stage: Stage) -> int:
+        """The wake with its walk over the other sleepers."""
+        sleeps = not stage.options.get("awake")
+        const, table, draw = (self.woken if sleeps else self.cost)(mechanism, stage.operand)
+        queue, per = -1, 0
+        if name := stage.options.get("from"):
+            queue = self.resource(mechanism, name).first
+            per = self.per(mechanism, name)
+        walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
+        op = o.WAKE if queue < 0 and not self.on_cpus else o.WAKE_QUEUE
+        return self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
+
+    def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
+        """A delay, joined with a constant one before it when nothing can jump between them."""
+        times = str(stage.options.get("times", ""))
+        factor = 1
+        if times in ("granule_pages", "further_pages"):
+            factor = mechanism.granule_bytes // self.page_bytes - (times == "further_pages")
+            times = ""
+        const, table, draw = self.cost(mechanism, stage.operand, factor)
+        if times:
+            what, _, name = times.partition(":")
+            r = self.resource(mechanism, name)
+            self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
+        elif const or table >= 0:
+            before = self.ops[-1]
+            op = o.CPU_DELAY if self.on_cpus else o.DELAY
+            asleep_ns = self.asleep_from_ns(mechanism, stage) if self.on_cpus else 0
+            same = before[0] == op and before[9] == asleep_ns
+            if len(self.ops) > barrier and same and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
+                before[1] += const
+            else:
+                self.emit(op, const)
+                before = self.ops[-1]
+                before[9] = asleep_ns
+            if table >= 0:
+                before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]
+                before[2] += 1
+
+    def asleep_from_ns(self, mechanism: Mechanism, stage: Stage) -> int:
+        """From which length on a delay is slept through; 0: never."""
+        asleep = stage.options.get("asleep", False)
+        if asleep is True or asleep is False:
+            return o.SLEEPS_FROM_NS if asleep else 0
+        return max(round(self.distribution(mechanism, asleep).mean), 1)
+
+    def woken(self, mechanism: Mechanism, operand: Any) -> tuple[int, int, int]:
+        """As `cost`; where CPUs are counted two tables: of an idle CPU, and after another thread."""
+        if not self.on_cpus or not operand:
+            return self.cost(mechanism, operand)
+        whole = self.distribution(mechanism, operand)
+        cost = self.costs.get(operand) if isinstance(operand, str) else None
+        idle = cost.on_idle_cpu if cost and cost.on_idle_cpu else whole
+        busy = cost.on_busy_cpu if cost and cost.on_busy_cpu else whole
+        self.tables += [idle.table_ns(), busy.table_ns()]
+        # a draw where `cost` takes one, so that the draws behind it are the same
+        drawn = not (whole.is_constant and idle.is_constant and busy.is_constant)
+        return 0, len(self.tables) - 2, self.draw() if drawn else 0
+
+    def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
+        """(constant ns, table or -1, draw) of a cost operand."""
+        if factor == 0:
+            return 0, -1, 0
+        distribution = self.distribution(mechanism, operand)
+        if distribution.is_constant:
+            return round(distribution.mean * factor), -1, 0
+        if factor != 1:
+            distribution = distribution.scaled(factor)
+        table = self.table_ids.get(distribution)
+        if table is None:
+            table = self.table_ids[distribution] = len(self.tables)
+            self.tables.append(distribution.table_ns())
+        return 0, table, self.draw()
+
+    def distribution(self, mechanism: Mechanism, operand: Any) -> Distribution:
+        """What a cost operand stands for; notes the provenance of named costs."""
+        if not isinstance(operand, str):
+            return Distribution.constant(operand)
+        if operand.startswith("$"):
+            return Distribution.constant(mechanism.values[operand[1:]])
+        if operand not in COST_NAMES:
+            return Distribution.constant(parse_duration_ns(operand))
+        cost = self.costs.get(operand)
+        if cost is None:
+            raise UsageError(f"{mechanism.name} charges '{operand}', for which the cost table has no value")
+        self.used[operand] = cost.provenance
+        return cost.distribution
+
+    def draw(self) -> int:
+        """The number of this random draw within its path."""
+        self.draws += 1
+        if self.draws > _MOST_DRAWS:
+            raise UsageError(f"{self.mechanism.name}: a path with more than {_MOST_DRAWS} random costs")
+        return self.draws - 1
+
+    def transfer_ns(self, mechanism: Mechanism, link: str, count: int) -> int:
+        """ns that `count` bytes occupy a link; 0 bandwidth is no limit."""
+        bandwidth = mechanism.value(mechanism.resources[link].size)
+        return -(-count * 1_000_000_000 // int(bandwidth)) if bandwidth >= 1 else 0
+
+    def per(self, mechanism: Mechanism, name: str) -> int:
+        """Which instance of a resource a fault meets; one shard is the whole machine, for which no row is looked up."""
+        per = mechanism.resources[name].per
+        whole = per == "shard" and int(mechanism.value(mechanism.shards)) <= 1
+        return o.PER_VM if whole else _PER[per]
+
+    def resource(self, mechanism: Mechanism, name: str) -> Instances:
+        """The instances of a resource; made at its first use."""
+        key = (mechanism.name, name)
+        if key not in self.instances:
+            resource = mechanism.resources[name]
+            shards = max(1, int(mechanism.value(mechanism.shards)))
+            if resource.per == "shard":
+                if self.shards not in (1, shards):
+                    raise UsageError(
+                        f"{mechanism.name}: two mechanisms of one replay split memory into {self.shards} and {shards}"
+                    )
+                self.shards = shards
+            count = {"vm": 1, "accessor": self.accessors, "shard": shards}[resource.per]
+            servers = int(mechanism.value(resource.size)) if resource.kind == "servers" else 1
+            label = name if mechanism is self.top else f"{mechanism.name}.{name}"
+            self.instances[key] = Instances(label, resource.kind, len(self.servers), count, servers)
+            self.servers += [servers] * count
+        return self.instances[key]
+
+
+def tracks_pages(mechanism: Mechanism) -> bool:
+    """True when it must be known which granules are there: some path coalesces, or a stream brings pages."""
+    if mechanism.push is not None or any(
+        stage.verb == "coalesce" for path in mechanism.paths.values() for stage in path
+    ):
+        return True
+    return any(tracks_pages(other) for other in mechanism.fallback.values())
+
+
+def _mask(when: str | list[str]) -> int:
+    mask = 0
+    for condition in [when] if isinstance(when, str) else when:
+        mask |= CONDITIONS[condition]
+    return mask

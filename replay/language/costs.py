@@ -1,0 +1,196 @@
+"""Costs as data: a table from cost name to distribution, each with where its value comes from."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.replay.language.distributions import Distribution
+from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.places import line_of
+
+__all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "list_costs", "load_costs", "save_costs"]
+
+PROVENANCES: Final = ("published", "measured-host", "measured-trace", "assumed")
+COSTS_DIR: Final = Path(__file__).parent.parent / "costs"
+_KEYS: Final = frozenset({"ns", "value", "median", "sigma", "quantiles", "provenance", "source", "n"})
+_ON_CPU: Final = ("on_idle_cpu", "on_busy_cpu")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One cost: how long, and how we know."""
+
+    distribution: Distribution
+    provenance: str
+    source: str
+    n: int = 0
+    """samples behind it; 0 when that is not known"""
+    on_idle_cpu: Distribution | None = None
+    """of a thread that was woken: where the CPU it got was idle; used where host CPUs are counted"""
+    on_busy_cpu: Distribution | None = None
+    """the same from getting a CPU that another thread had, so without the wait for it"""
+
+
+class CostTable(Mapping[str, Cost]):
+    """Cost name -> `Cost`. Immutable; `merge` makes a new one."""
+
+    def __init__(self, costs: Mapping[str, Cost], name: str = "", kvm_flavour: str = "") -> None:
+        for key, cost in costs.items():
+            if key not in COST_NAMES:
+                raise UsageError(f"unknown cost '{key}': the costs are {', '.join(COST_NAMES)}")
+            if cost.provenance not in PROVENANCES:
+                raise UsageError(f"cost '{key}': provenance '{cost.provenance}' is none of {', '.join(PROVENANCES)}")
+        self._costs = dict(costs)
+        self.name = name
+        self.kvm_flavour = kvm_flavour
+        """of the hosts it was measured on (vmx, svm, pvm); empty: of no one kind"""
+
+    def __getitem__(self, key: str) -> Cost:
+        return self._costs[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._costs)
+
+    def __len__(self) -> int:
+        return len(self._costs)
+
+    def merge(self, *others: Mapping[str, Cost]) -> CostTable:
+        """A table in which later ones win."""
+        merged = dict(self._costs)
+        for other in others:
+            merged.update(other)
+        return CostTable(merged, self.name)
+
+    def with_constants(self, **ns: float) -> CostTable:
+        """The table with some costs set to constants of `ns`, marked as assumed."""
+        return self.merge({k: Cost(Distribution.constant(v), "assumed", "set by the caller") for k, v in ns.items()})
+
+
+def list_costs() -> list[str]:
+    """Names of the shipped cost files."""
+    return sorted(path.stem for path in COSTS_DIR.glob("*.toml"))
+
+
+def load_costs(name_or_path: str | Path = "default") -> CostTable:
+    """A shipped cost table by name, or a user's file.
+
+    Raises:
+        UsageError: no such table, or the file breaks the format; the message names file, line and key.
+    """
+    text = str(name_or_path)
+    return _shipped(text) if "/" not in text and not text.endswith(".toml") else _load(text, Path(text))
+
+
+@functools.lru_cache
+def _shipped(name: str) -> CostTable:
+    return _load(name, COSTS_DIR / f"{name}.toml")
+
+
+def _load(text: str, path: Path) -> CostTable:
+    try:
+        source = path.read_text(encoding="utf-8")
+    except OSError:
+        raise UsageError(
+            f"no cost table '{text}': shipped are {', '.join(list_costs())}; or give a .toml file"
+        ) from None
+    try:
+        data = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+    costs: dict[str, Cost] = {}
+    for key, entry in data.pop("costs", {}).items():
+        place = f"{path}:{line_of(source, ('costs', key))}: cost '{key}'"
+        if key not in COST_NAMES:
+            raise UsageError(f"{place}: unknown name; the costs are {', '.join(COST_NAMES)}")
+        costs[key] = _cost(entry, place)
+    unknown = set(data) - {"title", "host", "date", "kvm_flavour"}
+    if unknown:
+        key = min(unknown)
+        raise UsageError(
+            f"{path}:{line_of(source, (key,))}: unknown key '{key}': a cost file has title, host, date, "
+            "kvm_flavour, [costs.NAME]"
+        )
+    return CostTable(costs, path.stem, str(data.get("kvm_flavour", "")))
+
+
+def shipped_for(kvm_flavour: str) -> tuple[CostTable, ...]:
+    """The shipped tables that were measured on hosts of this kind of KVM, in order of name."""
+    tables = (load_costs(name) for name in list_costs())
+    return tuple(table for table in tables if table.kvm_flavour and table.kvm_flavour == kvm_flavour)
+
+
+def save_costs(
+    costs: CostTable, path: Path, *, title: str, host: str = "", date: str = "", kvm_flavour: str = ""
+) -> None:
+    """Write `costs` as a file that `load_costs` reads back."""
+    lines = [f"title = {_quoted(title)}", f"host = {_quoted(host)}", f"date = {_quoted(date)}"]
+    if kvm_flavour:
+        lines.append(f"kvm_flavour = {_quoted(kvm_flavour)}")
+    for name, cost in costs.items():
+        lines += ["", f"[costs.{name}]", *_distribution_lines(cost.distribution)]
+        parts = {key: getattr(cost, key) for key in _ON_CPU}
+        lines += [f"{key} = {_points(part)}" for key, part in parts.items() if part is not None]
+        lines += [f"provenance = {_quoted(cost.provenance)}", f"source = {_quoted(cost.source)}", f"n = {cost.n}"]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cost(entry: Any, place: str) -> Cost:
+    if not isinstance(entry, dict):
+        raise UsageError(
+            f"{place}: must be a table with value (or median and sigma, or quantiles), provenance and source"
+        )
+    unknown = set(entry) - _KEYS - set(_ON_CPU)
+    if unknown:
+        raise UsageError(f"{place}: unknown key '{min(unknown)}'; known are {', '.join(sorted(_KEYS | set(_ON_CPU)))}")
+    if entry.get("provenance") not in PROVENANCES:
+        raise UsageError(f"{place}: provenance must be one of {', '.join(PROVENANCES)}")
+    if not str(entry.get("source", "")).strip():
+        raise UsageError(f"{place}: source must say where the figure comes from")
+    shapes = [k for k in ("value", "median", "quantiles") if k in entry]
+    if len(shapes) != 1:
+        raise UsageError(f"{place}: give exactly one of value, median (with sigma) or quantiles")
+    try:
+        if "value" in entry:
+            distribution = Distribution.constant(_ns(entry["value"]))
+        elif "median" in entry:
+            distribution = Distribution.lognormal(_ns(entry["median"]), float(entry.get("sigma", 0)))
+        else:
+            distribution = _table("quantiles", entry["quantiles"])
+        parts = {key: _table(key, entry[key]) for key in _ON_CPU if key in entry}
+    except (TypeError, ValueError, UsageError) as error:
+        raise UsageError(f"{place}: {error}") from None
+    return Cost(distribution, entry["provenance"], entry["source"], int(entry.get("n", 0)), **parts)
+
+
+def _table(key: str, points: Any) -> Distribution:
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        raise UsageError(f"{key} must be a list of [share, time], as [[0, '1us'], [1, '9us']]")
+    return Distribution.from_quantiles([(float(p), _ns(v)) for p, v in points])
+
+
+def _ns(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float(parse_duration_ns(str(value)))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+
+
+def _distribution_lines(distribution: Distribution) -> list[str]:
+    first, second = distribution.knots[0]
+    if distribution.kind == "constant":
+        return [f"value = {second!r}"]
+    if distribution.kind == "lognormal":
+        return [f"median = {first!r}", f"sigma = {second!r}"]
+    return [f"quantiles = {_points(distribution)}"]
+
+
+def _points(distribution: Distribution) -> str:
+    return "[" + ", ".join(f"[{p!r}, {ns!r}]" for p, ns in distribution.knots) + "]"
