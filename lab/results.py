@@ -14,7 +14,7 @@ from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.store import open_trace
 
 if TYPE_CHECKING:
-    from faultreplay.lab.matrix import MatrixRun
+    from faultreplay.lab.matrix_spec import MatrixRun
 
 STALLED_NS: Final = 1_000  # a longer access did not find its page there
 _RESULT: Final = pa.schema(

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from faultreplay.collect.backends.probes import PROBES
-from faultreplay.collect.doctor.doctor import Check, Surroundings, examine, exit_code
+from faultreplay.collect.doctor.checks import Check, Surroundings
+from faultreplay.collect.doctor.doctor import examine, exit_code
 from faultreplay.collect.doctor.uffd import UffdTrial, feature_names, try_userfaultfd
 
 RELEASE = "6.12.1-made-up"

@@ -11,7 +11,8 @@ from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.lab import matrix as module
-from faultreplay.lab.matrix import MatrixRun, MatrixSpec, run_matrix
+from faultreplay.lab.matrix import run_matrix
+from faultreplay.lab.matrix_spec import MatrixRun, MatrixSpec
 from faultreplay.replay.language.costs import load_costs
 
 SMALL = MatrixSpec(

@@ -12,9 +12,11 @@ from made_traces import uffd_faults, write_trace
 
 from faultreplay.analysis.compare.plot import Panel, quantile_plot
 from faultreplay.analysis.compare.predict import Setup
+from faultreplay.analysis.judge.cells import summarize, together
 from faultreplay.analysis.judge.judge import error_intervals, errors, relative_percent
 from faultreplay.analysis.judge.matrix import find, plan, validate_matrix
-from faultreplay.analysis.judge.validate import as_missing, halves, measured_side, open_for, pair, summarize, together
+from faultreplay.analysis.judge.sides import as_missing, measured_side
+from faultreplay.analysis.judge.validate import halves, open_for, pair
 from faultreplay.cli import render, validate_view
 from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData

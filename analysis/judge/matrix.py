@@ -16,7 +16,8 @@ from faultreplay.analysis.calibrate.calibrate import fit as calibrated
 from faultreplay.analysis.calibrate.windows import window_samples
 from faultreplay.analysis.compare.case import Case, outside_windows
 from faultreplay.analysis.compare.predict import Setup
-from faultreplay.analysis.judge.validate import WANTED_PERCENT, Cell, Summary, open_for, pair, summarize, together
+from faultreplay.analysis.judge.cells import WANTED_PERCENT, Cell, Summary, summarize, together
+from faultreplay.analysis.judge.validate import open_for, pair
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.store import open_trace

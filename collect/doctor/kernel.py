@@ -8,7 +8,7 @@ from typing import Final
 
 from faultreplay.collect.backends.probes import PROBES
 from faultreplay.collect.backends.tracefs import parse_format
-from faultreplay.collect.doctor.doctor import Check, Surroundings
+from faultreplay.collect.doctor.checks import Check, Surroundings
 from faultreplay.collect.recorder.host import kvm_flavour
 from faultreplay.faulttrace.meta import KvmFlavour
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from faultreplay.collect.doctor.doctor import Check, Surroundings
+from faultreplay.collect.doctor.checks import Check, Surroundings
 
 _INSTALL = "scripts/install-debian.sh, or: apt-get install"
 

@@ -11,8 +11,8 @@ from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
     from faultreplay.analysis.judge.bootstrap import Interval
+    from faultreplay.analysis.judge.cells import Cell, Summary
     from faultreplay.analysis.judge.matrix import Matrix
-    from faultreplay.analysis.judge.validate import Cell, Summary
 
 _LINES: Final = (
     ("total", "total stall"),
@@ -124,7 +124,7 @@ PARTS: Final = (
 def matrix(whole: Matrix, *, shown: str) -> Report:
     """A line for each ordered pair of mechanisms, each cell, or each part; pairs and cells hold every cell as data."""
     if shown == "parts":
-        from faultreplay.analysis.judge.validate import WANTED_FLOORS, WANTED_PERCENT, WANTED_WORST_PERCENT
+        from faultreplay.analysis.judge.cells import WANTED_FLOORS, WANTED_PERCENT, WANTED_WORST_PERCENT
 
         rows = [dict(s.__dict__) for s in whole.summaries()]
         reached = (

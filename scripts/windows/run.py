@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from faultreplay.analysis.compare.predict import Setup
+from faultreplay.analysis.judge.cells import Cell, Numbers
 from faultreplay.analysis.judge.judge import relative_percent
-from faultreplay.analysis.judge.validate import Cell, Numbers, open_for, pair
+from faultreplay.analysis.judge.validate import open_for, pair
 from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.store import open_trace

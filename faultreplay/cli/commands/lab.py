@@ -160,7 +160,7 @@ def _bar() -> Iterator[Callable[[int, int, str], None]]:
 def make_matrix(mechanisms: tuple[str, ...], workloads: tuple[str, ...], run_time: str, **axes: Any) -> Any:
     """A `MatrixSpec` from the command line's words."""
     from faultreplay.cli.options import parse_names
-    from faultreplay.lab.matrix import DEFAULT_MECHANISMS, DEFAULT_WORKLOADS, MatrixSpec
+    from faultreplay.lab.matrix_spec import DEFAULT_MECHANISMS, DEFAULT_WORKLOADS, MatrixSpec
 
     return MatrixSpec(
         mechanisms=tuple(parse_names(mechanisms)) or DEFAULT_MECHANISMS,

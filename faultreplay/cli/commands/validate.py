@@ -12,7 +12,7 @@ from faultreplay.cli.options import output_format, output_options, replay_option
 from faultreplay.faulttrace.errors import ThresholdExceeded, UsageError
 
 if TYPE_CHECKING:
-    from faultreplay.analysis.judge.validate import Cell
+    from faultreplay.analysis.judge.cells import Cell
     from faultreplay.cli.render import Report
 
 _PATH = click.Path(path_type=Path)

@@ -1,0 +1,211 @@
+"""What is compared, of a replay and of a recording alike: stalls outside windows, time held inside, refaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.analysis.compare.case import Case
+from faultreplay.analysis.compare.metrics import Ints, quantile
+from faultreplay.analysis.compare.predict import (
+    Used,
+    counted,
+    measured_run_time_ns,
+)
+from faultreplay.analysis.judge.cells import Numbers
+from faultreplay.analysis.judge.judge import Errors, errors, relative_percent
+from faultreplay.faulttrace.units import format_ns
+from faultreplay.replay.engine.engine import Result
+from faultreplay.replay.language.words import CLASSES
+from faultreplay.replay.workload.workload import Workload
+
+OF_KERNEL: Final = ("stage2", "minor-host")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: stalls of the vCPUs outside windows, and how long they stood still inside."""
+
+    stalls: Ints
+    owner: npt.NDArray[np.int32]
+    held: int
+    run_time_ns: int
+    held_accessors: int = 0
+    refaults: int = 0
+    refault_ns: int = 0
+    unrecorded_ns: int = 0
+    """stall of faults that have no row of their own: assumed refaults"""
+
+    def numbers(self) -> Numbers:
+        """What is compared."""
+        found = numbers_of(self.stalls, self.run_time_ns, self.held)
+        return replace(
+            found,
+            total=found.total + self.unrecorded_ns,
+            held_accessors=self.held_accessors,
+            refaults=self.refaults,
+            refault=self.refault_ns,
+        )
+
+
+def predicted_side(workload: Workload, result: Result, left_out: npt.NDArray[np.bool_] | None = None) -> Side:
+    """A replay's vCPUs (all accessors where there are none); without the faults that are `left_out`."""
+    owner = workload.accessor_of_row()
+    who = counted(workload)
+    mine = who[owner] & (result.start_ns >= 0)
+    if left_out is not None:
+        mine &= ~left_out
+    outside, inside = _part_at_windows(result.start_ns[mine], result.stall_ns[mine], result.windows)
+    held = int(inside.sum() + result.window_stall_ns[who].sum())
+    stood = np.union1d(owner[mine][inside > 0], np.flatnonzero(who & (result.window_stall_ns > 0)))
+    refaults, refault_ns = _refaults(workload, result.start_ns, result.stall_ns, mine, result.windows)
+    assumed_ns = int(result.refault_stall_ns[who].sum())
+    return Side(
+        outside,
+        owner[mine],
+        held,
+        result.run_time_ns,
+        held_accessors=len(stood),
+        refaults=refaults + int(result.refaults[who].sum()),
+        refault_ns=refault_ns + assumed_ns,
+        unrecorded_ns=assumed_ns,
+    )
+
+
+def measured_side(case: Case) -> Side:
+    """A recording's vCPUs; inside windows by the lab guests' own clock where that is known."""
+    workload = case.workload
+    owner = workload.accessor_of_row()
+    mine = counted(workload)[owner] & (workload.recorded_stall_ns >= 0) & ~elsewhere(case)
+    spans = _spans(case)
+    outside, inside = _part_at_windows(workload.recorded_start_ns[mine], workload.recorded_stall_ns[mine], spans)
+    lab = case.trace.meta.lab
+    held, held_accessors = int(inside.sum()), len(np.unique(owner[mine][inside > 0]))
+    if waiters := lab.get("waiters"):
+        held, held_accessors = (sum(int(w.get(key, 0)) for w in waiters) for key in ("waited_ns", "accesses"))
+    # A vCPU that was computing when a pause came has no access that waited; the lab knows how long it was parked.
+    parked = [ns for a in lab.get("accessors") or [] if (ns := int(a.get("parked_ns", 0)))]
+    if parked:
+        held, held_accessors = sum(parked), len(parked)
+    start_ns, stall_ns = workload.recorded_start_ns, workload.recorded_stall_ns
+    refaults, refault_ns = _refaults(workload, start_ns, stall_ns, mine, spans)
+    return Side(
+        outside,
+        owner[mine],
+        held if spans else 0,
+        measured_run_time_ns(workload),
+        held_accessors=held_accessors if spans else 0,
+        refaults=refaults,
+        refault_ns=refault_ns,
+    )
+
+
+def elsewhere(case: Case) -> npt.NDArray[np.bool_]:
+    """Refaults on memory that is not in the trace's memory map: a window empties stage 2 of all of a VM's memory.
+
+    The lab's guest keeps code, lists and logs in a slot of its own. Who replays the accesses elsewhere has other such
+    memory, or none. Where most faults are not in the map, the map says nothing of them.
+    """
+    workload, entries = case.workload, case.trace.meta.memory_map
+    inside = np.zeros(workload.faults, dtype=np.bool_)
+    for entry in entries:
+        first, end = entry.start // workload.page_bytes, -(-entry.end // workload.page_bytes)
+        inside |= (workload.page >= first) & (workload.page < end)
+    if 2 * np.count_nonzero(inside) < workload.faults:
+        return np.zeros(workload.faults, dtype=np.bool_)
+    return _after_first(workload, workload.recorded_start_ns, _spans(case)) & ~inside
+
+
+def elsewhere_notes(case: Case) -> list[str]:
+    """What `elsewhere` leaves out, in words; nothing where it leaves nothing out."""
+    rows = elsewhere(case) & counted(case.workload)[case.workload.accessor_of_row()]
+    if not rows.any():
+        return []
+    stall_ns = int(np.maximum(case.workload.recorded_stall_ns[rows], 0).sum())
+    return [
+        f"{case.trace.name}: {rows.sum()} refaults ({format_ns(stall_ns)}) on memory that is not in its memory map"
+        " are not counted"
+    ]
+
+
+def _spans(case: Case) -> list[tuple[int, int]]:
+    begin = case.workload.clock_start_ns
+    return [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows]
+
+
+def _after_first(workload: Workload, start_ns: Ints, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Faults that the kernel alone resolved from the first window on.
+
+    From its beginning, as a vCPU may touch memory again before whoever held it notes the end.
+    """
+    after: npt.NDArray[np.bool_] = workload.cls == CLASSES.index("stage2")
+    return after & (start_ns >= spans[0][0]) if spans else np.zeros_like(after)
+
+
+def _refaults(
+    workload: Workload, start_ns: Ints, stall_ns: Ints, mine: npt.NDArray[np.bool_], spans: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """(number, stall) of refaults."""
+    after = mine & _after_first(workload, start_ns, spans)
+    return int(after.sum()), int(stall_ns[after].sum())
+
+
+def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:
+    """(stall outside, stall held) by the spans, per fault: a window holds a fault that waits for the window's end."""
+    inside = np.zeros(len(stall_ns), dtype=np.int64)
+    for begin, end in spans:
+        waits = (start_ns < end) & (start_ns + stall_ns >= end)
+        inside += np.where(waits, end - np.maximum(start_ns, begin), 0)
+    return stall_ns - inside, inside
+
+
+def errors_of_sides(predicted: Side, measured: Side) -> Errors:
+    """Errors of the stalls outside windows; the total has what was held inside too."""
+    found = errors(predicted.stalls, measured.stalls, run_time_ns=(predicted.run_time_ns, measured.run_time_ns))
+    return replace(found, total=relative_percent(predicted.numbers().total, measured.numbers().total))
+
+
+def without_pauses(case: Case) -> Workload:
+    """The workload without the time that its vCPUs stood still in recorded pauses: that is no think time of theirs.
+
+    In other windows who touches memory waits in a fault, which is a stall.
+    """
+    workload = case.workload
+    begin = workload.clock_start_ns
+    spans = [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows if w.kind == "pause"]
+    if not spans:
+        return workload
+    away = np.zeros(workload.faults, dtype=np.int64)
+    for first, last in spans:
+        since = np.maximum(workload.recorded_start_ns - workload.think_ns, first)
+        away += np.maximum(np.minimum(workload.recorded_start_ns, last) - since, 0)
+    away[~counted(workload)[workload.accessor_of_row()]] = 0
+    asleep_ns = workload.asleep_ns
+    if asleep_ns.size:
+        asleep_ns = np.maximum(asleep_ns - away, 0)
+    return replace(workload, think_ns=workload.think_ns - away, asleep_ns=asleep_ns, _cache={})
+
+
+def as_missing(workload: Workload, used: Used | None) -> Workload:
+    """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
+    if used is None or used.name != "host-lazy":
+        return workload
+    kernel = np.isin(workload.cls, [CLASSES.index(name) for name in OF_KERNEL])
+    rows = np.flatnonzero(kernel)
+    order = rows[np.argsort(workload.recorded_start_ns[rows], kind="stable")]
+    _, first = np.unique(workload.page[order], return_index=True)
+    cls = workload.cls.copy()
+    cls[order[first]] = CLASSES.index("missing")
+    return replace(workload, cls=cls, _cache={})
+
+
+def numbers_of(stalls: Ints, run_time_ns: int, held: int = 0) -> Numbers:
+    """The numbers of stalls in ns (int64[F], any order); `held` is what windows held on top."""
+    ranked = np.sort(stalls)
+    mean = round(float(stalls.mean())) if len(stalls) else 0
+    p50, p90, p99 = (quantile(ranked, q) for q in (0.5, 0.9, 0.99))
+    return Numbers(len(stalls), int(stalls.sum()) + held, mean, p50, p90, p99, run_time_ns, held)
