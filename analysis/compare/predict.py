@@ -190,7 +190,7 @@ def run(
         # The engine drops a window's fault where that window is not replayed; a rail keeps what was recorded.
         window, missing = CLASSES.index("window"), CLASSES.index("missing")
         cls = np.where(workload.cls == window, missing, workload.cls).astype(workload.cls.dtype)
-        workload = replace(workload, cls=cls, _cache={})
+        workload = replace(workload, cls=cls)
     return simulate(
         workload,
         mechanism,

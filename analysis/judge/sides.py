@@ -187,7 +187,7 @@ def without_pauses(case: Case) -> Workload:
     asleep_ns = workload.asleep_ns
     if asleep_ns.size:
         asleep_ns = np.maximum(asleep_ns - away, 0)
-    return replace(workload, think_ns=workload.think_ns - away, asleep_ns=asleep_ns, _cache={})
+    return replace(workload, think_ns=workload.think_ns - away, asleep_ns=asleep_ns)
 
 
 def as_missing(workload: Workload, used: Used | None) -> Workload:
@@ -200,7 +200,7 @@ def as_missing(workload: Workload, used: Used | None) -> Workload:
     _, first = np.unique(workload.page[order], return_index=True)
     cls = workload.cls.copy()
     cls[order[first]] = CLASSES.index("missing")
-    return replace(workload, cls=cls, _cache={})
+    return replace(workload, cls=cls)
 
 
 def numbers_of(stalls: Ints, run_time_ns: int, held: int = 0) -> Numbers:

@@ -19,7 +19,7 @@ from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
 from faultreplay.replay.workload.pages import Pages, pages_of
-from faultreplay.replay.workload.workload import Workload
+from faultreplay.replay.workload.workload import Workload, derived
 
 Ints = npt.NDArray[np.int64]
 _EMPTY = np.zeros(0, np.int64)
@@ -435,12 +435,12 @@ def _warnings(workload: Workload, mechanism: Mechanism, program: Program, counts
 
 def _counts(workload: Workload) -> Ints:
     """int64[classes, accessor kinds]: faults of each."""
-    key = "counts"
-    if key not in workload._cache:
-        counts = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
-        for a in range(workload.accessors):
-            part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
-            counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
-        workload._cache[key] = counts
-    found: Ints = workload._cache[key]
-    return found
+    return derived(workload, "counts", lambda: _count(workload))
+
+
+def _count(workload: Workload) -> Ints:
+    counts = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
+    for a in range(workload.accessors):
+        part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
+        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
+    return counts

@@ -17,7 +17,7 @@ from faultreplay.faulttrace.errors import UsageError
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.engine.jit import jit
 from faultreplay.replay.language.words import CLASSES, CONTENT_CLASSES
-from faultreplay.replay.workload.workload import Workload
+from faultreplay.replay.workload.workload import Workload, derived
 
 _CONTENT = np.array([name in CONTENT_CLASSES for name in CLASSES])
 
@@ -36,7 +36,7 @@ class Pages:
 
 
 def pages_of(workload: Workload, granule_bytes: int, *, track: bool, everything: bool, refill_bytes: int) -> Pages:
-    """Flags for one granule. Cached in the workload: replications over seeds share it.
+    """Flags for one granule. Found out once a workload.
 
     Args:
         track: look shared granules up at all (some path coalesces)
@@ -44,11 +44,8 @@ def pages_of(workload: Workload, granule_bytes: int, *, track: bool, everything:
         refill_bytes: a window may empty stage 2, and one fault maps so much again: mark each accessor's first fault on
             each such range; 0: none does
     """
-    key = (granule_bytes, track, everything, refill_bytes)
-    if key not in workload._cache:
-        workload._cache[key] = _pages(workload, granule_bytes, track, everything, refill_bytes)
-    found: Pages = workload._cache[key]
-    return found
+    options = (granule_bytes, track, everything, refill_bytes)
+    return derived(workload, ("pages", *options), lambda: _pages(workload, *options))
 
 
 def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool, refill_bytes: int) -> Pages:

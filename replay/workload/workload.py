@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,10 @@ Ints = npt.NDArray[np.int64]
 ACCESS_CODES: Final = {"r": 0, "w": 1, "x": 2}
 UNKNOWN: Final = -1
 _NONE: Final = np.zeros(0, np.int64)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two workloads are one only if they are the same object: `derived` hangs on it
 class Workload:
     """Faults of `A` accessors, `F` in all, in compressed rows: accessor a owns rows
     accessor_start[a]:accessor_start[a+1].
@@ -53,7 +56,6 @@ class Workload:
     """CLOCK_MONOTONIC at the beginning of the recording"""
     origin: str = "recorded"
     notes: tuple[str, ...] = ()
-    _cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def faults(self) -> int:
@@ -145,6 +147,21 @@ class Workload:
         if last < self.accessor_start[a]:
             return 0
         return int(self.recorded_start_ns[last] + max(int(self.recorded_stall_ns[last]), 0))
+
+
+_DERIVED: Final[WeakKeyDictionary[Workload, dict[Hashable, Any]]] = WeakKeyDictionary()
+
+
+def derived(workload: Workload, key: Hashable, make: Callable[[], T]) -> T:
+    """What `make` finds out about `workload`, found out once; gone with the workload.
+
+    Replications over seeds and mechanisms share it. A changed workload is another object and starts anew.
+    """
+    known = _DERIVED.setdefault(workload, {})
+    if key not in known:
+        known[key] = make()
+    found: T = known[key]
+    return found
 
 
 def make_workload(
