@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SAMPLE ?= sample-traces/guest-uffd-missing.trace
+.DEFAULT_GOAL := help
 
-.PHONY: demo test lint slow kernels postcopy check bench soak lock clean
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: help demo test lint slow kernels postcopy check bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -29,7 +33,7 @@ lint: $(VENV)/.installed-dev  ## style, types, and which package may import whic
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint test  ## style, types, imports and the tests
 
 bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
 	$(BIN)/python benchmarks/engine.py
@@ -57,5 +61,5 @@ lock:  ## make the lock files anew from pyproject.toml
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra plot -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra dev --extra dask -o requirements-dev.lock pyproject.toml
 
-clean:
+clean:  ## remove the venv and the caches
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
