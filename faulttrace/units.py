@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from faultreplay.faulttrace.errors import UsageError
 
@@ -16,36 +17,54 @@ _NS = {
     "h": 3_600_000_000_000,
 }
 _BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|s|m|h)?")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|s|m|h)?", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+
+LONGEST_NS: Final = 10**15
+"""The longest time that is reckoned with (11 days): sums over millions of such times still fit in 64 bits."""
+MOST_BYTES: Final = 1 << 60
+"""The largest size, and the highest rate in bytes/s, that is reckoned with."""
 
 
 def parse_duration_ns(text: str, *, default_unit: str | None = None) -> int:
     """Integer ns of ``200us``, ``1.5ms``, ``2s``; a bare number needs `default_unit` (or is 0).
 
     Raises:
-        UsageError: not a duration.
+        UsageError: not a duration, longer than `LONGEST_NS`, or so short that it would be rounded to 0.
     """
     match = _DURATION.fullmatch(text.strip())
     if match:
         unit = match[2] or default_unit
         if unit:
-            return round(float(match[1]) * _NS[unit])
+            return _whole(text.strip(), float(match[1]) * _NS[unit], LONGEST_NS, "ns", "1e15 ns (11 days)")
         if float(match[1]) == 0:
             return 0
-    raise UsageError(f"'{text}' is not a duration: write a number and a unit, as 200us, 1.5ms or 2s")
+    raise UsageError(f"'{_short(text)}' is not a duration: write a number and a unit, as 200us, 1.5ms or 2s")
 
 
 def parse_size_bytes(text: str) -> int:
     """Integer bytes of ``4096``, ``4K``, ``64M``, ``1GiB`` (powers of 1024).
 
     Raises:
-        UsageError: not a size.
+        UsageError: not a size, larger than `MOST_BYTES`, or so small that it would be rounded to 0.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise UsageError(f"'{text}' is not a size: write a number and a unit, as 4K, 64M or 1G")
-    return round(float(match[1]) * _BYTES[match[2].lower()])
+        raise UsageError(f"'{_short(text)}' is not a size: write a number and a unit, as 4K, 64M or 1G")
+    return _whole(text.strip(), float(match[1]) * _BYTES[match[2].lower()], MOST_BYTES, "byte", f"{MOST_BYTES >> 40}T")
+
+
+def _whole(text: str, value: float, most: int, unit: str, most_text: str) -> int:
+    """`value` rounded; neither made 0 (which often means "no limit") nor past what 64 bits can add up."""
+    if not value <= most:
+        raise UsageError(f"'{_short(text)}' is more than {most_text}, the most that is reckoned with")
+    if 0 < value < 1:
+        raise UsageError(f"'{_short(text)}' is less than 1 {unit}, the least there is: write 0 or a whole number")
+    return round(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def format_ns(ns: float) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
+from faultreplay.faulttrace.units import (
+    LONGEST_NS,
+    MOST_BYTES,
+    format_bytes,
+    format_ns,
+    parse_duration_ns,
+    parse_size_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +68,24 @@ def test_format_ns_keeps_three_digits(ns: int) -> None:
 def test_format_bytes() -> None:
     assert format_bytes(812) == "812 B"
     assert format_bytes(2.5 * (1 << 20)) == "2.50 MiB"
+
+
+@pytest.mark.parametrize("text", ["1000001s", "278h", "9" * 400 + "s"])
+def test_times_that_64_bits_cannot_add_up_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="the most that is reckoned with"):
+        parse_duration_ns(text)
+    assert parse_duration_ns("1000000s") == LONGEST_NS
+
+
+@pytest.mark.parametrize("text", ["2097153T", "9" * 400])
+def test_sizes_that_64_bits_cannot_add_up_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="the most that is reckoned with"):
+        parse_size_bytes(text)
+    assert parse_size_bytes("1048576T") == MOST_BYTES
+
+
+@pytest.mark.parametrize("parse", [parse_duration_ns, parse_size_bytes])
+def test_what_would_be_rounded_to_the_special_0_is_refused(parse: Callable[[str], int]) -> None:
+    with pytest.raises(UsageError, match="the least there is"):
+        parse("0.4ns" if parse is parse_duration_ns else "0.5")
+    assert parse("0") == 0
