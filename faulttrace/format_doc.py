@@ -1,4 +1,7 @@
-"""The tables of docs/trace-format.md, made from the schema: `python -m faultreplay.faulttrace.format_doc docs/trace-format.md`."""
+"""The tables of docs/trace-format.md, made from the schema.
+
+`python -m faultreplay.faulttrace.format_doc docs/trace-format.md`
+"""
 
 from __future__ import annotations
 
