@@ -1,4 +1,7 @@
-"""The files of a trace on disk: written whole or not at all, read with one line for each way of being damaged."""
+"""The files of a trace on disk: written whole or not at all, read with one line for each way of being damaged.
+
+Text files of users (mechanisms, costs): `faulttrace.regular.read_text_file`.
+"""
 
 from __future__ import annotations
 
