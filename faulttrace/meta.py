@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.lab_facts import LabFacts
 from faultreplay.faulttrace.schema import SCHEMA_VERSION
 
 MAX_META_BYTES = 64 << 20
@@ -163,7 +164,7 @@ class Meta:
     losses: Losses = field(default_factory=Losses)
     recorder: RecorderCost = field(default_factory=RecorderCost)
     windows: list[WindowSpan] = field(default_factory=list)
-    lab: dict[str, Any] = field(default_factory=dict)
+    lab: LabFacts = field(default_factory=LabFacts)
     extra: dict[str, Any] = field(default_factory=dict)
     complete: bool = False
 

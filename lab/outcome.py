@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from faultreplay.faulttrace.lab_facts import LabAccessor, LabFacts, LabServices, LabTotals, LabWaiters, LabWindow
 from faultreplay.faulttrace.schema import TRUTH
 from faultreplay.lab.lists import AccessList
 from faultreplay.lab.program import Program
 from faultreplay.lab.spec import PAGE_BYTES, WATCH, LabResult, LabSpec
 from faultreplay.lab.truth import WAITS_FOR_THAW, Clock, read_services, truth_table, verify
 
-_ACCESSOR_FACTS = ("done", "left", "efault_exits", "mmio_exits", "kicks", "parked_ns")
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -39,7 +39,7 @@ def collect(
     ran = [w for w in done["windows"] if w["ran"]]
     base_ns = int(done["base_ns"])
     end_ns = pc.max(truth["end_ns"]).as_py() if truth.num_rows else int(done["end_ns"])
-    lab: dict[str, Any] = {
+    lab: LabFacts = {
         "spec": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(spec).items()},
         "base_ns": base_ns,
         "run_time_ns": end_ns - base_ns,
@@ -47,7 +47,7 @@ def collect(
         "data_pages": guest.facts["data_bytes"] // PAGE_BYTES,
         "pinned": spec.pinned,
         "accesses": truth.num_rows,
-        "accessors": [{key: a[key] for key in _ACCESSOR_FACTS} for a in done["accessors"]],
+        "accessors": [_accessor(a) for a in done["accessors"]],
         "per_accessor": _totals(truth, base_ns),
         "services": _service_summary(services),
         "windows": ran,
@@ -73,6 +73,17 @@ def collect(
     return LabResult(spec, out, truth, services, lab, windows, problem, facts)
 
 
+def _accessor(a: dict[str, Any]) -> LabAccessor:
+    return {
+        "done": a["done"],
+        "left": a["left"],
+        "efault_exits": a["efault_exits"],
+        "mmio_exits": a["mmio_exits"],
+        "kicks": a["kicks"],
+        "parked_ns": a["parked_ns"],
+    }
+
+
 def _guest_offsets(accessors: list[dict[str, Any]], clock: Clock) -> tuple[list[int], float]:
     """Guest TSC minus ours, and how sure that is: 0 where the guest's reading lies between two of ours."""
     offsets, error_ns = [], 0.0
@@ -86,7 +97,7 @@ def _guest_offsets(accessors: list[dict[str, Any]], clock: Clock) -> tuple[list[
     return offsets, error_ns
 
 
-def _totals(truth: pa.Table, base_ns: int) -> list[dict[str, int]]:
+def _totals(truth: pa.Table, base_ns: int) -> list[LabTotals]:
     frame = truth.append_column("dur", pc.subtract(truth["end_ns"], truth["start_ns"]))
     grouped = frame.group_by("tid").aggregate([("dur", "sum"), ("dur", "count"), ("end_ns", "max")])
     return [
@@ -108,7 +119,7 @@ def _quantiles(values: npt.NDArray[np.int64]) -> dict[str, float]:
     return {"n": len(values), **moments, **quantiles, "max": float(values.max())}
 
 
-def _service_summary(services: npt.NDArray[np.void]) -> dict[str, Any]:
+def _service_summary(services: npt.NDArray[np.void]) -> LabServices:
     """How long content took to come and to be placed, by the resolver's own clock, in ns."""
     first = services[services["result"] == 0]
     return {
@@ -120,11 +131,11 @@ def _service_summary(services: npt.NDArray[np.void]) -> dict[str, Any]:
     }
 
 
-def _waiters(truth: pa.Table, services: npt.NDArray[np.void], window: dict[str, Any]) -> dict[str, Any]:
+def _waiters(truth: pa.Table, services: npt.NDArray[np.void], window: LabWindow) -> LabWaiters:
     """Accesses in progress when the window began to end, and the writers whose message met a freeze."""
     start, end = truth["start_ns"], truth["end_ns"]
     met = truth.filter(pc.and_(pc.less(start, window["end_from_ns"]), pc.greater(end, window["end_from_ns"])))
-    waiters: dict[str, Any] = {"kind": window["kind"], "accesses": met.num_rows}
+    waiters: LabWaiters = {"kind": window["kind"], "accesses": met.num_rows}
     if window["kind"] == "freeze":
         inside = (services["msg_ns"] >= window["begin_from_ns"]) & (services["msg_ns"] < window["end_ns"])
         waiters["writers"] = int(np.count_nonzero(inside & (services["result"] == WAITS_FOR_THAW)))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.lab_facts import LabFacts
 
 MAX_ACCESSORS: Final = 64
 PAGE_BYTES: Final = 4096
@@ -167,7 +168,7 @@ class LabResult:
     out: Path | None
     truth: pa.Table  # columns of faulttrace.schema.TRUTH
     services: npt.NDArray[np.void]  # a row a resolution: page, msg_ns, fetched_ns, placed_ns, faulter, handler, result
-    lab: dict[str, Any]  # as in meta.json
+    lab: LabFacts
     windows: list[tuple[str, int, int]]  # kind, start_ns, end_ns as they really were
     problem: str = ""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -185,8 +185,8 @@ def test_traces_are_private(tmp_path: Path) -> None:
 
 
 def test_meta_extra_goes_into_the_meta(tmp_path: Path) -> None:
-    _, trace = _record(tmp_path / "a.trace", "true", meta_extra={"origin": "lab", "lab": {"vcpus": 2}, "note": "x"})
-    assert (trace.meta.origin, trace.meta.lab, trace.meta.extra["note"]) == ("lab", {"vcpus": 2}, "x")
+    _, trace = _record(tmp_path / "a.trace", "true", meta_extra={"origin": "lab", "lab": {"pinned": True}, "note": "x"})
+    assert (trace.meta.origin, trace.meta.lab, trace.meta.extra["note"]) == ("lab", {"pinned": True}, "x")
 
 
 def test_a_pid_of_nothing_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

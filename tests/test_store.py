@@ -264,6 +264,12 @@ def test_every_kind_is_explained_in_terms_of_the_schema() -> None:
 
 
 def test_meta_json_survives_a_round_trip() -> None:
-    meta = Meta(lab={"pages": 3, "nested": [1, {"a": None}]})
+    meta = Meta(lab={"data_pages": 3, "spec": {"nested": [1, {"a": None}]}}, extra={"nested": [1, {"a": None}]})
     assert Meta.from_json(meta.to_json()) == meta
     assert json.loads(meta.to_json())["schema_version"] == 1
+
+
+def test_a_wrong_type_in_what_the_lab_says_names_its_place() -> None:
+    data = Meta(lab={"windows": []}).to_json().replace(b'"windows": []', b'"windows": 7')
+    with pytest.raises(IncompleteData, match=r"meta.json: damaged: .*windows"):
+        Meta.from_json(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ def _memslot_samples(events: pl.DataFrame, whole: bool = False) -> dict[str, Sam
 
 def _pause_samples(trace: Trace) -> dict[str, Samples]:
     """Kick: first signal until the last vCPU is out; resume: letting go until each calls KVM_RUN again."""
-    told: list[dict[str, Any]] = [w for w in trace.meta.lab.get("windows", []) if w.get("kind") == "pause"]
+    told = [w for w in trace.meta.lab.get("windows", []) if w.get("kind") == "pause"]
     if not told:
         return {}
     enters = trace.events(kinds=[Kind.KVM_RUN_ENTER], columns=["tid"])

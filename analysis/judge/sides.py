@@ -86,9 +86,9 @@ def measured_side(case: Case) -> Side:
     lab = case.trace.meta.lab
     held, held_accessors = int(inside.sum()), len(np.unique(owner[mine][inside > 0]))
     if waiters := lab.get("waiters"):
-        held, held_accessors = (sum(int(w.get(key, 0)) for w in waiters) for key in ("waited_ns", "accesses"))
+        held, held_accessors = sum(w.get("waited_ns", 0) for w in waiters), sum(w.get("accesses", 0) for w in waiters)
     # A vCPU that was computing when a pause came has no access that waited; the lab knows how long it was parked.
-    parked = [ns for a in lab.get("accessors") or [] if (ns := int(a.get("parked_ns", 0)))]
+    parked = [ns for a in lab.get("accessors") or [] if (ns := a.get("parked_ns", 0))]
     if parked:
         held, held_accessors = sum(parked), len(parked)
     start_ns, stall_ns = workload.recorded_start_ns, workload.recorded_stall_ns
