@@ -19,7 +19,6 @@ from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_
 from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
-from faultreplay.replay.language.compiler import Compiler
 from faultreplay.replay.language.costs import CostTable, load_costs, shipped_for
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
 from faultreplay.replay.language.words import CLASSES
@@ -283,20 +282,25 @@ def measured_run_time_ns(workload: Workload) -> int:
 
 def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.bool_]:
     """Faults whose stall the mechanism makes. Others are replayed with what was recorded: no prediction to judge."""
-    compiler = Compiler(mechanism, {}, accessors=workload.accessors, page_bytes=workload.page_bytes, needed=())
+    answers = [(pair, mechanism.answer(*names)) for pair, names in _present(workload)]
+    return _rows_of(workload, [pair for pair, answer in answers if answer.simulated])
+
+
+def _rows_of(workload: Workload, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Faults of these (class, accessor kind)."""
     kinds = workload.accessor_kind[workload.accessor_of_row()]
     rows = np.zeros(workload.faults, dtype=np.bool_)
-    for cls, kind in _present(workload):
-        _, stages = compiler.choose(compiler.serving(mechanism, ACCESSORS[kind]), CLASSES[cls], ACCESSORS[kind])
-        if not any(s.verb == "recorded" for s in stages):
-            rows |= (workload.cls == cls) & (kinds == kind)
+    for cls, kind in pairs:
+        rows |= (workload.cls == cls) & (kinds == kind)
     return rows
 
 
-def _present(workload: Workload) -> list[tuple[int, int]]:
+def _present(workload: Workload) -> list[tuple[tuple[int, int], tuple[str, str]]]:
+    """The (class, accessor kind) that occur, as numbers and as names."""
     kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
-    pairs = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)
-    return [divmod(int(pair), len(ACCESSORS)) for pair in pairs]
+    numbers = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)
+    pairs = [divmod(int(number), len(ACCESSORS)) for number in numbers]
+    return [((cls, kind), (CLASSES[cls], ACCESSORS[kind])) for cls, kind in pairs]
 
 
 def mean_metrics(several: Sequence[Metrics]) -> Metrics:

@@ -22,12 +22,6 @@ _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 _TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
 _MOST_DRAWS = 60
 _DRAWS_PER_DELAY = 3
-_STAGE2 = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awake": True}, 0))
-_RECORDED = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
-_RECORDED_AWAKE = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
-_KERNEL_ALONE = ("stage2", "minor-host")
-"""Classes whose faults the accessor's own thread resolves in the kernel: all of what was recorded is work."""
-_NOTHING = (Stage("wake", 0, {}, 0),)
 
 
 @dataclass(frozen=True)
@@ -157,41 +151,17 @@ class Compiler:
 
     def path_for(self, name: str, kind: str) -> int:
         """pc of the path a class of fault takes for a kind of accessor; compiled once."""
-        server = self.serving(self.top, kind)
-        path_name, stages = self.choose(server, name, kind)
-        key = (server.name if server else "", path_name)
+        answer = self.top.answer(name, kind)
+        if answer.by == "recorded":
+            self.unserved.setdefault(name, set()).add(kind)
+        key = (answer.server.name if answer.server else "", answer.path)
         if key not in self.done:
             self.unlimited: list[tuple[int, int]] = []
-            self.done[key] = (self.path(server or self.top, stages), self.unlimited)
+            self.done[key] = (self.path(answer.server or self.top, answer.stages), self.unlimited)
         pc, unlimited = self.done[key]
         if unlimited:
             self.moved[name, kind] = unlimited
         return pc
-
-    def serving(self, mechanism: Mechanism, kind: str) -> Mechanism | None:
-        """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""
-        if kind in mechanism.serves:
-            return mechanism
-        other = mechanism.fallback.get(kind)
-        return self.serving(other, kind) if other else None
-
-    def choose(self, server: Mechanism | None, name: str, kind: str) -> tuple[str, tuple[Stage, ...]]:
-        """The path of a class of fault; what a mechanism does not name takes as long as it took."""
-        paths = server.paths if server else {}
-        if name == "rewrite":
-            return (name, paths[name]) if name in paths else ("(nothing)", _NOTHING)
-        if name in ("present", "refault"):
-            for candidate in (name, "stage2"):
-                if candidate in paths:
-                    return candidate, paths[candidate]
-            return "(stage2)", _STAGE2
-        target = server.classes.get(name, name) if server else name
-        if target in paths:
-            return target, paths[target]
-        if name == "window":
-            return "(nothing)", _NOTHING
-        self.unserved.setdefault(name, set()).add(kind)
-        return ("(recorded awake)", _RECORDED_AWAKE) if name in _KERNEL_ALONE else ("(recorded)", _RECORDED)
 
     def emit(self, op: int, *operands: int) -> int:
         """Append an operation; its pc."""

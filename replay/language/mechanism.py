@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns, parse_size_bytes
@@ -33,6 +33,12 @@ _TOP: Final = frozenset(
         "push",
     }
 )
+KERNEL_ALONE: Final = ("stage2", "minor-host")
+"""Classes whose faults the accessor's own thread resolves in the kernel: all of what was recorded is work."""
+_STAGE2: Final = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awake": True}, 0))
+_RECORDED: Final = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
+_RECORDED_AWAKE: Final = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
+_NOTHING: Final = (Stage("wake", 0, {}, 0),)
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
 
 
@@ -57,6 +63,23 @@ class Resource:
     size: Any
     """servers: how many; link: bytes/s; a number or ``$param``"""
     per: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a class of fault by a kind of accessor is served."""
+
+    by: Literal["own", "fall-back", "recorded", "nothing"]
+    """a path of the mechanism's file, one of a file it falls back to, the stall of the recording, or no time at all"""
+    server: Mechanism | None
+    """whose path it is; None: of no file"""
+    path: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the path makes the stall; otherwise it is the one of the recording."""
+        return not any(stage.verb == "recorded" for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -96,6 +119,40 @@ class Mechanism:
     def granule_bytes(self) -> int:
         """The size in which missing memory is filled in."""
         return int(self.value(self.granule))
+
+    def serving(self, kind: str) -> Mechanism | None:
+        """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""
+        if kind in self.serves:
+            return self
+        other = self.fallback.get(kind)
+        return other.serving(kind) if other else None
+
+    def answer(self, name: str, kind: str) -> Answer:
+        """The path of a class of fault (or of ``present``, ``refault``, ``rewrite``) for a kind of accessor.
+
+        What nobody names takes as long as it took.
+        """
+        server = self.serving(kind)
+        paths = server.paths if server else {}
+        by: Literal["own", "fall-back"] = "own" if server is self else "fall-back"
+        built_in = {
+            "rewrite": ("(nothing)", _NOTHING),
+            "present": ("(stage2)", _STAGE2),
+            "refault": ("(stage2)", _STAGE2),
+        }
+        if name in built_in:
+            for candidate in (name,) if name == "rewrite" else (name, "stage2"):
+                if candidate in paths:
+                    return Answer(by, server, candidate, paths[candidate])
+            return Answer("nothing" if name == "rewrite" else "own", None, *built_in[name])
+        target = server.classes.get(name, name) if server else name
+        if target in paths:
+            return Answer(by, server, target, paths[target])
+        if name == "window":
+            return Answer("nothing", None, "(nothing)", _NOTHING)
+        if name in KERNEL_ALONE:
+            return Answer("recorded", None, "(recorded awake)", _RECORDED_AWAKE)
+        return Answer("recorded", None, "(recorded)", _RECORDED)
 
     def with_params(self, changes: Mapping[str, Any]) -> Mechanism:
         """The same mechanism with some parameters set; numbers, or texts with a unit as ``10us`` or ``2M``.
