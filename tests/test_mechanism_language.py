@@ -189,3 +189,24 @@ def test_no_mechanism_depends_on_the_order_in_which_accessors_are_listed(name: s
     there = simulate(make_workload(streams), mechanism, table)
     back = simulate(make_workload(streams[::-1]), mechanism, table)
     np.testing.assert_array_equal(there.stall_ns.reshape(3, 50), back.stall_ns.reshape(3, 50)[::-1])
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_workload_without_missing_content_is_replayed_too(name: str) -> None:
+    """A stream that brings content has nothing to bring to stage-2 faults and writes to protected memory."""
+    work = make_workload(
+        [
+            {"think_ns": [1_000] * 5, "cls": cls, "page": range(5), "recorded_stall_ns": [2_000] * 5}
+            for cls in ("stage2", "write-protect")
+        ]
+    )
+    result = simulate(work, load_mechanism(name), load_costs(), seed=4)
+    assert result.accessor_faults.sum() == work.faults
+    assert (result.stall_ns >= 0).all()
+
+
+def test_a_stream_of_untouched_memory_needs_no_content_fault() -> None:
+    mechanism = load_mechanism("prefetch-working-set").with_params({"memory": "1M"})
+    work = make_workload([{"think_ns": [10_000_000], "cls": "stage2", "recorded_stall_ns": [2_000]}])
+    result = simulate(work, mechanism, load_costs())
+    assert result.resources["link"].bytes_moved == 1 << 20

@@ -327,7 +327,8 @@ class _Run:
         order = self.pages.order
         if push["order"] == "recorded":
             rows = np.argsort(_open_loop(self.w)[1], kind="stable")
-            granules = self.pages.granule[rows]
+            # Without a fault on missing content no granule is looked up.
+            granules = self.pages.granule[rows] if self.pages.granule.size else self.pages.granule
             granules = granules[granules >= 0]
             order = granules[np.sort(np.unique(granules, return_index=True)[1])]
         total = int(self.mechanism.value(push["memory"])) // granule_bytes
