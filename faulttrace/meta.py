@@ -5,6 +5,7 @@ Decoding is strict (msgspec): a wrong type names its place, an unknown key of a 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,23 @@ class Host:
     mem_bytes: int = 0
     distro: str = ""
     kvm_flavour: KvmFlavour = "unknown"
+    cpu_id: str = ""  # family-model-stepping, microcode: what a model name in a VM does not tell
+    kvm_params: dict[str, str] = field(default_factory=dict)  # MODULE.PARAMETER -> value
+    mitigations: dict[str, str] = field(default_factory=dict)  # of CPU vulnerabilities, as the kernel names them
+    fingerprint: str = ""  # `fingerprint_of` when the trace was recorded; empty: not known
+
+
+def fingerprint_of(host: Host) -> str:
+    """Twelve hexadecimal digits, the same for hosts on which a fault costs the same.
+
+    Over the CPU, the kernel, the flavour of KVM with its modules' parameters, and the mitigations. Empty where the
+    kernel or the CPU is not known.
+    """
+    if not host.kernel or not (host.cpu_model or host.cpu_id):
+        return ""
+    parts = (host.kernel, host.machine, host.cpu_model, host.cpu_id, host.kvm_flavour)
+    tables = (sorted(table.items()) for table in (host.kvm_params, host.mitigations))
+    return hashlib.sha256(msgspec.json.encode([*parts, *tables])).hexdigest()[:12]
 
 
 @dataclass

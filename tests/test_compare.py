@@ -17,6 +17,7 @@ from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import Comparison, as_records, compare
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import Setup, replications, run
+from faultreplay.analysis.compare.sources import TRACE, CostSource, Origin
 from faultreplay.cli import compare_view, render
 from faultreplay.cli.main import _exit_code, main
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -79,18 +80,18 @@ def test_the_recorded_mechanism_is_predicted_and_judged(comparison: Comparison) 
 
 def test_costs_of_the_trace_win_and_the_rest_is_named(comparison: Comparison) -> None:
     rows = {row.mechanism: row for row in comparison.rows}
-    assert rows["uffd-missing"].costs["fetch"] == "this trace"
-    assert rows["kvm-exit"].costs["exit_userspace"] in ("published", "assumed")
+    assert rows["uffd-missing"].costs["fetch"] == TRACE
+    assert rows["kvm-exit"].costs["exit_userspace"].origin is Origin.PUBLISHED
     assert rows["kvm-exit"].marked
     assert not rows["uffd-missing"].marked
     assert any("costs measured in this trace" in note and "fetch" in note for note in comparison.notes)
-    assert any("of other hardware" in note and "exit_userspace" in note for note in comparison.notes)
+    assert any("foreign" in note and "exit_userspace" in note for note in comparison.notes)
     assert not rows["ideal"].costs
 
 
 def test_without_fitting_nothing_is_measured_in_this_trace(trace: Path) -> None:
     bare = compare(open_case(open_trace(trace), Setup(), fit=False), ["uffd-missing"])
-    assert bare.rows[0].costs["fetch"] != "this trace"
+    assert bare.rows[0].costs["fetch"] != TRACE
     assert bare.rows[0].marked
 
 
@@ -225,12 +226,10 @@ def test_the_command_writes_files_and_codes(tmp_path: Path, trace: Path, capsys:
 
 def test_own_cost_file_is_named(tmp_path: Path, trace: Path) -> None:
     mine = tmp_path / "mine.toml"
-    mine.write_text(
-        'title = "t"\n[costs.exit_userspace]\nvalue = "100us"\nprovenance = "measured-host"\nsource = "s"\n'
-    )
+    mine.write_text('title = "t"\n[costs.exit_userspace]\nvalue = "100us"\nprovenance = "assumed"\nsource = "s"\n')
     slow = compare(open_case(open_trace(trace), Setup(cost_files=[str(mine)])), ["kvm-exit"]).rows[0]
     fast = compare(open_case(open_trace(trace), Setup()), ["kvm-exit"]).rows[0]
-    assert slow.costs["exit_userspace"] == "your file"
+    assert slow.costs["exit_userspace"] == CostSource(Origin.FILE, str(mine))
     assert slow.metrics.p50_ns > fast.metrics.p50_ns + 90_000
     with pytest.raises(UsageError):
         open_case(open_trace(trace), Setup(cost_files=["nowhere.toml"]))

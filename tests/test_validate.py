@@ -12,6 +12,7 @@ from made_traces import uffd_faults, write_trace
 
 from faultreplay.analysis.compare.plot import Panel, quantile_plot
 from faultreplay.analysis.compare.predict import Setup
+from faultreplay.analysis.compare.sources import TRACE
 from faultreplay.analysis.judge.cells import summarize, together
 from faultreplay.analysis.judge.judge import error_intervals, errors, relative_percent
 from faultreplay.analysis.judge.matrix import find, plan, validate_matrix
@@ -71,7 +72,7 @@ def test_a_trace_predicts_its_second_half(tmp_path: Path) -> None:
     assert cell.floor is not None
     assert cell.measured.faults == cell.predicted.faults == 300
     assert cell.intervals["total"].low <= cell.errors.total <= cell.intervals["total"].high  # type: ignore[operator]
-    assert cell.costs["fetch"] == "this trace"
+    assert cell.costs["fetch"] == TRACE
 
 
 def test_one_trace_predicts_other_handlers_of_another_seed(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from faultreplay.analysis.compare.predict import (
     Used,
     for_host,
     for_lab,
-    load_cost_files,
     load_with,
     measured_run_time_ns,
     mechanism_used,
     run,
     simulated_rows,
 )
+from faultreplay.analysis.compare.sources import CostSource, load_cost_files
 from faultreplay.analysis.judge.bootstrap import Interval
 from faultreplay.analysis.judge.judge import Errors, by_accessor, error_intervals, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -50,8 +50,8 @@ class Case:
     setup: Setup
     shipped: CostTable
     """shipped costs with the user's files on top"""
-    own: Mapping[str, str]
-    """costs that the user's files gave"""
+    where: Mapping[str, CostSource]
+    """where each of `shipped` comes from"""
     windows: tuple[Window, ...]
     windows_from: str
     fit: bool = True
@@ -98,12 +98,12 @@ def open_case(
     check_losses(trace, max_loss_percent)
     faults = trace.faults()
     workload = workload_of(trace, faults)
-    shipped, own = load_cost_files(setup.cost_files, trace.meta.host.kvm_flavour)
+    shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)
     spans, windows_from = windows_for(trace, workload, windows, used)
     setup = for_host(setup, trace.meta.host.kvm_flavour)
     setup = for_lab(setup, trace.meta) if as_pinned else setup
-    return Case(trace, faults, workload, used, setup, shipped, own, spans, windows_from, fit)
+    return Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit)
 
 
 def loss_percent(lost: int, kept: int) -> float:

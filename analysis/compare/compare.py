@@ -10,7 +10,7 @@ import numpy as np
 
 from faultreplay.analysis.compare.case import Case, held_out, loss_percent
 from faultreplay.analysis.compare.metrics import Metrics
-from faultreplay.analysis.compare.notes import is_borrowed, notes_of
+from faultreplay.analysis.compare.notes import notes_of
 from faultreplay.analysis.compare.predict import (
     Used,
     load_with,
@@ -21,6 +21,7 @@ from faultreplay.analysis.compare.predict import (
     run,
     simulated_rows,
 )
+from faultreplay.analysis.compare.sources import CostSource, sources_of
 from faultreplay.analysis.judge.bootstrap import Interval, intervals
 from faultreplay.analysis.judge.judge import Errors, by_accessor, errors
 from faultreplay.replay.engine.engine import Result
@@ -43,8 +44,7 @@ class Row:
     title: str
     params: Mapping[str, float]
     metrics: Metrics
-    costs: Mapping[str, str]
-    """cost -> ``this trace``, ``your file`` or the shipped table's provenance (published, assumed, ...)"""
+    costs: Mapping[str, CostSource]
     cost_means_ns: Mapping[str, float]
     total_interval: Interval | None
     borrowed_effect_percent: float | None
@@ -58,9 +58,9 @@ class Row:
         return abs(self.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
 
     @property
-    def borrowed(self) -> dict[str, str]:
-        """The costs of other hardware: not of this trace, nor of the user's files, nor of a host of its kind."""
-        return {name: how for name, how in self.costs.items() if is_borrowed(how)}
+    def borrowed(self) -> dict[str, CostSource]:
+        """The costs of other hardware."""
+        return {name: source for name, source in self.costs.items() if source.foreign}
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,7 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
     windows = case.windows_of(mechanism.name)
     results = replications(workload, mechanism, costs, setup, windows)
     first = results[0]
-    sources = {
-        cost: "this trace" if cost in fitted else case.own.get(cost, provenance)
-        for cost, provenance in first.costs_used.items()
-    }
+    sources = sources_of(first.costs_used, case.where, fitted)
     interval = None
     if setup.seeds > 1:
         groups = [[part for r in results for part in by_accessor(r.stall_ns, r.accessor, workload.accessors)]]
@@ -191,9 +188,9 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
 
 
 def _effect_of_borrowed(
-    case: Case, mechanism: Mechanism, costs: CostTable, sources: Mapping[str, str], result: Result
+    case: Case, mechanism: Mechanism, costs: CostTable, sources: Mapping[str, CostSource], result: Result
 ) -> float:
-    borrowed = [name for name, source in sources.items() if is_borrowed(source)]
+    borrowed = [name for name, source in sources.items() if source.foreign]
     if not borrowed or not result.total_stall_ns:
         return 0.0
     doubled = costs.merge(
@@ -240,7 +237,7 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
     for row in comparison.rows:
         record: dict[str, Any] = {"mechanism": row.mechanism, "row": "predicted"} | row.metrics.as_record()
         record["params"] = dict(row.params)
-        record["costs"] = dict(row.costs)
+        record["costs"] = {name: str(source) for name, source in row.costs.items()}
         record["cost_means_ns"] = dict(row.cost_means_ns)
         record["borrowed_costs"] = sorted(row.borrowed)
         record["borrowed_costs_doubled_change_total_percent"] = row.borrowed_effect_percent

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from faultreplay.analysis.compare.case import RAILS, Case
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
+from faultreplay.analysis.compare.sources import CostSource, Origin, words_of
 from faultreplay.faulttrace.units import format_ns
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import WINDOW_KINDS
-
-OWN: Final = ("this trace", "your file")
-_SAME_KIND: Final = "measured on a "
-_SOURCES: Final = {"this trace": "costs measured in this trace", "your file": "costs from your files"}
 
 
 class Predicted(Protocol):
@@ -23,9 +20,9 @@ class Predicted(Protocol):
     @property
     def mechanism(self) -> str: ...  # noqa: D102
     @property
-    def costs(self) -> Mapping[str, str]: ...  # noqa: D102
+    def costs(self) -> Mapping[str, CostSource]: ...  # noqa: D102
     @property
-    def borrowed(self) -> Mapping[str, str]: ...  # noqa: D102
+    def borrowed(self) -> Mapping[str, CostSource]: ...  # noqa: D102
     @property
     def borrowed_effect_percent(self) -> float | None: ...  # noqa: D102
     @property
@@ -43,22 +40,17 @@ def notes_of(case: Case, rows: Sequence[Predicted]) -> list[str]:
     return [*cost_notes(rows), *of_case, *_row_notes(rows)]
 
 
-def is_borrowed(source: str) -> bool:
-    """Whether a cost's source is other hardware: neither this trace, nor the user's file, nor a host of its kind."""
-    return source not in OWN and not source.startswith(_SAME_KIND)
-
-
 def cost_notes(rows: Sequence[Predicted]) -> list[str]:
     """Which costs come from where; for what is not this host's own, how much hangs on it."""
-    by_source: dict[str, set[str]] = {}
+    by_source: dict[CostSource, set[str]] = {}
     for row in rows:
         for cost, source in row.costs.items():
             by_source.setdefault(source, set()).add(cost)
-    notes = []
-    for source in sorted(by_source, key=lambda s: (s not in OWN, s)):
-        names = ", ".join(sorted(by_source[source]))
-        other = ", of other hardware" if is_borrowed(source) else ""
-        notes.append(f"{_SOURCES.get(source, f'costs {source}{other}')}: {names}")
+    order = list(Origin)
+    notes = [
+        f"{words_of(source)}: {', '.join(sorted(by_source[source]))}"
+        for source in sorted(by_source, key=lambda s: (order.index(s.origin), s.file))
+    ]
     effects = [
         f"{r.mechanism} {r.borrowed_effect_percent:+.1f} %"
         for r in rows

@@ -19,7 +19,7 @@ from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_
 from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
-from faultreplay.replay.language.costs import CostTable, load_costs, shipped_for
+from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
 from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import Workload
@@ -155,24 +155,6 @@ def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
 @functools.lru_cache
 def _shipped(name: str) -> Mechanism:
     return load_mechanism(name)
-
-
-def load_cost_files(names: Sequence[str], kvm_flavour: str = "") -> tuple[CostTable, dict[str, str]]:
-    """The costs to start from, and where those come from that are not the default table's.
-
-    Later wins: the default table, what is shipped for this kind of host (so that a mechanism that the trace does not
-    show is charged by the same kind of hardware as one that it does), the user's files.
-    """
-    table = load_costs()
-    where: dict[str, str] = {}
-    for more in shipped_for(kvm_flavour):
-        table = table.merge(more)
-        where |= dict.fromkeys(more, f"measured on a {kvm_flavour} host (costs/{more.name}.toml)")
-    for name in names:
-        more = load_costs(name)
-        table = table.merge(more)
-        where |= dict.fromkeys(more, "your file")
-    return table, where
 
 
 def run(

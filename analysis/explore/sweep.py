@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from faultreplay.analysis.compare.case import Case, check_losses, open_case
 from faultreplay.analysis.compare.metrics import Metrics
-from faultreplay.analysis.compare.predict import Setup, load_cost_files, load_with, mean_metrics, metrics_of, run
+from faultreplay.analysis.compare.predict import Setup, load_with, mean_metrics, metrics_of, run
+from faultreplay.analysis.compare.sources import load_cost_files
 from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
 from faultreplay.analysis.explore.crossover import Crossing, crossings
 from faultreplay.analysis.explore.workers import Outcome
@@ -26,6 +27,7 @@ from faultreplay.analysis.judge.dataset import DataSet
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.remote import identity, name_of, open_address
 from faultreplay.replay.language.costs import CostTable
+from faultreplay.replay.language.filed import filed_dir
 from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
 
 RANKED_BY: Final = ("total_stall_ns", "p50_ns", "p99_ns", "run_time_ns")
@@ -289,9 +291,10 @@ def _labels(identities: Mapping[str, str]) -> dict[str, str]:
 def _fingerprint(common: Common) -> str:
     setup = common.setup
     costs, _ = load_cost_files(setup.cost_files)
+    filed = [path.read_text(encoding="utf-8") for path in sorted(filed_dir().glob("*.toml"))]
     table = {name: [repr(cost.distribution), cost.provenance] for name, cost in costs.items()}
     how = [setup.loop, setup.retouch, setup.cpus, setup.pinned, setup.seed, setup.seeds, common.windows, common.fit]
-    return _hash([version(), table, how, setup.settings])
+    return _hash([version(), table, filed, how, setup.settings])
 
 
 def _mechanism_text(mechanism: Mechanism) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from faultreplay.analysis.compare.metrics import Ints
+from faultreplay.analysis.compare.sources import CostSource
 from faultreplay.analysis.judge.bootstrap import Interval
 from faultreplay.analysis.judge.judge import NAMES, Errors, relative_percent
 
@@ -63,7 +64,7 @@ class Cell:
     """what the floor was measured with"""
     bounds: tuple[Numbers, Numbers] | None
     """predicted if nothing, and if everything, that is there already is touched again"""
-    costs: dict[str, str]
+    costs: dict[str, CostSource]
     simulated_percent: float
     predicted_ns: Ints
     measured_ns: Ints
@@ -110,7 +111,11 @@ class Cell:
         for name, interval in self.intervals.items():
             record |= {f"{name}_error_low_percent": interval.low, f"{name}_error_high_percent": interval.high}
         record |= self.floor.as_record("floor_") if self.floor else {}
-        return record | {"floor_is": self.floor_is, "simulated_percent": self.simulated_percent, "costs": self.costs}
+        return record | {
+            "floor_is": self.floor_is,
+            "simulated_percent": self.simulated_percent,
+            "costs": {name: str(how) for name, how in self.costs.items()},
+        }
 
 
 def together(cells: Sequence[Cell]) -> Cell:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from faultreplay.analysis.compare.predict import (
     run,
     simulated_rows,
 )
+from faultreplay.analysis.compare.sources import HOST, sources_of
 from faultreplay.analysis.judge.cells import Cell
 from faultreplay.analysis.judge.judge import by_accessor, error_intervals, errors
 from faultreplay.analysis.judge.sides import (
@@ -69,7 +70,7 @@ def halves(case: Case) -> Cell:
         floor_is="first half measured against second half measured",
         again=numbers_of(half.first_ns, times[1]) if len(half.first_ns) else None,
         bounds=None,
-        costs=_sources(half.costs, half.fitted, case.own),
+        costs=sources_of(half.costs, case.where, half.fitted),
         simulated_percent=100.0,
         predicted_ns=half.predicted_ns,
         measured_ns=half.measured_ns,
@@ -144,10 +145,10 @@ def pair(
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
         again=repeated.numbers() if repeated else None,
         bounds=bounds,
-        costs=_sources(
+        costs=sources_of(
             result.costs_used,
+            {**source.where, **dict.fromkeys([*host, *near], HOST)},
             frozenset(fitted) - frozenset(near),
-            {**source.own, **dict.fromkeys([*host, *near], "this host")},
         ),
         simulated_percent=float(simulated),
         predicted_ns=one.stalls,
@@ -196,7 +197,3 @@ def _moved(target: Case, source: Case) -> Sequence[Window]:
 def _first_ns(workload: Workload) -> int:
     mine = counted(workload)[workload.accessor_of_row()]
     return int(workload.recorded_start_ns[mine].min(initial=np.iinfo(np.int64).max)) if mine.any() else 0
-
-
-def _sources(costs: Any, fitted: frozenset[str], own: Mapping[str, str]) -> dict[str, str]:
-    return {name: "this trace" if name in fitted else own.get(name, how) for name, how in costs.items()}

@@ -7,7 +7,7 @@ import platform
 import re
 from pathlib import Path
 
-from faultreplay.faulttrace.meta import Host, KvmFlavour
+from faultreplay.faulttrace.meta import Host, KvmFlavour, fingerprint_of
 
 CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", 21: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 
@@ -17,7 +17,7 @@ def describe_host() -> Host:
     cpuinfo = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     distro = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read("/etc/os-release"), re.MULTILINE)
-    return Host(
+    host = Host(
         kernel=platform.release(),
         machine=platform.machine(),
         cpu_model=model[1] if model else "",
@@ -25,7 +25,12 @@ def describe_host() -> Host:
         mem_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         distro=distro[1] if distro else "",
         kvm_flavour=kvm_flavour(),
+        cpu_id=_cpu_id(cpuinfo),
+        kvm_params=kvm_params(),
+        mitigations=_values(Path("/sys/devices/system/cpu/vulnerabilities")),
     )
+    host.fingerprint = fingerprint_of(host)
+    return host
 
 
 def kvm_flavour(modules: Path = Path("/sys/module"), kvm: Path = Path("/dev/kvm")) -> KvmFlavour:
@@ -34,6 +39,26 @@ def kvm_flavour(modules: Path = Path("/sys/module"), kvm: Path = Path("/dev/kvm"
         if (modules / module).exists():
             return flavour  # type: ignore[return-value]
     return "unknown" if kvm.exists() else "none"
+
+
+def kvm_params(modules: Path = Path("/sys/module")) -> dict[str, str]:
+    """MODULE.PARAMETER -> value, of the KVM modules that are loaded."""
+    found: dict[str, str] = {}
+    for module in sorted(modules.glob("kvm*")):
+        found |= {f"{module.name}.{key}": value for key, value in _values(module / "parameters").items()}
+    return found
+
+
+def _values(folder: Path) -> dict[str, str]:
+    """File name -> its one line, of the files that can be read."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {file.name: text for file in files if (text := _read(str(file)).strip())}
+
+
+def _cpu_id(cpuinfo: str) -> str:
+    names = ("cpu family", "model", "stepping", "microcode")
+    found = [re.search(rf"^{name}\s*:\s*(\S+)$", cpuinfo, re.MULTILINE) for name in names]
+    return "-".join(match[1] for match in found if match)
 
 
 def missing_capabilities() -> list[str]:

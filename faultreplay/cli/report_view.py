@@ -159,7 +159,7 @@ def _costs(rows: tuple[Row, ...]) -> list[dict[str, object]]:
     charged: dict[tuple[str, float, str], list[str]] = {}
     for row in rows:
         for cost, source in row.costs.items():
-            charged.setdefault((cost, row.cost_means_ns[cost], source), []).append(row.mechanism)
+            charged.setdefault((cost, row.cost_means_ns[cost], str(source)), []).append(row.mechanism)
     return [
         {"cost": cost, "mean_ns": mean_ns, "source": source, "mechanisms": ", ".join(names)}
         for (cost, mean_ns, source), names in sorted(charged.items())

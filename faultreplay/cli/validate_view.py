@@ -232,14 +232,12 @@ def _held_words(cell: Cell) -> list[str]:
 
 
 def _cost_words(cell: Cell) -> list[str]:
-    from faultreplay.analysis.compare.notes import is_borrowed
+    from faultreplay.analysis.compare.sources import TRACE, CostSource, words_of
 
-    by_source: dict[str, list[str]] = {}
+    by_source: dict[CostSource, list[str]] = {}
     for name, source in sorted(cell.costs.items()):
         by_source.setdefault(source, []).append(name)
-    other = ", of other hardware"
-    titles = {"this trace": f"costs from {cell.source}", "this host": "costs measured on this host"}
     return [
-        f"{titles.get(source, f'costs {source}' + other * is_borrowed(source))}: {', '.join(names)}"
+        f"{f'costs from {cell.source}' if source == TRACE else words_of(source)}: {', '.join(names)}"
         for source, names in by_source.items()
     ]

@@ -20,6 +20,7 @@ __all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "li
 PROVENANCES: Final = ("published", "measured-host", "measured-trace", "assumed")
 COSTS_DIR: Final = Path(__file__).parent.parent / "costs"
 _KEYS: Final = frozenset({"ns", "value", "median", "sigma", "quantiles", "provenance", "source", "n"})
+_HEAD: Final = ("title", "host", "date", "kvm_flavour", "fingerprint")
 _ON_CPU: Final = ("on_idle_cpu", "on_busy_cpu")
 
 
@@ -41,7 +42,15 @@ class Cost:
 class CostTable(Mapping[str, Cost]):
     """Cost name -> `Cost`. Immutable; `merge` makes a new one."""
 
-    def __init__(self, costs: Mapping[str, Cost], name: str = "", kvm_flavour: str = "") -> None:
+    def __init__(
+        self,
+        costs: Mapping[str, Cost],
+        name: str = "",
+        kvm_flavour: str = "",
+        fingerprint: str = "",
+        *,
+        shipped: bool = False,
+    ) -> None:
         for key, cost in costs.items():
             if key not in COST_NAMES:
                 raise UsageError(f"unknown cost '{key}': the costs are {', '.join(COST_NAMES)}")
@@ -51,6 +60,10 @@ class CostTable(Mapping[str, Cost]):
         self.name = name
         self.kvm_flavour = kvm_flavour
         """of the hosts it was measured on (vmx, svm, pvm); empty: of no one kind"""
+        self.fingerprint = fingerprint
+        """of the host it was measured on (`faulttrace.meta.fingerprint_of`); empty: not known"""
+        self.shipped = shipped
+        """comes with faultreplay"""
 
     def __getitem__(self, key: str) -> Cost:
         return self._costs[key]
@@ -90,10 +103,10 @@ def load_costs(name_or_path: str | Path = "default") -> CostTable:
 
 @functools.lru_cache
 def _shipped(name: str) -> CostTable:
-    return _load(name, COSTS_DIR / f"{name}.toml")
+    return _load(name, COSTS_DIR / f"{name}.toml", shipped=True)
 
 
-def _load(text: str, path: Path) -> CostTable:
+def _load(text: str, path: Path, *, shipped: bool = False) -> CostTable:
     try:
         source = path.read_text(encoding="utf-8")
     except OSError:
@@ -110,14 +123,14 @@ def _load(text: str, path: Path) -> CostTable:
         if key not in COST_NAMES:
             raise UsageError(f"{place}: unknown name; the costs are {', '.join(COST_NAMES)}")
         costs[key] = _cost(entry, place)
-    unknown = set(data) - {"title", "host", "date", "kvm_flavour"}
+    unknown = set(data) - set(_HEAD)
     if unknown:
         key = min(unknown)
         raise UsageError(
-            f"{path}:{line_of(source, (key,))}: unknown key '{key}': a cost file has title, host, date, "
-            "kvm_flavour, [costs.NAME]"
+            f"{path}:{line_of(source, (key,))}: unknown key '{key}': a cost file has {', '.join(_HEAD)}, [costs.NAME]"
         )
-    return CostTable(costs, path.stem, str(data.get("kvm_flavour", "")))
+    flavour, fingerprint = (str(data.get(key, "")) for key in ("kvm_flavour", "fingerprint"))
+    return CostTable(costs, path.stem, flavour, fingerprint, shipped=shipped)
 
 
 def shipped_for(kvm_flavour: str) -> tuple[CostTable, ...]:
@@ -127,12 +140,19 @@ def shipped_for(kvm_flavour: str) -> tuple[CostTable, ...]:
 
 
 def save_costs(
-    costs: CostTable, path: Path, *, title: str, host: str = "", date: str = "", kvm_flavour: str = ""
+    costs: CostTable,
+    path: Path,
+    *,
+    title: str,
+    host: str = "",
+    date: str = "",
+    kvm_flavour: str = "",
+    fingerprint: str = "",
 ) -> None:
     """Write `costs` as a file that `load_costs` reads back."""
     lines = [f"title = {_quoted(title)}", f"host = {_quoted(host)}", f"date = {_quoted(date)}"]
-    if kvm_flavour:
-        lines.append(f"kvm_flavour = {_quoted(kvm_flavour)}")
+    more = {"kvm_flavour": kvm_flavour, "fingerprint": fingerprint}
+    lines += [f"{key} = {_quoted(value)}" for key, value in more.items() if value]
     for name, cost in costs.items():
         lines += ["", f"[costs.{name}]", *_distribution_lines(cost.distribution)]
         parts = {key: getattr(cost, key) for key in _ON_CPU}
