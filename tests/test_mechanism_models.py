@@ -77,5 +77,5 @@ def test_check_names_line_key_and_reason(tmp_path: Path, capsys: pytest.CaptureF
     assert captured.err.count("\n") == 1
     path.write_text('[costs.trap]\nvalue = "-3us"\nprovenance = "assumed"\nsource = "x"\n')
     assert cli._exit_code(["models", "check", str(path)]) == 2
-    assert f"{path}:1: cost 'trap': '-3us' is not a duration" in capsys.readouterr().err
+    assert f"{path}:1: costs.trap: '-3us' is not a duration" in capsys.readouterr().err
     assert cli._exit_code(["models", "check", str(tmp_path / "no.toml")]) == 2

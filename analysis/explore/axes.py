@@ -16,6 +16,7 @@ from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.mechanism import Param, load_mechanism
 from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.reading import counts_things
 
 DEFAULT_POINTS: Final = 9
 MOST_POINTS: Final = 1000
@@ -139,7 +140,7 @@ def costs_at(costs: CostTable, point: Point, axes: Sequence[Axis]) -> CostTable:
 
 
 def _values(text: str, values: str, unit: Unit, param: Param | None) -> tuple[float, ...]:
-    whole = param is not None and param.default.is_integer() and unit in ("bytes", "number") and _counts(param)
+    whole = param is not None and counts_things(param.unit)
     match = _RANGE.fullmatch(values.strip())
     if not match:
         found = [_number(text, part, unit) for part in values.split(",") if part.strip()]
@@ -155,11 +156,6 @@ def _values(text: str, values: str, unit: Unit, param: Param | None) -> tuple[fl
         if unit == "ns" or whole:
             found = [float(round(value)) for value in found]
     return tuple(dict.fromkeys(found))
-
-
-def _counts(param: Param) -> bool:
-    """Whether a parameter counts things: then a range has whole numbers only."""
-    return param.unit not in ("", "ratio", "share", "probability") and not param.unit.endswith("/s")
 
 
 def _number(text: str, part: str, unit: Unit) -> float:

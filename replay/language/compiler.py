@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language.costs import Cost, Distribution
 from faultreplay.replay.language.distributions import TABLE_SIZE
@@ -325,10 +325,12 @@ class Compiler:
         if factor == 0:
             return 0, -1, 0
         distribution = self.distribution(mechanism, operand)
+        try:
+            distribution = distribution.scaled(factor) if factor != 1 else distribution
+        except UsageError as error:
+            raise UsageError(f"{mechanism.name} charges '{operand}' {factor:,} times: {error}") from None
         if distribution.is_constant:
-            return round(distribution.mean * factor), -1, 0
-        if factor != 1:
-            distribution = distribution.scaled(factor)
+            return round(distribution.mean), -1, 0
         table = self.table_ids.get(distribution)
         if table is None:
             table = self.table_ids[distribution] = len(self.tables)
@@ -359,7 +361,12 @@ class Compiler:
     def transfer_ns(self, mechanism: Mechanism, link: str, count: int) -> int:
         """ns that `count` bytes occupy a link; 0 bandwidth is no limit."""
         bandwidth = mechanism.value(mechanism.resources[link].size)
-        return -(-count * 1_000_000_000 // int(bandwidth)) if bandwidth >= 1 else 0
+        ns = -(-count * 1_000_000_000 // int(bandwidth)) if bandwidth >= 1 else 0
+        if ns > LONGEST_NS:
+            raise UsageError(
+                f"{mechanism.name}: {count:,} bytes take {ns:,} ns over '{link}': at most {LONGEST_NS:g} ns (11 days)"
+            )
+        return ns
 
     def per(self, mechanism: Mechanism, name: str) -> int:
         """Which instance of a resource a fault meets; one shard is the whole machine, for which no row is looked up."""

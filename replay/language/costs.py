@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,17 @@ from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.places import line_of
+from faultreplay.replay.language.reading import TomlFile, shown
 
 __all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "list_costs", "load_costs", "save_costs"]
 
 PROVENANCES: Final = ("published", "measured-host", "measured-trace", "assumed")
 COSTS_DIR: Final = Path(__file__).parent.parent / "costs"
-_KEYS: Final = frozenset({"ns", "value", "median", "sigma", "quantiles", "provenance", "source", "n"})
 _HEAD: Final = ("title", "host", "date", "kvm_flavour", "fingerprint")
 _ON_CPU: Final = ("on_idle_cpu", "on_busy_cpu")
+_KEYS: Final = frozenset({"value", "median", "sigma", "quantiles", "provenance", "source", "n", *_ON_CPU})
+_MOST_POINTS: Final = 10_000
+_MOST_SAMPLES: Final = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -108,28 +109,19 @@ def _shipped(name: str) -> CostTable:
 
 def _load(text: str, path: Path, *, shipped: bool = False) -> CostTable:
     try:
-        source = path.read_text(encoding="utf-8")
-    except OSError:
+        file = TomlFile.read(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"no cost table '{text}': shipped are {', '.join(list_costs())}; or give a .toml file"
         ) from None
-    try:
-        data = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-    costs: dict[str, Cost] = {}
-    for key, entry in data.pop("costs", {}).items():
-        place = f"{path}:{line_of(source, ('costs', key))}: cost '{key}'"
-        if key not in COST_NAMES:
-            raise UsageError(f"{place}: unknown name; the costs are {', '.join(COST_NAMES)}")
-        costs[key] = _cost(entry, place)
-    unknown = set(data) - set(_HEAD)
-    if unknown:
-        key = min(unknown)
-        raise UsageError(
-            f"{path}:{line_of(source, (key,))}: unknown key '{key}': a cost file has {', '.join(_HEAD)}, [costs.NAME]"
-        )
-    flavour, fingerprint = (str(data.get(key, "")) for key in ("kvm_flavour", "fingerprint"))
+    for key in file.data:
+        if key not in (*_HEAD, "costs"):
+            raise file.fail(f"unknown key '{key}': a cost file has {', '.join(_HEAD)}, [costs.NAME]", key)
+    for key in _HEAD:
+        if key != "date":  # TOML has dates of its own
+            file.words(file.data.get(key, ""), key)
+    costs = {key: _cost(file, key, entry) for key, entry in file.table(file.data.get("costs", {}), "costs").items()}
+    flavour, fingerprint = (file.data.get(key, "") for key in ("kvm_flavour", "fingerprint"))
     return CostTable(costs, path.stem, flavour, fingerprint, shipped=shipped)
 
 
@@ -161,42 +153,59 @@ def save_costs(
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _cost(entry: Any, place: str) -> Cost:
+def _cost(file: TomlFile, name: str, entry: Any) -> Cost:
+    place = ("costs", name)
+    if name not in COST_NAMES:
+        raise file.fail(f"cost '{name}': unknown name; the costs are {', '.join(COST_NAMES)}", *place)
     if not isinstance(entry, dict):
-        raise UsageError(
-            f"{place}: must be a table with value (or median and sigma, or quantiles), provenance and source"
-        )
-    unknown = set(entry) - _KEYS - set(_ON_CPU)
-    if unknown:
-        raise UsageError(f"{place}: unknown key '{min(unknown)}'; known are {', '.join(sorted(_KEYS | set(_ON_CPU)))}")
-    if entry.get("provenance") not in PROVENANCES:
-        raise UsageError(f"{place}: provenance must be one of {', '.join(PROVENANCES)}")
-    if not str(entry.get("source", "")).strip():
-        raise UsageError(f"{place}: source must say where the figure comes from")
-    shapes = [k for k in ("value", "median", "quantiles") if k in entry]
+        raise file.fail("must be a table with value (or median and sigma, or quantiles), provenance and source", *place)
+    for key in entry:
+        if key not in _KEYS:
+            raise file.fail(f"unknown key '{key}'; known are {', '.join(sorted(_KEYS))}", *place, key)
+    provenance = entry.get("provenance")
+    if provenance not in PROVENANCES:
+        raise file.fail(f"provenance must be one of {', '.join(PROVENANCES)}", *place, "provenance")
+    source = file.words(entry.get("source", ""), *place, "source")
+    if not source.strip():
+        raise file.fail("source must say where the figure comes from", *place, "source")
+    shapes = [key for key in ("value", "median", "quantiles") if key in entry]
     if len(shapes) != 1:
-        raise UsageError(f"{place}: give exactly one of value, median (with sigma) or quantiles")
+        raise file.fail("give exactly one of value, median (with sigma) or quantiles", *place)
+    if "sigma" in entry and shapes != ["median"]:
+        raise file.fail("sigma goes with median", *place, "sigma")
+    n = file.whole(entry.get("n", 0), 0, _MOST_SAMPLES, *place, "n")
     try:
         if "value" in entry:
             distribution = Distribution.constant(_ns(entry["value"]))
         elif "median" in entry:
-            distribution = Distribution.lognormal(_ns(entry["median"]), float(entry.get("sigma", 0)))
+            distribution = Distribution.lognormal(_ns(entry["median"]), _number(entry.get("sigma", 0)))
         else:
             distribution = _table("quantiles", entry["quantiles"])
-        parts = {key: _table(key, entry[key]) for key in _ON_CPU if key in entry}
-    except (TypeError, ValueError, UsageError) as error:
-        raise UsageError(f"{place}: {error}") from None
-    return Cost(distribution, entry["provenance"], entry["source"], int(entry.get("n", 0)), **parts)
+        idle, busy = (_table(key, entry[key]) if key in entry else None for key in _ON_CPU)
+    except UsageError as error:
+        raise file.fail(str(error), *place) from None
+    return Cost(distribution, provenance, source, n, idle, busy)
 
 
 def _table(key: str, points: Any) -> Distribution:
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
         raise UsageError(f"{key} must be a list of [share, time], as [[0, '1us'], [1, '9us']]")
-    return Distribution.from_quantiles([(float(p), _ns(v)) for p, v in points])
+    if len(points) > _MOST_POINTS:
+        raise UsageError(f"{key} has {len(points)} points: at most {_MOST_POINTS}")
+    return Distribution.from_quantiles([(_number(p), _ns(v)) for p, v in points])
 
 
 def _ns(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float(parse_duration_ns(str(value)))
+    return float(parse_duration_ns(value)) if isinstance(value, str) else _number(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    except OverflowError:
+        pass
+    raise UsageError(f"{shown(value)} is not a number")
 
 
 def _quoted(text: str) -> str:

@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import LONGEST_NS
 
 FINE_FROM = 61440  # of 65536: 15/16
 FINE_BASE = 241  # index of the first fine knot
 TABLE_SIZE = FINE_BASE + 257
+MOST_SIGMA = 5
+"""Of a lognormal cost: its p99 is then 100,000 times its median."""
 _NORMAL = NormalDist()
 _LEVELS = 1 << 16
 
@@ -38,15 +41,20 @@ class Distribution:
     @classmethod
     def constant(cls, ns: float) -> Distribution:
         """Always `ns`."""
-        _not_negative(ns, "a constant")
+        _in_bounds(ns, "a constant")
         return cls("constant", ((0.0, float(ns)),))
 
     @classmethod
     def lognormal(cls, median_ns: float, sigma: float) -> Distribution:
         """Logarithm is normal around log(`median_ns`) with standard deviation `sigma`."""
-        _not_negative(median_ns, "the median")
-        _not_negative(sigma, "sigma")
-        return cls("lognormal", ((float(median_ns), float(sigma)),)) if sigma else cls.constant(median_ns)
+        _in_bounds(median_ns, "the median")
+        if not 0 <= sigma <= MOST_SIGMA:
+            raise UsageError(f"sigma is {sigma:g}: of a lognormal cost it lies between 0 and {MOST_SIGMA}")
+        if not sigma or not median_ns:
+            return cls.constant(median_ns)
+        made = cls("lognormal", ((float(median_ns), float(sigma)),))
+        _in_bounds(made._top(), "the longest draw")
+        return made
 
     @classmethod
     def from_quantiles(cls, points: dict[float, float] | list[tuple[float, float]]) -> Distribution:
@@ -54,13 +62,13 @@ class Distribution:
         knots = sorted((float(p), float(ns)) for p, ns in (points.items() if isinstance(points, dict) else points))
         if not knots:
             raise UsageError("a quantile table needs at least one point")
+        for p, ns in knots:
+            _in_bounds(ns, f"the quantile at {p:g}")
+            if not 0 <= p <= 1:
+                raise UsageError(f"a quantile lies between 0 and 1, not at {p:g}")
         for (p, ns), (q, after) in itertools.pairwise(knots):
             if p == q or after < ns:
                 raise UsageError(f"quantiles must rise: {ns:g} ns at {p:g}, then {after:g} ns at {q:g}")
-        for p, ns in knots:
-            _not_negative(ns, f"the quantile at {p:g}")
-            if not 0 <= p <= 1:
-                raise UsageError(f"a quantile lies between 0 and 1, not at {p:g}")
         if knots[0][0] > 0:
             knots.insert(0, (0.0, knots[0][1]))
         if knots[-1][0] < 1:
@@ -106,7 +114,8 @@ class Distribution:
 
     def scaled(self, factor: float) -> Distribution:
         """The same shape, `factor` times as long."""
-        _not_negative(factor, "a factor")
+        if not 0 <= factor < math.inf:
+            raise UsageError(f"a factor is {factor:g}: a cost is stretched by a finite number of 0 or more")
         if self.kind == "lognormal":
             return Distribution.lognormal(self.knots[0][0] * factor, self.knots[0][1])
         if self.kind == "constant":
@@ -155,6 +164,8 @@ def _table_ns(distribution: Distribution) -> npt.NDArray[np.int64]:
     return table
 
 
-def _not_negative(ns: float, what: str) -> None:
+def _in_bounds(ns: float, what: str) -> None:
     if not ns >= 0 or math.isinf(ns):
         raise UsageError(f"{what} is {ns:g}: a cost is a finite time of 0 ns or more")
+    if ns > LONGEST_NS:
+        raise UsageError(f"{what} is {ns:g} ns: a cost is at most {LONGEST_NS:g} ns (11 days)")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.units import parse_duration_ns, parse_size_bytes
+from faultreplay.faulttrace.units import parse_size_bytes
 from faultreplay.replay.language import words as lang
-from faultreplay.replay.language.places import line_of
+from faultreplay.replay.language.reading import TomlFile, number_in, shown
+from faultreplay.replay.language.stages import Operands, Param, Resource
 from faultreplay.replay.language.words import Stage
+
+__all__ = ["Mechanism", "Param", "Resource", "list_mechanisms", "load_mechanism"]
 
 MECHANISMS_DIR: Final = Path(__file__).parent.parent / "mechanisms"
 _TOP: Final = frozenset(
@@ -40,29 +42,12 @@ _RECORDED: Final = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
 _RECORDED_AWAKE: Final = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
 _NOTHING: Final = (Stage("wake", 0, {}, 0),)
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
-
-
-@dataclass(frozen=True)
-class Param:
-    """A number a user may set with ``--set MECHANISM.NAME=VALUE``."""
-
-    name: str
-    unit: str
-    default: float
-    minimum: float
-    maximum: float
-    help: str
-
-
-@dataclass(frozen=True)
-class Resource:
-    """What faults share: ``servers``, a ``link`` or a ``waitqueue``."""
-
-    name: str
-    kind: str
-    size: Any
-    """servers: how many; link: bytes/s; a number or ``$param``"""
-    per: str
+MOST_SERVERS: Final = 1 << 20
+MOST_SHARDS: Final = 1 << 16
+MOST_WINDOW_COSTS: Final = 16
+"""Of `enter` and of `leave`: each has a random number of its own."""
+MOST_FALLBACKS: Final = 16
+"""Files deep."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +158,7 @@ class Mechanism:
             param = self.params.get(key)
             if param is None:
                 raise UsageError(f"{self.name}: no parameter '{key}': it has {', '.join(self.params) or 'none'}")
-            values[key] = _in_bounds(_number(raw, param.unit, f"{self.name}.{key}"), param, f"{self.name}.{key}")
+            values[key] = _in_bounds(number_in(raw, param.unit, f"{self.name}.{key}"), param, f"{self.name}.{key}")
         return replace(self, values=values, fallback=fallback)
 
 
@@ -194,73 +179,61 @@ def load_mechanism(name_or_path: str | Path) -> Mechanism:
 def _load(text: str, above: tuple[str, ...]) -> Mechanism:
     shipped = "/" not in text and not text.endswith(".toml")
     path = MECHANISMS_DIR / f"{text}.toml" if shipped else Path(text)
-    identity = str(path.resolve())
+    identity = str(path.absolute()) if "\0" in text else str(path.resolve())
     if identity in above:
         names = " -> ".join(Path(step).stem for step in (*above[above.index(identity) :], identity))
         raise UsageError(f"{above[-1]}: fall-back goes in a cycle: {names}")
+    if len(above) >= MOST_FALLBACKS:
+        raise UsageError(f"{above[-1]}: falls back {MOST_FALLBACKS} files deep: no mechanism needs that")
     try:
-        source = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not TOML: not a text") from None
-    except OSError as error:
+        file = TomlFile.read(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         if not shipped:
-            raise UsageError(f"{path}: no mechanism file to read: {error.strerror}") from None
+            raise UsageError(f"{path}: no mechanism file to read: {getattr(error, 'strerror', error)}") from None
         raise UsageError(
             f"no mechanism '{text}': shipped are {', '.join(list_mechanisms())}; or give a .toml file"
         ) from None
-    try:
-        data = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-    return _Reader(path, source, data, (*above, identity)).mechanism()
+    return _Reader(file, (*above, identity)).mechanism()
 
 
 class _Reader:
-    """One file on its way to a `Mechanism`; every complaint goes through `fail`, which knows the line."""
+    """A mechanism's tables, each read once; `Operands` knows what may stand in them."""
 
-    def __init__(self, path: Path, text: str, data: dict[str, Any], above: tuple[str, ...]) -> None:
-        self.path, self.text, self.data, self.above = path, text, data, above
-
-    def fail(self, reason: str, *place: str | int) -> UsageError:
-        return UsageError(f"{self.place(*place)}: {reason}")
-
-    def place(self, *place: str | int) -> str:
-        dotted = ".".join(str(part + 1) if isinstance(part, int) else part for part in place)
-        return f"{self.path}:{line_of(self.text, place)}: {dotted}" if place else f"{self.path}:1: file"
+    def __init__(self, file: TomlFile, above: tuple[str, ...]) -> None:
+        self.file, self.data, self.above = file, file.data, above
 
     def mechanism(self) -> Mechanism:
-        data = self.data
-        for key in data:
-            if key not in _TOP:
-                raise self.fail(f"unknown key; known are {', '.join(sorted(_TOP))}", key)
+        file = self.file
+        data = file.known(self.data, sorted(_TOP))
         for key in _REQUIRED:
             if key not in data:
-                raise self.fail(f"missing '{key}'")
+                raise file.fail(f"missing '{key}'")
         params = {name: self.param(name, entry) for name, entry in self.table("params").items()}
-        self.names = tuple(params)
+        self.operands = Operands(file, params, {})
         resources = {name: self.resource(name, entry) for name, entry in self.table("resources").items()}
-        self.resources = resources
-        serves = tuple(self.strings("serves", list(lang.ACCESSOR_KINDS)))
+        self.operands = operands = Operands(file, params, resources)
+        serves = tuple(file.texts(data.get("serves", list(lang.ACCESSOR_KINDS)), "serves"))
         for kind in serves:
             if kind not in lang.ACCESSOR_KINDS:
-                raise self.fail(f"'{kind}' is no accessor: they are {', '.join(lang.ACCESSOR_KINDS)}", "serves")
-        paths = {name: self.stages(name, entry) for name, entry in self.table("paths").items()}
+                raise file.fail(f"'{kind}' is no accessor: they are {', '.join(lang.ACCESSOR_KINDS)}", "serves")
+        paths = {name: operands.stages(name, entry) for name, entry in self.table("paths").items()}
         for name in paths:
             if name not in lang.CLASSES and name not in lang.BUILT_IN_PATHS:
                 known = ", ".join((*lang.CLASSES, "refault", "rewrite"))
-                raise self.fail(f"unknown class of fault; the classes are {known}", "paths", name)
+                raise file.fail(f"unknown class of fault; the classes are {known}", "paths", name)
         classes = self.table("classes")
         for key, target in classes.items():
-            if key not in lang.CLASSES or target not in paths:
-                raise self.fail(f"{key} = {target!r}: maps a class of fault to a path of this file", "classes", key)
+            if key not in lang.CLASSES or not isinstance(target, str) or target not in paths:
+                reason = f"{key} = {shown(target)}: maps a class of fault to a path of this file"
+                raise file.fail(reason, "classes", key)
         return Mechanism(
-            name=self.path.stem,
-            file=str(self.path),
-            title=str(data["title"]),
-            stands_for=str(data["stands_for"]).strip(),
-            source=tuple(self.strings("source")),
-            limits=tuple(self.strings("limits")),
-            granule=self.size(data["granule"], "granule"),
+            name=file.path.stem,
+            file=str(file.path),
+            title=file.words(data["title"], "title"),
+            stands_for=file.words(data["stands_for"], "stands_for").strip(),
+            source=tuple(file.texts(data["source"], "source")),
+            limits=tuple(file.texts(data["limits"], "limits")),
+            granule=operands.size(data["granule"], "granule"),
             serves=serves,
             fallback=self.fallback(serves),
             params=params,
@@ -270,211 +243,109 @@ class _Reader:
             classes=dict(classes),
             window=self.window(),
             push=self.push(),
-            shards=self.size(data.get("shards", 1), "shards"),
+            shards=operands.count(data.get("shards", 1), 1, MOST_SHARDS, "shards"),
         )
 
     def table(self, key: str) -> dict[str, Any]:
-        entry = self.data.get(key, {})
-        if not isinstance(entry, dict):
-            raise self.fail("must be a table", key)
-        return entry
-
-    def strings(self, key: str, default: list[str] | None = None) -> list[str]:
-        entry = self.data.get(key, default)
-        entry = [entry] if isinstance(entry, str) else entry
-        if not isinstance(entry, list) or not all(isinstance(item, str) and item for item in entry):
-            raise self.fail("must be a text or a list of texts", key)
-        return entry
-
-    def size(self, value: Any, *place: str | int) -> Any:
-        """A number, a size as ``4K``, or ``$param``; not negative."""
-        if isinstance(value, str) and value.startswith("$"):
-            lang.check_param(value, self.names, self.place(*place))
-            return value
-        if isinstance(value, str):
-            try:
-                return parse_size_bytes(value)
-            except UsageError as error:
-                raise self.fail(str(error), *place) from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise self.fail(f"{value!r} is not a size of 0 or more", *place)
-        return value
-
-    def known(self, entry: Any, keys: Mapping[str, Any] | tuple[str, ...], *place: str | int) -> dict[str, Any]:
-        if not isinstance(entry, dict):
-            raise self.fail("must be a table", *place)
-        for key in entry:
-            if key not in keys:
-                raise self.fail(f"unknown key; known are {', '.join(keys)}", *place, key)
-        return entry
+        return self.file.table(self.data.get(key, {}), key)
 
     def param(self, name: str, entry: Any) -> Param:
         place = ("params", name)
-        entry = self.known(entry, ("default", "min", "max", "unit", "help"), *place)
-        for key in ("default", "min", "max", "unit", "help"):
+        keys = ("default", "min", "max", "unit", "help")
+        entry = self.file.known(entry, keys, *place)
+        for key in keys:
             if key not in entry:
-                raise self.fail(f"missing '{key}'", *place)
-        unit = str(entry["unit"])
-        low, high, default = (_number(entry[key], unit, self.place(*place, key)) for key in ("min", "max", "default"))
+                raise self.file.fail(f"missing '{key}'", *place)
+        unit = self.file.words(entry["unit"], *place, "unit")
+        low, high, default = (
+            number_in(entry[key], unit, self.file.place(*place, key)) for key in ("min", "max", "default")
+        )
         if low > high:
-            raise self.fail(f"min {low:g} is above max {high:g}", *place, "min")
-        param = Param(name, unit, default, low, high, str(entry["help"]))
-        _in_bounds(default, param, self.place(*place, "default"))
+            raise self.file.fail(f"min {low:g} is above max {high:g}", *place, "min")
+        param = Param(name, unit, default, low, high, self.file.words(entry["help"], *place, "help"))
+        _in_bounds(default, param, self.file.place(*place, "default"))
         return param
 
     def resource(self, name: str, entry: Any) -> Resource:
         place = ("resources", name)
-        kind = entry.get("kind") if isinstance(entry, dict) else None
-        if kind not in lang.RESOURCE_KEYS:
-            raise self.fail(f"kind must be one of {', '.join(lang.RESOURCE_KEYS)}", *place)
-        self.known(entry, ("kind", "says", *lang.RESOURCE_KEYS[kind]), *place)
+        entry = self.file.table(entry, *place)
+        kind = entry.get("kind")
+        if not isinstance(kind, str) or kind not in lang.RESOURCE_KEYS:
+            raise self.file.fail(f"kind must be one of {', '.join(lang.RESOURCE_KEYS)}", *place)
+        self.file.known(entry, ("kind", "says", *lang.RESOURCE_KEYS[kind]), *place)
+        self.file.words(entry.get("says", ""), *place, "says")
         per = entry.get("per", "vm")
         if per not in lang.PER:
-            raise self.fail(f"per must be one of {', '.join(lang.PER)}", *place, "per")
+            raise self.file.fail(f"per must be one of {', '.join(lang.PER)}", *place, "per")
         key = {"servers": "servers", "link": "bandwidth"}.get(kind)
         if key is None:
             return Resource(name, kind, 0, per)
         if key not in entry:
-            raise self.fail(f"missing '{key}'", *place)
-        return Resource(name, kind, self.size(entry[key], *place, key), per)
-
-    def stages(self, name: str, entry: Any) -> tuple[Stage, ...]:
-        if not isinstance(entry, list):
-            raise self.fail(f"must be a list of stages, each under [[paths.{name}]]", "paths", name)
-        stages = tuple(self.stage(("paths", name, number), item) for number, item in enumerate(entry))
-        lang.check_path(stages, f"{self.path}: paths.{name}")
-        return stages
-
-    def stage(self, place: tuple[str, str, int], entry: Any) -> Stage:
-        if not isinstance(entry, dict):
-            raise self.fail("must be a table", *place)
-        verbs = [key for key in entry if key in lang.VERBS]
-        if len(verbs) != 1:
-            unknown = [key for key in entry if key not in lang.VERBS and key not in lang.COMMON_OPTIONS]
-            raise self.fail(
-                f"a stage has exactly one of {', '.join(lang.VERBS)}; this one has {', '.join(verbs) or 'none'}"
-                + (f" and the unknown key '{unknown[0]}'" if unknown and not verbs else ""),
-                *place,
-            )
-        name = verbs[0]
-        verb = lang.VERBS[name]
-        self.known(entry, (name, *verb.options, *lang.COMMON_OPTIONS), *place)
-        operand = entry[name]
-        self.operand(verb.operand, operand, (*place, name))
-        for key in ("idle", "latency", "walk"):
-            if key in entry:
-                lang.check_cost(entry[key], self.names, self.place(*place, key))
-        if not isinstance(entry.get("asleep", False), bool):
-            lang.check_cost(entry["asleep"], self.names, self.place(*place, "asleep"))
-        if "bytes" in entry:
-            self.size(entry["bytes"], *place, "bytes")
-        if "from" in entry:
-            self.operand("waitqueue", entry["from"], (*place, "from"))
-        if "times" in entry:
-            self.times(str(entry["times"]), (*place, "times"))
-        if name == "retry":
-            self.retry(entry, place)
-        conditions = entry.get("when", [])
-        for condition in [conditions] if isinstance(conditions, str) else conditions:
-            if condition not in lang.CONDITIONS:
-                raise self.fail(f"'{condition}' is none of {', '.join(lang.CONDITIONS)}", *place, "when")
-        options = {key: value for key, value in entry.items() if key != name}
-        return Stage(name, operand, options, line_of(self.text, (*place, name)))
-
-    def operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> None:
-        if kind == "cost":
-            lang.check_cost(operand, self.names, self.place(*place))
-        elif kind in lang.RESOURCE_KEYS:
-            names = [r.name for r in self.resources.values() if r.kind == kind]
-            if operand not in names:
-                raise self.fail(
-                    f"'{operand}' is no resource of kind {kind}: declared are {', '.join(names) or 'none'}", *place
-                )
-        elif kind == "true" and operand is not True:
-            raise self.fail("write it as '= true'", *place)
-        elif kind == "join" and operand != "join":
-            raise self.fail('the only way to coalesce is "join"', *place)
-
-    def times(self, text: str, place: tuple[str | int, ...]) -> None:
-        if text in lang.TIMES_FIXED:
-            return
-        what, _, name = text.partition(":")
-        if what not in lang.TIMES_COUNTED:
-            raise self.fail(f"'{text}' is none of waiters:NAME, idle:NAME, {', '.join(lang.TIMES_FIXED)}", *place)
-        self.operand(lang.TIMES_COUNTED[what], name, place)
-
-    def retry(self, entry: dict[str, Any], place: tuple[str, str, int]) -> None:
-        for key in ("chance", "most"):
-            if key not in entry:
-                raise self.fail(f"missing '{key}': a retry needs a chance and a limit", *place)
-        chance, most = entry["chance"], entry["most"]
-        self.size(chance, *place, "chance")
-        if not isinstance(chance, str) and not 0 <= chance <= 1:
-            raise self.fail(f"chance {chance} is not between 0 and 1", *place, "chance")
-        if isinstance(most, bool) or not isinstance(most, int) or not 0 < most <= 1000:
-            raise self.fail("most must be a whole number from 1 to 1000", *place, "most")
+            raise self.file.fail(f"missing '{key}'", *place)
+        if kind == "servers":
+            return Resource(name, kind, self.operands.count(entry[key], 0, MOST_SERVERS, *place, key), per)
+        return Resource(name, kind, self.operands.size(entry[key], *place, key, unit="bytes/s"), per)
 
     def fallback(self, serves: tuple[str, ...]) -> dict[str, Mechanism]:
         found = {}
-        for kind, name in self.known(self.table("fallback"), lang.ACCESSOR_KINDS, "fallback").items():
+        for kind, name in self.file.known(self.table("fallback"), lang.ACCESSOR_KINDS, "fallback").items():
             if kind in serves:
-                raise self.fail("is served by this mechanism and falls back too: say one of them", "fallback", kind)
-            found[kind] = _load(str(name), self.above)
+                raise self.file.fail(
+                    "is served by this mechanism and falls back too: say one of them", "fallback", kind
+                )
+            found[kind] = _load(self.file.words(name, "fallback", kind), self.above)
         return found
 
     def window(self) -> dict[str, Any] | None:
         if "window" not in self.data:
             return None
-        window = dict(self.known(self.data["window"], lang.WINDOW_KEYS, "window"))
+        file = self.file
+        window = dict(file.known(self.data["window"], lang.WINDOW_KEYS, "window"))
+        file.words(window.get("says", ""), "window", "says")
+        for key in ("stops", "enter", "leave"):
+            if key in window and window[key] != []:
+                window[key] = file.texts(window[key], "window", key)
         for kind in window.get("stops", []):
             if kind not in lang.ACCESSOR_KINDS:
-                raise self.fail(f"'{kind}' is no accessor", "window", "stops")
-        for kind, which in window.get("blocks", {}).items():
+                raise file.fail(f"'{kind}' is no accessor", "window", "stops")
+        for kind, which in file.table(window.get("blocks", {}), "window", "blocks").items():
             if kind not in lang.ACCESSOR_KINDS or which not in ("all", "write"):
-                raise self.fail("blocks maps vcpu, vmm or kernel to all or write", "window", "blocks")
+                raise file.fail("blocks maps vcpu, vmm or kernel to all or write", "window", "blocks")
         if window.get("empties", "none") not in ("none", "stage2"):
-            raise self.fail("empties is none or stage2", "window", "empties")
+            raise file.fail("empties is none or stage2", "window", "empties")
         for key in ("enter", "leave"):
-            for item in window.get(key, []):
-                name, _, times = str(item).partition(" * ")
-                lang.check_cost(name, self.names, self.place("window", key))
-                if times not in ("", "touched_pages"):
-                    raise self.fail(f"'{item}': a cost may be multiplied by touched_pages only", "window", key)
+            self.window_costs(key, window.get(key, []))
         if "refill" in window:
-            window["refill"] = self.size(window["refill"], "window", "refill")
+            window["refill"] = self.operands.size(window["refill"], "window", "refill")
         if "resume" in window:
-            lang.check_cost(window["resume"], self.names, self.place("window", "resume"))
+            self.operands.cost(window["resume"], "window", "resume")
         return window
+
+    def window_costs(self, key: str, items: list[str]) -> None:
+        if len(items) > MOST_WINDOW_COSTS:
+            raise self.file.fail(f"has {len(items)} costs: at most {MOST_WINDOW_COSTS}", "window", key)
+        for item in items:
+            name, _, times = item.partition(" * ")
+            self.operands.cost(name, "window", key)
+            if times not in ("", "touched_pages"):
+                raise self.file.fail(f"'{item}': a cost may be multiplied by touched_pages only", "window", key)
 
     def push(self) -> dict[str, Any] | None:
         if "push" not in self.data:
             return None
-        push = dict(self.known(self.data["push"], lang.PUSH_KEYS, "push"))
+        file = self.file
+        push = dict(file.known(self.data["push"], lang.PUSH_KEYS, "push"))
+        file.words(push.get("says", ""), "push", "says")
         for key in ("link", "order"):
             if key not in push:
-                raise self.fail(f"missing '{key}'", "push")
-        self.operand("link", push["link"], ("push", "link"))
+                raise file.fail(f"missing '{key}'", "push")
+        self.operands.resource("link", push["link"], "push", "link")
         if push["order"] not in ("address", "recorded"):
-            raise self.fail("order is address or recorded", "push", "order")
+            raise file.fail("order is address or recorded", "push", "order")
         for key in ("backlog", "memory"):
-            push[key] = self.size(push.get(key, 0), "push", key)
-        lang.check_cost(push.get("latency", 0), self.names, self.place("push", "latency"))
+            push[key] = self.operands.size(push.get(key, 0), "push", key)
+        self.operands.cost(push.get("latency", 0), "push", "latency")
         return push
-
-
-def _number(raw: Any, unit: str, place: str) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, str | int | float):
-        raise UsageError(f"{place}: {raw!r} is not a number")
-    if not isinstance(raw, str):
-        return float(raw)
-    if unit == "ns":
-        return float(parse_duration_ns(raw, default_unit="ns"))
-    if unit.startswith("bytes"):
-        return float(parse_size_bytes(raw.removesuffix("/s")))
-    try:
-        return float(raw)
-    except ValueError:
-        raise UsageError(f"{place}: '{raw}' is not a number ({unit})") from None
 
 
 def _in_bounds(value: float, param: Param, place: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.reading import shown
 
 ACCESSOR_KINDS: Final = ("vcpu", "vmm", "kernel")
 CLASSES: Final = (
@@ -133,12 +134,12 @@ def check_cost(value: Any, params: Sequence[str], place: str) -> None:
         UsageError: it is none of them, or negative.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UsageError(f"{place}: {value!r} is not a cost: write a cost name, a duration as 5us, or $param")
+        raise UsageError(f"{place}: {shown(value)} is not a cost: write a cost name, a duration as 5us, or $param")
     if isinstance(value, int | float):
         if value < 0:
-            raise UsageError(f"{place}: negative cost {value}")
-        if value > 0:
-            raise UsageError(f"{place}: the cost {value} has no unit: write it as '{value}ns'")
+            raise UsageError(f"{place}: negative cost {shown(value)}")
+        if value != 0:
+            raise UsageError(f"{place}: the cost {shown(value)} has no unit: write it as '{shown(value)}ns'")
         return
     if value.startswith("$"):
         check_param(value, params, place)
@@ -147,8 +148,9 @@ def check_cost(value: Any, params: Sequence[str], place: str) -> None:
     elif value not in COST_NAMES:
         try:
             parse_duration_ns(value)
-        except UsageError:
-            raise UsageError(f"{place}: unknown cost '{value}': the costs are {', '.join(COST_NAMES)}") from None
+        except UsageError as error:
+            known = f"unknown cost '{value}': the costs are {', '.join(COST_NAMES)}"
+            raise UsageError(f"{place}: {error if value[:1].isdigit() else known}") from None
 
 
 def check_param(value: str, params: Sequence[str], place: str) -> None:
@@ -161,60 +163,109 @@ def check_param(value: str, params: Sequence[str], place: str) -> None:
         raise UsageError(f"{place}: unknown parameter '{value}': declared are {', '.join(params) or 'none'}")
 
 
-def check_path(  # noqa: PLR0912
-    stages: Sequence[Stage], where: str
-) -> None:
+def check_path(stages: Sequence[Stage], file: str, where: str) -> None:
     """The grammar of a whole path: one wake; what is acquired is released; sleepers are woken; retries go back.
+
+    Args:
+        stages: the path
+        file: where it stands
+        where: its dotted key
 
     Raises:
         UsageError: naming the place and the reason.
     """
-    held: dict[str, Stage] = {}
-    asleep: dict[str, Stage] = {}
-    labels: set[str] = set()
-    wakes: list[Stage] = []
-    for stage in stages:
-        place = f"{where.split(': ', maxsplit=1)[0]}:{stage.line}: {where.split(': ', 1)[1]}"
-        if label := stage.options.get("label"):
-            if label in labels:
-                raise UsageError(f"{place}: label '{label}' stands twice")
-            labels.add(label)
+    _Path(file, where).check(stages)
+
+
+class _Path:
+    """What a path has done so far, stage by stage."""
+
+    def __init__(self, file: str, where: str) -> None:
+        self.file, self.where = file, where
+        self.held: dict[str, Stage] = {}
+        self.asleep: dict[str, Stage] = {}
+        self.labels: dict[str, tuple[int, frozenset[str]]] = {}
+        """label -> its stage and what is held there"""
+        self.once: dict[str, int] = {}
+        """verbs that a fault may go through only once -> their stage"""
+        self.woken = False
+
+    def fail(self, stage: Stage, reason: str) -> UsageError:
+        return UsageError(f"{self.file}:{stage.line}: {self.where}: {reason}")
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        for number, stage in enumerate(stages):
+            if label := stage.options.get("label"):
+                if label in self.labels:
+                    raise self.fail(stage, f"label '{label}' stands twice")
+                self.labels[label] = number, frozenset(self.held)
+            step = {
+                "acquire": self.server,
+                "release": self.server,
+                "sleep": self.sleep,
+                "retry": self.retry,
+                "coalesce": self.coalesce,
+            }.get(stage.verb)
+            if step:
+                step(stage)
+            elif stage.verb == "wake":
+                self.wake(stage, last=stage is stages[-1])
+            if stage.verb in ("sleep", "coalesce"):
+                self.once[stage.verb] = number
+        self.end()
+
+    def end(self) -> None:
+        if not self.woken:
+            raise UsageError(f"{self.file}: {self.where}: missing wake: the accessor would stall for ever")
+        for name, stage in self.held.items():
+            raise self.fail(stage, f"'{name}' is acquired and never released")
+        for name, stage in self.asleep.items():
+            raise self.fail(stage, f"sleeps on '{name}', but the wake says no from = \"{name}\"")
+
+    def server(self, stage: Stage) -> None:
+        name = stage.operand
         if stage.verb == "acquire":
-            if stage.operand in held:
-                raise UsageError(f"{place}: '{stage.operand}' is acquired twice: it would wait for itself")
-            held[stage.operand] = stage
-        elif stage.verb == "release":
-            taken = held.pop(stage.operand, None)
-            if taken is None:
-                raise UsageError(f"{place}: '{stage.operand}' is released but not held here")
-            if taken.options.get("when") != stage.options.get("when"):
-                raise UsageError(f"{place}: '{stage.operand}' is acquired and released under different conditions")
-        elif stage.verb == "sleep":
-            asleep[stage.operand] = stage
-        elif stage.verb == "retry":
-            if stage.operand not in labels:
-                raise UsageError(f"{place}: retry goes to '{stage.operand}', which is no label above it")
-            if wakes:
-                raise UsageError(f"{place}: a retry after the wake would wake the accessor twice")
-        elif stage.verb == "wake":
-            wakes.append(stage)
-            queue = stage.options.get("from")
-            if queue is not None and asleep.pop(queue, None) is None:
-                raise UsageError(f"{place}: wakes from '{queue}', on which nobody went to sleep here")
-            if stage.options.get("awake") and (queue is not None or stage is not stages[-1]):
-                raise UsageError(f"{place}: awake: an accessor that slept, or leaves others at work, was woken by them")
-            if "when" in stage.options:
-                raise UsageError(f"{place}: a wake cannot depend on 'when': the accessor would never run again")
-        elif stage.verb == "coalesce" and wakes:
-            raise UsageError(f"{place}: coalesce must stand before the wake")
-    if not wakes:
-        raise UsageError(f"{where}: missing wake: the accessor would stall for ever")
-    if len(wakes) > 1:
-        place = f"{where.split(': ', maxsplit=1)[0]}:{wakes[1].line}: {where.split(': ', 1)[1]}"
-        raise UsageError(f"{place}: a second wake: the accessor runs already")
-    for name, stage in held.items():
-        place = f"{where.split(': ', maxsplit=1)[0]}:{stage.line}: {where.split(': ', 1)[1]}"
-        raise UsageError(f"{place}: '{name}' is acquired and never released")
-    for name, stage in asleep.items():
-        place = f"{where.split(': ', maxsplit=1)[0]}:{stage.line}: {where.split(': ', 1)[1]}"
-        raise UsageError(f"{place}: sleeps on '{name}', but the wake says no from = \"{name}\"")
+            if name in self.held:
+                raise self.fail(stage, f"'{name}' is acquired twice: it would wait for itself")
+            self.held[name] = stage
+            return
+        taken = self.held.pop(name, None)
+        if taken is None:
+            raise self.fail(stage, f"'{name}' is released but not held here")
+        if taken.options.get("when") != stage.options.get("when"):
+            raise self.fail(stage, f"'{name}' is acquired and released under different conditions")
+
+    def sleep(self, stage: Stage) -> None:
+        if stage.operand in self.asleep:
+            raise self.fail(stage, f"sleeps twice on '{stage.operand}': nobody wakes it in between")
+        self.asleep[stage.operand] = stage
+
+    def coalesce(self, stage: Stage) -> None:
+        if self.woken:
+            raise self.fail(stage, "coalesce must stand before the wake")
+        if "coalesce" in self.once:
+            raise self.fail(stage, "a second coalesce: the fault would wait for itself")
+
+    def retry(self, stage: Stage) -> None:
+        if stage.operand not in self.labels:
+            raise self.fail(stage, f"retry goes to '{stage.operand}', which is no label above it")
+        if self.woken:
+            raise self.fail(stage, "a retry after the wake would wake the accessor twice")
+        back, held = self.labels[stage.operand]
+        if held != frozenset(self.held):
+            raise self.fail(stage, f"a retry while other servers are held than at '{stage.operand}'")
+        for verb, number in self.once.items():
+            if number >= back:
+                raise self.fail(stage, f"a retry back over '{verb}': the fault would do it twice")
+
+    def wake(self, stage: Stage, *, last: bool) -> None:
+        queue = stage.options.get("from")
+        if self.woken:
+            raise self.fail(stage, "a second wake: the accessor runs already")
+        if queue is not None and self.asleep.pop(queue, None) is None:
+            raise self.fail(stage, f"wakes from '{queue}', on which nobody went to sleep here")
+        if stage.options.get("awake") and (queue is not None or not last):
+            raise self.fail(stage, "awake: an accessor that slept, or leaves others at work, was woken by them")
+        if "when" in stage.options:
+            raise self.fail(stage, "a wake cannot depend on 'when': the accessor would never run again")
+        self.woken = True

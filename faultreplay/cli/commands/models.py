@@ -73,24 +73,23 @@ def show(name: str, costs: str, settings: tuple[str, ...]) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def check(files: tuple[Path, ...]) -> None:
     """Check mechanism or cost FILES: exit code 2 and line, key and reason of what is wrong."""
-    import tomllib
-
     from faultreplay.faulttrace.errors import UsageError
+    from faultreplay.replay.language.checks import check_mechanism
     from faultreplay.replay.language.costs import load_costs
     from faultreplay.replay.language.mechanism import load_mechanism
+    from faultreplay.replay.language.reading import TomlFile
 
     for path in files:
         try:
-            is_costs = "costs" in tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: not TOML: {error}") from None
-        full = path if "/" in str(path) else Path(f"./{path}")
+            is_costs = "costs" in TomlFile.read(path).data
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: {getattr(error, 'strerror', error)}") from None
+        full = path.absolute()
         if is_costs:
-            table = load_costs(full.resolve())
+            table = load_costs(full)
             click.echo(f"{path}: {len(table)} costs, sound", err=True)
         else:
-            mechanism = load_mechanism(full.resolve())
+            mechanism = load_mechanism(full)
+            check_mechanism(mechanism)
             paths = ", ".join(mechanism.paths)
             click.echo(f"{path}: mechanism '{mechanism.title}', paths {paths}, sound", err=True)

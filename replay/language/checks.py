@@ -1,0 +1,40 @@
+"""What a mechanism file is held against besides the reading of it: that every path of it compiles."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.language.compiler import Compiler
+from faultreplay.replay.language.costs import load_costs
+from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
+
+_SMALLEST_PAGE_BYTES: Final = 4096
+
+
+def check_mechanism(mechanism: Mechanism) -> None:
+    """Compile all paths for all accessors, with and without host CPUs, at the shipped costs and 4K pages.
+
+    So a file that is found sound is not refused when a trace is replayed, but for what only that trace or the
+    command line adds: larger pages, other costs, parameters.
+
+    Raises:
+        UsageError: a path cannot be run; the message names the file.
+    """
+    needed = list(itertools.product(range(len(CLASSES)), range(len(ACCESSOR_KINDS))))
+    for on_cpus in (False, True):
+        try:
+            Compiler(
+                mechanism,
+                load_costs(),
+                accessors=1,
+                page_bytes=_SMALLEST_PAGE_BYTES,
+                needed=needed,
+                refaults=True,
+                rewrites=True,
+                on_cpus=on_cpus,
+            ).program()
+        except UsageError as error:
+            raise UsageError(f"{mechanism.file}: {error}") from None

@@ -1,0 +1,179 @@
+"""The paths of a mechanism file, stage by stage, on their way to `Stage`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from faultreplay.replay.language import words as lang
+from faultreplay.replay.language.places import line_of
+from faultreplay.replay.language.reading import TomlFile, counts_things, shown
+from faultreplay.replay.language.words import Stage
+
+MOST_STAGES: Final = 56
+"""Of a path: each stage may draw one random number, a wake two, and the engine gives a path sixty."""
+_MOST_RETRIES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Param:
+    """A number a user may set with ``--set MECHANISM.NAME=VALUE``."""
+
+    name: str
+    unit: str
+    default: float
+    minimum: float
+    maximum: float
+    help: str
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What faults share: ``servers``, a ``link`` or a ``waitqueue``."""
+
+    name: str
+    kind: str
+    size: Any
+    """servers: how many; link: bytes/s; a number or ``$param``"""
+    per: str
+
+
+class Operands:
+    """What may stand behind a key of a stage or of a window: costs, sizes, parameters, resources."""
+
+    def __init__(self, file: TomlFile, params: Mapping[str, Param], resources: Mapping[str, Resource]) -> None:
+        self.file, self.params, self.resources = file, params, resources
+
+    def cost(self, value: Any, *place: str | int) -> None:
+        """A cost name, a duration, or a ``$param`` of ns."""
+        if isinstance(value, str) and value.startswith("$"):
+            self.param(value, ("ns",), *place)
+        else:
+            lang.check_cost(value, (), self.file.place(*place))
+
+    def size(self, value: Any, *place: str | int, unit: str = "bytes") -> Any:
+        """Bytes as a number, a size as ``4K``, or a ``$param`` of that `unit`; not negative."""
+        if isinstance(value, str) and value.startswith("$"):
+            return self.param(value, (unit,), *place)
+        return self.file.size(value, *place)
+
+    def count(self, value: Any, low: int, high: int, *place: str | int) -> Any:
+        """A whole number or a ``$param`` that counts; `high` bounds the parameter too."""
+        if not isinstance(value, str) or not value.startswith("$"):
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            return self.file.whole(value, low, high, *place)
+        self.param(value, None, *place)
+        param = self.params[value[1:]]
+        if not low <= param.minimum or not param.maximum <= high or not counts_things(param.unit):
+            raise self.file.fail(f"'{value}' must count from {low} to {high} at most: its bounds say otherwise", *place)
+        return value
+
+    def chance(self, value: Any, *place: str | int) -> None:
+        """A share of 1 or a ``$param`` that stays one."""
+        if not isinstance(value, str) or not value.startswith("$"):
+            self.file.share(value, *place)
+            return
+        self.param(value, None, *place)
+        param = self.params[value[1:]]
+        if not 0 <= param.minimum <= param.maximum <= 1:
+            raise self.file.fail(f"'{value}' must stay between 0 and 1: its bounds say otherwise", *place)
+
+    def param(self, value: str, units: tuple[str, ...] | None, *place: str | int) -> str:
+        """``$name`` of a declared parameter in one of `units` (None: in any that is no time and no size)."""
+        lang.check_param(value, tuple(self.params), self.file.place(*place))
+        unit = self.params[value[1:]].unit
+        wanted = "no time and no size" if units is None else f"a parameter in {' or '.join(units)}"
+        if unit not in units if units is not None else unit == "ns" or unit.startswith("bytes"):
+            raise self.file.fail(f"'{value}' is in {shown(unit)}: here stands {wanted}", *place)
+        return value
+
+    def resource(self, kind: str, name: Any, *place: str | int) -> None:
+        """The name of a declared resource of `kind`."""
+        names = [r.name for r in self.resources.values() if r.kind == kind]
+        if name not in names:
+            raise self.file.fail(
+                f"{shown(name)} is no resource of kind {kind}: declared are {', '.join(names) or 'none'}", *place
+            )
+
+    def stages(self, name: str, entry: Any) -> tuple[Stage, ...]:
+        """One path, checked as a whole."""
+        if not isinstance(entry, list):
+            raise self.file.fail(f"must be a list of stages, each under [[paths.{name}]]", "paths", name)
+        if len(entry) > MOST_STAGES:
+            raise self.file.fail(f"has {len(entry)} stages: a path has at most {MOST_STAGES}", "paths", name)
+        stages = tuple(self.stage(("paths", name, number), item) for number, item in enumerate(entry))
+        lang.check_path(stages, str(self.file.path), f"paths.{name}")
+        return stages
+
+    def stage(self, place: tuple[str, str, int], entry: Any) -> Stage:
+        """One stage."""
+        entry = self.file.table(entry, *place)
+        verbs = [key for key in entry if key in lang.VERBS]
+        if len(verbs) != 1:
+            unknown = [key for key in entry if key not in lang.VERBS and key not in lang.COMMON_OPTIONS]
+            raise self.file.fail(
+                f"a stage has exactly one of {', '.join(lang.VERBS)}; this one has {', '.join(verbs) or 'none'}"
+                + (f" and the unknown key '{unknown[0]}'" if unknown and not verbs else ""),
+                *place,
+            )
+        name = verbs[0]
+        self.file.known(entry, (name, *lang.VERBS[name].options, *lang.COMMON_OPTIONS), *place)
+        self._operand(lang.VERBS[name].operand, entry[name], (*place, name))
+        for key, value in entry.items():
+            if key != name:
+                self._option(key, value, (*place, key))
+        if name == "retry":
+            self._retry(entry, place)
+        options = {key: value for key, value in entry.items() if key != name}
+        return Stage(name, entry[name], options, line_of(self.file.text, (*place, name)))
+
+    def _operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> None:
+        if kind == "cost":
+            self.cost(operand, *place)
+        elif kind in lang.RESOURCE_KEYS:
+            self.resource(kind, operand, *place)
+        elif kind == "label":
+            self.file.words(operand, *place)
+        elif kind == "true" and operand is not True:
+            raise self.file.fail("write it as '= true'", *place)
+        elif kind == "join" and operand != "join":
+            raise self.file.fail('the only way to coalesce is "join"', *place)
+
+    def _option(self, key: str, value: Any, place: tuple[str | int, ...]) -> None:
+        match key:
+            case "says" | "label":
+                self.file.words(value, *place)
+            case "idle" | "latency" | "walk":
+                self.cost(value, *place)
+            case "asleep" if not isinstance(value, bool):
+                self.cost(value, *place)
+            case "awake":
+                self.file.flag(value, *place)
+            case "bytes":
+                self.size(value, *place)
+            case "from":
+                self.resource("waitqueue", value, *place)
+            case "times":
+                self._times(self.file.words(value, *place), place)
+            case "when":
+                for condition in self.file.texts(value, *place):
+                    if condition not in lang.CONDITIONS:
+                        raise self.file.fail(f"'{condition}' is none of {', '.join(lang.CONDITIONS)}", *place)
+
+    def _times(self, text: str, place: tuple[str | int, ...]) -> None:
+        if text in lang.TIMES_FIXED:
+            return
+        what, _, name = text.partition(":")
+        if what not in lang.TIMES_COUNTED:
+            fixed = ", ".join(lang.TIMES_FIXED)
+            raise self.file.fail(f"'{text}' is none of waiters:NAME, idle:NAME, {fixed}", *place)
+        self.resource(lang.TIMES_COUNTED[what], name, *place)
+
+    def _retry(self, entry: dict[str, Any], place: tuple[str, str, int]) -> None:
+        for key in ("chance", "most"):
+            if key not in entry:
+                raise self.file.fail(f"missing '{key}': a retry needs a chance and a limit", *place)
+        self.chance(entry["chance"], *place, "chance")
+        self.file.whole(entry["most"], 1, _MOST_RETRIES, *place, "most")
