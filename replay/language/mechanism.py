@@ -187,9 +187,9 @@ def _load(text: str, above: tuple[str, ...]) -> Mechanism:
         raise UsageError(f"{above[-1]}: falls back {MOST_FALLBACKS} files deep: no mechanism needs that")
     try:
         file = TomlFile.read(path)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+    except (FileNotFoundError, NotADirectoryError) as error:
         if not shipped:
-            raise UsageError(f"{path}: no mechanism file to read: {getattr(error, 'strerror', error)}") from None
+            raise UsageError(f"{path}: no mechanism file to read: {error.strerror}") from None
         raise UsageError(
             f"no mechanism '{text}': shipped are {', '.join(list_mechanisms())}; or give a .toml file"
         ) from None

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.regular import read_text_file
 from faultreplay.faulttrace.units import LONGEST_NS, MOST_BYTES, parse_duration_ns, parse_size_bytes
 from faultreplay.replay.language.places import line_of
 
-MOST_FILE_BYTES: Final = 1 << 20
-"""Of a mechanism or cost file; the largest shipped one has a hundredth of it."""
 _MOST_NUMBER: Final = 1 << 53  # above, floats leave whole numbers out
 
 
@@ -34,18 +33,13 @@ class TomlFile:
         """The file at `path`.
 
         Raises:
-            UsageError: not a text, not TOML, or larger than any such file is.
-            OSError: it cannot be read.
+            UsageError: not a text, not TOML, no regular file, or larger than any such file is.
+            FileNotFoundError, NotADirectoryError: there is none.
+            NoPermission: it may not be read.
         """
-        with path.open("rb") as stream:
-            raw = stream.read(MOST_FILE_BYTES + 1)
-        if len(raw) > MOST_FILE_BYTES:
-            raise UsageError(f"{path}: more than {MOST_FILE_BYTES >> 20} MiB: not a mechanism or cost file")
+        text = read_text_file(path)
         try:
-            text = raw.decode("utf-8").replace("\r\n", "\n")
             return cls(path, text, tomllib.loads(text))
-        except UnicodeDecodeError:
-            raise UsageError(f"{path}: not TOML: not a text in UTF-8") from None
         except RecursionError:
             raise UsageError(f"{path}: not TOML: nested too deeply") from None
         except ValueError as error:  # also what Python's own int() refuses

@@ -82,8 +82,8 @@ def check(files: tuple[Path, ...]) -> None:
     for path in files:
         try:
             is_costs = "costs" in TomlFile.read(path).data
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: {getattr(error, 'strerror', error)}") from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
         full = path.absolute()
         if is_costs:
             table = load_costs(full)
