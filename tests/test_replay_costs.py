@@ -77,6 +77,7 @@ def test_costs_are_written_and_read_back(tmp_path: Path) -> None:
             for name, shape in zip(("trap", "fetch", "wake", "resolve", "lock"), SHAPES, strict=True)
         }
     )
+    table = table.merge({"wake": Cost(Distribution.constant(3_000), "assumed", "a guess", low=1_500, high=9_000.5)})
     path = tmp_path / "c.toml"
     save_costs(table, path, title="t", host="h", date="2026-11-22")
     back = load_costs(path)
@@ -94,6 +95,9 @@ BROKEN = {
     "[costs.trap]\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
     "[costs.trap]\nvalue = 1\ncolour = 2\nprovenance = 'assumed'\nsource = 'x'": "unknown key 'colour'",
     "[costs.trap]\nvalue = -1\nprovenance = 'assumed'\nsource = 'x'": "finite time of 0 ns or more",
+    "[costs.trap]\nvalue = 5\nlow = 2\nprovenance = 'assumed'\nsource = 'x'": "low and high go together",
+    "[costs.trap]\nvalue = 5\nlow = 8\nhigh = 6\nprovenance = 'assumed'\nsource = 'x'": "not above high",
+    "[costs.trap]\nvalue = 5\nlow = 6\nhigh = 8\nprovenance = 'assumed'\nsource = 'x'": "not between low and high",
     "[costs]\ntrap = 3": "must be a table",
     "colour = 3": "unknown key 'colour'",
     "= 3": "not TOML",

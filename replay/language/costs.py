@@ -20,7 +20,9 @@ PROVENANCES: Final = ("published", "measured-host", "measured-trace", "assumed")
 COSTS_DIR: Final = Path(__file__).parent.parent / "costs"
 _HEAD: Final = ("title", "host", "date", "kvm_flavour", "fingerprint")
 _ON_CPU: Final = ("on_idle_cpu", "on_busy_cpu")
-_KEYS: Final = frozenset({"value", "median", "sigma", "quantiles", "provenance", "source", "n", *_ON_CPU})
+_KEYS: Final = frozenset(
+    {"value", "median", "sigma", "quantiles", "provenance", "source", "n", "low", "high", *_ON_CPU}
+)
 _MOST_POINTS: Final = 10_000
 _MOST_SAMPLES: Final = 1 << 53
 
@@ -38,6 +40,9 @@ class Cost:
     """of a thread that was woken: where the CPU it got was idle; used where host CPUs are counted"""
     on_busy_cpu: Distribution | None = None
     """the same from getting a CPU that another thread had, so without the wait for it"""
+    low: float = 0.0
+    """with `high`: the range, ns, that holds the cost's mean nine times in ten; both 0 where that is not known"""
+    high: float = 0.0
 
 
 class CostTable(Mapping[str, Cost]):
@@ -149,6 +154,8 @@ def save_costs(
         lines += ["", f"[costs.{name}]", *_distribution_lines(cost.distribution)]
         parts = {key: getattr(cost, key) for key in _ON_CPU}
         lines += [f"{key} = {_points(part)}" for key, part in parts.items() if part is not None]
+        if cost.high:
+            lines += [f"low = {cost.low!r}", f"high = {cost.high!r}"]
         lines += [f"provenance = {_quoted(cost.provenance)}", f"source = {_quoted(cost.source)}", f"n = {cost.n}"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -182,9 +189,24 @@ def _cost(file: TomlFile, name: str, entry: Any) -> Cost:
         else:
             distribution = _table("quantiles", entry["quantiles"])
         idle, busy = (_table(key, entry[key]) if key in entry else None for key in _ON_CPU)
+        low, high = _range(entry, distribution.mean)
     except UsageError as error:
         raise file.fail(str(error), *place) from None
-    return Cost(distribution, provenance, source, n, idle, busy)
+    return Cost(distribution, provenance, source, n, idle, busy, low, high)
+
+
+def _range(entry: Mapping[str, Any], mean: float) -> tuple[float, float]:
+    """`low` and `high` of an entry; 0 and 0 where it states none."""
+    if "low" not in entry and "high" not in entry:
+        return 0.0, 0.0
+    if "low" not in entry or "high" not in entry:
+        raise UsageError("low and high go together")
+    low, high = _ns(entry["low"]), _ns(entry["high"])
+    if not 0 < low <= high:
+        raise UsageError(f"low must be above 0 and not above high, not {low:g} and {high:g} ns")
+    if not low <= mean <= high:
+        raise UsageError(f"the mean, {mean:g} ns, is not between low and high")
+    return low, high
 
 
 def _table(key: str, points: Any) -> Distribution:
