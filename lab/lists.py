@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.regular import read_text_file
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.lab.spec import PAGE_BYTES, LabSpec
 
@@ -110,7 +111,7 @@ def _think(spec: LabSpec, count: int, rng: np.random.Generator) -> Ints:
 
 def _think_file(path: Path) -> Ints:
     try:
-        values = [parse_duration_ns(line, default_unit="ns") for line in path.read_text().split()]
+        values = [parse_duration_ns(line, default_unit="ns") for line in read_text_file(path).split()]
     except OSError as error:
         raise UsageError(f"--think file:{path}: {error.strerror}") from None
     if not values:
@@ -127,6 +128,8 @@ def _kinds(access: str, count: int, rng: np.random.Generator) -> Ints:
         if name != "mixed":
             raise ValueError
         writes = float(share or 0.5)
+        if not 0 <= writes <= 1:
+            raise ValueError
     except ValueError:
         raise UsageError(f"--access {access}: choose r, w, rmw, mixed or mixed:SHARE_OF_WRITES, as mixed:0.3") from None
     return np.where(rng.random(count) < writes, OP_WRITE, OP_READ).astype(np.int64)

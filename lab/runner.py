@@ -22,7 +22,7 @@ from faultreplay.lab.hugepages import reserved
 from faultreplay.lab.lists import AccessList, make_lists, write_lists
 from faultreplay.lab.outcome import collect
 from faultreplay.lab.program import PageServer, Program
-from faultreplay.lab.spec import PAGE_BYTES, LabResult, LabSpec
+from faultreplay.lab.spec import MAX_SIGMA, PAGE_BYTES, LabResult, LabSpec
 
 
 def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool = False) -> LabResult:
@@ -129,7 +129,9 @@ def fetch_argument(text: str) -> str:
     if kind == "lognormal":
         mean, _, sigma = rest.partition(":")
         try:
-            return f"lognormal:{parse_duration_ns(mean)}:{float(sigma or 0.5)}"
+            spread = float(sigma or 0.5)
+            if 0 <= spread <= MAX_SIGMA:
+                return f"lognormal:{parse_duration_ns(mean)}:{spread}"
         except ValueError:
             pass
     elif kind == "exp":

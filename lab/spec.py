@@ -16,6 +16,12 @@ from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.lab_facts import LabFacts
 
 MAX_ACCESSORS: Final = 64
+MAX_PAGES: Final = 1 << 26
+"""Of all accessors: 256 GiB of 4K pages."""
+MAX_ACCESSES: Final = 1 << 27
+"""Of all accessors: each leaves 40 bytes of truth."""
+MAX_SIGMA: Final = 5
+"""Of a lognormal fetch."""
 PAGE_BYTES: Final = 4096
 
 
@@ -100,8 +106,11 @@ class LabSpec:
             raise UsageError(f"--vcpus {self.vcpus}: 1 to {MAX_ACCESSORS}")
         if self.handlers is not None and not 0 <= self.handlers <= MAX_ACCESSORS:
             raise UsageError(f"--handlers {self.handlers}: 0 to {MAX_ACCESSORS}")
-        if self.pages < 1:
-            raise UsageError(f"--pages {self.pages}: at least 1")
+        if not 1 <= self.pages <= MAX_PAGES // self.vcpus:
+            raise UsageError(f"--pages {self.pages}: 1 to {MAX_PAGES // self.vcpus:,} with {self.vcpus} accessors")
+        if self.accesses is not None and not 1 <= self.accesses <= MAX_ACCESSES // self.vcpus:
+            most = MAX_ACCESSES // self.vcpus
+            raise UsageError(f"--accesses {self.accesses}: 1 to {most:,} with {self.vcpus} accessors")
         if self.order not in ORDERS:
             raise UsageError(f"--order {self.order}: choose one of {', '.join(ORDERS)}")
         if self.target == "process" and (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from faultreplay.replay.language.reading import counts_things
 
 DEFAULT_POINTS: Final = 9
 MOST_POINTS: Final = 1000
-_RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?::(?P<points>\d+))?")
+MOST_CELLS: Final = 1_000_000
+_RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?::(?P<points>\d{1,9}))?")
 
 Unit = Literal["ns", "bytes", "factor", "number"]
 
@@ -102,6 +104,9 @@ def parse_axis(text: str, mechanisms: Sequence[str]) -> Axis:
 def grid(axes: Sequence[Axis]) -> list[Point]:
     """Every combination of the axes' values; one empty point without axes."""
     keys = [axis.key for axis in axes]
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > MOST_CELLS:
+        raise UsageError(f"--vary: {count:,} combinations: at most {MOST_CELLS:,}")
     return [tuple(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
@@ -143,7 +148,10 @@ def _values(text: str, values: str, unit: Unit, param: Param | None) -> tuple[fl
     whole = param is not None and counts_things(param.unit)
     match = _RANGE.fullmatch(values.strip())
     if not match:
-        found = [_number(text, part, unit) for part in values.split(",") if part.strip()]
+        parts = [part for part in values.split(",") if part.strip()]
+        if not 1 <= len(parts) <= MOST_POINTS:
+            raise UsageError(f"--vary {text[:80]}: {len(parts)} values: 1 to {MOST_POINTS}")
+        found = [_number(text, part, unit) for part in parts]
     else:
         low, high = (_number(text, match[end], unit) for end in ("low", "high"))
         points = int(match["points"] or DEFAULT_POINTS)
@@ -165,7 +173,10 @@ def _number(text: str, part: str, unit: Unit) -> float:
             return float(parse_duration_ns(part))
         if unit == "bytes":
             return float(parse_size_bytes(part.removesuffix("/s")))
-        return float(part.removeprefix("x") if unit == "factor" else part)
+        number = float(part.removeprefix("x") if unit == "factor" else part)
+        if math.isfinite(number) and (number >= 0 or unit != "factor"):
+            return number
+        raise ValueError
     except ValueError:
         raise UsageError(f"--vary {text}: '{part}' is not a number") from None
     except UsageError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
     from faultreplay.analysis.compare.predict import Setup
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MOST_CPUS: Final = 8192
+"""Of a host: what Linux can be built for."""
+SEED: Final = click.IntRange(0, (1 << 62) - 1)
+"""What the engine's 64-bit hash takes, with room for --seeds."""
+
+
+class Finite(click.FloatRange):
+    """A finite number within bounds. `FloatRange` lets nan through, which compares false with every bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or a usage error."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
 
 _WINDOW = re.compile(r"(?P<start>[^+:]+)\+(?P<length>[^+:]+):(?P<kind>[a-z][a-z-]*)")
 _SETTING = re.compile(r"(?P<mechanism>[^=]+)\.(?P<param>[A-Za-z_][\w-]*)=(?P<value>.+)")
@@ -111,7 +129,7 @@ def replay_options(function: F) -> F:
             ),
             click.option(
                 "--cpus",
-                type=click.IntRange(1),
+                type=click.IntRange(1, MOST_CPUS),
                 help="Host CPUs that vCPUs and handlers have to share. Default: see the table's notes.",
             ),
             click.option(
@@ -119,7 +137,7 @@ def replay_options(function: F) -> F:
                 is_flag=True,
                 help="With --cpus: vCPU n on CPU n modulo N, then the handlers likewise. Default: on any of them.",
             ),
-            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option("--seed", type=SEED, default=0, show_default=True),
             click.option(
                 "--seeds",
                 type=click.IntRange(1, 1000),
@@ -130,7 +148,7 @@ def replay_options(function: F) -> F:
             click.option(
                 "--max-loss",
                 "max_loss_percent",
-                type=click.FloatRange(0, 100),
+                type=Finite(0, 100),
                 default=1.0,
                 show_default=True,
                 metavar="PERCENT",

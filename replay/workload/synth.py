@@ -18,7 +18,7 @@ import pyarrow as pa
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.meta import Clock, Meta, Target, Thread, Tool
 from faultreplay.faulttrace.schema import FAULTS
-from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.faulttrace.writer import TraceWriter, write_faults
 from faultreplay.replay.workload.workload import Workload, make_workload
 
@@ -31,6 +31,8 @@ _BASE: Final = 1 << 40
 _TGID: Final = 1
 _FIRST_TID: Final = 1000
 _CHUNK_ROWS: Final = 1 << 20
+MOST_ACCESSES: Final = 1 << 27
+"""Of all vCPUs: some 10 GB while they are drawn and sorted."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class SynthSpec:
             raise UsageError(f"'{self.kind}' is no synthetic workload: they are {', '.join(KINDS)}")
         if self.vcpus < 1 or self.pages < 1 or self.phases < 1:
             raise UsageError("vCPUs, pages and phases are counted from 1")
+        if self.vcpus * self.pages > MOST_ACCESSES:
+            raise UsageError(f"{self.vcpus} vCPUs x {self.pages} pages: at most {MOST_ACCESSES:,} accesses in all")
+        if self.phases > MOST_ACCESSES:
+            raise UsageError(f"{self.phases} phases: at most {MOST_ACCESSES:,}")
+        if self.pages * self.think.mean_ns + self.phases * self.quiet_ns > LONGEST_NS:
+            raise UsageError(f"thinking and pauses come to more than {LONGEST_NS:g} ns (11 days)")
         if not 0 <= self.skew <= 10:
             raise UsageError(f"a skew of {self.skew:g} is not between 0 (uniform) and 10")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.options import Finite
 from faultreplay.cli.render import FORMATS, Column, Report, check_output, emit, say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--lab", is_flag=True, help="Also make small lab runs on this host (half a minute; needs root and KVM).")
 @click.option(
     "--split",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Finite(0, 1, min_open=True),
     default=1.0,
     show_default=True,
     help="Fit on this first share of each trace's faults and keep the rest for judging "

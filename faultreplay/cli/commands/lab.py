@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.options import SEED
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.units import format_ns, parse_duration_ns, parse_size_bytes
 
@@ -57,7 +58,7 @@ def command() -> None:
 @click.option("--dirty-interval", default="10ms", show_default=True, help="dirty-log: from bitmap to bitmap.")
 @click.option("--spin-below", default="60us", show_default=True, help="A shorter fetch spins, a longer one sleeps.")
 @click.option("--timeout", default="10s", show_default=True, help="Give up when no access ends for so long.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--pin/--no-pin", default=None, help="A core for each thread. Default: when there are enough.")
 @click.option("--nice", type=click.IntRange(-20, 19), default=-20, show_default=True, help="0: like other work.")
 @click.option("--fail", default="", help="Break something: handler-exit@MESSAGES, source-exit@PAGES, hugetlb-enomem.")
@@ -86,9 +87,11 @@ def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> in
 @click.option("--workload", "workloads", multiple=True, metavar="ORDER/ACCESS/THINK", help="Default: two of them.")
 @click.option("--base", default="uffd-missing", show_default=True, help="What fills in memory under a window.")
 @click.option("--run-time", default="500ms", show_default=True, help="About how long one run takes.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Each has a run A and a run B.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 1000), default=1, show_default=True, help="Each has a run A and a run B."
+)
 @click.option("--budget", help="Start no run after so long, as 10m; the same command goes on later.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")
 @click.option(
     "--validate/--no-validate",

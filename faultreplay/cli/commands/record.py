@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.options import Finite
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
 
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
 )
 @click.option("--ring-size", "ring", metavar="SIZE", help="Ring buffer, as 64M. Default: chosen from free memory.")
 @click.option("--backend", type=click.Choice(["auto", "bcc", "bpftrace"]), default="auto", show_default=True)
-@click.option("--max-rate", type=click.FloatRange(1), metavar="EVENTS/S", help="Shed groups of probes past this rate.")
-@click.option(
-    "--max-cpu", type=click.FloatRange(1), metavar="PERCENT", help="Shed groups when recording takes more of one core."
-)
+@click.option("--max-rate", type=Finite(1), metavar="EVENTS/S", help="Shed groups of probes past this rate.")
+@click.option("--max-cpu", type=Finite(1), metavar="PERCENT", help="Shed groups when recording takes more of one core.")
 @click.option("--rotate", metavar="SIZE|TIME", help="Flight recorder: a new segment after 256M or 10m.")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="With --rotate: segments that stay. Default: 10.")
+@click.option(
+    "--keep", type=click.IntRange(1, 1_000_000), metavar="N", help="With --rotate: segments that stay. Default: 10."
+)
 @click.option("--trigger", metavar="TIME", help="End when a stall is longer than this, as 50ms.")
 @click.option("--keep-last", metavar="TIME", help="With --trigger: what stays of the trace. Default: 10s.")
 @click.option(
@@ -101,6 +102,8 @@ def command(
         raise UsageError("--rotate and --trigger: choose one of them")
     if spec.duration_ns == 0:
         raise UsageError("-d 0: a recording needs a duration")
+    if spec.ring_bytes == 0:
+        raise UsageError("--ring-size 0: a ring buffer needs a size")
     stop = threading.Event()
     with _signals_set(stop), _status_line() as show:
         summary = record(spec, _trace_path(out), stop, show)
@@ -115,9 +118,12 @@ def _rotation(text: str | None, keep: int | None) -> Rotation | None:
             raise UsageError("--keep goes with --rotate")
         return None
     try:
-        return Rotation(keep or 10, segment_ns=parse_duration_ns(text))
+        rotation = Rotation(keep or 10, segment_ns=parse_duration_ns(text))
     except UsageError:
-        return Rotation(keep or 10, segment_bytes=parse_size_bytes(text))
+        rotation = Rotation(keep or 10, segment_bytes=parse_size_bytes(text))
+    if not (rotation.segment_ns or rotation.segment_bytes):
+        raise UsageError(f"--rotate {text}: a segment needs a size or a time")
+    return rotation
 
 
 def _trigger(text: str | None, keep_last: str | None) -> Trigger | None:

@@ -13,7 +13,14 @@ from typing import Any
 
 import click
 
-from faultreplay.cli.options import check_settings, named_mechanisms_option, parse_names, replay_options, setup_from
+from faultreplay.cli.options import (
+    Finite,
+    check_settings,
+    named_mechanisms_option,
+    parse_names,
+    replay_options,
+    setup_from,
+)
 from faultreplay.cli.render import FORMATS
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 
@@ -31,12 +38,12 @@ _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p5
     help="MECH.PARAM=1,2,4 or COST=10us..1ms[:POINTS] (at even ratios) or COST=x0.5,x1,x2. Several make a grid.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Data set to write or go on with. Default: none.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Processes. Default: one a CPU.")
+@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="Processes. Default: one a CPU.")
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a dask cluster to run on, as tcp://HOST:8786.")
 @click.option("--rank", type=click.Choice(list(_RANKS)), default="total-stall", show_default=True, help="By what.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, 1000),
+    type=Finite(0, 1000),
     default=10.0,
     show_default=True,
     metavar="PERCENT",

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import click
 
+from faultreplay.cli.options import MOST_CPUS, SEED, Finite
+
 _KINDS = ("demand-paging", "zipf", "phases")
 
 
 @click.command(name="synth")
 @click.argument("kind", type=click.Choice(_KINDS))
-@click.option("--vcpus", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--vcpus", type=click.IntRange(1, MOST_CPUS), default=8, show_default=True)
 @click.option("--pages", type=click.IntRange(1), default=16384, show_default=True, help="Accesses of each vCPU.")
 @click.option("--think", default="20us", show_default=True, help="Before each access: 20us or exp:20us.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--skew", type=float, default=1.0, show_default=True, help="zipf: chance of page k is k^-SKEW.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--skew", type=Finite(0, 10), default=1.0, show_default=True, help="zipf: chance of page k is k^-SKEW.")
 @click.option("--phases", type=click.IntRange(1), default=4, show_default=True, help="phases: bursts of each vCPU.")
 @click.option("--quiet", default="10ms", show_default=True, help="phases: pause between two bursts.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Trace to write, NAME.trace.")

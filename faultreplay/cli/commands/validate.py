@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultreplay.cli.options import output_format, output_options, replay_options, setup_from
+from faultreplay.cli.options import Finite, output_format, output_options, replay_options, setup_from
 from faultreplay.faulttrace.errors import ThresholdExceeded, UsageError
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--max-error",
     "max_error_percent",
-    type=click.FloatRange(0),
+    type=Finite(0),
     metavar="PERCENT",
     help="Exit 3 if the total stall of any prediction is further off.",
 )
 @click.option(
     "--or-floor",
     "floor_factor",
-    type=click.FloatRange(0),
+    type=Finite(0),
     metavar="FACTOR",
     help="With --max-error: or if it is off by no more than FACTOR times the A/A floor.",
 )
