@@ -221,7 +221,9 @@ def fit(
             for key, found in (("on_idle_cpu", observed.on_idle_cpu), ("on_busy_cpu", observed.on_busy_cpu))
             if len(found.get(cost, ())) >= min_samples
         }
-        costs[cost] = Cost(distribution_of(np.maximum(values, 0)), provenance, source, len(values), **parts)
+        whole = distribution_of(np.maximum(values, 0))
+        idle, busy = parts.get("on_idle_cpu"), parts.get("on_busy_cpu")
+        costs[cost] = Cost(whole, provenance, source, len(values), idle, busy)
     return Fit(CostTable(costs, name), refused, samples)
 
 
