@@ -67,13 +67,14 @@ def test_check_accepts_the_shipped_files(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_check_names_line_key_and_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (MECHANISMS_DIR / "uffd-missing.toml").read_text().replace("max = 4096", 'max = 4096\ncolour = "red"')
+    text = (MECHANISMS_DIR / "uffd-missing.toml").read_text()
+    text = text.replace('servers = "$handlers"', 'servers = "$handlers"\ncolour = "red"')
     path = tmp_path / "mine.toml"
     path.write_text(text)
     line = text.splitlines().index('colour = "red"') + 1
     assert cli._exit_code(["models", "check", str(path)]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"error: {path}:{line}: params.handlers.colour: unknown key")
+    assert captured.err.startswith(f"error: {path}:{line}: resources.handler.colour: unknown key")
     assert captured.err.count("\n") == 1
     path.write_text('[costs.trap]\nvalue = "-3us"\nprovenance = "assumed"\nsource = "x"\n')
     assert cli._exit_code(["models", "check", str(path)]) == 2

@@ -111,3 +111,15 @@ def test_a_broken_cost_file_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=BROKEN[text]) as caught:
         load_costs(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_low_high_derived_and_the_accessors_of_the_fit_are_written_and_read_back(tmp_path: Path) -> None:
+    cost = Cost(Distribution.constant(700), "derived", "a difference of two rows", low=500.0, high=900.0)
+    table = CostTable({"resolve": cost, "trap": Cost(Distribution.constant(5), "assumed", "x")})
+    path = tmp_path / "c.toml"
+    save_costs(table, path, title="t", fitted_to=64)
+    read = load_costs(path)
+    assert (read["resolve"].low, read["resolve"].high, read["resolve"].provenance) == (500, 900, "derived")
+    assert read["trap"].high == 0
+    assert read.fitted_to == 64
+    assert load_costs().merge(read).fitted_to == 64

@@ -10,6 +10,7 @@ from typing import Any
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns
 from faultreplay.replay.engine.windows import window_words
 from faultreplay.replay.language.costs import Cost
+from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.words import ACCESSOR_KINDS
@@ -150,8 +151,8 @@ def _words(mechanism: Mechanism, verb: str, operand: Any, options: Mapping[str, 
 
 
 def _cost(mechanism: Mechanism, operand: Any, costs: Mapping[str, Cost]) -> str:
-    if isinstance(operand, str) and operand.startswith("$"):
-        return f"{operand[1:]} {format_ns(mechanism.values[operand[1:]])}"
+    if is_expression(operand):
+        return f"{operand.replace('$', '')} {format_ns(mechanism.value(operand))}"
     if operand in COST_NAMES:
         return (
             f"{operand} {format_ns(costs[operand].distribution.mean)}" if operand in costs else f"{operand} (unknown)"

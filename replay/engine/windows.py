@@ -15,6 +15,7 @@ from faultreplay.faulttrace.units import format_bytes, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.distributions import Distribution
+from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.words import ACCESSOR_KINDS
@@ -137,8 +138,8 @@ def _one(distribution: Distribution, seed: int, number: int) -> int:
 
 def _distribution(rule: Mechanism, operand: Any, costs: Mapping[str, Cost], used: dict[str, str]) -> Distribution:
     text = str(operand)
-    if text.startswith("$"):
-        return Distribution.constant(rule.values[text[1:]])
+    if is_expression(text):
+        return Distribution.constant(rule.value(text))
     if text in COST_NAMES:
         if text not in costs:
             raise UsageError(f"{rule.name} charges '{text}', for which the cost table has no value")

@@ -14,6 +14,7 @@ from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language.costs import Cost, Distribution
 from faultreplay.replay.language.distributions import TABLE_SIZE
+from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, CONDITIONS, Stage
@@ -179,9 +180,10 @@ class Compiler:
         awake = False
         waiting: list[int] = []
         barrier = first
+        returned_to = {stage.operand for stage in stages if stage.verb == "retry"}
         for stage in stages:
             skip = -1
-            if "label" in stage.options:
+            if stage.options.get("label") in returned_to:
                 labels[stage.options["label"]] = barrier = len(self.ops)
             if "when" in stage.options:
                 skip = self.emit(o.UNLESS, _mask(stage.options["when"]))
@@ -341,8 +343,8 @@ class Compiler:
         """What a cost operand stands for; notes the provenance of named costs."""
         if not isinstance(operand, str):
             return Distribution.constant(operand)
-        if operand.startswith("$"):
-            return Distribution.constant(mechanism.values[operand[1:]])
+        if is_expression(operand):
+            return Distribution.constant(mechanism.value(operand))
         if operand not in COST_NAMES:
             return Distribution.constant(parse_duration_ns(operand))
         cost = self.costs.get(operand)

@@ -16,7 +16,8 @@ from faultreplay.replay.language.reading import TomlFile, shown
 
 __all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "list_costs", "load_costs", "save_costs"]
 
-PROVENANCES: Final = ("published", "measured-host", "measured-trace", "assumed")
+PROVENANCES: Final = ("published", "derived", "measured-host", "measured-trace", "assumed")
+"""``derived``: worked out from published figures (a difference, a share, a fit), which are not this cost itself."""
 COSTS_DIR: Final = Path(__file__).parent.parent / "costs"
 _HEAD: Final = ("title", "host", "date", "kvm_flavour", "fingerprint")
 _ON_CPU: Final = ("on_idle_cpu", "on_busy_cpu")
@@ -56,6 +57,7 @@ class CostTable(Mapping[str, Cost]):
         fingerprint: str = "",
         *,
         shipped: bool = False,
+        fitted_to: int = 0,
     ) -> None:
         for key, cost in costs.items():
             if key not in COST_NAMES:
@@ -70,6 +72,8 @@ class CostTable(Mapping[str, Cost]):
         """of the host it was measured on (`faulttrace.meta.fingerprint_of`); empty: not known"""
         self.shipped = shipped
         """comes with faultreplay"""
+        self.fitted_to = fitted_to
+        """how many accessors at once the costs of contention were fitted with; 0: nobody says"""
 
     def __getitem__(self, key: str) -> Cost:
         return self._costs[key]
@@ -85,7 +89,8 @@ class CostTable(Mapping[str, Cost]):
         merged = dict(self._costs)
         for other in others:
             merged.update(other)
-        return CostTable(merged, self.name)
+        fitted = [table.fitted_to for table in others if isinstance(table, CostTable) and table.fitted_to]
+        return CostTable(merged, self.name, fitted_to=fitted[-1] if fitted else self.fitted_to)
 
     def with_constants(self, **ns: float) -> CostTable:
         """The table with some costs set to constants of `ns`, marked as assumed."""
@@ -120,14 +125,16 @@ def _load(text: str, path: Path, *, shipped: bool = False) -> CostTable:
             f"no cost table '{text}': shipped are {', '.join(list_costs())}; or give a .toml file"
         ) from None
     for key in file.data:
-        if key not in (*_HEAD, "costs"):
-            raise file.fail(f"unknown key '{key}': a cost file has {', '.join(_HEAD)}, [costs.NAME]", key)
+        if key not in (*_HEAD, "fitted_to", "costs"):
+            known = ", ".join((*_HEAD, "fitted_to"))
+            raise file.fail(f"unknown key '{key}': a cost file has {known}, [costs.NAME]", key)
     for key in _HEAD:
         if key != "date":  # TOML has dates of its own
             file.words(file.data.get(key, ""), key)
     costs = {key: _cost(file, key, entry) for key, entry in file.table(file.data.get("costs", {}), "costs").items()}
     flavour, fingerprint = (file.data.get(key, "") for key in ("kvm_flavour", "fingerprint"))
-    return CostTable(costs, path.stem, flavour, fingerprint, shipped=shipped)
+    fitted_to = file.whole(file.data.get("fitted_to", 0), 0, 1 << 20, "fitted_to")
+    return CostTable(costs, path.stem, flavour, fingerprint, shipped=shipped, fitted_to=fitted_to)
 
 
 def shipped_for(kvm_flavour: str) -> tuple[CostTable, ...]:
@@ -145,11 +152,13 @@ def save_costs(
     date: str = "",
     kvm_flavour: str = "",
     fingerprint: str = "",
+    fitted_to: int = 0,
 ) -> None:
     """Write `costs` as a file that `load_costs` reads back."""
     lines = [f"title = {_quoted(title)}", f"host = {_quoted(host)}", f"date = {_quoted(date)}"]
     more = {"kvm_flavour": kvm_flavour, "fingerprint": fingerprint}
     lines += [f"{key} = {_quoted(value)}" for key, value in more.items() if value]
+    lines += [f"fitted_to = {fitted_to}"] if fitted_to else []
     for name, cost in costs.items():
         lines += ["", f"[costs.{name}]", *_distribution_lines(cost.distribution)]
         parts = {key: getattr(cost, key) for key in _ON_CPU}

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_size_bytes
+from faultreplay.replay.language import expressions, inherit
 from faultreplay.replay.language import words as lang
 from faultreplay.replay.language.reading import TomlFile, number_in, shown
 from faultreplay.replay.language.stages import Operands, Param, Resource
@@ -19,6 +20,8 @@ __all__ = ["Mechanism", "Param", "Resource", "list_mechanisms", "load_mechanism"
 MECHANISMS_DIR: Final = Path(__file__).parent.parent / "mechanisms"
 _TOP: Final = frozenset(
     {
+        "extends",
+        "changes",
         "title",
         "stands_for",
         "source",
@@ -41,6 +44,7 @@ _STAGE2: Final = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awak
 _RECORDED: Final = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
 _RECORDED_AWAKE: Final = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
 _NOTHING: Final = (Stage("wake", 0, {}, 0),)
+_WORDS: Final = frozenset({"title", "stands_for", "source", "limits", "params", "changes", "extends"})
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
 MOST_SERVERS: Final = 1 << 20
 MOST_SHARDS: Final = 1 << 16
@@ -90,10 +94,17 @@ class Mechanism:
     shards: Any
 
     def value(self, operand: Any) -> float:
-        """The number behind a number, a size or ``$param``."""
-        if isinstance(operand, str):
-            return self.values[operand[1:]] if operand.startswith("$") else float(parse_size_bytes(operand))
-        return float(operand)
+        """The number behind a number, a size, ``$param`` or an expression of parameters.
+
+        Raises:
+            UsageError: an expression is negative.
+        """
+        if not expressions.is_expression(operand):
+            return float(parse_size_bytes(operand) if isinstance(operand, str) else operand)
+        value = expressions.evaluate(operand, self.values)
+        if value < 0:
+            raise UsageError(f"{self.name}: {operand} is {value:g}: less than nothing")
+        return value
 
     @property
     def write_after_read(self) -> bool:
@@ -173,16 +184,16 @@ def load_mechanism(name_or_path: str | Path) -> Mechanism:
     Raises:
         UsageError: there is none, or the file breaks the language; the message names file, line and reason.
     """
-    return _load(str(name_or_path), ())
+    return _load(str(name_or_path), ()).mechanism()
 
 
-def _load(text: str, above: tuple[str, ...]) -> Mechanism:
+def _load(text: str, above: tuple[str, ...]) -> _Reader:
     shipped = "/" not in text and not text.endswith(".toml")
     path = MECHANISMS_DIR / f"{text}.toml" if shipped else Path(text)
     identity = str(path.absolute()) if "\0" in text else str(path.resolve())
     if identity in above:
         names = " -> ".join(Path(step).stem for step in (*above[above.index(identity) :], identity))
-        raise UsageError(f"{above[-1]}: fall-back goes in a cycle: {names}")
+        raise UsageError(f"{above[-1]}: fall-back or extends goes in a cycle: {names}")
     if len(above) >= MOST_FALLBACKS:
         raise UsageError(f"{above[-1]}: falls back {MOST_FALLBACKS} files deep: no mechanism needs that")
     try:
@@ -193,18 +204,25 @@ def _load(text: str, above: tuple[str, ...]) -> Mechanism:
         raise UsageError(
             f"no mechanism '{text}': shipped are {', '.join(list_mechanisms())}; or give a .toml file"
         ) from None
-    return _Reader(file, (*above, identity)).mechanism()
+    return _Reader(file, (*above, identity))
 
 
 class _Reader:
     """A mechanism's tables, each read once; `Operands` knows what may stand in them."""
 
     def __init__(self, file: TomlFile, above: tuple[str, ...]) -> None:
-        self.file, self.data, self.above = file, file.data, above
+        file.known(file.data, sorted(_TOP))
+        base = None
+        if "extends" in file.data:
+            other = _load(file.words(file.data["extends"], "extends"), above)
+            other.mechanism()  # what is wrong there is said there
+            base = other.file
+        self.file: TomlFile = inherit.ExtendingFile(file, base)
+        self.data, self.above = self.file.data, above
 
     def mechanism(self) -> Mechanism:
         file = self.file
-        data = file.known(self.data, sorted(_TOP))
+        data = self.data
         for key in _REQUIRED:
             if key not in data:
                 raise file.fail(f"missing '{key}'")
@@ -226,6 +244,7 @@ class _Reader:
             if key not in lang.CLASSES or not isinstance(target, str) or target not in paths:
                 reason = f"{key} = {shown(target)}: maps a class of fault to a path of this file"
                 raise file.fail(reason, "classes", key)
+        self.check_used(params)
         return Mechanism(
             name=file.path.stem,
             file=str(file.path),
@@ -245,6 +264,14 @@ class _Reader:
             push=self.push(),
             shards=operands.count(data.get("shards", 1), 1, MOST_SHARDS, "shards"),
         )
+
+    def check_used(self, params: Mapping[str, Param]) -> None:
+        """A parameter that nothing uses would be set in vain."""
+        used = set(expressions.named_in({key: entry for key, entry in self.data.items() if key not in _WORDS}))
+        for name in params:
+            if name not in used:
+                reason = f"nothing uses this parameter: write ${name} somewhere, or leave it out"
+                raise self.file.fail(reason, "params", name)
 
     def table(self, key: str) -> dict[str, Any]:
         return self.file.table(self.data.get(key, {}), key)
@@ -293,7 +320,7 @@ class _Reader:
                 raise self.file.fail(
                     "is served by this mechanism and falls back too: say one of them", "fallback", kind
                 )
-            found[kind] = _load(self.file.words(name, "fallback", kind), self.above)
+            found[kind] = _load(self.file.words(name, "fallback", kind), self.above).mechanism()
         return found
 
     def window(self) -> dict[str, Any] | None:

@@ -51,8 +51,15 @@ class TomlFile:
 
     def place(self, *place: str | int) -> str:
         """`FILE:LINE: dotted.key`."""
+        if not place:
+            return f"{self.path}:1: file"
+        path, text, place = self.origin(place)
         dotted = ".".join(str(part + 1) if isinstance(part, int) else part for part in place)
-        return f"{self.path}:{line_of(self.text, place)}: {dotted}" if place else f"{self.path}:1: file"
+        return f"{path}:{line_of(text, place)}: {dotted}"
+
+    def origin(self, place: tuple[str | int, ...]) -> tuple[str, str, tuple[str | int, ...]]:
+        """(file, its text, place in it): for files that take tables over from others."""
+        return str(self.path), self.text, place
 
     def table(self, value: Any, *place: str | int) -> dict[str, Any]:
         """A table."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.language import expressions
 from faultreplay.replay.language import words as lang
 from faultreplay.replay.language.places import line_of
 from faultreplay.replay.language.reading import TomlFile, counts_things, shown
@@ -46,20 +48,26 @@ class Operands:
         self.file, self.params, self.resources = file, params, resources
 
     def cost(self, value: Any, *place: str | int) -> None:
-        """A cost name, a duration, or a ``$param`` of ns."""
-        if isinstance(value, str) and value.startswith("$"):
+        """A cost name, a duration, a ``$param`` of ns, or arithmetic over parameters."""
+        if expressions.is_arithmetic(value):
+            self.arithmetic(value, *place)
+        elif isinstance(value, str) and value.startswith("$"):
             self.param(value, ("ns",), *place)
         else:
             lang.check_cost(value, (), self.file.place(*place))
 
     def size(self, value: Any, *place: str | int, unit: str = "bytes") -> Any:
-        """Bytes as a number, a size as ``4K``, or a ``$param`` of that `unit`; not negative."""
+        """Bytes as a number, a size as ``4K``, or a ``$param`` of that `unit`, or arithmetic; not negative."""
+        if expressions.is_arithmetic(value):
+            return self.arithmetic(value, *place)
         if isinstance(value, str) and value.startswith("$"):
             return self.param(value, (unit,), *place)
         return self.file.size(value, *place)
 
     def count(self, value: Any, low: int, high: int, *place: str | int) -> Any:
-        """A whole number or a ``$param`` that counts; `high` bounds the parameter too."""
+        """A whole number or a ``$param`` that counts; `high` bounds the parameter too. Arithmetic over parameters."""
+        if expressions.is_arithmetic(value):
+            return self.arithmetic(value, *place)
         if not isinstance(value, str) or not value.startswith("$"):
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
@@ -79,6 +87,14 @@ class Operands:
         param = self.params[value[1:]]
         if not 0 <= param.minimum <= param.maximum <= 1:
             raise self.file.fail(f"'{value}' must stay between 0 and 1: its bounds say otherwise", *place)
+
+    def arithmetic(self, value: str, *place: str | int) -> str:
+        """An expression over declared parameters (`expressions.evaluate`), in the unit of what stands here."""
+        try:
+            expressions.evaluate(value, {name: max(param.default, 1.0) for name, param in self.params.items()})
+        except UsageError as error:
+            raise self.file.fail(str(error), *place) from None
+        return value
 
     def param(self, value: str, units: tuple[str, ...] | None, *place: str | int) -> str:
         """``$name`` of a declared parameter in one of `units` (None: in any that is no time and no size)."""
@@ -127,7 +143,8 @@ class Operands:
         if name == "retry":
             self._retry(entry, place)
         options = {key: value for key, value in entry.items() if key != name}
-        return Stage(name, entry[name], options, line_of(self.file.text, (*place, name)))
+        file, text, origin = self.file.origin((*place, name))
+        return Stage(name, entry[name], options, line_of(text, origin), file)
 
     def _operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> None:
         if kind == "cost":

@@ -120,6 +120,8 @@ class Stage:
     operand: Any
     options: Mapping[str, Any]
     line: int
+    file: str = ""
+    """where the line is: of an inherited stage, the file that it comes from"""
 
     @property
     def says(self) -> str:
@@ -191,7 +193,7 @@ class _Path:
         self.woken = False
 
     def fail(self, stage: Stage, reason: str) -> UsageError:
-        return UsageError(f"{self.file}:{stage.line}: {self.where}: {reason}")
+        return UsageError(f"{stage.file or self.file}:{stage.line}: {self.where}: {reason}")
 
     def check(self, stages: Sequence[Stage]) -> None:
         for number, stage in enumerate(stages):
