@@ -69,12 +69,13 @@ def write_trace(
     params: dict[str, object] | None = None,
     lost: int = 0,
     windows: list[WindowSpan] | None = None,
+    host: Host | None = None,
 ) -> Path:
     """A trace directory whose faults are `rows`; it holds one event, so that a share of losses has a meaning."""
     end = max((int(str(r["end_ns"])) for r in rows if r["end_ns"]), default=BEGIN_NS)
     meta = Meta(
         origin="synthetic",
-        host=Host(cpus=2),
+        host=host or Host(cpus=2),
         clock=Clock(start_ns=BEGIN_NS, end_ns=end + 1_000),
         mechanism=MechanismUsed(mechanism, params or {"handlers": 1}) if mechanism else None,
         windows=windows or [],

@@ -174,7 +174,7 @@ def calibrate(
             Observed(window_samples(traces), empty, empty),
         ]
     )
-    names = ", ".join(trace.name for trace in (*traces, *contended))
+    names = ", ".join(dict.fromkeys(trace.name for trace in (*traces, *contended)))
     cpu = traces[0].meta.host.cpu_model or "an unknown CPU"
     how = "by events and the accessors' own clock" if with_truth else "by events"
     share = f", first {first_share:.0%} of the faults" if first_share < 1 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,10 @@ from faultreplay.faulttrace.errors import IncompleteData, UsageError
 
 if TYPE_CHECKING:
     from faultreplay.analysis.calibrate.calibrate import Fit
+    from faultreplay.analysis.calibrate.host import HostFit
+    from faultreplay.faulttrace.meta import Host
     from faultreplay.faulttrace.store import Trace
+    from faultreplay.replay.language.costs import CostTable
 
 
 @click.command("calibrate", short_help="Fit a cost file.")
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The cost file to make: NAME.toml."
 )
-@click.option("--lab", is_flag=True, help="Also make small lab runs on this host (half a minute; needs root and KVM).")
+@click.option(
+    "--lab",
+    is_flag=True,
+    help="Make small lab runs on this host, twice (a minute; needs root and KVM), "
+    "and file their costs for all traces of this host.",
+)
 @click.option(
     "--split",
     type=Finite(0, 1, min_open=True),
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option("--min-samples", type=click.IntRange(2), default=30, show_default=True, help="Refuse costs with fewer.")
 @click.option("--require", metavar="COSTS", default="", help="Fail (exit 4) unless these costs, by commas, are fitted.")
+@click.option("--allow-busy", is_flag=True, help="With --lab: on a busy host, fit all the same, with wider ranges.")
 @click.option("--format", "fmt", type=click.Choice(FORMATS[:-1]), default="table", show_default=True)
 @click.option("--force", is_flag=True, help="Write over an existing cost file.")
 def command(
@@ -53,6 +61,7 @@ def command(
     with_truth: bool,
     min_samples: int,
     require: str,
+    allow_busy: bool,
     fmt: str,
     force: bool,
 ) -> None:
@@ -60,51 +69,73 @@ def command(
 
     A cost is the interval that `faultreplay models` gives for its name. Without -o the table is only shown.
     """
-    from faultreplay.analysis.calibrate.calibrate import calibrate
     from faultreplay.faulttrace.store import open_trace
-    from faultreplay.replay.language.costs import save_costs
 
     if not traces and not lab:
         raise UsageError("nothing to calibrate from: name traces, or give --lab")
+    if allow_busy and not lab:
+        raise UsageError("--allow-busy goes with --lab")
     if output is not None:
         check_output(output, force=force)
     wanted = _wanted(require)
-    with ExitStack() as stack:
-        opened: list[Trace] = [open_trace(path) for path in traces]
-        contended: list[Trace] = []
-        if lab:
-            from faultreplay.analysis.calibrate.microruns import micro_traces
+    opened: list[Trace] = [open_trace(path) for path in traces]
+    how: dict[str, Any] = {"first_share": split, "with_truth": with_truth, "min_samples": min_samples}
+    measured = None
+    if lab:
+        from faultreplay.analysis.calibrate.host import calibrate_host
 
-            made = stack.enter_context(micro_traces(say))
-            opened += made.quiet
-            contended = made.contended
         # The lab's own runs wait for content that does not exist: the environment's fetch is not theirs to tell.
         left_out = () if traces else ("fetch",)
-        fit = calibrate(
-            opened,
-            first_share=split,
-            with_truth=with_truth,
-            min_samples=min_samples,
-            left_out=left_out,
-            contended=contended,
-        )
+        measured = calibrate_host(say, extra=opened, left_out=left_out, allow_busy=allow_busy, **how)
+        fit, hosts = measured.fit, [measured.meta.host, *(trace.meta.host for trace in opened)]
+    else:
+        from faultreplay.analysis.calibrate.calibrate import calibrate
+
+        fit, hosts = calibrate(opened, **how), [trace.meta.host for trace in opened]
     absent = [name for name in wanted if name not in fit.costs]
     if absent:
         why = ", ".join(f"{name} ({fit.refused.get(name, 'no samples')})" for name in absent)
         raise IncompleteData(f"not fitted: {why}: record more, or lower --min-samples")
     costs = fit.some()
-    emit(_report(fit), fmt)
+    emit(_report(fit, measured), fmt)
+    if measured is not None:
+        _file(costs, measured.meta.host, allow_busy=bool(measured.problems))
     if output is not None:
-        flavours = {trace.meta.host.kvm_flavour for trace in opened} - {"none", "unknown"}
-        save_costs(
-            costs,
-            output,
-            title=_title(opened, lab),
-            host=platform.node(),
-            date=time.strftime("%Y-%m-%d"),
-            kvm_flavour=flavours.pop() if len(flavours) == 1 else "",
-        )
+        _save(costs, output, hosts, lab)
         say(f"wrote {output}")
+
+
+def _file(costs: CostTable, host: Host, *, allow_busy: bool) -> None:
+    """Keep this host's costs where they are found by themselves; not those of a busy host."""
+    from faultreplay.analysis.compare.ranges import ENVIRONMENT
+    from faultreplay.replay.language.costs import CostTable
+    from faultreplay.replay.language.filed import filed_path, hand_over
+
+    if allow_busy or not host.fingerprint:
+        why = "the host was busy" if allow_busy else "this host does not say what it is"
+        say(f"not filed for traces of this host ({why}): give the file with --costs")
+        return
+    path = filed_path(host.fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(CostTable({name: cost for name, cost in costs.items() if name not in ENVIRONMENT}), path, [host], True)
+    hand_over(path)
+    say(f"filed for traces of this host (fingerprint {host.fingerprint}): {path}")
+
+
+def _save(costs: CostTable, path: Path, hosts: list[Host], lab: bool) -> None:
+    from faultreplay.replay.language.costs import save_costs
+
+    flavours = {host.kvm_flavour for host in hosts} - {"none", "unknown"}
+    fingerprints = {host.fingerprint for host in hosts}
+    save_costs(
+        costs,
+        path,
+        title=_title(hosts, lab),
+        host=platform.node(),
+        date=time.strftime("%Y-%m-%d"),
+        kvm_flavour=flavours.pop() if len(flavours) == 1 else "",
+        fingerprint=fingerprints.pop() if len(fingerprints) == 1 else "",
+    )
 
 
 def _wanted(require: str) -> list[str]:
@@ -117,19 +148,20 @@ def _wanted(require: str) -> list[str]:
     return names
 
 
-def _title(traces: list[Trace], lab: bool) -> str:
-    host = traces[0].meta.host
-    made_of = "lab runs" if lab else f"{len(traces)} trace{'s' if len(traces) > 1 else ''}"
+def _title(hosts: list[Host], lab: bool) -> str:
+    host = hosts[0]
+    made_of = "lab runs" if lab else f"{len(hosts)} trace{'s' if len(hosts) > 1 else ''}"
     cpu = host.cpu_model or "an unknown CPU"
     return f"measured on {cpu}, kernel {host.kernel}, KVM {host.kvm_flavour}, from {made_of}"
 
 
-def _report(fit: Fit) -> Report:
+def _report(fit: Fit, measured: HostFit | None) -> Report:
     records: list[dict[str, Any]] = []
     for name, cost in fit.costs.items():
         shape = cost.distribution
         record: dict[str, Any] = {"cost": name, "n": cost.n, "mean_ns": shape.mean}
         record |= {f"p{level}_ns": shape.quantile(level / 100) for level in (10, 50, 90, 99)}
+        record |= {"low_ns": cost.low or None, "high_ns": cost.high or None}
         record |= {"max_ns": shape.quantile(1.0), "provenance": cost.provenance, "source": cost.source}
         # Not in the table: only --cpus uses them, and most costs have none.
         parts = {"on_idle_cpu": cost.on_idle_cpu, "on_busy_cpu": cost.on_busy_cpu}
@@ -141,6 +173,25 @@ def _report(fit: Fit) -> Report:
         Column("max_ns", "max", "ns", keep=5),
         Column("mean_ns", "mean", "ns"),
     ]
+    if measured is not None:
+        columns += [Column("low_ns", "low", "ns"), Column("high_ns", "high", "ns")]
     sources = dict.fromkeys(cost.source for cost in fit.costs.values())
     notes = [*sources, *(f"refused: {name}: {why}" for name, why in fit.refused.items())]
-    return Report(records, columns, "costs", notes, extra={"refused": dict(fit.refused)})
+    extra: dict[str, Any] = {"refused": dict(fit.refused)}
+    if measured is not None:
+        notes = [*_host_notes(measured), *notes]
+        extra["conditions"] = [dict(one.__dict__) for one in measured.conditions]
+        extra["unsteady_percent"] = dict(measured.unsteady)
+    return Report(records, columns, "costs", notes, extra=extra)
+
+
+def _host_notes(measured: HostFit) -> list[str]:
+    """What the figures are worth."""
+    notes = ["low and high: the mean is between them nine times in ten, by how two passes differ"]
+    notes += [f"pass {n}: {conditions}" for n, conditions in enumerate(measured.conditions, 1)]
+    if measured.unsteady:
+        names = ", ".join(f"{name} {percent:.0f} %" for name, percent in measured.unsteady.items())
+        notes.insert(0, f"unsteady, the passes differ by: {names}")
+    if measured.problems:
+        notes.insert(0, f"spoiled: {'; '.join(measured.problems)}")
+    return notes
