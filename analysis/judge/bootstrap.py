@@ -99,6 +99,25 @@ def intervals(
     return [Interval(float(a), float(b), level) for a, b in zip(low, high, strict=True)]
 
 
+def mean_sd(series: npt.ArrayLike) -> float:
+    """Standard deviation of the mean of `series` over all redraws of its blocks: the circular block bootstrap's own, in
+    one pass (each redraw is a sum of independent blocks).
+    """
+    x = np.asarray(series, dtype=np.float64)
+    n = len(x)
+    if n < 2:
+        return 0.0
+    block = block_length(x)
+    around = np.concatenate(([0.0], np.cumsum(np.concatenate((x, x[: block - 1])) - x.mean())))
+    means = (around[block:] - around[:-block]) / block
+    return float(means.std() / np.sqrt(n / block))
+
+
+def sum_sd(series: Sequence[npt.ArrayLike]) -> float:
+    """Standard deviation of the sum of all `series`, each drawn in blocks apart from the others."""
+    return float(np.sqrt(sum((len(np.asarray(one)) * mean_sd(one)) ** 2 for one in series)))
+
+
 def wasserstein(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
     """The first Wasserstein distance: how far, on average, the one set of values must be moved to become the other."""
     u, v = np.sort(np.asarray(one, dtype=np.float64)), np.sort(np.asarray(other, dtype=np.float64))
