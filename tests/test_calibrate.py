@@ -580,7 +580,7 @@ def test_malformed_parts_by_cpu_are_refused_in_one_line(tmp_path: Path, key: str
     file.write_text(f'title = "t"\n[costs.wake]\nvalue = 5\n{key} = {bad}\nprovenance = "assumed"\nsource = "x"\n')
     with pytest.raises(UsageError) as refusal:
         load_costs(file)
-    assert str(refusal.value).startswith(f"{file}:2: cost 'wake': ")
+    assert str(refusal.value).startswith(f"{file}:2: costs.wake: ")
     assert "\n" not in str(refusal.value)
 
 
