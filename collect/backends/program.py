@@ -76,7 +76,7 @@ def _constants(groups: Collection[str], ring_pages: int, wanted: Filter) -> str:
 def _struct(item: Available) -> str:
     """The tracepoint's record up to the last field that is read, laid out as tracefs says."""
     lines, offset, pads = [], 0, 0
-    wanted = [f for f in item.format.fields.values() if f.name in item.probe.reads]
+    wanted = [f for f in item.format.fields.values() if f.name in item.probe.reads_of(item.format.fields)]
     for field in sorted(wanted, key=lambda f: f.offset):
         if field.offset > offset:
             lines.append(f"\tchar pad{pads}[{field.offset - offset}];")
@@ -92,11 +92,7 @@ def _body(item: Available) -> str:
     """The program of a probe whose columns are plain expressions."""
     probe = item.probe
     (kind,) = probe.kinds
-    known = {f"args->{name}" for name in item.format.fields}
-    fills = []
-    for column, expression in probe.columns.items():
-        if all(f"args->{name}" in known for name in Probe(probe.tracepoint, (), (), {column: expression}).reads):
-            fills.append(f"\te->{column} = {expression};\n")
+    fills = [f"\te->{column} = {text};\n" for column, text in probe.filled(item.format.fields).items()]
     return (
         f"int {function_name(probe)}(struct tp_{probe.ident} *args)\n{{\n"
         "\tstruct task *task = current_task();\n\tstruct event *e;\n\n"
