@@ -9,7 +9,7 @@ SAMPLE ?= sample-traces/guest-uffd-missing.trace
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo test lint slow kernels postcopy check bench soak lock clean
+.PHONY: help demo test lint slow kernels postcopy check bpf bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -34,6 +34,9 @@ lint: $(VENV)/.installed-dev  ## style, types, and which package may import whic
 	$(BIN)/lint-imports
 
 check: lint test  ## style, types, imports and the tests
+
+bpf: $(VENV)/.installed  ## compile the BPF programs once for all hosts (needs clang and libbpf-dev)
+	$(BIN)/python -m faultreplay.collect.backends.build_precompiled
 
 bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
 	$(BIN)/python benchmarks/engine.py

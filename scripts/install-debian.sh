@@ -6,13 +6,13 @@
 #   scripts/install-debian.sh --check   says what is missing, changes nothing (exit 1 if anything is)
 set -eu
 
-packages="python3-venv python3-bpfcc bpftrace stress-ng gcc libc6-dev make"
+packages="python3-venv libbpf1 python3-bpfcc bpftrace stress-ng gcc libc6-dev make"
 release=$(uname -r)
 modules=/lib/modules/$release
 check=
 case "${1:-}" in
     --check) check=1 ;;
-    --tests) packages="$packages qemu-system-x86 busybox-static kmod trace-cmd linux-perf" ;;
+    --tests) packages="$packages clang llvm libbpf-dev qemu-system-x86 busybox-static kmod trace-cmd linux-perf" ;;
     "") ;;
     *) echo "usage: $0 [--check|--tests]" >&2; exit 2 ;;
 esac

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faultreplay.collect.backends.probes import on_machine
+from faultreplay.collect.backends.probes import PROBES
 from faultreplay.collect.doctor.checks import Check, Surroundings
 from faultreplay.collect.doctor.doctor import examine, exit_code
 from faultreplay.collect.doctor.uffd import UffdTrial, feature_names, try_userfaultfd
@@ -24,7 +24,7 @@ CONFIG = [
     "BPF_SYSCALL", "BPF_EVENTS", "FTRACE_SYSCALLS", "BPF_JIT", "DEBUG_INFO_BTF", "USERFAULTFD", "KVM", "KPROBES",
     "FUNCTION_TRACER",
 ]  # fmt: skip
-TRACEPOINTS = [probe for probe in on_machine() if not probe.tracepoint.startswith("kprobe:")]
+TRACEPOINTS = [probe for probe in PROBES if not probe.tracepoint.startswith("kprobe:")]
 ALL_CAPS = "000001ffffffffff"
 
 
@@ -33,6 +33,10 @@ def put(root: Path, path: str, text: str | bytes = "") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return file
+
+
+BCC = "usr/lib/python3/dist-packages/bcc"
+LIBBPF = "usr/lib/x86_64-linux-gnu/libbpf.so.1"
 
 
 @pytest.fixture
@@ -58,6 +62,7 @@ def machine(tmp_path: Path) -> Surroundings:
     put(tmp_path, "dev/kvm")
     put(tmp_path, "usr/lib/python3/dist-packages/bcc/__init__.py")
     put(tmp_path, "usr/lib/x86_64-linux-gnu/libbcc.so.0")
+    put(tmp_path, LIBBPF)
     put(tmp_path, "usr/include/linux/userfaultfd.h")
     headers = f"lib/modules/{RELEASE}/build/include/generated"
     put(tmp_path, f"{headers}/autoconf.h")
@@ -66,6 +71,7 @@ def machine(tmp_path: Path) -> Surroundings:
         root=tmp_path,
         which=lambda name: f"/usr/bin/{name}",
         try_uffd=lambda root: UffdTrial("system call", feature_names(0x1FFFF)),
+        has_object=lambda: True,
         euid=0,
     )
 
@@ -134,7 +140,6 @@ def config_without(option: str) -> Callable[[Surroundings], Surroundings]:
 
 BPF, PERFMON, ADMIN, PTRACE = 39, 38, 21, 19
 TRACING = "sys/kernel/tracing"
-BCC = "usr/lib/python3/dist-packages/bcc"
 
 
 @pytest.mark.parametrize(
@@ -168,13 +173,18 @@ BCC = "usr/lib/python3/dist-packages/bcc"
         (remove(BCC), "bcc", "missing", "python3-bpfcc", 0),
         (remove("usr/lib/x86_64-linux-gnu/libbcc.so.0"), "bcc", "missing", "libbcc.so.0", 0),
         (no_program("bpftrace"), "bpftrace", "missing", "bpftrace", 0),
-        (both(remove(BCC), no_program("bpftrace")), "backend", "missing", "apt-get install python3-bpfcc bpftrace", 5),
-        (both(remove(f"lib/modules/{RELEASE}"), no_program("bpftrace")), "backend", "missing", "linux-headers", 5),
+        (both(remove(BCC), remove(LIBBPF), no_program("bpftrace")), "backend", "missing",
+         "apt-get install python3-bpfcc bpftrace", 5),
+        (both(remove(BCC), no_program("bpftrace")), "backend", "ok", "precompiled", 0),
+        (remove(LIBBPF), "precompiled", "missing", "libbpf1", 0),
+        (lambda here: replace(here, has_object=lambda: False), "precompiled", "missing", "make bpf", 0),
+        (both(remove(f"lib/modules/{RELEASE}"), remove(LIBBPF), no_program("bpftrace")), "backend", "missing",
+         "linux-headers", 5),
         (both(write("proc/sys/kernel/perf_event_paranoid", "3\n"),
               lambda here: replace(here, try_tracepoint=lambda events: "Permission denied")), "attaching", "denied",
          "kernel.perf_event_paranoid is 3", 77),
         (lambda here: replace(here, euid=1000), "bpftrace", "denied", "--backend bcc", 0),
-        (both(lambda here: replace(here, euid=1000), remove(BCC)), "backend", "missing", "neither", 5),
+        (both(lambda here: replace(here, euid=1000), remove(BCC), remove(LIBBPF)), "backend", "missing", "neither", 5),
         (remove("sys/kernel/btf/vmlinux"), "BTF", "missing", "CONFIG_DEBUG_INFO_BTF", 0),
         (remove(f"{TRACING}/kprobe_events"), "kprobes", "missing", "CONFIG_KPROBES", 0),
         (both(remove("sys/module/kvm_amd"), remove("dev/kvm")), "KVM", "missing", "modprobe", 0),
@@ -243,6 +253,7 @@ def test_headers_that_may_not_be_read(machine: Surroundings, monkeypatch: pytest
     seen = Surroundings.exists
     monkeypatch.setattr(Surroundings, "exists", lambda self, path: path != headers and seen(self, path))
     monkeypatch.setattr(Surroundings, "refused", lambda self, path: path == headers)
+    remove(LIBBPF)(machine)
     checks = examine(replace(machine, euid=1000))
     assert find(checks, "kernel headers").state == find(checks, "backend").state == "denied"
     assert "may not look inside" in find(checks, "kernel headers").found

@@ -1,4 +1,4 @@
-"""BCC and bpftrace at once on one run: the same events, column by column, but for their own clocks."""
+"""Two backends at once on one run: the same events, column by column, but for their own clocks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT
 SAME = ["kind", "tgid", "tid", "cpu", "fd", "vcpu", "addr", "ip", "code", "size", "value"]
 
 
-def _both(tmp_path: Path, pid: int, go: subprocess.Popen[bytes]) -> tuple[Trace, Trace]:
-    paths = (tmp_path / "bcc.trace", tmp_path / "bpftrace.trace")
-    first, second = (RecordSpec(pids=(pid,), backend=name) for name in ("bcc", "bpftrace"))
+PAIRS = [("bcc", "bpftrace"), ("bcc", "precompiled")]
+
+
+def _both(tmp_path: Path, names: tuple[str, str], go: subprocess.Popen[bytes]) -> tuple[Trace, Trace]:
+    paths = (tmp_path / "one.trace", tmp_path / "other.trace")
+    first, second = (RecordSpec(pids=(go.pid,), backend=name) for name in names)
     with Recorder(first, paths[0]), Recorder(second, paths[1]):
         assert go.stdin is not None
         go.stdin.write(b"go\n")
@@ -62,25 +65,27 @@ def _assert_same(one: Trace, other: Trace) -> None:
         assert apart.median() < 20_000, kind  # type: ignore[operator]
 
 
-def test_same_events_of_a_process(tmp_path: Path, userfaults: str) -> None:
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_same_events_of_a_process(names: tuple[str, str], tmp_path: Path, userfaults: str) -> None:
     shell = subprocess.Popen(["/bin/sh", "-c", f"read go; {userfaults} {FAULTS}"], stdin=subprocess.PIPE)
-    one, other = _both(tmp_path, shell.pid, shell)
+    one, other = _both(tmp_path, names, shell)
     for trace in (one, other):
         assert trace.events([Kind.UFFD_MSG]).height == FAULTS
         assert trace.events([Kind.UFFD_COPY]).height == FAULTS
         assert trace.meta.losses.total == 0
         assert all(probe.status in ("attached", "off") for probe in trace.meta.probes)
-    assert other.meta.recorder.backend == "bpftrace"
+    assert other.meta.recorder.backend == names[1]
     _assert_same(one, other)
 
 
 @pytest.mark.slow
-def test_same_events_of_a_kvm_guest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_same_events_of_a_kvm_guest(names: tuple[str, str], tmp_path: Path) -> None:
     if not Path("/dev/kvm").exists():
         pytest.skip("needs /dev/kvm")
     guest = f"{sys.executable} -m faultreplay lab run --no-record --pages 499 --vcpus 2 --fetch 20us"
     shell = subprocess.Popen(["/bin/sh", "-c", f"read go; {guest} 2>/dev/null"], stdin=subprocess.PIPE)
-    one, other = _both(tmp_path, shell.pid, shell)
+    one, other = _both(tmp_path, names, shell)
     for trace in (one, other):
         assert trace.events([Kind.UFFD_MSG]).height == 998
         assert set(trace.events([Kind.KVM_RUN_ENTER])["vcpu"]) == {0, 1}
@@ -121,12 +126,38 @@ def test_without_bpftrace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_falls_back_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faultreplay.collect.backends import bcc_backend
+    from faultreplay.collect.backends import bcc_backend, precompiled_backend
 
     def refuse() -> None:
-        raise MissingFeature("BCC is not installed: made up")
+        raise MissingFeature("not installed: made up")
 
+    monkeypatch.setattr(precompiled_backend, "object_path", refuse)
+    spec = RecordSpec(command=("true",), groups=("sched",))
+    summary = record(spec, tmp_path / "a.trace", threading.Event())
+    assert summary.backend == "bcc"
+    assert "bcc, because precompiled: not installed: made up" in summary.notes
     monkeypatch.setattr(bcc_backend, "load_bcc", refuse)
-    summary = record(RecordSpec(command=("true",), groups=("sched",)), tmp_path / "a.trace", threading.Event())
+    summary = record(spec, tmp_path / "b.trace", threading.Event())
     assert summary.backend == "bpftrace"
-    assert "bpftrace, because BCC is not installed: made up" in summary.notes
+    assert any("bcc: not installed: made up" in note for note in summary.notes)
+
+
+def test_signs_and_sizes_are_those_of_this_kernel() -> None:
+    """Which fields have a sign stands in a table: the kernel's own description must agree with it."""
+    from faultreplay.collect.backends.backend import find_probes
+    from faultreplay.collect.backends.precompiled_program import signed_bytes
+    from faultreplay.collect.backends.probes import PROBES
+
+    for item in find_probes(PROBES)[0]:
+        for name in item.probe.reads:
+            field = item.format.fields[name]
+            assert signed_bytes(item.probe, name) == (field.size_bytes if field.signed else 0), (item.probe, name)
+
+
+def test_the_prompt_is_back_at_once(tmp_path: Path) -> None:
+    """Compiled before and detached after by a process of its own: starting and ending take no seconds."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "faultreplay", "record", "--backend", "precompiled", "-o", tmp_path / "a.trace"]
+    done = subprocess.run([*command, "--", "true"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 10  # 1.5 s on a quiet host; with BCC 8 to 12

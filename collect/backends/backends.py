@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from faultreplay.collect.backends.backend import Backend, Key
 from faultreplay.collect.targets.targets import Filter
 from faultreplay.faulttrace.errors import MissingFeature, UsageError
+
+ORDER: Final = ("precompiled", "bcc", "bpftrace")
+"""What ``auto`` tries, the lightest first."""
 
 _parked: dict[Key, Backend] = {}
 _parking = 0
@@ -35,24 +39,35 @@ def acquire_backend(key: Key) -> Backend:
 
 
 def _open(name: str, groups: tuple[str, ...], ring_bytes: int, wanted: Filter) -> Backend:
-    from faultreplay.collect.backends.bcc_backend import BccBackend
+    if name in ORDER:
+        return _make(name, groups, ring_bytes, wanted)
+    if name != "auto":
+        raise UsageError(f"no backend '{name}': choose auto, {', '.join(ORDER)}")
+    without: list[str] = []
+    for candidate in ORDER:
+        try:
+            backend = _make(candidate, groups, ring_bytes, wanted)
+        except MissingFeature as error:
+            without.append(f"{candidate}: {error}")
+            continue
+        if without:
+            backend.why = f"{candidate}, because {'; '.join(without)}"
+        return backend
+    raise MissingFeature(f"no way to run the probes: {'; '.join(without)}")
+
+
+def _make(name: str, groups: tuple[str, ...], ring_bytes: int, wanted: Filter) -> Backend:
+    if name == "precompiled":
+        from faultreplay.collect.backends.precompiled_backend import PrecompiledBackend
+
+        return PrecompiledBackend(groups, ring_bytes, wanted)
+    if name == "bcc":
+        from faultreplay.collect.backends.bcc_backend import BccBackend
+
+        return BccBackend(groups, ring_bytes, wanted)
     from faultreplay.collect.backends.bpftrace_backend import BpftraceBackend
 
-    if name == "bcc":
-        return BccBackend(groups, ring_bytes, wanted)
-    if name == "bpftrace":
-        return BpftraceBackend(groups, ring_bytes, wanted)
-    if name != "auto":
-        raise UsageError(f"no backend '{name}': choose auto, bcc or bpftrace")
-    try:
-        return BccBackend(groups, ring_bytes, wanted)
-    except MissingFeature as without_bcc:
-        try:
-            backend = BpftraceBackend(groups, ring_bytes, wanted)
-        except MissingFeature as without_bpftrace:
-            raise MissingFeature(f"{without_bcc}; and {without_bpftrace}") from None
-        backend.why = f"bpftrace, because {without_bcc}"
-        return backend
+    return BpftraceBackend(groups, ring_bytes, wanted)
 
 
 def release_backend(backend: Backend) -> None:

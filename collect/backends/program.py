@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from faultreplay.collect.backends.probes import GROUPS, PROBES, Probe
+from faultreplay.collect.backends.probes import GROUPS, PROBES, Probe, fields_of
 from faultreplay.collect.backends.tracefs import Format
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter
 from faultreplay.faulttrace.schema import Kind, ZapCause
@@ -31,9 +31,9 @@ class Available:
     note: str = ""
 
 
-def function_name(probe: Probe) -> str:
-    """Name of the probe's program."""
-    return f"on_{probe.ident}"
+def function_name(probe: Probe, raw: bool = False) -> str:
+    """Name of the probe's program; `raw`: of its raw tracepoint program."""
+    return f"on_{'raw_' if raw else ''}{probe.ident}"
 
 
 def generate(
@@ -43,19 +43,20 @@ def generate(
     wanted: Filter = NAMED_ONLY,
     task_pid_offset: int | None = None,
 ) -> str:
-    """The whole C text. With `task_pid_offset`, programs of `RAW_WITH_BTF` are raw tracepoint programs."""
+    """The whole C text for BCC. With `task_pid_offset`, programs of `RAW_WITH_BTF` are there as raw ones too."""
     parts = ["#include <linux/types.h>\n#include <uapi/linux/ptrace.h>", _constants(groups, ring_pages, wanted)]
     if task_pid_offset is not None:
         parts.append(f"#define TASK_PID_OFFSET {task_pid_offset}")
     for item in available:
         parts.append(f"#define TP_{item.probe.ident} 1\n{_struct(item)}")
-    parts.append(_source("common.h"))
-    parts += [_source(name) for name in SOURCES]
-    parts += [_body(item) for item in available if not item.probe.by_hand]
+    parts.append(source("common.h"))
+    parts += [source(name) for name in SOURCES]
+    parts += [plain_body(item.probe, _fills(item)) for item in available if not item.probe.by_hand]
     return "\n\n".join(parts) + "\n"
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """A file of collect/bpf."""
     return resources.files("faultreplay.collect").joinpath("bpf", name).read_text()
 
 
@@ -63,9 +64,9 @@ def _constants(groups: Collection[str], ring_pages: int, wanted: Filter) -> str:
     lines = [f"#define KIND_{kind.name} {kind.value}" for kind in Kind]
     lines += [f"#define ZAP_{cause.name} {cause.value}" for cause in ZapCause]
     lines += [f"#define GROUP_{name.upper()} {bit}" for name, bit in GROUP_BITS.items()]
-    lines += [f"#define WANT_{name.upper()} 1" for name in groups]
+    lines += [f"#define WANTED_{name.upper()} {int(name in groups)}" for name in GROUPS]
     lines += [f"#define PROBE_{probe.ident} {i}" for i, probe in enumerate(PROBES)]
-    lines += ["#define FILTER_ALL_VMS 1"] if wanted.all_vms else []
+    lines += [f"#define FOLLOW_ALL_VMS {int(wanted.all_vms)}", f"#define FOLLOW_CGROUP {int(bool(wanted.cgroup))}"]
     lines += ["#define FILTER_CGROUP 1"] if wanted.cgroup else []
     lines += [f"#define RING_PAGES {ring_pages}", f"#define MAX_TASKS {MAX_TASKS}"]
     lines += [f"#define RANGES {MAX_RANGES}"]
@@ -76,7 +77,7 @@ def _constants(groups: Collection[str], ring_pages: int, wanted: Filter) -> str:
 def _struct(item: Available) -> str:
     """The tracepoint's record up to the last field that is read, laid out as tracefs says."""
     lines, offset, pads = [], 0, 0
-    wanted = [f for f in item.format.fields.values() if f.name in item.probe.reads_of(item.format.fields)]
+    wanted = [f for f in item.format.fields.values() if f.name in item.probe.reads]
     for field in sorted(wanted, key=lambda f: f.offset):
         if field.offset > offset:
             lines.append(f"\tchar pad{pads}[{field.offset - offset}];")
@@ -88,11 +89,19 @@ def _struct(item: Available) -> str:
     return f"struct tp_{item.probe.ident} {{\n{body}\n}};"
 
 
-def _body(item: Available) -> str:
+def _fills(item: Available) -> list[str]:
+    """Assignments of the columns whose fields this kernel's record has."""
+    fills = []
+    for column, expression in item.probe.columns.items():
+        if set(fields_of(expression)) <= set(item.format.fields):
+            fills.append(f"e->{column} = {expression};")
+    return fills
+
+
+def plain_body(probe: Probe, fills: Sequence[str]) -> str:
     """The program of a probe whose columns are plain expressions."""
-    probe = item.probe
     (kind,) = probe.kinds
-    fills = [f"\te->{column} = {text};\n" for column, text in probe.filled(item.format.fields).items()]
+    lines = "".join(f"\t{line}\n" for line in fills)
     return (
         f"int {function_name(probe)}(struct tp_{probe.ident} *args)\n{{\n"
         "\tstruct task *task = current_task();\n\tstruct event *e;\n\n"
@@ -100,6 +109,6 @@ def _body(item: Available) -> str:
         f"\te = reserve(PROBE_{probe.ident}, GROUP_{probe.groups[0].upper()}, task, bpf_get_current_pid_tgid(), "
         f"KIND_{kind.name});\n"
         "\tif (!e)\n\t\treturn 0;\n"
-        f"{''.join(fills)}"
+        f"{lines}"
         "\tevents.ringbuf_submit(e, RINGBUF_NO_WAKEUP);\n\treturn 0;\n}"
     )

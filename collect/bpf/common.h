@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Shared by all programs. Plain libbpf style except for the map calls, which BCC writes as methods.
+ * Shared by all programs. Plain libbpf style except for the map calls, which BCC writes as methods; for the
+ * precompiled object collect/backends/precompiled_program.py rewrites these, and core.h has BCC's map macros.
  * Nothing here looks into a kernel structure: only tracepoint arguments, helpers and user memory that the
  * traced system call itself has just read or written.
  *
  * Before this file the generator defines: KIND_*, GROUP_*, PROBE_* (index of the probe in the table), RING_PAGES,
- * WANT_* for the groups that are on, TP_* for each tracepoint that is on, and struct tp_* from tracefs.
+ * WANTED_* and FOLLOW_* (0 or 1, or read when the object is loaded), TP_* for each tracepoint that is on, and
+ * struct tp_* from tracefs.
  */
 
 /* One record of the ring; collect/backends/ring.py has the same layout as a numpy dtype. */
@@ -121,7 +123,7 @@ static inline struct task *current_task(void)
 	if (targets.lookup(&tgid))
 		return adopt(tid, tgid);
 #ifdef FILTER_CGROUP
-	if (cgroup.check_current_task(0) > 0) {
+	if (FOLLOW_CGROUP && cgroup.check_current_task(0) > 0) {
 		targets.update(&tgid, &tgid);
 		return adopt(tid, tgid);
 	}

@@ -64,19 +64,22 @@ int on_mmap_lock__mmap_lock_released(struct tp_mmap_lock__mmap_lock_released *ar
 /* Twice per KVM fault: a try that may not wait comes first. The structure lies where the kernel's own BTF says. */
 int on_kprobe__handle_userfault(struct pt_regs *ctx)
 {
-	struct tp_kprobe__handle_userfault vmf = {};
+	struct tp_kprobe__handle_userfault *vmf = (void *)PT_REGS_PARM1(ctx);
 	struct task *task = current_task();
 	struct event *e;
+	u64 address = 0;
+	u32 flags = 0;
 
 	if (!task)
 		return 0;
-	bpf_probe_read_kernel(&vmf, sizeof(vmf), (void *)PT_REGS_PARM1(ctx));
+	bpf_probe_read_kernel(&address, sizeof(address), &vmf->address);
+	bpf_probe_read_kernel(&flags, sizeof(flags), &vmf->flags);
 	e = reserve(PROBE_kprobe__handle_userfault, GROUP_FAULTS, task, bpf_get_current_pid_tgid(),
 		    KIND_HANDLE_USERFAULT);
 	if (!e)
 		return 0;
-	e->addr = vmf.address;
-	e->code = vmf.flags;
+	e->addr = address;
+	e->code = flags;
 	e->value = PT_REGS_PARM2(ctx);
 	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	return 0;

@@ -20,18 +20,19 @@ int on_sched__sched_switch(struct tp_sched__sched_switch *args)
 		 */
 		if (state || task->faulting || task->call == IN_KVM_RUN)
 			task->blocked = 1;
-#ifdef WANT_SCHED
-		e = reserve(PROBE_sched__sched_switch, GROUP_SCHED, task, prev, KIND_SCHED_OUT);
-		if (e) {
-			e->code = state;
-			e->value = next;
-			events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+		if (WANTED_SCHED) {
+			e = reserve(PROBE_sched__sched_switch, GROUP_SCHED, task, prev, KIND_SCHED_OUT);
+			if (e) {
+				e->code = state;
+				e->value = next;
+				events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
+			}
 		}
-#endif
 		if (task->exiting && (state & (EXIT_DEAD_STATE | EXIT_ZOMBIE_STATE)))
 			tasks.delete(&prev);
 	}
-#ifdef WANT_SCHED
+	if (!WANTED_SCHED)
+		return 0;
 	task = tasks.lookup(&next);
 	if (task) {
 		e = reserve(PROBE_sched__sched_switch, GROUP_SCHED, task, next, KIND_SCHED_IN);
@@ -40,32 +41,16 @@ int on_sched__sched_switch(struct tp_sched__sched_switch *args)
 			events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 		}
 	}
-#endif
 	return 0;
 }
 #endif
 
 #ifdef TP_sched__sched_waking
-/*
- * Wake-ups come from interrupts too, and an ordinary tracepoint program does not run where another one was
- * interrupted. A raw one does; its only argument is the task, whose pid lies where the kernel's own BTF says.
- */
-#ifdef TASK_PID_OFFSET
-int on_sched__sched_waking(struct bpf_raw_tracepoint_args *ctx)
-#else
-int on_sched__sched_waking(struct tp_sched__sched_waking *args)
-#endif
+static inline int waking(u32 tid)
 {
-	struct task *task;
+	struct task *task = tasks.lookup(&tid);
 	struct event *e;
-	u32 tid = 0;
 
-#ifdef TASK_PID_OFFSET
-	bpf_probe_read_kernel(&tid, sizeof(tid), (void *)(ctx->args[0] + TASK_PID_OFFSET));
-#else
-	tid = args->pid;
-#endif
-	task = tasks.lookup(&tid);
 	if (!task)
 		return 0;
 	e = reserve(PROBE_sched__sched_waking, GROUP_SCHED, task, tid, KIND_SCHED_WAKING);
@@ -75,4 +60,23 @@ int on_sched__sched_waking(struct tp_sched__sched_waking *args)
 	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	return 0;
 }
+
+int on_sched__sched_waking(struct tp_sched__sched_waking *args)
+{
+	return waking(args->pid);
+}
+
+#ifdef TASK_PID_OFFSET
+/*
+ * Wake-ups come from interrupts too, and an ordinary tracepoint program does not run where another one was
+ * interrupted. A raw one does; its only argument is the task, whose pid lies where the kernel's own BTF says.
+ */
+int on_raw_sched__sched_waking(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid = 0;
+
+	bpf_probe_read_kernel(&tid, sizeof(tid), (void *)(ctx->args[0] + TASK_PID_OFFSET));
+	return waking(tid);
+}
+#endif
 #endif

@@ -90,9 +90,9 @@ int on_syscalls__sys_exit_read(struct tp_syscalls__sys_exit_read *args)
 	if (!task || task->call != IN_READ)
 		return 0;
 	task->call = IN_NOTHING;
-	if (args->ret <= 0 || args->ret % MSG_BYTES)
+	if (args->ret <= 0 || (u64)args->ret % MSG_BYTES)	/* unsigned: BPF divides nothing else */
 		return 0;
-	left = args->ret / MSG_BYTES;
+	left = (u64)args->ret / MSG_BYTES;
 	now = bpf_ktime_get_ns();
 	tid = bpf_get_current_pid_tgid();
 	key = fd_key(task->tgid, task->fd);
@@ -138,14 +138,12 @@ int on_syscalls__sys_enter_ioctl(struct tp_syscalls__sys_enter_ioctl *args)
 	struct event *e;
 	u64 key;
 
-#ifdef FILTER_ALL_VMS
-	if (!task && (args->cmd == KVM_CREATE_VM_NR || args->cmd == KVM_RUN_NR)) {
+	if (FOLLOW_ALL_VMS && !task && (args->cmd == KVM_CREATE_VM_NR || args->cmd == KVM_RUN_NR)) {
 		u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
 		targets.update(&tgid, &tgid);
 		task = current_task();
 	}
-#endif
 	if (!task)
 		return 0;
 	task->faulting = 0;
@@ -175,20 +173,19 @@ int on_syscalls__sys_enter_ioctl(struct tp_syscalls__sys_enter_ioctl *args)
 			task->vcpu_fd = task->fd;
 		}
 	}
-#ifdef WANT_KVM
+	if (!WANTED_KVM)
+		return 0;
 	e = reserve(PROBE_syscalls__sys_enter_ioctl, GROUP_KVM, task, bpf_get_current_pid_tgid(), KIND_KVM_RUN_ENTER);
 	if (e) {
 		e->fd = task->fd;
 		events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	}
-#endif
 	return 0;
 }
 #endif
 
 #ifdef TP_syscalls__sys_exit_ioctl
 
-#ifdef WANT_FAULTS
 static inline int uffd_ioctl(struct task *task, u64 now, s64 ret)
 {
 	u32 cmd = task->arg[1], kind = 0;
@@ -281,9 +278,7 @@ static inline int uffd_ioctl(struct task *task, u64 now, s64 ret)
 	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	return 0;
 }
-#endif
 
-#ifdef WANT_KVM
 static inline void know_range(u32 tgid, u64 start, u64 size)
 {
 	struct vm_range range = {};
@@ -352,7 +347,6 @@ static inline int kvm_ioctl(struct task *task, u64 now, s64 ret)
 	events.ringbuf_submit(e, RINGBUF_NO_WAKEUP);
 	return 0;
 }
-#endif
 
 int on_syscalls__sys_exit_ioctl(struct tp_syscalls__sys_exit_ioctl *args)
 {
@@ -373,14 +367,11 @@ int on_syscalls__sys_exit_ioctl(struct tp_syscalls__sys_exit_ioctl *args)
 		}
 		if (ret == 0)
 			know_uffd(task->tgid, task->fd);
-#ifdef WANT_FAULTS
-		return uffd_ioctl(task, now, ret);
-#endif
+		if (WANTED_FAULTS)
+			return uffd_ioctl(task, now, ret);
 	}
-#ifdef WANT_KVM
-	if (call == IN_KVM_IOCTL || call == IN_KVM_RUN)
+	if (WANTED_KVM && (call == IN_KVM_IOCTL || call == IN_KVM_RUN))
 		return kvm_ioctl(task, now, ret);
-#endif
 	return 0;
 }
 #endif

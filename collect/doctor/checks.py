@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from faultreplay.collect.backends.attaching import try_tracepoint
+from faultreplay.collect.backends.precompiled_program import has_object
 from faultreplay.collect.doctor.uffd import UffdTrial, try_userfaultfd
 
 State = Literal["ok", "missing", "denied", "note"]
@@ -49,6 +50,7 @@ class Surroundings:
         run: runs a program, gives (exit code, its words); used for real tries, never with a made-up root.
         try_uffd: really opens a userfaultfd.
         try_tracepoint: really opens a tracepoint below a folder of tracefs; the error in words, or nothing.
+        has_object: whether this installation has the precompiled programs.
         euid: effective user id; bpftrace asks for 0 whatever the capabilities.
     """
 
@@ -57,6 +59,7 @@ class Surroundings:
     run: Callable[[Sequence[str]], tuple[int, str]] = _run
     try_uffd: Callable[[Path], UffdTrial] = try_userfaultfd
     try_tracepoint: Callable[[Path], str] = try_tracepoint
+    has_object: Callable[[], bool] = has_object
     euid: int = field(default_factory=os.geteuid)
 
     @property

@@ -11,11 +11,13 @@ _INSTALL = "scripts/install-debian.sh, or: apt-get install"
 
 
 def backends(here: Surroundings) -> Iterator[Check]:
-    """BCC (module, library, headers) and bpftrace; at least one is required."""
+    """The precompiled object with libbpf, BCC (module, library, headers) and bpftrace; at least one is required."""
+    precompiled = _precompiled(here)
     found = list(_bcc(here))
     bcc_works = all(check.state in ("ok", "note") for check in found)
     bpftrace = _bpftrace(here)
-    works = [name for name, good in (("bcc", bcc_works), ("bpftrace", bpftrace.state == "ok")) if good]
+    tried = (("precompiled", precompiled.state == "ok"), ("bcc", bcc_works), ("bpftrace", bpftrace.state == "ok"))
+    works = [name for name, good in tried if good]
     if works:
         yield Check(
             "backend", "ok", ", ".join(works), "recording as such (--backend auto takes the first)", required=True
@@ -25,11 +27,14 @@ def backends(here: Surroundings) -> Iterator[Check]:
         yield Check(
             "backend",
             "denied" if barred else "missing",
-            "neither bcc nor bpftrace can be used" if barred else "neither bcc nor bpftrace is complete",
+            "neither bcc nor bpftrace can be used"
+            if barred
+            else "neither the precompiled programs nor bcc nor bpftrace",
             "recording as such",
-            "see below" if barred else f"{_INSTALL} python3-bpfcc bpftrace linux-headers-$(uname -r)",
+            "see below" if barred else f"{_INSTALL} python3-bpfcc bpftrace linux-headers-$(uname -r), or only libbpf1",
             required=True,
         )
+    yield precompiled
     yield from found
     yield bpftrace
     enables = "bpftrace's types of tracepoint fields, fentry"
@@ -37,6 +42,17 @@ def backends(here: Surroundings) -> Iterator[Check]:
         yield Check("BTF", "ok", "/sys/kernel/btf/vmlinux", enables)
     else:
         yield Check("BTF", "missing", "no /sys/kernel/btf/vmlinux", enables, "a kernel with CONFIG_DEBUG_INFO_BTF=y")
+
+
+def _precompiled(here: Surroundings) -> Check:
+    enables = "--backend precompiled: no compiler and no headers on the host"
+    if not here.has_object():
+        why = "this installation has no precompiled programs"
+        return Check("precompiled", "missing", why, enables, "make bpf (needs clang and libbpf-dev)")
+    found = _globbed(here, "usr/lib/*/libbpf.so.1", "usr/lib*/libbpf.so.1", "usr/local/lib*/libbpf.so.1")
+    if not found:
+        return Check("precompiled", "missing", "libbpf is not installed", enables, f"{_INSTALL} libbpf1")
+    return Check("precompiled", "ok", f"/{found[0]}", enables)
 
 
 def _bcc(here: Surroundings) -> Iterator[Check]:

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     help="Groups of probes, by commas: faults,kvm,sched,mm,locks. Default: all but locks.",
 )
 @click.option("--ring-size", "ring", metavar="SIZE", help="Ring buffer, as 64M. Default: chosen from free memory.")
-@click.option("--backend", type=click.Choice(["auto", "bcc", "bpftrace"]), default="auto", show_default=True)
+@click.option(
+    "--backend", type=click.Choice(["auto", "precompiled", "bcc", "bpftrace"]), default="auto", show_default=True
+)
 @click.option("--max-rate", type=Finite(1), metavar="EVENTS/S", help="Shed groups of probes past this rate.")
 @click.option("--max-cpu", type=Finite(1), metavar="PERCENT", help="Shed groups when recording takes more of one core.")
 @click.option("--rotate", metavar="SIZE|TIME", help="Flight recorder: a new segment after 256M or 10m.")
