@@ -289,3 +289,15 @@ def test_replications_are_the_same_runs_whatever_thread_ran_them() -> None:
     alone = [run(work, mechanism, costs, setup, seed=k) for k in range(7)]
     assert [r.total_stall_ns for r in together] == [r.total_stall_ns for r in alone]
     assert len({r.total_stall_ns for r in together}) == 7
+
+
+def test_a_foreign_cost_that_the_trace_contradicts_is_cut_down(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.toml"
+    slow.write_text('title = "t"\n[costs.handler_loop]\nvalue = "1ms"\nprovenance = "assumed"\nsource = "s"\n')
+    path = write_trace(tmp_path / "x.trace", uffd_faults(vcpus=1, each=400))
+    case = open_case(open_trace(path), Setup(cost_files=[str(slow)]))
+    assert case.fitted()["handler_loop"].distribution.mean < 60_000, "the handler was back in time for all of them"
+    got = compare(case, ["uffd-missing"])
+    assert got.rows[0].metrics.total_stall_ns == pytest.approx(got.measured.total_stall_ns, rel=0.05)
+    quick = open_case(open_trace(path), Setup())
+    assert "handler_loop" not in quick.fitted(), "a shipped cost that fits is left alone"

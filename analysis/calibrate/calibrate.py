@@ -39,6 +39,8 @@ _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
 _IDLE_SHARE: Final = 0.02
 """Idle at a smaller share of the faults, a handler tells nothing of what every fault costs."""
+_IN_TIME: Final = 0.05
+"""An idle handler's loop is taken to be no longer than this quantile of the time it had."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Observed:
     """key of `UNCHARGED` -> how many faults"""
     preempted: int = 0
     """faults left out because a thread was preempted in them"""
+    at_most_ns: Mapping[str, int] = field(default_factory=dict)
+    """cost that no fault shows by itself -> what it cannot exceed, or faults would have waited that did not"""
 
     @classmethod
     def together(cls, parts: Sequence[Observed]) -> Observed:
@@ -93,6 +97,18 @@ class Fit:
     costs: CostTable
     refused: Mapping[str, str]
     samples: Mapping[str, Samples] = field(default_factory=dict)
+    at_most_ns: Mapping[str, int] = field(default_factory=dict)
+    """as of `Observed`"""
+
+    def within(self, shipped: CostTable) -> CostTable:
+        """The costs, and those of `shipped` that the faults show to be too long, cut down to what they show."""
+        source = "no more than this, or handlers would not have been back in time"
+        cut = {
+            name: Cost(Distribution.constant(most_ns), "measured-trace", source)
+            for name, most_ns in self.at_most_ns.items()
+            if name not in self.costs and name in shipped and shipped[name].distribution.mean > most_ns
+        }
+        return self.costs.merge(cut)
 
     def some(self) -> CostTable:
         """The costs, of which there is at least one.
@@ -224,7 +240,7 @@ def fit(
         whole = distribution_of(np.maximum(values, 0))
         idle, busy = parts.get("on_idle_cpu"), parts.get("on_busy_cpu")
         costs[cost] = Cost(whole, provenance, source, len(values), idle, busy)
-    return Fit(CostTable(costs, name), refused, samples)
+    return Fit(CostTable(costs, name), refused, samples, observed.at_most_ns)
 
 
 def distribution_of(samples: Samples) -> Distribution:
@@ -288,7 +304,7 @@ def observe(
     # Which fault follows which, and how many wait at once, is to be seen among all of them.
     userfaults = _Columns(joined.filter(_is_userfault(joined)), waits)
     exits = _Columns(joined.filter(calm & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits)
-    samples: dict[str, Samples] = _userfault_samples(userfaults, waits)
+    samples, at_most_ns = _userfault_samples(userfaults, waits)
     samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
     samples["resolve"] = exits.resolve_ns
     samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
@@ -305,7 +321,7 @@ def observe(
     samples["mmio_exit"] = whole if all_of_it else mmio.queue_ns + mmio.wake_ns
     idle, busy = _woken_samples(userfaults)
     placing_ns, sleepers = userfaults.resolve_ns[native], _sleepers(userfaults)[native]
-    return Observed(samples, placing_ns, sleepers, idle, busy, uncharged, preempted)
+    return Observed(samples, placing_ns, sleepers, idle, busy, uncharged, preempted, at_most_ns)
 
 
 class _Columns:
@@ -352,7 +368,7 @@ def _is_userfault(faults: pl.DataFrame) -> pl.Series:
     return served & faults["cause"].is_in(USERFAULTS) & faults["resolution"].is_in(PLACED)
 
 
-def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
+def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples], dict[str, int]]:
     order = np.lexsort((faults.read_ns, faults.handler))
     handler, read_ns, placed_ns = faults.handler[order], faults.read_ns[order], faults.placed_ns[order]
     start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
@@ -379,13 +395,18 @@ def _userfault_samples(faults: _Columns, waits: bool) -> dict[str, Samples]:
     # Without CPUs as a resource the sum must be right, so both are of the same faults: those of idle handlers.
     told = known & idle if waits and idle.any() else known
     typical = np.minimum(round(float(np.median(trap[told]))), taken) if told.any() else halves
+    # What an idle handler took from the message to its read is in `message` already: the loop before it was over when
+    # the message came. It was so for nearly all of them, a few may have waited a little.
+    before = (idle & follows & ~handed_on).nonzero()[0]
+    ready = (start_ns + (round(float(np.median(trap[told]))) if told.any() else 0) - before_ns)[before]
+    at_most = {"handler_loop": max(int(np.quantile(ready, _IN_TIME)), 0)} if len(ready) >= MIN_SAMPLES else {}
     return {
         "trap": trap[told] if told.any() else halves,
         "message": np.maximum(taken - np.where(known[idle], trap[idle], typical), 0),
         "fetch": (faults.service_ns - faults.resolve_ns)[faults.calm],
         "wake": faults.wake_ns[faults.calm],
         "handler_loop": (read_ns - before_ns)[waiting],
-    }
+    }, at_most
 
 
 def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:

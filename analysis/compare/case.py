@@ -78,7 +78,8 @@ class Case:
             return CostTable({})
         # Where CPUs are a resource, the wait for one is the replay's to find.
         waits = self.setup.cpus is None
-        return fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits).costs
+        fit = fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits)
+        return fit.within(self.shipped)
 
 
 def open_case(
