@@ -398,8 +398,8 @@ def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples
     # What an idle handler took from the message to its read is in `message` already: the loop before it was over when
     # the message came. It was so for nearly all of them, a few may have waited a little.
     before = (idle & follows & ~handed_on).nonzero()[0]
-    ready = (start_ns + (round(float(np.median(trap[told]))) if told.any() else 0) - before_ns)[before]
-    at_most = {"handler_loop": max(int(np.quantile(ready, _IN_TIME)), 0)} if len(ready) >= MIN_SAMPLES else {}
+    spare: Samples = (start_ns + (round(float(np.median(trap[told]))) if told.any() else 0) - before_ns)[before]
+    at_most = {"handler_loop": max(int(np.quantile(spare, _IN_TIME)), 0)} if len(spare) >= MIN_SAMPLES else {}
     return {
         "trap": trap[told] if told.any() else halves,
         "message": np.maximum(taken - np.where(known[idle], trap[idle], typical), 0),
