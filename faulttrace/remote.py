@@ -44,8 +44,7 @@ class FaultsOnly(Trace):
         """Raw events, as the recorder counted them."""
         return self.meta.recorder.events
 
-    def faults(self, *, rebuild: bool = False) -> pl.DataFrame:
-        """The faults as they lie there."""
+    def _stitched(self, rebuild: bool) -> pl.DataFrame:
         import polars as pl
 
         frame = pl.from_arrow(self._table)

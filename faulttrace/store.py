@@ -93,8 +93,10 @@ class Trace:
             return None
         return self._frame("truth.parquet", TRUTH)
 
-    def faults(self, *, rebuild: bool = False) -> pl.DataFrame:
+    def faults(self, *, rebuild: bool = False, vcpu_threads: Sequence[str] = ()) -> pl.DataFrame:
         """Stitched faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`).
+
+        Faults of threads that stand for vCPUs without KVM (`faulttrace.vcpus`) are vCPUs'; `vcpu_threads` names more.
 
         Taken from `faults.parquet` when that is newer than every event part; otherwise stitched and, where the
         directory may be written, kept. A trace without events has nothing to stitch: its `faults.parquet` is the
@@ -102,7 +104,14 @@ class Trace:
 
         Raises:
             IncompleteData: a synthetic trace without its faults, or damaged ones.
+            UsageError: no thread is called as `vcpu_threads` say.
         """
+        from faultreplay.faulttrace.vcpus import label_vcpus
+        from faultreplay.faulttrace.vcpus import vcpu_threads as threads_of
+
+        return label_vcpus(self._stitched(rebuild), threads_of(self.meta, vcpu_threads))
+
+    def _stitched(self, rebuild: bool) -> pl.DataFrame:
         cached = self.path / "faults.parquet"
         if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
             if not cached.exists():

@@ -19,6 +19,11 @@ _NS = {
 _BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|s|m|h)?", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_RATE = re.compile(
+    r"(?P<bits>\d+(?:\.\d+)?)\s*(?P<prefix>[kKmMgGtT]?)(?:bit|bps|b)(?:/s)?"
+    r"|(?P<bytes>\d+(?:\.\d+)?)\s*(?P<unit>[kKmMgGtT]?)i?B/s",
+    re.ASCII,
+)
 
 LONGEST_NS: Final = 10**15
 """The longest time that is reckoned with (11 days): sums over millions of such times still fit in 64 bits."""
@@ -52,6 +57,25 @@ def parse_size_bytes(text: str) -> int:
     if not match:
         raise UsageError(f"'{_short(text)}' is not a size: write a number and a unit, as 4K, 64M or 1G")
     return _whole(text.strip(), float(match[1]) * _BYTES[match[2].lower()], MOST_BYTES, "byte", f"{MOST_BYTES >> 40}T")
+
+
+def parse_rate_bytes(text: str) -> int:
+    """Integer bytes/s of ``10Gbit``, ``800Mbit/s`` (powers of 1000) or ``1.2GB/s``, ``512MiB/s`` (powers of 1024).
+
+    Raises:
+        UsageError: not a rate, or one of 0.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"'{_short(text)}' is not a rate: write bits or bytes a second, as 10Gbit or 1.2GB/s")
+    if match["bits"]:
+        value = float(match["bits"]) * 1000 ** " kmgt".index(match["prefix"].lower() or " ") / 8
+    else:
+        value = float(match["bytes"]) * _BYTES[match["unit"].lower()]
+    rate = _whole(text.strip(), value, MOST_BYTES, "byte", f"{MOST_BYTES >> 40}T")
+    if rate == 0:
+        raise UsageError(f"'{_short(text)}': nothing comes over a link without bandwidth")
+    return rate
 
 
 def _whole(text: str, value: float, most: int, unit: str, most_text: str) -> int:

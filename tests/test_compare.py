@@ -169,15 +169,18 @@ def test_a_synthetic_trace_has_no_measured_row(tmp_path: Path) -> None:
 def test_windows_default_recorded_asked(tmp_path: Path, trace: Path) -> None:
     span = compare(open_case(open_trace(trace), Setup()), ["freeze"])
     assert len(span.windows) == 1
-    assert any("windows by default" in note and "bind freeze" in note for note in span.notes)
+    assert span.windows_from.startswith("by default")
+    assert not span.rows
+    assert [still.mechanism for still in span.blackouts] == ["freeze"]
     rows = uffd_faults(each=60)
     known = [WindowSpan("freeze", BEGIN_NS + 5_000_000, BEGIN_NS + 9_000_000)]
     recorded = open_case(open_trace(write_trace(tmp_path / "w.trace", rows, windows=known)), Setup())
     assert [(w.start_ns, w.length_ns) for w in recorded.windows] == [(5_000_000, 4_000_000)]
     asked = open_case(open_trace(trace), Setup(), windows=[(1_000_000, 7_000_000, "freeze")])
     frozen = compare(asked, ["freeze", "as-recorded"])
-    assert frozen.rows[0].metrics.total_stall_ns > frozen.rows[1].metrics.total_stall_ns + 2 * 5_000_000
-    assert frozen.rows[0].metrics.all_stalled_ns > frozen.rows[1].metrics.all_stalled_ns
+    still, plain = frozen.blackouts[0].metrics, frozen.rows[0].metrics
+    assert still.total_stall_ns > plain.total_stall_ns + 2 * 5_000_000
+    assert still.all_stalled_ns > plain.all_stalled_ns
 
 
 def test_every_format_says_the_same(trace: Path, comparison: Comparison, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_asynchronous_faults_block_less_than_they_last() -> None:
         counted=np.array([True]),
         run_time_ns=1000,
     )
-    assert (got.total_latency_ns, got.p50_ns, got.max_ns) == (1300, 500, 800)
+    assert (got.total_latency_ns, got.latency_p50_ns, got.latency_max_ns) == (1300, 500, 800)
+    assert (got.p50_ns, got.max_ns) == (10, 20), "stalls and latencies share no column"
     assert (got.total_stall_ns, got.blocked_ns) == (30, 30)
 
 
@@ -99,7 +100,8 @@ def test_a_pause_blocks_without_a_fault_and_a_refault_counts_beside_them() -> No
     assert (got.blocked_ns, got.all_stalled_ns) == (45, 20)
     assert (got.total_stall_ns, got.window_stall_ns, got.refault_stall_ns) == (52, 35, 7)
     assert (got.stall_per_vcpu_min_ns, got.stall_per_vcpu_max_ns) == (25, 27)
-    assert (got.faults, got.refaults, got.max_ns) == (1, 3, 10)
+    assert (got.faults, got.refaults, got.max_ns) == (1, 3, 20)
+    assert got.p50_ns == 2, "three refaults of 2 ns, a fault of 10, stops of 15 and 20"
 
 
 def test_rates_and_bottleneck() -> None:

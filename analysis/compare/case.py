@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from faultreplay.analysis.calibrate.calibrate import fit_costs
+from faultreplay.analysis.compare.environment import brought_bytes, in_environment
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
     Setup,
     Used,
+    counted,
     for_host,
     for_lab,
     load_with,
@@ -19,14 +25,17 @@ from faultreplay.analysis.compare.predict import (
     run,
     simulated_rows,
 )
-from faultreplay.analysis.compare.sources import CostSource, load_cost_files
+from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of
 from faultreplay.analysis.judge.bootstrap import Interval
 from faultreplay.analysis.judge.judge import Errors, by_accessor, error_intervals, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
-from faultreplay.faulttrace.units import format_ns
+from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
+from faultreplay.replay.language.mechanism import list_mechanisms, load_mechanism
+from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.faults import workload_from_faults
+from faultreplay.replay.workload.reading import Reading, first_touch, reading_of
 from faultreplay.replay.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -55,7 +64,109 @@ class Case:
     windows: tuple[Window, ...]
     windows_from: str
     fit: bool = True
+    reading: Reading = "recorded"
+    """how faults of memory that was there are taken in the table on missing memory"""
     _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
+
+    @functools.cached_property
+    def read(self) -> Workload:
+        """The workload as the table on missing memory takes it."""
+        workload = self.running
+        return first_touch(workload, self.emptied_ns) if self.reading == "first-touch" else workload
+
+    @functools.cached_property
+    def running(self) -> Workload:
+        """The workload without the time that its vCPUs stood still in recorded pauses: no think time of theirs.
+
+        In other windows who touches memory waits in a fault, which is a stall.
+        """
+        away = self.paused_ns
+        workload = self.workload
+        if not away.any():
+            return workload
+        asleep_ns = np.maximum(workload.asleep_ns - away, 0) if workload.asleep_ns.size else workload.asleep_ns
+        return replace(workload, think_ns=workload.think_ns - away, asleep_ns=asleep_ns)
+
+    @functools.cached_property
+    def paused_ns(self) -> Ints:
+        """int64[F]: part of a vCPU's think time in which a recorded pause held it."""
+        workload = self.workload
+        away = np.zeros(workload.faults, dtype=np.int64)
+        for first, last in self.recorded_spans(("pause", "pause-only")):
+            since = np.maximum(workload.recorded_start_ns - workload.think_ns, first)
+            away += np.maximum(np.minimum(workload.recorded_start_ns, last) - since, 0)
+        away[~counted(workload)[workload.accessor_of_row()]] = 0
+        return away
+
+    def recorded_spans(self, kinds: Collection[str] = ()) -> list[tuple[int, int]]:
+        """(begin, end) of the recorded windows, of these kinds if any, in ns from the recording's beginning."""
+        begin = self.workload.clock_start_ns
+        return [
+            (w.start_ns - begin, w.end_ns - begin)
+            for w in self.trace.meta.windows
+            if w.end_ns > w.start_ns and (not kinds or w.kind in kinds)
+        ]
+
+    @functools.cached_property
+    def emptied_ns(self) -> int | None:
+        """When a recorded window first emptied stage 2, from the beginning; None: none did.
+
+        What faults in stage 2 from then on had been touched before, and would not have faulted.
+        """
+        begins = [
+            max(w.start_ns - self.workload.clock_start_ns, 0)
+            for w in self.trace.meta.windows
+            if (kind := _rule(w.kind, self.used)) and (load_mechanism(WINDOW_KINDS[kind]).window or {}).get("empties")
+        ]
+        return min(begins, default=None)
+
+    @functools.cached_property
+    def refaulted(self) -> npt.NDArray[np.bool_]:
+        """bool[F]: faults that a recorded window brought about by emptying stage 2."""
+        if self.emptied_ns is None:
+            return np.zeros(self.workload.faults, np.bool_)
+        mine: npt.NDArray[np.bool_] = self.workload.cls == CLASSES.index("stage2")
+        return mine & (self.workload.recorded_start_ns >= self.emptied_ns)
+
+    @property
+    def read_as_missing(self) -> int:
+        """How many faults were something else in the recording."""
+        return int((self.read.cls != self.workload.cls).sum())
+
+    @property
+    def known(self) -> Sequence[str]:
+        """Names of the mechanisms that are shipped."""
+        return list_mechanisms()
+
+    @property
+    def brought(self) -> int:
+        """Bytes that one fetch of the recording brought."""
+        return brought_bytes(self.workload, self.used)
+
+    @property
+    def what_if(self) -> tuple[str, ...]:
+        """In what the replay differs from the recording on purpose, whatever the mechanism."""
+        setup = self.setup
+        words = []
+        if self.reading == "first-touch":
+            words.append("first touches taken as missing")
+        if setup.fetch_ns is not None:
+            words.append(f"fetch {format_ns(setup.fetch_ns)}")
+        if setup.link_bytes_per_s:
+            words.append(f"link {format_bytes(setup.link_bytes_per_s)}/s")
+        return tuple(words)
+
+    def costs(self, fitted: CostTable | None = None) -> CostTable:
+        """All costs: shipped, the trace's own (`fitted`, or what the whole trace shows), and the environment's."""
+        table = self.shipped.merge(self.fitted() if fitted is None else fitted)
+        return in_environment(table, self.setup, self.used, self.brought)
+
+    def sources(self, used: Mapping[str, str]) -> dict[str, CostSource]:
+        """Where each cost that a replay used comes from."""
+        found = sources_of(used, self.where, self.fitted())
+        if self.setup.fetch_ns is not None and "fetch" in found:
+            found["fetch"] = CostSource(Origin.SET)
+        return found
 
     def windows_of(self, mechanism: str) -> tuple[Window, ...]:
         """The windows as they bind `mechanism`.
@@ -97,14 +208,17 @@ def open_case(
         IncompleteData: a greater share of events lost than allowed, or no faults.
     """
     check_losses(trace, max_loss_percent)
-    faults = trace.faults()
+    faults = trace.faults(vcpu_threads=setup.vcpu_threads)
     workload = workload_of(trace, faults)
     shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)
     spans, windows_from = windows_for(trace, workload, windows, used)
     setup = for_host(setup, trace.meta.host.kvm_flavour)
     setup = for_lab(setup, trace.meta) if as_pinned else setup
-    return Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit)
+    case = Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit)
+    reading = reading_of(workload) if setup.reading == "auto" else setup.reading
+    read = replace(case, reading=reading)
+    return case if setup.reading == "auto" and not read.read_as_missing else read
 
 
 def loss_percent(lost: int, kept: int) -> float:
@@ -214,7 +328,7 @@ def held_out(case: Case, used: Used) -> Half:
     border = second.clock_start_ns
     before = case.faults.filter(case.faults["end_ns"] < border)
     fitted = case.fitted_on(before, f"first half of {case.trace.name}")
-    costs = case.shipped.merge(fitted)
+    costs = case.costs(fitted)
     offset = border - workload.clock_start_ns
     later = [replace(w, start_ns=w.start_ns - offset) for w in case.windows_of(mechanism.name) if w.start_ns >= offset]
     result = run(second, mechanism, costs, setup, later)

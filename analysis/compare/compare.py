@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
+from faultreplay.analysis.compare.blackout import BLACKOUTS, Blackout, Stillness, blackout, measured_stillness
 from faultreplay.analysis.compare.case import Case, held_out, loss_percent
+from faultreplay.analysis.compare.environment import lacks_link
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.notes import notes_of
 from faultreplay.analysis.compare.predict import (
     Used,
+    doubled,
     load_with,
     mean_metrics,
     measured_metrics,
@@ -21,16 +24,17 @@ from faultreplay.analysis.compare.predict import (
     run,
     simulated_rows,
 )
-from faultreplay.analysis.compare.sources import CostSource, sources_of
+from faultreplay.analysis.compare.served import Served, served, why_none
+from faultreplay.analysis.compare.sources import CostSource
 from faultreplay.analysis.judge.bootstrap import Interval, intervals
 from faultreplay.analysis.judge.judge import Errors, by_accessor, errors
 from faultreplay.replay.engine.engine import Result
-from faultreplay.replay.engine.windows import Window
+from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.workload import Workload
 
-DEFAULT_MECHANISMS: Final = ("as-recorded", "uffd-missing", "kvm-exit", "freeze", "ideal")
+DEFAULT_MECHANISMS: Final = ("as-recorded", "uffd-missing", "kvm-exit", "ideal")
 FEWEST_TO_JUDGE: Final = 60
 MARKED_FROM_PERCENT: Final = 1.0
 Progress = Callable[[str], None]
@@ -51,6 +55,7 @@ class Row:
     """by how much total stall changes when every borrowed cost is doubled; None: not looked at"""
     warnings: tuple[str, ...]
     result: Result
+    served: Served = field(default_factory=Served)
 
     @property
     def marked(self) -> bool:
@@ -61,6 +66,15 @@ class Row:
     def borrowed(self) -> dict[str, CostSource]:
         """The costs of other hardware."""
         return {name: source for name, source in self.costs.items() if source.foreign}
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A mechanism that has no numbers for this trace, and why."""
+
+    mechanism: str
+    title: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,13 @@ class Comparison:
     events: int
     workload: Workload
     notes: tuple[str, ...]
+    asked: tuple[str, ...] = ()
+    """all mechanisms of the table on missing memory, in order, with numbers or without"""
+    unanswered: tuple[Unanswered, ...] = ()
+    blackouts: tuple[Blackout, ...] = ()
+    blackout_measured: Stillness | None = None
+    windows_from: str = ""
+    what_if: tuple[str, ...] = ()
 
     @property
     def loss_percent(self) -> float:
@@ -124,14 +145,24 @@ def compare(
     """
     step = progress or (lambda _: None)
     measured = measured_metrics(case.workload)
-    fitted = case.fitted()
-    rows = []
-    for name in list(mechanisms) or default_names(case):
-        step(f"replaying {name}")
-        rows.append(_row(name, case, fitted, weigh_borrowed))
+    loaded = [load_with(name, case.setup, case.used) for name in mechanisms or default_names(case)]
+    missing = [mechanism for mechanism in loaded if mechanism.window is None]
+    rows: list[Row] = []
+    unanswered: list[Unanswered] = []
+    for mechanism in missing:
+        step(f"replaying {mechanism.name}")
+        found = _row(mechanism, case, weigh_borrowed)
+        if isinstance(found, Row):
+            rows.append(found)
+        else:
+            unanswered.append(found)
+    still = []
+    for name in blackout_names(case, mechanisms):
+        step(f"replaying windows under {name}")
+        still.append(blackout(name, case, case.costs()))
     judged = None
     recorded = next((r for r in rows if case.used and r.mechanism == case.used.name), None)
-    if case.used and recorded:
+    if case.used and recorded and not case.what_if:
         step(f"judging {case.used.name} on the second half")
         judged = _judge(case, case.used, recorded, measured, measure_held_out)
     return Comparison(
@@ -146,8 +177,26 @@ def compare(
         lost_events=case.trace.meta.losses.total,
         events=case.trace.event_rows,
         workload=case.workload,
-        notes=tuple(notes_of(case, rows)),
+        notes=tuple(notes_of(case, rows, still)),
+        asked=tuple(mechanism.name for mechanism in missing),
+        unanswered=tuple(unanswered),
+        blackouts=tuple(still),
+        blackout_measured=measured_stillness(case) if still else None,
+        windows_from=case.windows_from,
+        what_if=case.what_if,
     )
+
+
+def blackout_names(case: Case, mechanisms: Sequence[str]) -> list[str]:
+    """What stands in the table on blackouts: what was asked for, and the kinds of the windows, recorded or asked for.
+
+    Where no mechanism was named and there are windows, all that are shipped.
+    """
+    if not mechanisms:
+        return list(BLACKOUTS) if any(w.kind for w in case.windows) else []
+    asked = [name for name in mechanisms if load_with(name, case.setup, case.used).window is not None]
+    of_windows = [WINDOW_KINDS[w.kind] for w in case.windows if w.kind]
+    return list(dict.fromkeys((*asked, *of_windows)))
 
 
 def default_names(case: Case) -> list[str]:
@@ -156,19 +205,23 @@ def default_names(case: Case) -> list[str]:
 
     used = case.used
     names = [n for n in DEFAULT_MECHANISMS if case.workload.measured or n != "as-recorded"]
-    if used and used.name not in names and used.name in list_mechanisms():
+    mine = load_with(used.name, case.setup, used) if used and used.name in list_mechanisms() else None
+    if used and used.name not in names and mine and served(case.read, mine).own_faults:
         names.insert(1, used.name)
     return names
 
 
-def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
-    setup, workload = case.setup, case.workload
-    mechanism = load_with(name, setup, case.used)
-    costs = case.shipped.merge(fitted)
+def _row(mechanism: Mechanism, case: Case, weigh_borrowed: bool) -> Row | Unanswered:
+    setup, workload = case.setup, case.read
+    lacks = lacks_link(mechanism, case.brought) if mechanism.name != (case.used.name if case.used else "") else ""
+    reason = why_none(workload, mechanism, served(workload, mechanism), case.emptied_ns is not None) or lacks
+    if reason:
+        return Unanswered(mechanism.name, mechanism.title, reason)
+    costs = case.costs()
     windows = case.windows_of(mechanism.name)
     results = replications(workload, mechanism, costs, setup, windows)
     first = results[0]
-    sources = sources_of(first.costs_used, case.where, fitted)
+    sources = case.sources(first.costs_used)
     interval = None
     if setup.seeds > 1:
         groups = [[part for r in results for part in by_accessor(r.stall_ns, r.accessor, workload.accessors)]]
@@ -184,6 +237,7 @@ def _row(name: str, case: Case, fitted: CostTable, weigh_borrowed: bool) -> Row:
         borrowed_effect_percent=_effect_of_borrowed(case, mechanism, costs, sources, first) if weigh_borrowed else None,
         warnings=first.warnings,
         result=first,
+        served=served(workload, mechanism, first),
     )
 
 
@@ -193,10 +247,7 @@ def _effect_of_borrowed(
     borrowed = [name for name, source in sources.items() if source.foreign]
     if not borrowed or not result.total_stall_ns:
         return 0.0
-    doubled = costs.merge(
-        {name: replace(costs[name], distribution=costs[name].distribution.scaled(2)) for name in borrowed}
-    )
-    again = run(case.workload, mechanism, doubled, case.setup, case.windows_of(mechanism.name))
+    again = run(case.read, mechanism, doubled(costs, borrowed), case.setup, case.windows_of(mechanism.name))
     return 100 * (again.total_stall_ns - result.total_stall_ns) / result.total_stall_ns
 
 
@@ -236,6 +287,7 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
         records.append(measured | comparison.measured.as_record())
     for row in comparison.rows:
         record: dict[str, Any] = {"mechanism": row.mechanism, "row": "predicted"} | row.metrics.as_record()
+        record |= row.served.as_record()
         record["params"] = dict(row.params)
         record["costs"] = {name: str(source) for name, source in row.costs.items()}
         record["cost_means_ns"] = dict(row.cost_means_ns)
@@ -251,4 +303,6 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
             if comparison.judged.held_out:
                 record |= comparison.judged.held_out.as_record("held_out_")
         records.append(record)
+    records += [{"mechanism": u.mechanism, "row": "none", "reason": u.reason} for u in comparison.unanswered]
+    records += [still.as_record() for still in comparison.blackouts]
     return records

@@ -1,8 +1,8 @@
 """What a set of stalls amounts to. Arrays in, one frozen record out; `docs/metrics.md` says what each number means.
 
-Three times are kept apart and never added up: the latency of faults (one a fault), the time a vCPU was blocked (the
-union of its stalls: fewer ns than the latencies where faults are asynchronous), and the time in which every vCPU was
-blocked at once.
+Four times are kept apart and never added up: the stalls of accessors, the latency until content is there (more than the
+stall where faults are asynchronous), the time a vCPU was blocked (the union of its stalls), and the time in which every
+vCPU was blocked at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 QUANTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999))
+LATENCY_QUANTILES: Final = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class Metrics:
     window_stall_ns: int = 0
     refaults: int = 0
     refault_stall_ns: int = 0
+    latency_p50_ns: int | None = None
+    latency_p99_ns: int | None = None
+    latency_max_ns: int | None = None
     bytes_moved: int | None = None
     over_fetch: float | None = None
     bottleneck: str | None = None
@@ -109,6 +113,16 @@ def overlap_ns(start_ns: Ints, end_ns: Ints, depth: int) -> int:
     return int(np.diff(times)[held].sum())
 
 
+def stops_ns(blocked: tuple[Ints, Ints, Ints] | None, window_stall_ns: Ints | None) -> Ints:
+    """How long each stop of an accessor by a window was: its stall in windows, shared out by the spans' lengths."""
+    if blocked is None or window_stall_ns is None or not len(blocked[0]):
+        return np.zeros(0, dtype=np.int64)
+    who, length = blocked[0], blocked[2] - blocked[1]
+    whole = np.bincount(who, weights=length, minlength=len(window_stall_ns))[who]
+    shares: Ints = np.rint(window_stall_ns[who] * (length / np.maximum(whole, 1))).astype(np.int64)
+    return shares
+
+
 def measure(
     *,
     accessor: npt.NDArray[np.integer[Any]],
@@ -132,7 +146,8 @@ def measure(
     Args:
         accessor: who took each fault, an index.
         start_ns, stall_ns: per fault; a fault with a stall below 0 is of unknown length and left out.
-        latency_ns: per fault, until its content was there, where its accessor did not wait for that.
+        latency_ns: per fault, until its content was there, where its accessor did not wait for that; kept apart from
+            the stalls.
         counted: per accessor, whether it is a vCPU (every accessor where the trace has none).
         run_time_ns: from the first accessor's start until the last one is done.
         ideal_run_time_ns: the same with no stall at all; the slow-down is against it.
@@ -140,14 +155,23 @@ def measure(
         uses: resources; the one with the greatest share of its time is the bottleneck.
         hazards: writes into a window that its mechanism did not stop, by class.
         blocked: further spans in which an accessor stood still (accessor, start, end), as in a pause.
-        window_stall_ns, refault_stall_ns: per accessor, stall that is no recorded fault's; in totals, not in quantiles.
+        window_stall_ns, refault_stall_ns: per accessor, stall that is no recorded fault's. It is in totals and in
+            quantiles: a stop counts as one stall (of several, each has its share by the length of its span), an assumed
+            refault as one of mean length.
         refaults: how many faults were assumed beyond the recorded ones.
     """
     known = stall_ns >= 0
     accessor, start_ns, stall_ns = accessor[known], start_ns[known], stall_ns[known]
     end_ns = start_ns + stall_ns
     latency = stall_ns if latency_ns is None else np.maximum(latency_ns[known], stall_ns)
-    ranked = np.sort(latency)
+    stops = stops_ns(blocked, window_stall_ns)
+    again = 0 if refault_stall_ns is None else int(refault_stall_ns.sum())
+    assumed = np.full(refaults if again else 0, round(again / max(refaults, 1)), dtype=np.int64)
+    ranked = np.sort(np.concatenate((stall_ns, stops, assumed)))
+    asynchronous = {}
+    if latency_ns is not None:
+        waited = np.sort(latency)
+        asynchronous = {f"latency_{name}_ns": quantile(waited, q) for name, q in LATENCY_QUANTILES}
     per_accessor = np.zeros(len(counted), dtype=np.int64)
     np.add.at(per_accessor, accessor, stall_ns)
     for more in (window_stall_ns, refault_stall_ns):
@@ -185,7 +209,8 @@ def measure(
         faults_per_s=len(stall_ns) * 1e9 / run_time_ns if run_time_ns > 0 else None,
         window_stall_ns=0 if window_stall_ns is None else int(window_stall_ns.sum()),
         refaults=refaults,
-        refault_stall_ns=0 if refault_stall_ns is None else int(refault_stall_ns.sum()),
+        refault_stall_ns=again,
+        **asynchronous,
         bytes_moved=bytes_moved,
         over_fetch=bytes_moved / needed_bytes if bytes_moved and needed_bytes else None,
         bottleneck=busiest.name if busiest else None,

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from faultreplay.analysis.compare.blackout import Blackout
 from faultreplay.analysis.compare.case import RAILS, Case
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
+from faultreplay.analysis.compare.served import Served
 from faultreplay.analysis.compare.sources import CostSource, Origin, words_of
-from faultreplay.faulttrace.units import format_ns
+from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import WINDOW_KINDS
 
 
-class Predicted(Protocol):
-    """What a note needs of a row."""
+class Charged(Protocol):
+    """What a note on costs needs of a row."""
 
     @property
     def mechanism(self) -> str: ...  # noqa: D102
@@ -25,22 +27,36 @@ class Predicted(Protocol):
     def borrowed(self) -> Mapping[str, CostSource]: ...  # noqa: D102
     @property
     def borrowed_effect_percent(self) -> float | None: ...  # noqa: D102
+
+
+class Predicted(Charged, Protocol):
+    """What a note needs of a row."""
+
     @property
     def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def metrics(self) -> Metrics: ...  # noqa: D102
     @property
     def result(self) -> Result: ...  # noqa: D102
+    @property
+    def served(self) -> Served: ...  # noqa: D102
 
 
-def notes_of(case: Case, rows: Sequence[Predicted]) -> list[str]:
+def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout] = ()) -> list[str]:
     """One line a fact."""
     at_hand = {r.mechanism for r in rows} | {WINDOW_KINDS[w.kind] for w in case.windows if w.kind}
-    of_case = [*_trace_notes(case), *_window_notes(case, rows), *host_notes(case, at_hand), *_model_notes(case)]
-    return [*cost_notes(rows), *of_case, *_row_notes(rows)]
+    at_hand |= {b.mechanism for b in blackouts}
+    of_case = [
+        *_reading_notes(case, rows),
+        *_trace_notes(case),
+        *_window_notes(case, rows, blackouts),
+        *host_notes(case, at_hand),
+        *_model_notes(case),
+    ]
+    return [*cost_notes([*rows, *blackouts]), *of_case, *_row_notes(rows)]
 
 
-def cost_notes(rows: Sequence[Predicted]) -> list[str]:
+def cost_notes(rows: Sequence[Charged]) -> list[str]:
     """Which costs come from where; for what is not this host's own, how much hangs on it."""
     by_source: dict[CostSource, set[str]] = {}
     for row in rows:
@@ -58,7 +74,8 @@ def cost_notes(rows: Sequence[Predicted]) -> list[str]:
     ]
     if effects:
         notes.append(
-            f"* if all costs of other hardware were twice as high, total stall would change by: {', '.join(effects)}"
+            "* if all costs of other hardware were twice as high, total stall (in blackouts: the longest stand-still) "
+            f"would change by: {', '.join(effects)}"
         )
     return notes
 
@@ -87,7 +104,28 @@ def _trace_notes(case: Case) -> list[str]:
     return notes
 
 
-def _window_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
+def _reading_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
+    """How the faults were read, and what of the environment that leaves open."""
+    notes = []
+    if case.reading == "first-touch":
+        notes.append(
+            f"read as a question: the first touch of each page taken as missing memory ({case.read_as_missing:,} of "
+            f"{case.read.faults:,} faults), the others as recorded (--reading recorded: all as recorded)"
+        )
+    fetching = [row for row in rows if "fetch" in row.costs and row.costs["fetch"].foreign]
+    if fetching:
+        notes.append(
+            "how long content takes to come is no figure of this trace: give yours with --fetch, as --fetch 30us"
+        )
+    if case.setup.link_bytes_per_s:
+        notes.append(
+            f"link: {format_bytes(case.setup.link_bytes_per_s)}/s for every row; fetch less its time for "
+            f"{format_bytes(case.brought)}, which fetch holds"
+        )
+    return notes
+
+
+def _window_notes(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout]) -> list[str]:
     notes = []
     bound = [r.mechanism for r in rows if r.result.windows]
     if bound:
@@ -97,6 +135,11 @@ def _window_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
         notes.append(f"windows {case.windows_from}: {spans.replace(' ', '')} (bind {', '.join(bound)})")
         if case.setup.retouch == "recorded":
             notes.append("inside windows: lower bound, a trace shows first touches only (upper: --retouch working-set)")
+    if blackouts:
+        notes.append(
+            "blackout: a trace shows first touches only, so each row is a lower bound; at most: all memory touched so "
+            "far is touched again at once; hazards: recorded writes inside that nothing stops"
+        )
     if case.setup.retouch == "working-set":
         notes.append("inside windows: upper bound, all memory touched so far is taken to be touched again at once")
     return notes
@@ -132,10 +175,31 @@ def _row_notes(rows: Sequence[Predicted]) -> list[str]:
     said: dict[str, list[str]] = {}
     notes = []
     for row in rows:
-        if row.mechanism not in RAILS:
-            for warning in row.warnings:
-                said.setdefault(warning.replace(f"{row.mechanism}'s", "theirs"), []).append(row.mechanism)
+        if row.mechanism not in RAILS and not row.served.whole:
+            said.setdefault(_served_words(row.served), []).append(row.mechanism)
         for kind, count in row.metrics.hazards.items():
             if count:
                 notes.append(f"hazard: {count} writes by {kind} inside a window that {row.mechanism} does not stop")
-    return [f"{', '.join(names)}: {warning}" for warning, names in said.items()] + notes
+    return [f"served by {', '.join(names)}: {words}" for words, names in said.items()] + notes
+
+
+def _served_words(served: Served) -> str:
+    """Whose paths made which share of the faults and of their stall."""
+    faults, stall = max(served.faults, 1), max(served.stall_ns, 1)
+    own = (
+        f"{_percent(served.own_faults / faults)} of the faults, {_percent(served.own_stall_ns / stall)} of their stall"
+    )
+    others = []
+    if served.fallback_faults:
+        others.append(f"its fall-back {', '.join(served.fallbacks)}: {_percent(served.fallback_faults / faults)}")
+    if served.recorded_faults:
+        classes = ", ".join(served.recorded_classes)
+        others.append(f"with the stall they had: {served.recorded_faults:,} faults ({classes})")
+    return "; ".join([own, *others])
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    if 99.95 <= percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_ns
+from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
-from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
+from faultreplay.replay.language.mechanism import Mechanism, Param, list_mechanisms, load_mechanism
 from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import Workload
 
@@ -40,6 +41,14 @@ class Setup:
     cost_files: Sequence[str] = ()
     loop: Literal["closed", "open"] = "closed"
     retouch: Literal["recorded", "working-set"] = "recorded"
+    reading: Literal["auto", "recorded", "first-touch"] = "auto"
+    """how faults of memory that was there are taken; auto: as first touches where no fault is one of missing memory"""
+    fetch_ns: int | None = None
+    """the environment's: until a page's content is there; None: as the trace shows, else as the cost files say"""
+    link_bytes_per_s: int = 0
+    """the environment's: the link's bandwidth; 0: as the recording says, else not known"""
+    vcpu_threads: Sequence[str] = ()
+    """threads, by id or name, that are vCPUs though they never call KVM_RUN"""
     cpus: int | None = None
     pinned: bool = False
     """with `cpus`: each thread has a CPU of its own number"""
@@ -123,10 +132,35 @@ def served_at_once(faults: pl.DataFrame) -> int:
 
 
 def with_used(mechanism: Mechanism, used: Used | None) -> Mechanism:
-    """`mechanism` with the parameters of the recording, if it is the one that was in use; others stay as they are."""
-    if used is None or mechanism.name != used.name:
+    """`mechanism`, and what it falls back to, with what the recording shows: all of it if it is the recorded one.
+
+    Another takes the parameters that both declare alike (name, unit and default): handlers, shards, faults in hand, so
+    that two rows differ by the mechanism and nothing else. Where it gives each shard handlers of its own and the
+    recorded one has no shards, it shares their threads out; faults that one thread has in hand are every shard's.
+    """
+    if used is None:
         return mechanism
-    return mechanism.with_params({k: v for k, v in used.params.items() if k in mechanism.params})
+    below = {kind: with_used(other, used) for kind, other in mechanism.fallback.items()}
+    mechanism = replace(mechanism, fallback=below)
+    if mechanism.name == used.name:
+        return mechanism.with_params({k: v for k, v in used.params.items() if k in mechanism.params})
+    shown = _shipped(used.name).params if used.name in list_mechanisms() else {}
+    alike = {
+        name: used.params[name]
+        for name, param in mechanism.params.items()
+        if name in used.params and _alike(param, shown.get(name), used.params[name])
+    }
+    handlers, per = alike.get("handlers"), mechanism.resources.get("handler")
+    if handlers and per and per.per == "shard" and "shards" not in shown and not used.asynchronous:
+        alike["handlers"] = max(int(handlers) // int(mechanism.value(mechanism.shards)), 1)
+    return mechanism.with_params(alike)
+
+
+def _alike(param: Param, recorded: Param | None, value: Any) -> bool:
+    """Whether a recorded parameter's `value` means the same for `param`; a run without handlers says 0 of them."""
+    if recorded and (param.unit, param.default) != (recorded.unit, recorded.default):
+        return False
+    return not isinstance(value, int | float) or param.minimum <= value <= param.maximum
 
 
 def for_host(setup: Setup, kvm_flavour: str) -> Setup:
@@ -147,9 +181,53 @@ def for_lab(setup: Setup, meta: Meta) -> Setup:
 
 
 def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
-    """A mechanism by name or file: the recording's parameters if it is the recorded one, then the user's."""
-    mechanism = with_used(_shipped(name) if name in list_mechanisms() else load_mechanism(name), used)
-    return mechanism.with_params({**setup.settings.get(mechanism.name, {}), **setup.settings.get(name, {})})
+    """A mechanism as a row of a table names it: `NAME`, a file, or with parameters of its own `NAME:PARAM=VALUE:...`.
+
+    It takes the environment's link, what the recording shows, what the user set for all rows of that name, then the
+    row's own parameters; with these it is named as the row is.
+    """
+    plain, own = split_choice(name)
+    loaded = _shipped(plain) if plain in list_mechanisms() else load_mechanism(plain)
+    mechanism = with_link(with_used(loaded, used), link_of(setup, used))
+    settings = {**setup.settings.get(mechanism.name, {}), **setup.settings.get(plain, {}), **own}
+    mechanism = mechanism.with_params(settings)
+    return replace(mechanism, name=label_of(mechanism.name, own)) if own else mechanism
+
+
+def split_choice(text: str) -> tuple[str, dict[str, str]]:
+    """`uffd-missing:handlers=4:granule=2M` as its name and its parameters.
+
+    Raises:
+        UsageError: a parameter without a value.
+    """
+    name, *parts = text.split(":")
+    own = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"-m {text}: write NAME:PARAMETER=VALUE, as uffd-missing:handlers=4")
+        own[key.replace("-", "_")] = value
+    return name, own
+
+
+def label_of(name: str, own: Mapping[str, str]) -> str:
+    """What a row with parameters of its own is called."""
+    return ":".join([name, *(f"{key}={value}" for key, value in own.items())])
+
+
+def link_of(setup: Setup, used: Used | None) -> float:
+    """Bandwidth of the link that content comes over, bytes/s: as set, else as recorded; 0: not known."""
+    if setup.link_bytes_per_s:
+        return setup.link_bytes_per_s
+    recorded = used.params.get("bandwidth", 0) if used else 0
+    return float(recorded) if isinstance(recorded, int | float) else 0.0
+
+
+def with_link(mechanism: Mechanism, bytes_per_s: float) -> Mechanism:
+    """`mechanism`, and what it falls back to, on the environment's link: none has a faster one of its own."""
+    below = {kind: with_link(other, bytes_per_s) for kind, other in mechanism.fallback.items()}
+    mechanism = replace(mechanism, fallback=below)
+    return mechanism.with_params({"bandwidth": bytes_per_s}) if "bandwidth" in mechanism.params else mechanism
 
 
 @functools.lru_cache
@@ -193,6 +271,11 @@ def replications(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         others = pool.map(lambda k: run(workload, mechanism, costs, setup, windows, seed=k), range(1, setup.seeds))
         return [first, *others]
+
+
+def doubled(costs: CostTable, names: Sequence[str]) -> CostTable:
+    """`costs` with these twice as long."""
+    return costs.merge({name: replace(costs[name], distribution=costs[name].distribution.scaled(2)) for name in names})
 
 
 def counted(workload: Workload) -> npt.NDArray[np.bool_]:
@@ -264,11 +347,11 @@ def measured_run_time_ns(workload: Workload) -> int:
 
 def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.bool_]:
     """Faults whose stall the mechanism makes. Others are replayed with what was recorded: no prediction to judge."""
-    answers = [(pair, mechanism.answer(*names)) for pair, names in _present(workload)]
-    return _rows_of(workload, [pair for pair, answer in answers if answer.simulated])
+    answers = [(pair, mechanism.answer(*names)) for pair, names in present(workload)]
+    return rows_of(workload, [pair for pair, answer in answers if answer.simulated])
 
 
-def _rows_of(workload: Workload, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+def rows_of(workload: Workload, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
     """Faults of these (class, accessor kind)."""
     kinds = workload.accessor_kind[workload.accessor_of_row()]
     rows = np.zeros(workload.faults, dtype=np.bool_)
@@ -277,7 +360,7 @@ def _rows_of(workload: Workload, pairs: Sequence[tuple[int, int]]) -> npt.NDArra
     return rows
 
 
-def _present(workload: Workload) -> list[tuple[tuple[int, int], tuple[str, str]]]:
+def present(workload: Workload) -> list[tuple[tuple[int, int], tuple[str, str]]]:
     """The (class, accessor kind) that occur, as numbers and as names."""
     kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
     numbers = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)

@@ -14,6 +14,11 @@ from faultreplay.replay.workload.workload import ACCESS_CODES, Workload
 _ACCESS = {code: name for name, code in ACCESS_CODES.items()}
 
 
+def rows_of_all(pairs: Sequence[tuple[Workload, Result]]) -> pl.DataFrame:
+    """`fault_rows` of results that are of several workloads, in order."""
+    return pl.concat([fault_rows(workload, [result]) for workload, result in pairs])
+
+
 def fault_rows(workload: Workload, results: Sequence[Result]) -> pl.DataFrame:
     """All faults of all `results`, in the workload's order (accessor, then time).
 

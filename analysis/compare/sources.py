@@ -20,6 +20,7 @@ class Origin(Enum):
     TRACE = "this trace"
     HOST = "this host"
     FILE = "your file"
+    SET = "set by you"
     OTHER_HOST = "another host"
     PUBLISHED = "published"
     ASSUMED = "assumed"
@@ -49,6 +50,7 @@ _WORDS: Final = {
     Origin.TRACE: "costs measured in this trace",
     Origin.HOST: "costs measured on this host",
     Origin.FILE: "costs from your files",
+    Origin.SET: "costs set on the command line",
     Origin.OTHER_HOST: "costs measured on another host, so foreign",
     Origin.PUBLISHED: "costs published for other hardware, so foreign",
     Origin.ASSUMED: "costs assumed, so foreign",

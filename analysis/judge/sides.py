@@ -169,27 +169,6 @@ def errors_of_sides(predicted: Side, measured: Side) -> Errors:
     return replace(found, total=relative_percent(predicted.numbers().total, measured.numbers().total))
 
 
-def without_pauses(case: Case) -> Workload:
-    """The workload without the time that its vCPUs stood still in recorded pauses: that is no think time of theirs.
-
-    In other windows who touches memory waits in a fault, which is a stall.
-    """
-    workload = case.workload
-    begin = workload.clock_start_ns
-    spans = [(w.start_ns - begin, w.end_ns - begin) for w in case.trace.meta.windows if w.kind == "pause"]
-    if not spans:
-        return workload
-    away = np.zeros(workload.faults, dtype=np.int64)
-    for first, last in spans:
-        since = np.maximum(workload.recorded_start_ns - workload.think_ns, first)
-        away += np.maximum(np.minimum(workload.recorded_start_ns, last) - since, 0)
-    away[~counted(workload)[workload.accessor_of_row()]] = 0
-    asleep_ns = workload.asleep_ns
-    if asleep_ns.size:
-        asleep_ns = np.maximum(asleep_ns - away, 0)
-    return replace(workload, think_ns=workload.think_ns - away, asleep_ns=asleep_ns)
-
-
 def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
     if used is None or used.name != "host-lazy":

@@ -30,7 +30,6 @@ from faultreplay.analysis.judge.sides import (
     measured_side,
     numbers_of,
     predicted_side,
-    without_pauses,
 )
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
@@ -108,7 +107,7 @@ def pair(
     host = host_costs if host_costs is not None else CostTable({})
     near = target_costs if target_costs is not None else CostTable({})
     costs = source.shipped.merge(host, fitted, near)
-    workload = as_missing(without_pauses(source), source.used)
+    workload = as_missing(source.running, source.used)
     windows = _moved(target, source)
     result = run(workload, mechanism, costs, setup, windows)
     unnamed = elsewhere(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from faultreplay.collect.targets import proc
 from faultreplay.collect.targets.targets import vm_identity
 from faultreplay.faulttrace.meta import MapEntry, Memslot, Meta, Target, Thread
 from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.vcpus import NAMED, numbers
 
 _CLONE_THREAD = 0x00010000
 _KERNEL_COMMS = ("vhost-", "iou-wrk-", "iou-sqp-")
@@ -67,8 +69,11 @@ def add_map(meta: Meta, entries: list[MapEntry]) -> None:
     meta.memory_map.extend(e for e in entries if known.get((e.tgid, e.start, e.end)) != (e.page_bytes, e.uffd))
 
 
-def complete_targets(meta: Meta, observer: Observer) -> None:
-    """Put roles, later threads and processes, and memslots into `meta.targets`."""
+def complete_targets(meta: Meta, observer: Observer, vcpu_threads: Sequence[str] = ()) -> None:
+    """Put roles, later threads and processes, and memslots into `meta.targets`.
+
+    `vcpu_threads`: names or ids of threads that are vCPUs though they never call KVM_RUN; QEMU's TCG threads are, too.
+    """
     by_tgid = {target.tgid: target for target in meta.targets}
     acted = {tgid for tgid, _ in observer.roles} | set(observer.memslots)  # may have come and gone unseen
     for tgid in sorted((observer.processes | acted) - set(by_tgid)):
@@ -97,6 +102,20 @@ def complete_targets(meta: Meta, observer: Observer) -> None:
                 thread.role = "kernel"
             elif thread.role == "other" and target.role == "vm":
                 thread.role = "vmm"
+    _name_vcpus(meta, vcpu_threads)
+
+
+def _name_vcpus(meta: Meta, vcpu_threads: Sequence[str]) -> None:
+    """Threads that stand for vCPUs without KVM."""
+    named: list[int] = []
+    for target in meta.targets:
+        numbered = numbers(target, vcpu_threads)
+        for thread in target.threads:
+            if thread.tid in numbered and thread.role != "vcpu":
+                thread.role, thread.vcpu = "vcpu", numbered[thread.tid]
+                named.append(thread.tid)
+    if named:
+        meta.extra[NAMED] = named
 
 
 def _add_later_threads(target: Target) -> None:

@@ -61,6 +61,7 @@ class RecordSpec:
         trigger: end at a long stall and keep only the last seconds.
         reserve_bytes: stop before the file system has less than this free.
         part_age_ns: write a part at this age at the latest; None: 5 s, and up to a minute in long recordings.
+        vcpu_threads: names or ids of threads that are vCPUs though they never call KVM_RUN.
         meta_extra: fields of `Meta` to set (origin, mechanism, lab...); other keys go into `Meta.extra`.
     """
 
@@ -79,6 +80,7 @@ class RecordSpec:
     trigger: Trigger | None = None
     reserve_bytes: int = 256 << 20
     part_age_ns: int | None = None
+    vcpu_threads: tuple[str, ...] = ()
     meta_extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -236,7 +238,7 @@ class Recorder:
         meta = self._writer.meta
         meta.clock.end_ns = end_ns
         self._look_again()
-        complete_targets(meta, self._observer)
+        complete_targets(meta, self._observer, self.spec.vcpu_threads)
         cost = meta.recorder
         cost.cpu_ns = time.process_time_ns() - self._cpu_start_ns + self._backend.helper_cpu_ns()
         cost.max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

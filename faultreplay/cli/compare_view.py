@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from faultreplay.cli.render import Column, Report
+from faultreplay.cli.render import SPAN, Column, Report, format_cell
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
+    from faultreplay.analysis.compare.blackout import Stillness
     from faultreplay.analysis.compare.compare import Comparison, Judged, Row
     from faultreplay.analysis.compare.metrics import Metrics
+    from faultreplay.analysis.compare.served import Served
     from faultreplay.analysis.judge.judge import Errors
 
 COLUMNS: Final = (
     Column("mechanism", "mechanism"),
+    Column("served_text", "served", "count", keep=8),
     Column("total_stall_ns", "total\nstall", "ns"),
     Column("stall_per_vcpu_mean_ns", "per\nvCPU", "ns", keep=7),
     Column("p50_ns", "p50", "ns"),
@@ -22,6 +25,8 @@ COLUMNS: Final = (
     Column("p99_9_ns", "p99.9", "ns", keep=4),
     Column("max_ns", "max", "ns"),
     Column("all_stalled_ns", "all\nstalled", "ns"),
+    Column("latency_p50_ns", "latency\np50", "ns", keep=8),
+    Column("latency_p99_ns", "latency\np99", "ns", keep=8),
     Column("run_time_ns", "run\ntime", "ns"),
     Column("slowdown", "slow-\ndown", "ratio", keep=5),
     Column("stall_per_vcpu_min_ns", "per vCPU\nleast", "ns", keep=2),
@@ -34,7 +39,24 @@ COLUMNS: Final = (
     Column("hazards_total", "hazards", "count", keep=1),
 )
 # A column with nothing to say in any row is not shown.
-_OPTIONAL: Final = {"over_fetch", "bytes_moved", "hazards_total", "bottleneck_text"}
+_OPTIONAL: Final = {
+    "served_text",
+    "latency_p50_ns",
+    "latency_p99_ns",
+    "over_fetch",
+    "bytes_moved",
+    "hazards_total",
+    "bottleneck_text",
+}
+BLACKOUT_COLUMNS: Final = (
+    Column("mechanism", "blackout"),
+    Column("standstill_ns", "longest\nstand-still", "ns"),
+    Column("all_stalled_ns", "all\nstalled", "ns"),
+    Column("make_undo_ns", "make and\nundo", "ns"),
+    Column("refaults", "refaults", "count"),
+    Column("refault_stall_ns", "their\nstall", "ns"),
+    Column("hazards_text", "hazards", "count", keep=8),
+)
 _ERRORS: Final = {
     "total": "total_stall_ns",
     "p50": "p50_ns",
@@ -51,21 +73,30 @@ def report(comparison: Comparison) -> Report:
     rows: list[dict[str, Any]] = []
     rules = set()
     judged = comparison.judged
-    for row in comparison.rows:
-        rows.append(_cells(row.metrics) | {"mechanism": row.mechanism + (" *" if row.marked else "")})
-        if judged and row.mechanism == judged.used.name:
+    with_numbers = {row.mechanism: row for row in comparison.rows}
+    reasons = {row.mechanism: row.reason for row in comparison.unanswered}
+    for name in comparison.asked:
+        row = with_numbers.get(name)
+        if row is None:
+            rows.append({"mechanism": name, SPAN: reasons[name]})
+        else:
+            cells = _cells(row.metrics) | {"mechanism": row.mechanism + (" *" if row.marked else "")}
+            rows.append(cells | {"served_text": _served_text(row.served)})
+        if judged and name == judged.used.name:
             rows += _judged_rows(comparison, judged)
         rules.add(len(rows) - 1)
-    if judged is None and comparison.workload.measured:
+    if judged is None and comparison.workload.measured and comparison.asked:
         rows.insert(0, _cells(comparison.measured) | {"mechanism": "measured"})
     columns = [c for c in COLUMNS if c.key not in _OPTIONAL or any(r.get(c.key) for r in rows)]
+    further = [blackout_report(comparison)] if comparison.blackouts else []
     return Report(
         records=as_records(comparison),
-        columns=columns,
+        columns=columns if comparison.asked else [],
         title=_title(comparison),
         notes=[*_held_out_words(judged), *_interval_words(comparison.rows), *comparison.notes],
         rows=rows,
         rules=frozenset(rules if judged else {0} if comparison.workload.measured else ()),
+        further=further,
         extra={
             "trace": comparison.trace,
             "origin": comparison.origin,
@@ -74,9 +105,57 @@ def report(comparison: Comparison) -> Report:
             "events": comparison.events,
             "lost_events": comparison.lost_events,
             "windows": [dict(w.__dict__) for w in comparison.windows],
+            "what_if": list(comparison.what_if),
             "held_out_rows": judged.held_out_rows if judged else 0,
         },
     )
+
+
+def blackout_report(comparison: Comparison) -> Report:
+    """The table on blackouts: a row a rule, and its upper bound where that is another."""
+    from faultreplay.analysis.compare.compare import MARKED_FROM_PERCENT
+
+    rows: list[dict[str, Any]] = []
+    rules = set()
+    if comparison.blackout_measured is not None:
+        rows.append({"mechanism": "measured", **_still_cells(comparison.blackout_measured)})
+        rows[0] |= {"hazards_text": None}
+        rules.add(0)
+    for still in comparison.blackouts:
+        low, high = _still_cells(still.low), _still_cells(still.high)
+        marked = abs(still.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
+        rows.append({"mechanism": still.mechanism + (" *" if marked else ""), **low})
+        if [format_cell(v, "ns") for v in low.values()] != [format_cell(v, "ns") for v in high.values()]:
+            rows.append({"mechanism": "  at most", **high, "hazards_text": None})
+    spans = ", ".join(f"{format_ns(w.start_ns)}+{format_ns(w.length_ns)}".replace(" ", "") for w in comparison.windows)
+    base = comparison.blackouts[0].base
+    return Report(
+        records=(),
+        columns=BLACKOUT_COLUMNS,
+        title=f"Blackout: memory held still at {spans} ({comparison.windows_from}), over {base}",
+        rows=rows,
+        rules=frozenset(rules),
+    )
+
+
+def _still_cells(still: Stillness) -> dict[str, Any]:
+    hazards = [f"{count:,} {kind}" for kind, count in still.hazards.items() if count]
+    return {
+        "standstill_ns": still.standstill_ns,
+        "all_stalled_ns": still.all_stalled_ns,
+        "make_undo_ns": still.make_undo_ns,
+        "refaults": still.refaults,
+        "refault_stall_ns": still.refault_stall_ns,
+        "hazards_text": ", ".join(hazards) or "none",
+    }
+
+
+def _served_text(served: Served) -> str | None:
+    """The share of the faults that a row's own paths serve; None: all of them."""
+    if served.whole:
+        return None
+    percent = 100 * served.own_share
+    return "> 99 %" if percent > 99 else "< 1 %" if percent < 1 else f"{percent:.0f} %"
 
 
 def _title(comparison: Comparison) -> str:
@@ -84,7 +163,8 @@ def _title(comparison: Comparison) -> str:
     who += "" if comparison.vcpus == 1 else "s"
     origin = "" if comparison.origin in ("recorded", "lab") else f" ({comparison.origin})"
     span = format_ns(comparison.measured.run_time_ns)
-    return f"{comparison.trace}{origin}: {comparison.faults:,} faults, {comparison.vcpus} {who}, {span}"
+    read = f"; {', '.join(comparison.what_if)}" if comparison.what_if else ""
+    return f"{comparison.trace}{origin}: {comparison.faults:,} faults, {comparison.vcpus} {who}, {span}{read}"
 
 
 def _cells(metrics: Metrics) -> dict[str, Any]:

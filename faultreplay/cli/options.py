@@ -12,7 +12,7 @@ import click
 
 from faultreplay.cli.render import FORMATS
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.faulttrace.units import parse_duration_ns, parse_rate_bytes
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.predict import Setup
@@ -78,6 +78,43 @@ def output_format(fmt: str | None, output: Path | None) -> str:
         return fmt
     suffix = output.suffix.removeprefix(".") if output else ""
     return suffix if suffix in FORMATS else "table"
+
+
+def question_options(function: F) -> F:
+    """What the replay asks beside the mechanism: the environment, how faults are read, who is a vCPU."""
+    for option in reversed(
+        (
+            click.option(
+                "--fetch",
+                metavar="TIME",
+                help="How long content takes to come, bytes included, as 30us: for every row. "
+                "Default: as the trace shows, else as the cost files say.",
+            ),
+            click.option(
+                "--link",
+                metavar="RATE",
+                help="Bandwidth of the link that content comes over, as 10Gbit or 1.2GB/s: for every row. "
+                "Default: as recorded; where that is not known, rows that hang on it have no numbers.",
+            ),
+            click.option(
+                "--reading",
+                type=click.Choice(("auto", "recorded", "first-touch")),
+                default="auto",
+                show_default=True,
+                help="Faults of memory that was there: as recorded, or the first touch of each page as missing memory. "
+                "auto: first-touch where no fault was one of missing memory.",
+            ),
+            click.option(
+                "--vcpu-threads",
+                "vcpu_threads",
+                metavar="TID|NAME,...",
+                help="Threads that are vCPUs though they never call KVM_RUN; * in a NAME stands for anything. "
+                "Default: QEMU's TCG threads (CPU n/TCG).",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
 
 
 def replay_options(function: F) -> F:
@@ -221,6 +258,10 @@ def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
         retouch=options["retouch"],
         cpus=options["cpus"],
         pinned=_pinned(options),
+        reading=options.get("reading", "auto"),
+        fetch_ns=parse_duration_ns(options["fetch"]) if options.get("fetch") else None,
+        link_bytes_per_s=parse_rate_bytes(options["link"]) if options.get("link") else 0,
+        vcpu_threads=tuple(t for t in (options.get("vcpu_threads") or "").split(",") if t),
         seed=options["seed"],
         seeds=options["seeds"],
     )
@@ -237,9 +278,11 @@ def check_settings(setup: Setup, names: Sequence[str], window_kinds: Iterable[st
     Raises:
         UsageError: one is set that is neither among `names` nor the rule of a window.
     """
+    from faultreplay.analysis.compare.predict import split_choice
     from faultreplay.replay.engine.windows import WINDOW_KINDS
 
-    replayed = {*names, *(Path(name).stem for name in names)}
+    plain = [split_choice(name)[0] for name in names]
+    replayed = {*plain, *(Path(name).stem for name in plain)}
     replayed |= {WINDOW_KINDS[kind] for kind in window_kinds if kind}
     for name, values in setup.settings.items():
         if name not in replayed:

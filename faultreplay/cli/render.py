@@ -63,6 +63,11 @@ class Report:
     rows: Sequence[Record] | None = None
     rules: frozenset[int] = frozenset()  # a line is drawn under these rows
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON only: what stands beside the records
+    further: Sequence[Report] = ()  # tables under the first one, for people: their records are among `records`
+
+
+SPAN: Final = "_words"
+"""In a row of a table: words that stand in place of all cells but the first."""
 
 
 def format_cell(value: Any, unit: Unit) -> str:  # noqa: PLR0911 - one line a unit
@@ -173,7 +178,18 @@ def table_width(terminal: bool) -> int:
 
 
 def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False) -> tuple[str, list[str]]:
-    """The table as text of at most `width` columns, and the titles of the columns that found no room."""
+    """The tables as text of at most `width` columns, and the titles of the columns that found no room."""
+    text, left_out = _one_table(report, width, colour=colour)
+    for more in report.further:
+        below, also_out = _one_table(more, width, colour=colour)
+        text += "\n" + below
+        left_out += also_out
+    if report.notes and report.columns:
+        text += "\n"
+    return text + "".join(_wrapped(note, width) + "\n" for note in report.notes), left_out
+
+
+def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[str]]:
     from rich.console import Console
     from rich.text import Text
 
@@ -205,15 +221,17 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
     rule = "-" * wide
     if columns:
         put(rule, "dim")
-    for number, row in enumerate(cells):
-        put(line(row), "dim" if row and row[0].startswith(" ") else "")
+    for number, (row, shown) in enumerate(zip(cells, _shown(report), strict=True)):
+        if SPAN in shown:
+            lead = " " * (widths[0] + gap)
+            words = textwrap.fill(
+                shown[SPAN], max(width, 40), initial_indent=lead, subsequent_indent=lead, break_long_words=False
+            )
+            put(row[0].ljust(len(lead)) + words[len(lead) :])
+        else:
+            put(line(row), "dim" if row and row[0].startswith(" ") else "")
         if number in report.rules and number + 1 < len(cells):
             put(rule, "dim")
-    if report.notes and columns:
-        put("")
-    for note in report.notes:
-        for part in _wrapped(note, width).splitlines():
-            put(part)
     return out.getvalue(), left_out
 
 
@@ -242,8 +260,13 @@ def to_markdown(report: Report) -> str:
     lines.append("| " + " | ".join(_one_line(c.title) for c in report.columns) + " |")
     lines.append("|" + "|".join("---" if c.unit == "text" else "--:" for c in report.columns) + "|")
     for row in _shown(report):
-        cells = (format_cell(row.get(c.key), c.unit).replace("|", "\\|") for c in report.columns)
-        lines.append("| " + " | ".join(cells) + " |")
+        if SPAN in row:
+            cells = [str(row.get(report.columns[0].key)), row[SPAN], *[""] * (len(report.columns) - 2)]
+        else:
+            cells = [format_cell(row.get(c.key), c.unit) for c in report.columns]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for more in report.further:
+        lines += ["", to_markdown(more).rstrip()]
     if report.notes:
         lines += ["", *(f"- {note}" for note in report.notes)]
     return "\n".join(lines) + "\n"

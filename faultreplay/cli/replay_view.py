@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from faultreplay.cli.render import Column, Report
+from faultreplay.cli.render import SPAN, Column, Report
 
 if TYPE_CHECKING:
-    from faultreplay.analysis.compare.compare import Comparison
+    from faultreplay.analysis.compare.blackout import Blackout
+    from faultreplay.analysis.compare.compare import Comparison, Row
 
 COLUMNS: Final = (
     Column("mechanism", "mechanism"),
@@ -37,8 +38,10 @@ ROW_COLUMNS: Final = (
 
 def summary(done: Comparison) -> Report:
     """One row a mechanism."""
-    rows, records = [], []
-    for row in done.rows:
+    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
+    shown: list[Row | Blackout] = [*done.rows, *done.blackouts]
+    for row in shown:
         record = {"mechanism": row.mechanism, **row.metrics.as_record(), "params": dict(row.params)}
         records.append(record)
         share = row.metrics.bottleneck_share
@@ -49,4 +52,7 @@ def summary(done: Comparison) -> Report:
                 "bottleneck_text": f"{row.metrics.bottleneck} {share:.0%}" if share else None,
             }
         )
+    for none in done.unanswered:
+        records.append({"mechanism": none.mechanism, "reason": none.reason})
+        rows.append({"mechanism": none.mechanism, SPAN: none.reason})
     return Report(records=records, columns=COLUMNS, rows=rows, notes=done.notes, extra={"trace": done.trace})

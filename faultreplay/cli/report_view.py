@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from faultreplay import __version__
 from faultreplay.cli import compare_view
-from faultreplay.cli.render import Column, Report, format_cell
+from faultreplay.cli.render import SPAN, Column, Report, format_cell
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def page(comparison: Comparison, meta: Meta) -> str:
         f"<p>{_escape(_where(meta))}</p>",
         "<h2>Stalls by mechanism</h2>",
         _table(report),
+        *(f"<h2>{html.escape(more.title)}</h2>{_table(more)}" for more in report.further),
         "<h2>Distribution of stalls</h2>",
         _curves(comparison),
         "<h2>What to know about these numbers</h2>",
@@ -108,6 +109,11 @@ def _table(report: Report) -> str:
     head = "".join(_head(c) for c in report.columns)
     body = []
     for row in report.records if report.rows is None else report.rows:
+        if SPAN in row:
+            lead, words = str(row[report.columns[0].key]), str(row[SPAN])
+            span = f'<td class="text long" colspan="{len(report.columns) - 1}">{html.escape(words)}</td>'
+            body.append(f"<tr><td>{html.escape(lead)}</td>{span}</tr>")
+            continue
         cells = [format_cell(row.get(c.key), c.unit) for c in report.columns]
         sub = ' class="sub"' if cells and cells[0].startswith(" ") else ""
         data = "".join(

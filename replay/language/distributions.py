@@ -122,6 +122,18 @@ class Distribution:
             return Distribution.constant(self.knots[0][1] * factor)
         return Distribution.from_quantiles([(p, ns * factor) for p, ns in self.knots])
 
+    def less(self, ns: float) -> Distribution:
+        """The same times, each shorter by `ns`, none below 0."""
+        _not_negative(ns, "what is taken off")
+        if ns == 0:
+            return self
+        if self.kind == "constant":
+            return Distribution.constant(max(self.knots[0][1] - ns, 0.0))
+        points = self.knots
+        if self.kind == "lognormal":
+            points = (*((k / 64, self.quantile(k / 64)) for k in range(64)), (1.0, self._top()))
+        return Distribution.from_quantiles([(p, max(value - ns, 0.0)) for p, value in points])
+
     def sample(self, n: int, seed: int = 0) -> npt.NDArray[np.int64]:
         """`n` draws through the engine's own table, ns."""
         bits = np.random.Generator(np.random.PCG64(seed)).integers(0, _LEVELS, n)

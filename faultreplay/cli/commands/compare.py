@@ -13,6 +13,7 @@ from faultreplay.cli.options import (
     output_format,
     output_options,
     parse_names,
+    question_options,
     replay_options,
     setup_from,
     trace_argument,
@@ -23,12 +24,13 @@ from faultreplay.cli.options import (
 @trace_argument
 @mechanisms_option
 @replay_options
+@question_options
 @output_options
 def command(  # noqa: D103 - the help text is below
     trace: Path, mechanisms: tuple[str, ...], fmt: str | None, output: Path | None, force: bool, **options: Any
 ) -> None:
     from faultreplay.analysis.compare.case import open_case
-    from faultreplay.analysis.compare.compare import compare, default_names
+    from faultreplay.analysis.compare.compare import blackout_names, compare, default_names
     from faultreplay.cli import compare_view
     from faultreplay.cli.progress import steps
     from faultreplay.cli.render import check_output, emit
@@ -40,8 +42,10 @@ def command(  # noqa: D103 - the help text is below
     with steps() as step:
         step("reading the trace")
         case = open_case(open_trace(trace), setup, **more)
-        names = parse_names(mechanisms) or default_names(case)
-        check_settings(setup, names, (window.kind for window in case.windows))
+        names = parse_names(mechanisms)
+        check_settings(
+            setup, names or [*default_names(case), *blackout_names(case, ())], (window.kind for window in case.windows)
+        )
         comparison = compare(case, names, progress=step)
     emit(compare_view.report(comparison), output_format(fmt, output), output, force=force)
 

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option("--vm", "vms", multiple=True, metavar="NAME|UUID", help="Record this running VM.")
 @click.option("--all-vms", is_flag=True, help="Record all VMs, also those that start later.")
 @click.option("--cgroup", metavar="PATH", help="Record all processes of this cgroup (v2) and below.")
+@click.option(
+    "--vcpu-threads",
+    "vcpu_threads",
+    metavar="TID|NAME,...",
+    help="Threads that are vCPUs though they never call KVM_RUN; * in a NAME stands for anything. "
+    "QEMU's TCG threads (CPU n/TCG) are found by themselves.",
+)
 @click.option("-d", "--duration", metavar="TIME", help="End after this, as 10s (a bare number: seconds).")
 @click.option(
     "--probes",
@@ -63,6 +70,7 @@ def command(
     vms: tuple[str, ...],
     all_vms: bool,
     cgroup: str | None,
+    vcpu_threads: str | None,
     duration: str | None,
     groups: str | None,
     ring: str | None,
@@ -97,6 +105,7 @@ def command(
         limits=Limits(max_rate, max_cpu),
         rotation=_rotation(rotate, keep),
         trigger=_trigger(trigger, keep_last),
+        vcpu_threads=tuple(name for name in (vcpu_threads or "").split(",") if name),
         reserve_bytes=parse_size_bytes(reserve),
         force=force,
     )

@@ -13,6 +13,7 @@ from faultreplay.cli.options import (
     output_format,
     output_options,
     parse_names,
+    question_options,
     replay_options,
     setup_from,
     trace_argument,
@@ -21,7 +22,7 @@ from faultreplay.faulttrace.errors import UsageError
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
-    from faultreplay.analysis.compare.compare import Row
+    from faultreplay.analysis.compare.compare import Comparison
 
 
 @click.command(name="replay")
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     help="One row a fault, or one a mechanism. Default: rows into a Parquet file, else the summary.",
 )
 @replay_options
+@question_options
 @output_options
 def command(  # noqa: D103 - the help text is below
     trace: Path,
@@ -70,17 +72,22 @@ def command(  # noqa: D103 - the help text is below
         done = compare(case, names, measure_held_out=False, weigh_borrowed=False, progress=step)
     wants_rows = fmt == "parquet" if rows is None else rows
     if wants_rows:
-        _write_rows(case, done.rows, fmt, output, force=force)
+        _write_rows(case, done, fmt, output, force=force)
     else:
         emit(replay_view.summary(done), fmt, output, force=force)
 
 
-def _write_rows(case: Case, rows: tuple[Row, ...], fmt: str, output: Path | None, *, force: bool) -> None:
-    from faultreplay.analysis.compare.rows import fault_rows
+def _write_rows(case: Case, done: Comparison, fmt: str, output: Path | None, *, force: bool) -> None:
+    from faultreplay.analysis.compare.rows import rows_of_all
     from faultreplay.cli import replay_view
-    from faultreplay.cli.render import emit_frame
+    from faultreplay.cli.render import emit_frame, say
 
-    frame = fault_rows(case.workload, [row.result for row in rows])
+    if done.unanswered and not (done.rows or done.blackouts):
+        raise UsageError("; ".join(f"{row.mechanism}: {row.reason}" for row in done.unanswered))
+    for row in done.unanswered:
+        say(f"no rows of {row.mechanism}: {row.reason}")
+    pairs = [(case.read, row.result) for row in done.rows]
+    frame = rows_of_all([*pairs, *((still.workload, still.result) for still in done.blackouts)])
     emit_frame(frame, fmt, output, replay_view.ROW_COLUMNS, force=force)
 
 

@@ -11,6 +11,7 @@ from faultreplay.cli.options import (
     check_settings,
     mechanisms_option,
     parse_names,
+    question_options,
     replay_options,
     setup_from,
     trace_argument,
@@ -21,6 +22,7 @@ from faultreplay.cli.options import (
 @trace_argument
 @mechanisms_option
 @replay_options
+@question_options
 @click.option(
     "-o",
     "--output",
@@ -33,7 +35,7 @@ def command(  # noqa: D103 - the help text is below
     trace: Path, mechanisms: tuple[str, ...], output: Path | None, force: bool, **options: Any
 ) -> None:
     from faultreplay.analysis.compare.case import open_case
-    from faultreplay.analysis.compare.compare import compare, default_names
+    from faultreplay.analysis.compare.compare import blackout_names, compare, default_names
     from faultreplay.cli.progress import steps
     from faultreplay.cli.render import check_output, write_text
     from faultreplay.cli.report_view import page
@@ -46,8 +48,10 @@ def command(  # noqa: D103 - the help text is below
     with steps() as step:
         step("reading the trace")
         case = open_case(opened, setup, **more)
-        names = parse_names(mechanisms) or default_names(case)
-        check_settings(setup, names, (window.kind for window in case.windows))
+        names = parse_names(mechanisms)
+        check_settings(
+            setup, names or [*default_names(case), *blackout_names(case, ())], (window.kind for window in case.windows)
+        )
         comparison = compare(case, names, progress=step)
         step("drawing")
         text = page(comparison, opened.meta)

@@ -18,6 +18,7 @@ from faultreplay.cli.options import (
     check_settings,
     named_mechanisms_option,
     parse_names,
+    question_options,
     replay_options,
     setup_from,
 )
@@ -52,6 +53,7 @@ _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p5
 @click.option("--format", "fmt", type=click.Choice([f for f in FORMATS if f != "parquet"]), default="table")
 @click.option("--force", is_flag=True, help="Run again what the data set has already.")
 @replay_options
+@question_options
 def command(  # noqa: D103 - the help text is below
     *,
     traces: tuple[str, ...],

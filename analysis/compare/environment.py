@@ -1,0 +1,57 @@
+"""What belongs to no mechanism: how long content takes to come, and the link it comes over. The same for every row."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from faultreplay.analysis.compare.predict import Setup, Used, link_of
+from faultreplay.faulttrace.units import format_bytes, parse_size_bytes
+from faultreplay.replay.language.costs import Cost, CostTable
+from faultreplay.replay.language.distributions import Distribution
+from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.workload.workload import Workload
+
+SET: Final = "set with --fetch"
+
+
+def brought_bytes(workload: Workload, used: Used | None) -> int:
+    """What one fetch of the recording brought: the recorded mechanism's granule, else a page."""
+    granule: Any = used.params.get("granule", 0) if used else 0
+    size = parse_size_bytes(granule) if isinstance(granule, str) else int(granule)
+    return max(size, workload.page_bytes)
+
+
+def in_environment(costs: CostTable, setup: Setup, used: Used | None, brought: int) -> CostTable:
+    """`costs` with the environment's fetch.
+
+    A fetch, fitted or given, is until all of `brought` bytes are there. Where the link's bandwidth is known a
+    mechanism pays for its bytes on the link, so these bytes' time is taken off the fetch.
+    """
+    fetch = costs.get("fetch")
+    if setup.fetch_ns is not None:
+        fetch = Cost(Distribution.constant(setup.fetch_ns), "measured-host", SET)
+    if fetch is None:
+        return costs
+    bytes_per_s = link_of(setup, used)
+    if bytes_per_s >= 1:
+        less = brought * 1e9 / bytes_per_s
+        fetch = Cost(fetch.distribution.less(less), fetch.provenance, fetch.source, fetch.n)
+    return costs.merge({"fetch": fetch})
+
+
+def lacks_link(mechanism: Mechanism, brought: int) -> str:
+    """Why a mechanism cannot be charged without the link's bandwidth; empty where it can.
+
+    Its fetch would bring another number of bytes than those whose time is known, or all of memory at once.
+    """
+    links = [name for name, resource in mechanism.resources.items() if resource.kind == "link"]
+    if any(mechanism.value(mechanism.resources[name].size) >= 1 for name in links) or not links:
+        return ""
+    if mechanism.push is not None:
+        return "it streams memory: how fast hangs on the link, --link 10Gbit"
+    if mechanism.granule_bytes != brought:
+        return (
+            f"a fault brings {format_bytes(mechanism.granule_bytes)}, fetch is the time of {format_bytes(brought)}: "
+            "the rest hangs on the link, --link 10Gbit"
+        )
+    return ""

@@ -1,0 +1,78 @@
+"""vCPUs that never call KVM_RUN: threads that run guest code themselves, as QEMU's TCG threads do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from faultreplay.faulttrace.errors import UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from faultreplay.faulttrace.meta import Meta, Target
+
+NAMED: Final = "vcpu_threads"
+"""Key of `Meta.extra`: thread ids that whoever recorded said are vCPUs."""
+_TCG: Final = re.compile(r"CPU (\d+)/TCG")
+
+
+def vcpu_threads(meta: Meta, named: Sequence[str] = ()) -> dict[int, int]:
+    """Thread id -> vCPU number of threads that stand for vCPUs without KVM.
+
+    Args:
+        meta: of a trace; its threads' names, and those that were named when it was recorded.
+        named: more of them, by thread id or by name; ``*`` in a name stands for anything.
+
+    Raises:
+        UsageError: no thread of the trace is called so.
+    """
+    recorded = [str(tid) for tid in meta.extra.get(NAMED, ())]
+    return {tid: number for target in meta.targets for tid, number in numbers(target, recorded).items()} | _named(
+        meta.targets, named
+    )
+
+
+def numbers(target: Target, named: Iterable[str] = ()) -> dict[int, int]:
+    """Thread id -> vCPU number of a process's threads: by QEMU's names for TCG, else in order of what was named."""
+    found = {t.tid: int(match[1]) for t in target.threads if (match := _TCG.fullmatch(t.comm))}
+    wanted = list(named)
+    for thread in target.threads:
+        if thread.tid not in found and any(_is(thread.tid, thread.comm, text) for text in wanted):
+            digits = re.search(r"\d+", thread.comm)
+            number = int(digits[0]) if digits else len(found)
+            found[thread.tid] = number if number not in found.values() else max(found.values()) + 1
+    return found
+
+
+def label_vcpus(faults: pl.DataFrame, threads: Mapping[int, int]) -> pl.DataFrame:
+    """Stitched faults in which what these threads did themselves is a vCPU's; kernel accesses stay the kernel's."""
+    import polars as pl
+
+    if not threads:
+        return faults
+    tids = pl.Series(list(threads), dtype=pl.Int32)
+    mine = pl.col("tid").is_in(tids.implode()) & (pl.col("accessor") == "vmm")
+    number = pl.col("tid").replace_strict(dict(threads), default=-1, return_dtype=pl.Int32)
+    return faults.with_columns(
+        vcpu=pl.when(mine).then(number).otherwise(pl.col("vcpu")).cast(pl.Int32),
+        accessor=pl.when(mine).then(pl.lit("vcpu")).otherwise(pl.col("accessor")),
+    )
+
+
+def _named(targets: Sequence[Target], named: Sequence[str]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for target in targets:
+        found |= numbers(target, named)
+    for text in named:
+        everyone = [thread for target in targets for thread in target.threads]
+        if not any(_is(thread.tid, thread.comm, text) for thread in everyone):
+            names = ", ".join(sorted({thread.comm for thread in everyone if thread.comm})) or "none has a name"
+            raise UsageError(f"--vcpu-threads {text}: no thread of this trace: there are {names}")
+    return found
+
+
+def _is(tid: int, comm: str, text: str) -> bool:
+    return text == str(tid) or fnmatchcase(comm, text)
