@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from faultreplay.analysis.compare.predict import Setup, Used, link_of
@@ -34,9 +35,14 @@ def in_environment(costs: CostTable, setup: Setup, used: Used | None, brought: i
         return costs
     bytes_per_s = link_of(setup, used)
     if bytes_per_s >= 1:
-        less = brought * 1e9 / bytes_per_s
-        fetch = Cost(fetch.distribution.less(less), fetch.provenance, fetch.source, fetch.n)
+        fetch = _less(fetch, brought * 1e9 / bytes_per_s)
     return costs.merge({"fetch": fetch})
+
+
+def _less(cost: Cost, ns: float) -> Cost:
+    parts = {name: part.less(ns) for name in ("on_idle_cpu", "on_busy_cpu") if (part := getattr(cost, name))}
+    low, high = max(cost.low - ns, 0.0), max(cost.high - ns, 0.0)
+    return replace(cost, distribution=cost.distribution.less(ns), low=low, high=high, **parts)
 
 
 def lacks_link(mechanism: Mechanism, brought: int) -> str:

@@ -124,7 +124,8 @@ class Distribution:
 
     def less(self, ns: float) -> Distribution:
         """The same times, each shorter by `ns`, none below 0."""
-        _not_negative(ns, "what is taken off")
+        if not 0 <= ns < math.inf:
+            raise UsageError(f"{ns:g} ns cannot be taken off a cost")
         if ns == 0:
             return self
         if self.kind == "constant":
