@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -117,6 +119,26 @@ class TraceWriter:
         write_file(self.path / META, self.meta.to_json())
 
 
+@contextmanager
+def whole_trace(path: Path, meta: Meta, *, force: bool = False) -> Iterator[TraceWriter]:
+    """A writer whose trace stands at `path` when all is well and not before; an error leaves nothing behind.
+
+    Raises:
+        UsageError: as `TraceWriter`, before anything is written.
+    """
+    _check_trace_path(path, force)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.making")
+    writer = TraceWriter(beside, meta)
+    try:
+        yield writer
+        writer.close()
+        if path.exists():
+            shutil.rmtree(path)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def write_truth(path: Path, table: pa.Table) -> None:
     """Put the accessors' own measurements (columns of `TRUTH`) into the trace at `path`."""
     write_parquet(path / "truth.parquet", table.select(TRUTH.names).cast(TRUTH))
@@ -146,13 +168,18 @@ def update_meta(path: Path, meta: Meta) -> None:
     write_file(path / META, meta.to_json())
 
 
-def _make_trace_dir(path: Path, force: bool) -> None:
+def _check_trace_path(path: Path, force: bool) -> None:
     if path.exists():
         is_trace = (path / META).is_file()
         if not is_trace and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path}: exists and is not a trace: choose another name")
         if is_trace and not force:
             raise UsageError(f"{path}: exists: choose another name or give --force")
+
+
+def _make_trace_dir(path: Path, force: bool) -> None:
+    _check_trace_path(path, force)
+    if path.exists():
         shutil.rmtree(path)
     with disk_errors(path):
         path.mkdir(mode=_DIR_MODE, parents=True)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from faultreplay.cli.commands.import_ import command
 from faultreplay.collect.importers import import_file, import_qemu
 from faultreplay.collect.importers.printed import UNNAMED_EXIT, flavour_of, parse_fields
-from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import open_trace
 
@@ -148,7 +148,8 @@ def test_qemu_figures_new_and_into_a_trace(tmp_path: Path) -> None:
     import_file("perf-script", PERF, tmp_path / "x.trace")
     import_qemu(answers, tmp_path / "x.trace", into=True)
     both = open_trace(tmp_path / "x.trace")
-    assert both.meta.extra["qemu"] == alone.extra["qemu"]
+    assert alone.extra["qemu"].items() <= both.meta.extra["qemu"].items()
+    assert [vcpu["index"] for vcpu in both.meta.extra["qemu"]["vcpus"]] == [0]
     assert both.event_rows > 0 and both.meta.extra["import"]["from"] == "perf-script"
 
 
@@ -157,7 +158,7 @@ def test_qemu_figures_new_and_into_a_trace(tmp_path: Path) -> None:
     [
         ("kvm_exit", "reason EXIT_NPF rip 0x1000 info 100000014 1000",
          {"exit_reason": 0x400, "guest_rip": 0x1000, "info1": 0x100000014, "info2": 0x1000}),
-        ("kvm_exit", "vcpu 3 reason EPT_VIOLATION rip 0xabc info1 0x0000000000000781 info2 0x0 intr_info 0x0",
+        ("kvm_exit", "vcpu 3 reason EPT_VIOLATION rip 0xabc info1 0x0000000000000781 info2 0x0000000000000000 intr",
          {"exit_reason": 48, "guest_rip": 0xABC, "info1": 0x781, "info2": 0, "vcpu_id": 3}),
         ("kvm_exit", "vcpu 0 reason hlt rip 0x1 info1 0x0 info2 0x0", None),
         ("kvm_exit", "reason SOMETHING_NEW rip 0x1 info 0 0",
@@ -194,7 +195,7 @@ GOOD = "  guest 7/8 [001]  10.000000001: kvm:kvm_entry: vcpu 0, rip 0x1\n"
 @pytest.mark.parametrize(
     ("kind", "text", "words"),
     [
-        ("perf-script", GOOD + "rubbish\n", ":2: not a line of perf script: 'rubbish'"),
+        ("perf-script", GOOD + "rubbish\n", ":2: not a line of perf script: expected 'COMM PID/TID"),
         ("perf-script", GOOD + "  guest 7/8 [001]  10.1: kvm:kvm_page_fault: no numbers\n", ":2: not in the form"),
         ("perf-script", "", "no event that faultreplay knows"),
         ("perf-script", "  guest 7/8 [001]  10.1: irq:softirq_entry: vec=1\n", "it has irq:softirq_entry"),
@@ -229,7 +230,8 @@ def test_error_budget(tmp_path: Path) -> None:
 def test_a_data_file_in_place_of_a_report(content: bytes, tmp_path: Path) -> None:
     source = tmp_path / "perf.data"
     source.write_bytes(content)
-    with pytest.raises(IncompleteData, match=r"not text|gzip"):
+    words = r"incompatible file format|not installed|damaged packed file"
+    with pytest.raises((IncompleteData, MissingFeature), match=words):
         import_file("perf-script", source, tmp_path / "x.trace")
 
 

@@ -13,6 +13,10 @@ from typing import Final
 from faultreplay.collect.importers.raw import number
 
 _PAIRS = re.compile(r"(\w+)(?:=|: )(-?0x[0-9a-fA-F]+|-?\d+)\b")
+_RAW = re.compile(r"^\s*(?:\[FAILED TO PARSE\]\s*)?\w+=")
+_PRINTED_AS_PAIRS: Final = (
+    "sched_switch", "page_fault_user", "page_fault_kernel", "task_newtask", "mmap_lock_released",
+)  # fmt: skip
 _STATES: Final = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 128, "K": 2, "W": 2}
 _MMIO: Final = {"unsatisfied-read": 0, "read": 1, "write": 2}
 
@@ -37,11 +41,44 @@ def parse_fields(name: str, text: str) -> dict[str, int]:
     Raises:
         ValueError: the text does not have the form this event is printed in.
     """
+    raw = _raw_form(text)
+    if raw is not None and name not in _PRINTED_AS_PAIRS:
+        return raw
     if special := _SPECIAL.get(name):
-        return special(text)
+        try:
+            return special(text)
+        except ValueError:
+            if raw is None:
+                raise
+            return raw
     if name.startswith("sys_exit_"):
         return {"ret": _return_value(text)}
     return {key: number(value) for key, value in _PAIRS.findall(text)}
+
+
+def _raw_form(text: str) -> dict[str, int] | None:
+    """Fields of ``field=number ...``: trace-cmd report -R, or what libtraceevent prints of a format it cannot parse."""
+    if not _RAW.match(text):
+        return None
+    fields = {key: number(value) for key, value in _PAIRS.findall(text)}
+    if "isa" in fields:  # 1: VMX, 2: SVM; the reason is the number already
+        fields.pop("isa")
+    if "ret" in fields:
+        fields["ret"] = _signed(fields["ret"])
+    return fields
+
+
+def exit_number(reason: str) -> int:
+    """`exit_reason` of the name that kvm_exit prints, `UNNAMED_EXIT` where it is none that matters."""
+    name = _exit_name(reason)
+    if re.fullmatch(r"0X[0-9A-F]{1,8}", name):
+        return int(name, 16)
+    if name in VMX_EXITS and name in SVM_EXITS:
+        # CPUID, HLT and INVLPG exist on both: the kernel prints VMX's in capitals, SVM's in small letters, the
+        # plugin of libtraceevent puts EXIT_ before SVM's.
+        svm = reason.startswith("EXIT_") or reason.islower()
+        return SVM_EXITS[name] if svm else VMX_EXITS[name]
+    return SVM_EXITS.get(name, VMX_EXITS.get(name, UNNAMED_EXIT))
 
 
 def flavour_of(reason: str) -> str:
@@ -61,7 +98,10 @@ def _match(pattern: str, text: str) -> re.Match[str]:
 
 def _return_value(text: str) -> int:
     found = _match(r"^\s*(?:ret=)?(-?0x[0-9a-fA-F]+|-?\d+)", text)
-    value = number(found[1])
+    return _signed(number(found[1]))
+
+
+def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -70,23 +110,21 @@ def _exit_name(reason: str) -> str:
 
 
 def _kvm_exit(text: str) -> dict[str, int]:
-    found = _match(r"reason (\S+).* rip (0x[0-9a-f]+)", text)
-    name = _exit_name(found[1])
-    reason = SVM_EXITS.get(name, VMX_EXITS.get(name, UNNAMED_EXIT))
-    if flavour_of(found[1]) == "" and name in VMX_EXITS and name in SVM_EXITS:
-        # CPUID, HLT and INVLPG exist on both: the kernel prints VMX's in capitals, SVM's in small letters, the
-        # plugin of libtraceevent puts EXIT_ before SVM's.
-        svm = found[1].startswith("EXIT_") or found[1].islower()
-        reason = SVM_EXITS[name] if svm else VMX_EXITS[name]
-    fields = {"exit_reason": reason, "guest_rip": number(found[2])}
-    if info := re.search(r"info1? (?:0x)?([0-9a-f]+)(?: info2)? (?:0x)?([0-9a-f]+)", text):
-        fields |= {"info1": int(info[1], 16), "info2": int(info[2], 16)}
-    return fields | _vcpu(text)
+    found = _match(r"reason (\S+)(?: .*)? rip (0x[0-9a-f]+)(?= |$)", text)
+    fields = {"exit_reason": exit_number(found[1]), "guest_rip": number(found[2])}
+    if "info" not in text:
+        return fields | _vcpu(text)  # before Linux 3.1
+    info = re.search(r" info1? (?:0x)?([0-9a-f]+)(?: info2)? (?:0x)?([0-9a-f]+)(?: |$)", text)
+    if info is None or ("info2" in text and len(info[1]) == 16 > len(info[2])):
+        raise ValueError("cut, or not in the form in which this event is printed")
+    return fields | {"info1": int(info[1], 16), "info2": int(info[2], 16)} | _vcpu(text)
 
 
 def _kvm_entry(text: str) -> dict[str, int]:
-    found = _match(r"rip (0x[0-9a-f]+)", text)
-    return {"rip": number(found[1])} | _vcpu(text)
+    found = _match(r"^(?:vcpu \d+)?,?\s*(?:rip (0x[0-9a-f]+))?(?: .*)?$", text)
+    if not text.strip():
+        raise ValueError("not in the form in which this event is printed")
+    return ({"rip": number(found[1])} if found[1] else {}) | _vcpu(text)
 
 
 def _kvm_page_fault(text: str) -> dict[str, int]:
@@ -153,7 +191,8 @@ def _vcpu(text: str) -> dict[str, int]:
     return {"vcpu_id": int(found[1])} if found else {}
 
 
-def _state(letters: str) -> int:
+def task_state(letters: str) -> int:
+    """`prev_state` of sched_switch from its letters."""
     bits = 0
     for letter in letters.replace("+", "").split("|"):
         bits |= _STATES.get(letter, 0)
@@ -164,7 +203,7 @@ def _sched_switch(text: str) -> dict[str, int]:
     found = re.search(r"prev_pid=(\d+) .*prev_state=(\S+) ==> .*next_pid=(\d+)", text)
     if not found:  # as libtraceevent's plugin prints it
         found = _match(r":(\d+) \[-?\d+\] (\S+) ==> .*:(\d+) \[-?\d+\]", text)
-    state = int(found[2], 0) if found[2].isdigit() or found[2].startswith("0x") else _state(found[2])
+    state = int(found[2], 0) if found[2].isdigit() or found[2].startswith("0x") else task_state(found[2])
     return {"prev_pid": int(found[1]), "prev_state": state, "next_pid": int(found[3])}
 
 

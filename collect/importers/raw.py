@@ -1,18 +1,17 @@
-"""What every reader of another tool's output gives: events by name and field, losses, and lines it cannot read."""
+"""What every reader of another tool's output gives: events by name and field, losses, and what it cannot read."""
 
 from __future__ import annotations
 
-import gzip
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
-from faultreplay.faulttrace.errors import IncompleteData, NoPermission, UsageError
+import numpy as np
+import numpy.typing as npt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Raw:
     """One event as the source tells it. `name` is ``category:event``; `tgid` 0 where the source has no process id."""
 
@@ -23,35 +22,78 @@ class Raw:
     comm: str
     name: str
     fields: dict[str, int]
+    line: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class RawColumns:
+    """Many events of one name in columns, in the order of the file; all have the same fields."""
+
+    name: str
+    ts_ns: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.int64]
+    tgid: npt.NDArray[np.int64]
+    tid: npt.NDArray[np.int64]
+    line: npt.NDArray[np.int64]
+    fields: dict[str, npt.NDArray[np.uint64] | npt.NDArray[np.int64]]
+    comms: dict[int, str]
+    """Thread -> its name."""
+
+
+@dataclass(frozen=True, slots=True)
 class LostEvents:
-    """The source's own word that it lost events."""
+    """The source's own word that it lost events; `unknown_time`: it does not say when."""
 
     count: int
     cpu: int = -1
+    unknown_time: bool = False
+    line: int = 0
+    ts_ns: int = 0
+    """Time of the first event after it; 0: that of the last one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that ought to be an event and cannot be read as one."""
+    """A line that ought to be an event and cannot be read as one; `event`: which one, where that much can be read."""
 
     number: int
     text: str
     why: str
+    event: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Skipped:
-    """An event that faultreplay has no use for."""
+    """Events that are not taken: `count` of them from line `line` on."""
 
     name: str
+    line: int = 0
+    count: int = 1
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEnd:
+    """A whole block of the file has been read: what was built of it may be written."""
+
+
+@dataclass
+class Mark:
+    """How often something odd was seen, and the first line."""
+
+    count: int = 0
+    line: int = 0
+
+    def add(self, line: int, count: int = 1) -> None:
+        """`count` more, the first of them in `line`."""
+        if count:
+            self.line = self.line or line
+            self.count += count
 
 
 @dataclass
 class Source:
-    """What the file says of itself, filled while it is read."""
+    """What the file says of itself, and what is odd about it; filled while it is read."""
 
     clock: str = "not stated by the source"
     kernel: str = ""
@@ -60,35 +102,16 @@ class Source:
     cpus: int = 0
     command: list[str] = field(default_factory=list)
     coarse: bool = False  # time stamps of whole microseconds
+    tells_losses: bool = True
+    tail_cut: bool = False  # the file does not end with a newline
+    marks: dict[str, Mark] = field(default_factory=dict)
+
+    def mark(self, what: str, line: int, count: int = 1) -> None:
+        """Remember that `what` was seen."""
+        self.marks.setdefault(what, Mark()).add(line, count)
 
 
-Item: TypeAlias = Raw | LostEvents | BadLine | Skipped
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file, packed with gzip or not.
-
-    Raises:
-        UsageError: no such file.
-        NoPermission: may not be read.
-        IncompleteData: not text, or a damaged gzip file.
-    """
-    try:
-        with path.open("rb") as probe:
-            packed = probe.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", errors="replace") if packed else path.open(errors="replace") as stream:
-            for number, line in enumerate(stream, start=1):
-                if number == 1 and "\0" in line:
-                    raise IncompleteData(f"{path}: not text: give the output of the tool's report, not its data file")
-                yield number, line.rstrip("\n")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UsageError(f"{path}: a folder, not a file") from None
-    except PermissionError:
-        raise NoPermission(f"{path}: may not be read") from None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise IncompleteData(f"{path}: damaged gzip file: {error}") from None
+Item: TypeAlias = Raw | RawColumns | LostEvents | BadLine | Skipped | BlockEnd
 
 
 def seconds_to_ns(whole: str, fraction: str) -> int:
@@ -105,7 +128,7 @@ def number(text: str) -> int:
     text = text.strip().rstrip(",")
     if re.fullmatch(r"-?0x[0-9a-fA-F]+", text):
         return int(text, 16)
-    if re.fullmatch(r"-?\d+", text):
+    if re.fullmatch(r"-?[0-9]+", text):
         return int(text)
     raise ValueError(f"'{text}' is not a number")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.imported_view import imported_facts, losses_words
 from faultreplay.cli.options import output_format, output_options, trace_argument
 from faultreplay.cli.render import Column, Report, check_output, emit
 from faultreplay.faulttrace.units import format_bytes, format_ns
@@ -70,6 +71,7 @@ def _data(inspection: Inspection) -> Report:
     extra |= {key: whole[key] for key in ("origin", "host", "clock", "command", "mechanism", "targets", "probes")}
     extra |= {key: whole[key] for key in ("losses", "recorder", "lab", "complete")}
     extra["told_windows"] = whole["windows"]
+    extra["import"] = meta.extra.get("import")
     columns = [
         Column("cause", "cause"),
         Column("resolution", "resolved by"),
@@ -172,9 +174,8 @@ def _facts_as_notes(inspection: Inspection) -> list[str]:
         if probe.status in ("missing", "shed"):
             absent.setdefault(f"{probe.status}, {probe.reason or 'no reason given'}", []).append(probe.name)
     facts += [f"probes {why}: {', '.join(names)}" for why, names in absent.items()]
-    losses = meta.losses
-    by_probe = ", ".join(f"{name} {count:,}" for name, count in sorted(losses.by_probe.items(), key=lambda i: -i[1]))
-    facts.append(f"losses: {losses.total:,} events ({by_probe})" if losses.total else "losses: none")
+    facts.append(losses_words(meta))
+    facts += imported_facts(meta)
     cost = meta.recorder
     if cost.backend:
         share = f" ({100 * cost.cpu_ns / inspection.duration_ns:.0f} % of one)" if inspection.duration_ns else ""

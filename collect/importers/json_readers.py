@@ -1,4 +1,4 @@
-"""Readers: perf script text, trace-cmd report text, perf data convert --to-json, bpftrace -f json."""
+"""Readers of JSON: perf data convert --to-json, bpftrace -f json."""
 
 from __future__ import annotations
 
@@ -8,24 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from faultreplay.collect.backends.probes import PROBES
-from faultreplay.collect.importers.printed import parse_fields
-from faultreplay.collect.importers.raw import (
-    BadLine,
-    Item,
-    LostEvents,
-    Raw,
-    Skipped,
-    Source,
-    number,
-    read_lines,
-    seconds_to_ns,
-    short,
-)
+from faultreplay.collect.importers.files import Progress, read_lines
+from faultreplay.collect.importers.raw import BadLine, Item, LostEvents, Raw, Skipped, Source, number, short
+from faultreplay.collect.importers.text import KNOWN
 from faultreplay.faulttrace.errors import IncompleteData
-
-KNOWN: Final = {probe.tracepoint: probe for probe in PROBES}
-_FULL_NAME: Final = {tracepoint.partition(":")[2]: tracepoint for tracepoint in KNOWN}
 
 # perf's JSON has no event names: where the fields that are read fit other events too, all fields and the function.
 _ALL_FIELDS: Final = {
@@ -41,79 +27,20 @@ _CALLS: Final = {
     "285": "fallocate", "323": "userfaultfd",
 }  # fmt: skip
 
-_PERF = re.compile(
-    r"^\s*(?P<comm>.+?)\s+(?P<pid>-?\d+)(?:/(?P<tid>-?\d+))?\s+\[(?P<cpu>\d+)\]\s+(?:[^\s\d]\S*\s+)?"
-    r"(?P<s>\d+)\.(?P<f>\d+):\s+(?:\d+\s+)?(?P<event>[\w-]+:[\w-]+):\s?(?P<text>.*)$"
-)
-_FTRACE = re.compile(
-    r"^\s*(?P<comm>.+)-(?P<tid>\d+)\s+(?:\(\s*(?P<tgid>[\d-]+)\)\s+)?\[(?P<cpu>\d+)\]\s+(?:[\w.#]{4,6}\s+)?"
-    r"(?P<s>\d+)\.(?P<f>\d+):\s+(?P<event>\w+):\s*(?P<text>.*)$"
-)
-_CALLCHAIN = re.compile(r"^\s+[0-9a-f]{4,16} .*\(.*\)$")
-_PERF_LOST = re.compile(r"PERF_RECORD_LOST\D*lost (\d+)|\[lost (\d+) events\]", re.IGNORECASE)
-_FTRACE_LOST = re.compile(r"CPU:(\d+) \[(?:LOST (\d+) EVENTS|EVENTS DROPPED)\]")
 _BPFTRACE = re.compile(r"^(\d+) (\d+) (\d+) (\d+) (\w+:\w+)((?: \w+=-?(?:0x[0-9a-f]+|\d+))*)$")
 
 
-def read_perf_script(path: Path, source: Source) -> Iterator[Item]:
-    """``perf script --ns -F comm,pid,tid,cpu,time,event,trace`` (or its default columns)."""
-    for line_number, line in read_lines(path):
-        if not line.strip() or line.startswith("#") or _CALLCHAIN.match(line):
-            continue
-        if lost := _PERF_LOST.search(line):
-            yield LostEvents(int(lost[1] or lost[2]))
-            continue
-        found = _PERF.match(line)
-        if not found:
-            yield BadLine(line_number, line, "not a line of perf script")
-            continue
-        # Alone, the number is the thread; as PID/TID it is both.
-        tid = int(found["tid"] or found["pid"])
-        tgid = int(found["pid"]) if found["tid"] else 0
-        yield _printed_event(line_number, line, found, source, (found["event"], tgid, tid))
-
-
-def read_trace_cmd(path: Path, source: Source) -> Iterator[Item]:
-    """``trace-cmd report -t``, or the text of tracefs' own ``trace`` file."""
-    for line_number, line in read_lines(path):
-        if not line.strip() or line.startswith(("#", "cpus=", "version")) or _CALLCHAIN.match(line):
-            continue
-        if lost := _FTRACE_LOST.search(line):
-            yield LostEvents(int(lost[2] or 1), int(lost[1]))
-            continue
-        found = _FTRACE.match(line)
-        if not found:
-            yield BadLine(line_number, line, "not a line of trace-cmd report")
-            continue
-        tgid = int(found["tgid"]) if (found["tgid"] or "-").strip("-") else 0
-        event = _FULL_NAME.get(found["event"], found["event"])
-        yield _printed_event(line_number, line, found, source, (event, tgid, int(found["tid"])))
-
-
-def _printed_event(
-    line_number: int, line: str, found: re.Match[str], source: Source, who: tuple[str, int, int]
-) -> Item:
-    event, tgid, tid = who
-    if event not in KNOWN:
-        return Skipped(event)
-    source.coarse |= len(found["f"]) < 9
-    try:
-        fields = parse_fields(event.partition(":")[2], found["text"])
-    except ValueError as error:
-        return BadLine(line_number, line, str(error))
-    return Raw(seconds_to_ns(found["s"], found["f"]), int(found["cpu"]), tgid, tid, found["comm"], event, fields)
-
-
-def read_bpftrace(path: Path, source: Source) -> Iterator[Item]:
+def read_bpftrace(path: Path, source: Source, progress: Progress | None = None) -> Iterator[Item]:
     """``bpftrace -f json`` of a program that prints ``nsecs cpu pid tid category:name field=value ...`` a line."""
     source.clock = "CLOCK_MONOTONIC"  # what nsecs is
-    for line_number, line in read_lines(path):
+    tables, printed = 0, False
+    for line_number, line in read_lines(path, source, progress):
         if not line.strip():
             continue
         try:
             item: Any = json.loads(line)
             kind, data = item["type"], item["data"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             # With -c the command's own output comes in between; only what begins as a record is damaged.
             if line.startswith('{"type"'):
                 yield BadLine(line_number, line, "not whole JSON")
@@ -122,6 +49,16 @@ def read_bpftrace(path: Path, source: Source) -> Iterator[Item]:
             yield LostEvents(int(data["events"]))
         elif kind == "printf":
             yield from (_bpftrace_event(line_number, text) for text in str(data).splitlines())
+        else:
+            if kind in ("map", "hist", "lhist", "stats"):
+                tables += 1
+            continue
+        printed = True
+    if tables and not printed:
+        raise IncompleteData(
+            f"{path}: bpftrace's maps and histograms only, which have no events: print the events, a line each: "
+            "'nsecs cpu pid tid category:name field=value ...'"
+        )
 
 
 def _bpftrace_event(line_number: int, text: str) -> Item:
@@ -129,25 +66,25 @@ def _bpftrace_event(line_number: int, text: str) -> Item:
     if not found:
         return BadLine(line_number, text, "printed text is not 'nsecs cpu pid tid category:name field=value ...'")
     if found[5] not in KNOWN:
-        return Skipped(found[5])
+        return Skipped(found[5], line_number, why="nothing here is made of it")
     pairs = (pair.split("=") for pair in found[6].split())
     fields = {key: number(value) for key, value in pairs}
-    return Raw(int(found[1]), int(found[2]), int(found[3]), int(found[4]), "", found[5], fields)
+    return Raw(int(found[1]), int(found[2]), int(found[3]), int(found[4]), "", found[5], fields, line_number)
 
 
-def read_perf_json(path: Path, source: Source) -> Iterator[Item]:
+def read_perf_json(path: Path, source: Source, progress: Progress | None = None) -> Iterator[Item]:
     """``perf data convert --to-json`` of perf 6.2 or newer: its samples carry fields but no event name.
 
     The event is found from its set of fields, the `-e` options of the recording and, where two events look alike, the
     function that fired it.
     """
-    text = "\n".join(line for _, line in read_lines(path))
+    text = "\n".join(line for _, line in read_lines(path, source, progress))
     try:
         # A field may bear the name of a sample's own key (pid, comm, ip): keep pairs, the sample's come first.
         document = json.loads(text, object_pairs_hook=lambda pairs: pairs)
         whole = dict(document)
         headers, samples = dict(whole["headers"]), whole["samples"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise IncompleteData(f"{path}: not the JSON of perf data convert --to-json (truncated?)") from None
     source.kernel, source.machine = str(headers.get("os-release", "")), str(headers.get("arch", ""))
     source.cpu_model, source.cpus = str(headers.get("cpu-desc", "")), int(headers.get("nrcpus-online", 0))
@@ -193,7 +130,9 @@ def _json_event(index: int, sample: list[tuple[str, Any]], candidates: list[str]
     names = _told_apart(names, printed, first)
     if len(names) != 1:
         what = f"({short(printed)})"
-        return Skipped(what) if not names else BadLine(index, what, f"could be {' or '.join(names)}")
+        if not names:
+            return Skipped(what, index, why="fields of no event that is known")
+        return BadLine(index, what, f"could be {' or '.join(names)}")
     fields = {}
     for key, value in printed.items():
         try:
@@ -202,7 +141,7 @@ def _json_event(index: int, sample: list[tuple[str, Any]], candidates: list[str]
             continue  # names and texts
     return Raw(
         int(first["timestamp"]), int(first.get("cpu", -1)), int(first["pid"]), int(first["tid"]),
-        str(first.get("comm", "")), names[0], fields,
+        str(first.get("comm", "")), names[0], fields, index,
     )  # fmt: skip
 
 
