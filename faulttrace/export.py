@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.plain_text import plain_frame
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import Trace
 
@@ -66,7 +67,7 @@ def _frame(trace: Trace, what: str) -> pl.DataFrame:
 
 
 def _write_csv(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_csv(path, quote_style="necessary")
+    plain_frame(frame).write_csv(path, quote_style="necessary")
 
 
 def _write_parquet(trace: Trace, frame: pl.DataFrame, path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from faultreplay.analysis.compare.metrics import Ints, quantile
 from faultreplay.analysis.compare.svg import round_values
 from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature
+from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns
 
 MARKS: Final = ((0.5, "p50", "o"), (0.9, "p90", "s"), (0.99, "p99", "^"))
@@ -90,7 +91,7 @@ def _draw(axis: Any, panel: Panel) -> None:
         point = max(quantile(measured, q), 1), max(quantile(predicted, q), 1)
         axis.plot(*point, mark, color="tab:red", ms=5, label=name, ls="none")
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    axis.set_title(panel.title, fontsize=9)
+    axis.set_title("\n".join(map(_label, panel.title.split("\n"))), fontsize=9)
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_locator(FixedLocator(round_values(low, high)))
         one.set_major_formatter(FuncFormatter(lambda ns, _: format_ns(ns).replace(".00", "").replace(".0 ", " ")))
@@ -104,3 +105,8 @@ def _legend(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     return list(found.values()), list(found)
+
+
+def _label(words: str) -> str:
+    """As text: matplotlib takes what stands between two dollars for mathematics."""
+    return plain(words).replace("$", r"\$")

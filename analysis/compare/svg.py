@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from faultreplay.analysis.compare.metrics import Ints, quantile
+from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns
 
 # Okabe and Ito's colours: told apart by colour-blind readers too. Their black is the page's own ink, for what was
@@ -73,15 +74,16 @@ def cdf(curves: Sequence[Curve], *, width: int = 720, height: int = 320) -> str:
         ranked = np.sort(curve.stalls_ns)
         shares = np.linspace(0, 1, _POINTS)
         points = " ".join(f"{x(quantile(ranked, q)):.1f},{y(q):.1f}" for q in shares)
-        label = html.escape(curve.label)
+        title = html.escape(plain(curve.label))
         drawn.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}>'
-            f"<title>{label}</title></polyline>"
+            f"<title>{title}</title></polyline>"
         )
         column, row = number % across, number // across
         left, base = _LEFT + column * wide / across, height + 10 + 18 * row
         parts.append(f'<path d="M{left} {base - 4}h24" stroke="{colour}" stroke-width="2"{dash}/>')
-        short = curve.label if len(curve.label) <= _LONGEST_LABEL else f"{curve.label[: _LONGEST_LABEL - 1]}…"
+        label = plain(curve.label)
+        short = label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
         parts.append(_text(left + 30, base, html.escape(short), "start"))
     # The first curve lies on top: what was measured must not vanish under a prediction that meets it.
     return "".join([*parts, *reversed(drawn), "</svg>"])

@@ -10,6 +10,7 @@ import click
 
 from faultreplay import __version__
 from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.plain_text import plain
 
 # verb -> (module, what `--help` says of it). Kept here so that --help imports no verb.
 VERBS: dict[str, tuple[str, str]] = {
@@ -73,6 +74,7 @@ def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an e
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
+        error.message = plain(error.message)  # type: ignore[misc]
         error.show()
         return 2
     except click.ClickException as error:
@@ -101,4 +103,4 @@ def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an e
 
 
 def _say(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {plain(message)}", err=True)

@@ -60,8 +60,8 @@ def path_steps(mechanism: Mechanism, name: str, costs: Mapping[str, Cost]) -> li
     return steps
 
 
-def draw(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> str:
-    """The whole mechanism as text of at most `width` columns where words allow it."""
+def draw(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> list[str]:
+    """The whole mechanism as lines of at most `width` columns where words allow it."""
     lines = [mechanism.title, "─" * min(len(mechanism.title), width)]
     for paragraph in (mechanism.stands_for.replace("\n", " "),):
         lines += textwrap.wrap(paragraph, width)
@@ -82,7 +82,7 @@ def draw(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> str:
     lines += ["", *_cost_table(mechanism, costs, width), ""]
     lines += [line for text in mechanism.limits for line in _bullet("limit", text, width)]
     lines += [line for text in mechanism.source for line in _bullet("source", text, width)]
-    return "\n".join(line.rstrip() for line in lines)
+    return [line.rstrip() for line in lines]
 
 
 def _continued(step: Step) -> str:

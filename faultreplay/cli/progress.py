@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from faultreplay.faulttrace.plain_text import plain
+
 
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
@@ -14,10 +16,11 @@ def steps() -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        yield status.update
+        yield lambda words: status.update(escape(plain(words)))
 
 
 @contextlib.contextmanager
@@ -27,12 +30,15 @@ def bar() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda _words, _number, _all: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
-        yield lambda words, number, count: progress.update(task, description=words, completed=number, total=count)
+        yield lambda words, number, count: progress.update(
+            task, description=escape(plain(words)), completed=number, total=count
+        )
 
 
 @contextlib.contextmanager
@@ -42,9 +48,10 @@ def amount(words: str) -> Iterator[Callable[[int, int], None] | None]:
         yield None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(words, total=None)
+        task = progress.add_task(escape(plain(words)), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)

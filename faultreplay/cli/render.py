@@ -2,7 +2,9 @@
 
 Data goes to stdout (or to `-o FILE`), words to stderr. JSON, CSV and Parquet carry integers in the unit that
 the name ends in (`_ns`, `_bytes`); only tables are rounded. A table is never wider than the terminal (80 columns
-when piped): the columns that matter least are left out and named on stderr, and no number is ever cut short.
+when piped): the columns that matter least are left out and named on stderr, and no number is ever cut short. Text from
+outside goes through `plain` here, whatever the format, but for JSON and Parquet: `say` and `put` are the only ways to
+print a line.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.plain_text import plain, plain_frame
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 FORMATS: Final = ("table", "json", "csv", "md", "parquet")
 DEFAULT_WIDTH: Final = 80
 GAP: Final = 2  # between two columns of a table
+_MARKUP: Final = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
+_BLOCK: Final = re.compile(r"^(?=[#+=-])|(?<=^\d)(?=[.)] )|(?<=^\d\d)(?=[.)] )")  # a heading or a list in the list
+_ESCAPED: Final = r"\\"
 DEAR: Final = 6  # `keep` from which a column goes only when narrow gaps do not help
 
 Unit = Literal["text", "ns", "bytes", "count", "ratio", "percent", "error"]
@@ -77,7 +84,7 @@ def format_cell(value: Any, unit: Unit) -> str:  # noqa: PLR0911 - one line a un
     if isinstance(value, bool):
         return "yes" if value else "no"
     if unit == "text" or isinstance(value, str):
-        return str(value)
+        return plain(str(value))
     if isinstance(value, float) and math.isnan(value):
         return "-"
     match unit:
@@ -116,7 +123,7 @@ def emit(report: Report, fmt: str, output: Path | None = None, *, force: bool = 
         text, left_out = to_table(report, width, colour=output is None and sys.stdout.isatty())
         if left_out:
             words = f"left out for want of width: {', '.join(left_out)} (a wider terminal or --format csv shows all)"
-            say(_wrapped(words, width))
+            say(words, width)
     else:
         text = {"json": to_json, "csv": to_csv, "md": to_markdown}[fmt](report)
     if fmt == "csv":
@@ -139,10 +146,10 @@ def emit_frame(
     """
     if fmt in ("parquet", "csv") and output is not None:
         check_output(output, force=force)
-        _replace(output, frame.write_parquet if fmt == "parquet" else frame.write_csv)
+        _replace(output, frame.write_parquet if fmt == "parquet" else plain_frame(frame).write_csv)
         say(f"wrote {output} ({len(frame):,} rows)")
     elif fmt == "csv":
-        sys.stdout.write(frame.write_csv())
+        sys.stdout.write(plain_frame(frame).write_csv())
     else:
         emit(Report(frame.to_dicts(), columns), fmt, output, force=force)
 
@@ -153,9 +160,14 @@ def write_text(output: Path, text: str) -> None:
     say(f"wrote {output}")
 
 
-def say(words: str) -> None:
-    """One line for the reader, not for the next program: on stderr."""
-    print(words, file=sys.stderr)
+def say(words: str, width: int = 0) -> None:
+    """One line for the reader, not for the next program: on stderr; folded to `width` columns where given."""
+    print(_wrapped(words, width) if width else plain(words), file=sys.stderr)
+
+
+def put(line: str = "") -> None:
+    """One line on stdout."""
+    print(plain(line))
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -195,7 +207,7 @@ def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[s
 
     columns, left_out, gap = _fit(report, width)
     cells = [[format_cell(row.get(c.key), c.unit) for c in columns] for row in _shown(report)]
-    heads = [c.title.split("\n") for c in columns]
+    heads = [_head_lines(c) for c in columns]
     deep = max((len(h) for h in heads), default=0)
     heads = [[""] * (deep - len(h)) + h for h in heads]
     widths = [max(len(x) for x in [*h, *(row[i] for row in cells)]) for i, h in enumerate(heads)]
@@ -209,29 +221,29 @@ def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[s
     full = max(width, wide, 1)
     console = Console(file=out, width=full, force_terminal=colour, no_color=not colour, highlight=False)
 
-    def put(text: str, style: str = "") -> None:
+    def write(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
 
     if report.title:
-        for part in textwrap.wrap(report.title, width, break_long_words=False, break_on_hyphens=False):
-            put(part, "bold")
-        put("")
+        for part in _folded(report.title, width):
+            write(part, "bold")
+        write("")
     for level in range(deep):
-        put(line([h[level] for h in heads]), "bold")
+        write(line([h[level] for h in heads]), "bold")
     rule = "-" * wide
     if columns:
-        put(rule, "dim")
+        write(rule, "dim")
     for number, (row, shown) in enumerate(zip(cells, _shown(report), strict=True)):
         if SPAN in shown:
             lead = " " * (widths[0] + gap)
             words = textwrap.fill(
-                shown[SPAN], max(width, 40), initial_indent=lead, subsequent_indent=lead, break_long_words=False
+                plain(shown[SPAN]), max(width, 40), initial_indent=lead, subsequent_indent=lead, break_long_words=False
             )
-            put(row[0].ljust(len(lead)) + words[len(lead) :])
+            write(row[0].ljust(len(lead)) + words[len(lead) :])
         else:
-            put(line(row), "dim" if row and row[0].startswith(" ") else "")
+            write(line(row), "dim" if row and row[0].startswith(" ") else "")
         if number in report.rules and number + 1 < len(cells):
-            put(rule, "dim")
+            write(rule, "dim")
     return out.getvalue(), left_out
 
 
@@ -246,9 +258,10 @@ def to_csv(report: Report) -> str:
     """One line a record, a head line, RFC 4180 quoting; the columns are all that any record has."""
     out = io.StringIO()
     flat = [_flat(r) for r in report.records]
-    writer = csv.DictWriter(out, _names(flat), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(flat)
+    names = _names(flat)
+    writer = csv.DictWriter(out, names, lineterminator="\n", restval="")
+    writer.writerow({name: plain(name) for name in names})
+    writer.writerows({key: plain(x) if isinstance(x, str) else x for key, x in row.items()} for row in flat)
     return out.getvalue()
 
 
@@ -256,19 +269,19 @@ def to_markdown(report: Report) -> str:
     """A GitHub table with every column, the notes as a list under it."""
     lines: list[str] = []
     if report.title:
-        lines += [f"**{report.title}**", ""]
-    lines.append("| " + " | ".join(_one_line(c.title) for c in report.columns) + " |")
+        lines += [f"**{_markdown(report.title)}**", ""]
+    lines.append("| " + " | ".join(_markdown(_one_line(c.title)) for c in report.columns) + " |")
     lines.append("|" + "|".join("---" if c.unit == "text" else "--:" for c in report.columns) + "|")
     for row in _shown(report):
         if SPAN in row:
             cells = [str(row.get(report.columns[0].key)), row[SPAN], *[""] * (len(report.columns) - 2)]
         else:
             cells = [format_cell(row.get(c.key), c.unit) for c in report.columns]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(map(_markdown, cells)) + " |")
     for more in report.further:
         lines += ["", to_markdown(more).rstrip()]
     if report.notes:
-        lines += ["", *(f"- {note}" for note in report.notes)]
+        lines += ["", *(f"- {_BLOCK.sub(_ESCAPED, _markdown(note))}" for note in report.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -284,7 +297,7 @@ def _fit(report: Report, width: int) -> tuple[list[Column], list[str], int]:
 
     def need(column: Column) -> int:
         cells = [format_cell(row.get(column.key), column.unit) for row in rows]
-        return max(len(x) for x in [*column.title.split("\n"), *cells])
+        return max(len(x) for x in [*_head_lines(column), *cells])
 
     needs = {c.key: need(c) for c in columns}
 
@@ -302,8 +315,22 @@ def _fit(report: Report, width: int) -> tuple[list[Column], list[str], int]:
     return columns, left_out, GAP
 
 
+def _head_lines(column: Column) -> list[str]:
+    return [plain(line) for line in column.title.split("\n")]
+
+
 def _wrapped(words: str, width: int) -> str:
-    return textwrap.fill(words, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(_folded(words, width, "  "))
+
+
+def _folded(words: str, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(plain(words), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _markdown(words: str) -> str:
+    """As text of a Markdown table or list: what would be a link, an image, HTML or a cell is not one."""
+    text = _MARKUP.sub(r"\\\g<0>", plain(words))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _one_line(title: str) -> str:

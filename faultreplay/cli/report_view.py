@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from faultreplay import __version__
 from faultreplay.cli import compare_view
 from faultreplay.cli.render import SPAN, Column, Report, format_cell
+from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _LONG: Final = "mechanisms"
 def page(comparison: Comparison, meta: Meta) -> str:
     """The whole document."""
     report = compare_view.report(comparison)
-    title = html.escape(report.title)
+    title = html.escape(plain(report.title))
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -64,7 +65,7 @@ def page(comparison: Comparison, meta: Meta) -> str:
         f"<p>{_escape(_where(meta))}</p>",
         "<h2>Stalls by mechanism</h2>",
         _table(report),
-        *(f"<h2>{html.escape(more.title)}</h2>{_table(more)}" for more in report.further),
+        *(f"<h2>{html.escape(plain(more.title))}</h2>{_table(more)}" for more in report.further),
         "<h2>Distribution of stalls</h2>",
         _curves(comparison),
         "<h2>What to know about these numbers</h2>",
@@ -81,7 +82,7 @@ def page(comparison: Comparison, meta: Meta) -> str:
 
 def _escape(words: str) -> str:
     """As text of the page; a number stays on the line of its per cent."""
-    return html.escape(words).replace(" %", "&nbsp;%")
+    return html.escape(plain(words)).replace(" %", "&nbsp;%")
 
 
 def _where(meta: Meta) -> str:
@@ -111,8 +112,8 @@ def _table(report: Report) -> str:
     for row in report.records if report.rows is None else report.rows:
         if SPAN in row:
             lead, words = str(row[report.columns[0].key]), str(row[SPAN])
-            span = f'<td class="text long" colspan="{len(report.columns) - 1}">{html.escape(words)}</td>'
-            body.append(f"<tr><td>{html.escape(lead)}</td>{span}</tr>")
+            span = f'<td class="text long" colspan="{len(report.columns) - 1}">{html.escape(plain(words))}</td>'
+            body.append(f"<tr><td>{html.escape(plain(lead))}</td>{span}</tr>")
             continue
         cells = [format_cell(row.get(c.key), c.unit) for c in report.columns]
         sub = ' class="sub"' if cells and cells[0].startswith(" ") else ""
@@ -125,7 +126,7 @@ def _table(report: Report) -> str:
 
 
 def _head(column: Column) -> str:
-    title = html.escape(column.title.replace("-\n", "")).replace("\n", "<br>")
+    title = "<br>".join(html.escape(plain(line)) for line in column.title.replace("-\n", "").split("\n"))
     return f'<th scope="col"{_class(column)}>{title}</th>'
 
 

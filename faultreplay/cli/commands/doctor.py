@@ -16,7 +16,7 @@ def command(fmt: str) -> int:
 
     Exits with 0 when a recording would work, 77 when a permission lacks, 5 when a kernel feature or tool does.
     """
-    from faultreplay.cli.render import Column, Report, emit, table_width
+    from faultreplay.cli.render import Column, Report, emit, put, say, table_width
     from faultreplay.collect.doctor.doctor import examine, exit_code
 
     checks = examine()
@@ -29,19 +29,21 @@ def command(fmt: str) -> int:
     if fmt == "table":
         width = table_width(sys.stdout.isatty())
         for check in checks:
-            click.echo(_paragraph(check.state, f"{check.name}: {check.found}", width))
-            click.echo(_paragraph("", f"enables: {check.enables}", width))
+            texts = [(check.state, f"{check.name}: {check.found}"), ("", f"enables: {check.enables}")]
             if check.mend and check.state != "ok":
-                click.echo(_paragraph("", f"mend: {check.mend}", width))
-        click.echo(verdict, err=True)
+                texts.append(("", f"mend: {check.mend}"))
+            for state, text in texts:
+                for line in _paragraph(state, text, width):
+                    put(line)
+        say(verdict)
     else:
         columns = [Column(name, name) for name in ("name", "state", "required", "found", "enables", "mend")]
         emit(Report([dataclasses.asdict(c) for c in checks], columns, title=verdict, extra={"exit_code": code}), fmt)
     return code
 
 
-def _paragraph(state: str, text: str, width: int) -> str:
-    return textwrap.fill(
+def _paragraph(state: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
         text,
         width,
         initial_indent=f"{state:9}",

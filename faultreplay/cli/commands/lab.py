@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultreplay.cli.options import SEED
+from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns, parse_duration_ns, parse_size_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> in
     result = lab_run(make_spec(**options), output, record=not no_record, force=force)
     _say(result)
     if output:
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}")
     if result.problem:
         raise FaultreplayError(result.problem)
     return 0
@@ -117,9 +119,9 @@ def matrix(output: Path, budget: str | None, no_record: bool, validate: bool, **
             on_run=lambda item, number, total: show(number, total, item.name),
         )
     for problem in done.problems:
-        click.echo(problem, err=True)
-    click.echo(f"{done.done + done.skipped - len(done.problems)} of {done.runs} runs stand ({done.done} new)", err=True)
-    click.echo(f"wrote {done.results}", err=True)
+        say(problem)
+    say(f"{done.done + done.skipped - len(done.problems)} of {done.runs} runs stand ({done.done} new)")
+    say(f"wrote {done.results}")
     stand = done.done + done.skipped - len(done.problems)
     if validate and not no_record and stand > 0 and done.done + done.skipped == done.runs:
         _judge(output)
@@ -140,7 +142,7 @@ def _judge(output: Path) -> None:
         costs = costs_of_side_a(output)
         whole = validate_matrix(output, Setup(), progress=show)
     save_costs(costs, output / "costs.toml", title=f"side A of {output.name}")
-    click.echo(f"wrote {output / 'costs.toml'}", err=True)
+    say(f"wrote {output / 'costs.toml'}")
     emit(validate_view.matrix(whole, shown="cells"), "parquet", output / "validation.parquet", force=True)
     emit(validate_view.matrix(whole, shown="parts"), "md", output / "validation.md", force=True)
 
@@ -152,12 +154,15 @@ def _bar() -> Iterator[Callable[[int, int, str], None]]:
         yield lambda number, total, words: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda number, total, words: bar.update(task, completed=number, total=total, description=words)
+        yield lambda number, total, words: bar.update(
+            task, completed=number, total=total, description=escape(plain(words))
+        )
 
 
 def make_matrix(mechanisms: tuple[str, ...], workloads: tuple[str, ...], run_time: str, **axes: Any) -> Any:
@@ -186,13 +191,14 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 @command.command("list")
 def list_mechanisms() -> int:
     """Name the mechanisms and windows that a run can have."""
-    from faultreplay.cli.render import table_width
+    from faultreplay.cli.render import put, table_width
     from faultreplay.lab.spec import MECHANISMS, WINDOW_TITLES
 
     titles = {name: m.title + ("" if m.process else " (guests only)") for name, m in MECHANISMS.items()}
     width = table_width(sys.stdout.isatty())
     for name, title in {**titles, **WINDOW_TITLES}.items():
-        click.echo(textwrap.fill(f"{name:16} {title}", width, subsequent_indent=17 * " ", break_on_hyphens=False))
+        for line in textwrap.wrap(f"{name:16} {title}", width, subsequent_indent=17 * " ", break_on_hyphens=False):
+            put(line)
     return 0
 
 
@@ -215,13 +221,13 @@ def _say(result: LabResult) -> None:
     lab = result.lab
     if not lab:
         return
-    click.echo(f"{result.spec.mechanism}: {lab['accesses']} accesses in {format_ns(lab['run_time_ns'])}, "
-               f"clock within {format_ns(lab['clock_error_ns'])}", err=True)  # fmt: skip
+    say(f"{result.spec.mechanism}: {lab['accesses']} accesses in {format_ns(lab['run_time_ns'])}, "
+               f"clock within {format_ns(lab['clock_error_ns'])}")  # fmt: skip
     fetch = lab["services"]["fetch_ns"]
     if fetch["n"]:
-        click.echo(f"{lab['services']['resolved']} resolved: fetch {format_ns(fetch['p50'])} (median), "
-                   f"placed in {format_ns(lab['services']['resolve_ns']['p50'])}", err=True)  # fmt: skip
+        say(f"{lab['services']['resolved']} resolved: fetch {format_ns(fetch['p50'])} (median), "
+                   f"placed in {format_ns(lab['services']['resolve_ns']['p50'])}")  # fmt: skip
     for window, waiters in zip(lab["windows"], lab["waiters"], strict=True):
         length = format_ns(window["end_ns"] - window["begin_from_ns"])
         changed = f"{window['pages_changed']} of {window['pages_checked']} pages changed"
-        click.echo(f"{window['kind']}: {length}, {waiters['accesses']} accesses waited, {changed}", err=True)
+        say(f"{window['kind']}: {length}, {waiters['accesses']} accesses waited, {changed}")

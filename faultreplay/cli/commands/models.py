@@ -54,7 +54,7 @@ def show(name: str, costs: str, settings: tuple[str, ...]) -> None:
     import sys
 
     from faultreplay.cli.models_view import draw
-    from faultreplay.cli.render import table_width
+    from faultreplay.cli.render import put, table_width
     from faultreplay.faulttrace.errors import UsageError
     from faultreplay.replay.language.costs import load_costs
     from faultreplay.replay.language.mechanism import load_mechanism
@@ -66,13 +66,15 @@ def show(name: str, costs: str, settings: tuple[str, ...]) -> None:
             raise UsageError(f"'{text}' sets nothing: write PARAM=VALUE, as handlers=4")
         changes[key] = value
     mechanism = load_mechanism(name).with_params(changes)
-    click.echo(draw(mechanism, load_costs(costs), max(table_width(sys.stdout.isatty()), 80)))
+    for line in draw(mechanism, load_costs(costs), max(table_width(sys.stdout.isatty()), 80)):
+        put(line)
 
 
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def check(files: tuple[Path, ...]) -> None:
     """Check mechanism or cost FILES: exit code 2 and line, key and reason of what is wrong."""
+    from faultreplay.cli.render import say
     from faultreplay.faulttrace.errors import UsageError
     from faultreplay.replay.language.checks import check_mechanism
     from faultreplay.replay.language.costs import load_costs
@@ -87,9 +89,9 @@ def check(files: tuple[Path, ...]) -> None:
         full = path.absolute()
         if is_costs:
             table = load_costs(full)
-            click.echo(f"{path}: {len(table)} costs, sound", err=True)
+            say(f"{path}: {len(table)} costs, sound")
         else:
             mechanism = load_mechanism(full)
             check_mechanism(mechanism)
             paths = ", ".join(mechanism.paths)
-            click.echo(f"{path}: mechanism '{mechanism.title}', paths {paths}, sound", err=True)
+            say(f"{path}: mechanism '{mechanism.title}', paths {paths}, sound")

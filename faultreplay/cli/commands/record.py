@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultreplay.cli.options import Finite
+from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
 
@@ -176,7 +177,7 @@ def _status_line() -> Iterator[Any]:
         def say_once(_: RecordStatus) -> None:
             if not begun:
                 begun.append(True)
-                click.echo("recording: Ctrl-C ends it", err=True)
+                say("recording: Ctrl-C ends it")
 
         yield say_once
         return
@@ -197,9 +198,6 @@ def _status_line() -> Iterator[Any]:
 
 def _report(summary: RecordSummary) -> None:
     """What was recorded, on stderr: stdout carries data only."""
-
-    def say(text: str) -> None:
-        click.echo(text, err=True)
 
     lost = sum(summary.lost.values())
     say(

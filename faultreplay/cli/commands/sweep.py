@@ -72,7 +72,7 @@ def command(  # noqa: D103 - the help text is below
     from faultreplay.analysis.explore.axes import parse_axis
     from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
     from faultreplay.cli import sweep_view
-    from faultreplay.cli.render import emit
+    from faultreplay.cli.render import emit, put, say
     from faultreplay.replay.engine.warm import warm_engine
 
     names = parse_names(mechanisms)
@@ -95,12 +95,12 @@ def command(  # noqa: D103 - the help text is below
     if fmt in ("table", "md"):
         for number, report in enumerate(sweep_view.tables(done)):
             if number:
-                click.echo()
+                put()
             emit(report, fmt)
     else:
         emit(sweep_view.whole(done), fmt)
     if output:
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}")
     if done.failed:
         raise FaultreplayError(f"{len(done.failed)} of {len(made.cells)} cells failed, each after two tries")
 

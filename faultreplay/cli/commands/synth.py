@@ -36,12 +36,13 @@ def command(  # noqa: D103 - the help text is below
     force: bool,
 ) -> None:
     from faultreplay import __version__
+    from faultreplay.cli.render import say
     from faultreplay.faulttrace.units import parse_duration_ns
     from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
 
     spec = SynthSpec(kind, vcpus, pages, Think.parse(think), seed, skew, phases, parse_duration_ns(quiet))
     faults = write_synthetic(spec, output, version=__version__, force=force)
-    click.echo(f"wrote {output}: {faults} synthetic faults of {vcpus} vCPUs, seed {seed}", err=True)
+    say(f"wrote {output}: {faults} synthetic faults of {vcpus} vCPUs, seed {seed}")
 
 
 command.help = """Make a synthetic trace, marked as such wherever it is shown.

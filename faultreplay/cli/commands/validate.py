@@ -75,7 +75,7 @@ def command(  # noqa: D103 - the help text is below
     **options: Any,
 ) -> None:
     from faultreplay.cli.qemu_view import beside
-    from faultreplay.cli.render import check_output, emit
+    from faultreplay.cli.render import check_output, emit, put
     from faultreplay.faulttrace.store import open_trace
 
     if (trace is not None) + (source is not None or target is not None) + (matrix is not None) != 1:
@@ -100,7 +100,7 @@ def command(  # noqa: D103 - the help text is below
         report = replace(report, extra={**report.extra, "qemu": list(qemu.records)})
     emit(report, fmt, output, force=force)
     if qemu is not None and fmt == "table" and output is None:
-        print()
+        put()
         emit(qemu, fmt)
     if plot is not None:
         _plot(cells, plot)

@@ -1,0 +1,45 @@
+r"""Text from outside is data: what would steer a terminal, forge a line or turn text around is shown, not obeyed.
+
+A thread names itself, a file is named by whoever makes it, a QEMU monitor answers what it likes. Every output but JSON
+and Parquet, which have escapes of their own, writes such text through `plain`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, marks without a width (bidi marks are among them), halves of surrogate
+pairs (undecodable bytes of file names), line and paragraph separators."""
+_JOINERS: Final = "\u200c\u200d"  # scripts and emoji are spelled with them; they steer nothing
+
+
+def plain(text: str) -> str:
+    r"""`text` as one line of printable characters: ESC becomes ``\x1b``, a line break ``\n``, U+202E ``\u202e``."""
+    if text.isprintable():
+        return text
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in _STEERING or character in _JOINERS:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def plain_frame(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` with every text column through `plain`; a column is rewritten only where a value needs it."""
+    import polars as pl
+
+    for name, dtype in frame.schema.items():
+        if dtype not in (pl.String, pl.Categorical, pl.Enum):
+            continue
+        values = frame[name].cast(pl.String).unique().drop_nulls().to_list()
+        changed = {value: shown for value in values if (shown := plain(value)) != value}
+        if changed:
+            frame = frame.with_columns(pl.col(name).cast(pl.String).replace(changed))
+    return frame
