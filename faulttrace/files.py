@@ -99,6 +99,8 @@ def check_footer(path: Path, schema: pa.Schema) -> None:
         raise IncompleteData(f"{path}: not a whole Parquet file (truncated?): copy the trace again") from None
     for column in schema:
         index = stored.get_field_index(column.name)
+        if index < 0 and column.nullable:
+            continue  # it came later than the file
         if index < 0:
             raise IncompleteData(f"{path}: column {column.name} is missing")
         if stored.field(index).type != column.type:
@@ -115,7 +117,13 @@ def read_parquet(path: Path, schema: pa.Schema, columns: Sequence[str] | None = 
     """
     check_footer(path, schema)
     try:
-        table = pq.read_table(path, columns=list(columns or schema.names), partitioning=None)
+        stored = set(pq.read_schema(path).names)
+        wanted = list(columns or schema.names)
+        table = pq.read_table(path, columns=[name for name in wanted if name in stored], partitioning=None)
+        for at, name in enumerate(wanted):
+            if name not in stored:
+                empty = pa.nulls(table.num_rows, schema.field(name).type)
+                table = table.add_column(at, schema.field(name), empty)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise IncompleteData(f"{path}: damaged: {str(error).splitlines()[0][:200]}") from None
     for field in schema:

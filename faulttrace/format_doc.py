@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, EVENTS, FAULTS, KINDS, LOSSES, RESOLUTIONS, TRUTH, Kind
+from faultreplay.faulttrace.schema import (
+    ACCESSORS,
+    CAUSES,
+    EVENTS,
+    FAULT_COLUMNS,
+    KINDS,
+    LOSSES,
+    RESOLUTIONS,
+    SCHEMA_LOG,
+    STITCH_LOG,
+    TRUTH,
+    Kind,
+)
 from faultreplay.faulttrace.stitch.found import MARKERS
 
 _BLOCK = re.compile(r"(<!-- made from the schema: (?P<name>[a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,6 +44,23 @@ def columns_table(schema: pa.Schema) -> str:
     """Columns of one file: name, type, whether it may be null."""
     lines = ["| column | type | null |", "|---|---|---|"]
     lines += [f"| {field.name} | {field.type} | {'yes' if field.nullable else 'no'} |" for field in schema]
+    return "\n".join(lines)
+
+
+def faults_table() -> str:
+    """Columns of faults: name, type, unit, meaning, what an empty cell means."""
+    lines = ["| column | type | unit | meaning | empty |", "|---|---|---|---|---|"]
+    for column in FAULT_COLUMNS:
+        cells = (column.name, str(column.type), column.unit or "-", column.meaning, column.null or "never")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def versions_table() -> str:
+    """What each version of the format and of the stitch changed."""
+    lines = ["| version of | number | change |", "|---|--:|---|"]
+    for name, log in (("format", SCHEMA_LOG), ("stitch", STITCH_LOG)):
+        lines += [f"| {name} | {number} | {text} |" for number, text in log.items()]
     return "\n".join(lines)
 
 
@@ -56,7 +85,8 @@ def filled(text: str) -> str:
         "words": words_table(),
         "events": columns_table(EVENTS),
         "losses": columns_table(LOSSES),
-        "faults": columns_table(FAULTS),
+        "faults": faults_table(),
+        "versions": versions_table(),
         "truth": columns_table(TRUTH),
     }
     return _BLOCK.sub(lambda match: f"{match[1]}{tables[match['name']]}\n{match[3]}", text)

@@ -105,3 +105,26 @@ def test_c_record_and_numpy_record_agree() -> None:
             assert dtype.kind == {"s": "i", "u": "u"}[sign], name
         offset += size
     assert offset == EVENT_DTYPE.itemsize
+
+
+def test_arm64_fields_of_a_tracepoint_of_the_same_name_are_taken() -> None:
+    item = _fake("kvm:kvm_exit", "ret", "esr_ec", "vcpu_pc")
+    assert item.probe.filled(item.format.fields) == {
+        "code": "args->esr_ec", "ip": "args->vcpu_pc", "addr": "args->ret",
+    }  # fmt: skip
+    assert item.probe.reads_of(item.format.fields) == ("esr_ec", "vcpu_pc", "ret")
+    text = generate([item], ["kvm"], 16)
+    assert "e->code = args->esr_ec;" in text and "exit_reason" not in text
+
+
+def test_probes_of_another_machine_are_not_asked_for() -> None:
+    here, there = ({p.tracepoint for p in select(["kvm"], m)} for m in ("x86_64", "aarch64"))
+    assert there - here == {"kvm:kvm_guest_fault"}
+    assert "kvm:kvm_page_fault" in here & there  # and reported as missing where the kernel has none
+
+
+def test_a_fast_fault_says_whether_the_entry_was_changed() -> None:
+    names = ("cr2_or_gpa", "error_code", "old_spte", "new_spte", "ret")
+    assert "e->size = 1 + (args->old_spte != args->new_spte);" in generate(
+        [_fake("kvmmmu:fast_page_fault", *names)], ["kvm"], 16
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faultreplay.collect.backends.probes import PROBES
+from faultreplay.collect.backends.probes import on_machine
 from faultreplay.collect.doctor.checks import Check, Surroundings
 from faultreplay.collect.doctor.doctor import examine, exit_code
 from faultreplay.collect.doctor.uffd import UffdTrial, feature_names, try_userfaultfd
@@ -24,7 +24,7 @@ CONFIG = [
     "BPF_SYSCALL", "BPF_EVENTS", "FTRACE_SYSCALLS", "BPF_JIT", "DEBUG_INFO_BTF", "USERFAULTFD", "KVM", "KPROBES",
     "FUNCTION_TRACER",
 ]  # fmt: skip
-TRACEPOINTS = [probe for probe in PROBES if not probe.tracepoint.startswith("kprobe:")]
+TRACEPOINTS = [probe for probe in on_machine() if not probe.tracepoint.startswith("kprobe:")]
 ALL_CAPS = "000001ffffffffff"
 
 

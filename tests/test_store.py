@@ -273,3 +273,26 @@ def test_a_wrong_type_in_what_the_lab_says_names_its_place() -> None:
     data = Meta(lab={"windows": []}).to_json().replace(b'"windows": []', b'"windows": 7')
     with pytest.raises(IncompleteData, match=r"meta.json: damaged: .*windows"):
         Meta.from_json(data)
+
+
+def test_faults_without_a_column_that_came_later_are_read(tmp_path: Path) -> None:
+    from faultreplay.faulttrace.files import read_parquet, write_parquet
+    from faultreplay.faulttrace.schema import FAULTS
+
+    row = {field.name: "" if field.type == pa.string() else 0 for field in FAULTS if not field.nullable}
+    old = pa.Table.from_pylist([row], FAULTS).drop_columns(["rounds", "ip"])
+    write_parquet(tmp_path / "faults.parquet", old)
+    read = read_parquet(tmp_path / "faults.parquet", FAULTS)
+    assert read.schema.names == FAULTS.names
+    assert read["rounds"].to_pylist() == read["ip"].to_pylist() == [None]
+    write_parquet(tmp_path / "faults.parquet", old.drop_columns(["cause"]))
+    with pytest.raises(IncompleteData, match="column cause is missing"):
+        read_parquet(tmp_path / "faults.parquet", FAULTS)
+
+
+def test_versions_have_a_log() -> None:
+    from faultreplay.faulttrace.schema import SCHEMA_LOG, SCHEMA_VERSION, STITCH_LOG, STITCH_VERSION
+
+    for log, version in ((SCHEMA_LOG, SCHEMA_VERSION), (STITCH_LOG, STITCH_VERSION)):
+        assert list(log) == [*range(1, version + 1)]
+        assert all(log.values())

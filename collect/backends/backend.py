@@ -90,7 +90,7 @@ def find_probes(rows: Sequence[ProbeRow]) -> tuple[list[Available], list[Probe]]
         if layout is None:
             missing.append(Probe(row.tracepoint, row.groups[0], "missing", "this kernel has no such tracepoint"))
             continue
-        absent = [name for name in row.reads if name not in layout.fields]
+        absent = [name for name in row.reads_of(layout.fields) if name not in layout.fields]
         if absent and row.by_hand:
             reason = f"this kernel's tracepoint has no field {absent[0]}"
             missing.append(Probe(row.tracepoint, row.groups[0], "missing", reason))

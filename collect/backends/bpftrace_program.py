@@ -12,7 +12,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Collection, Sequence
 
-from faultreplay.collect.backends.probes import Probe
 from faultreplay.collect.backends.program import HUGE_PAGE_BYTES, Available
 from faultreplay.collect.targets.targets import Filter
 from faultreplay.faulttrace.schema import KVM_IOCTLS, UFFD_IOCTLS, Kind, ZapCause
@@ -93,11 +92,7 @@ def _event(kind: Kind | int, **columns: str) -> str:
 def _plain(item: Available) -> str:
     """A probe whose columns are expressions of the table."""
     (kind,) = item.probe.kinds
-    columns = {
-        column: expression
-        for column, expression in item.probe.columns.items()
-        if all(name in item.format.fields for name in Probe("", (), (), {column: expression}).reads)
-    }
+    columns = item.probe.filled(item.format.fields)
     if kind == Kind.KVM_ENTRY:
         # Printing wakes the reader by an interrupt to this CPU. Pending at the entry it would end guest mode before the
         # guest's first instruction, every time: the guest would stand still. So entries are printed at the next exit.

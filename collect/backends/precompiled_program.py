@@ -145,7 +145,7 @@ def check_object(path: Path) -> None:
 
 def _record(probe: Probe) -> str:
     fields = []
-    for name in probe.reads:
+    for name in probe.reads_anywhere:
         size = signed_bytes(probe, name)
         fields.append(f"\t{f's{8 * size}' if size else 'u64'} {name};")
     body = "\n".join(fields) or "\tu64 common;"
@@ -155,7 +155,7 @@ def _record(probe: Probe) -> str:
 def _fills(probe: Probe) -> list[str]:
     """A column whose fields the host's record lacks stays 0, as with BCC."""
     fills = []
-    for column, expression in probe.columns.items():
+    for column, expression in (*probe.columns.items(), *probe.arm64.items()):
         exist = " && ".join(f"bpf_core_field_exists(args->{name})" for name in dict.fromkeys(fields_of(expression)))
         fills.append(f"if ({exist or 1})\n\t\te->{column} = {expression};")
     return fills

@@ -7,8 +7,9 @@ hand in `collect/bpf/*.c` and, for bpftrace, in `collect/backends/bpftrace_progr
 
 from __future__ import annotations
 
+import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +39,8 @@ class Probe:
         columns: event column -> expression over the tracepoint's fields; empty for a hand-written body.
         fields: fields a hand-written body reads.
         by_hand: the body is written by hand.
+        arm64: the columns where the tracepoint has arm64's fields, which share a name with x86's and nothing else.
+        machines: only on these (`platform.machine()`); everywhere when empty.
     """
 
     tracepoint: str
@@ -46,6 +49,8 @@ class Probe:
     columns: dict[str, str] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
     by_hand: bool = False
+    arm64: dict[str, str] = field(default_factory=dict)
+    machines: tuple[str, ...] = ()
 
     @property
     def ident(self) -> str:
@@ -54,9 +59,27 @@ class Probe:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """All fields of the tracepoint that the probe reads."""
+        """All fields of the tracepoint that the probe reads (of x86's where arm64 has others)."""
+        return self._reads(self.columns)
+
+    @property
+    def reads_anywhere(self) -> tuple[str, ...]:
+        """The fields that it reads on some machine."""
+        return tuple(dict.fromkeys((*self.reads, *self._reads(self.arm64))))
+
+    def reads_of(self, fields: Container[str]) -> tuple[str, ...]:
+        """What it reads of a tracepoint that has these `fields`: x86's columns, or arm64's where those fit instead."""
+        others = [name for name in self._reads(self.arm64) if name in fields]
+        return self._reads(self.arm64 if others and not any(name in fields for name in self.reads) else self.columns)
+
+    def filled(self, fields: Container[str]) -> dict[str, str]:
+        """The columns that a tracepoint with these `fields` can fill, with their expressions."""
+        wanted = self.columns if self.reads_of(fields) == self.reads else self.arm64
+        return {c: text for c, text in wanted.items() if all(name in fields for name in fields_of(text))}
+
+    def _reads(self, columns: dict[str, str]) -> tuple[str, ...]:
         found = dict.fromkeys(self.fields)
-        for expression in self.columns.values():
+        for expression in columns.values():
             found |= dict.fromkeys(fields_of(expression))
         return tuple(found)
 
@@ -101,16 +124,14 @@ PROBES: Final[tuple[Probe, ...]] = (
     ),
     _by_hand("sched:sched_waking", "sched", [Kind.SCHED_WAKING], "pid"),
     # KVM
-    _plain(
+    Probe(
         "kvm:kvm_exit",
-        "kvm",
-        Kind.KVM_EXIT,
-        code="args->exit_reason",
-        ip="args->guest_rip",
-        addr="args->info1",
-        size="args->info2",
+        ("kvm",),
+        (Kind.KVM_EXIT,),
+        {"code": "args->exit_reason", "ip": "args->guest_rip", "addr": "args->info1", "size": "args->info2"},
+        arm64={"code": "args->esr_ec", "ip": "args->vcpu_pc", "addr": "args->ret"},
     ),
-    _plain("kvm:kvm_entry", "kvm", Kind.KVM_ENTRY, ip="args->rip"),
+    Probe("kvm:kvm_entry", ("kvm",), (Kind.KVM_ENTRY,), {"ip": "args->rip"}, arm64={"ip": "args->vcpu_pc"}),
     _plain(
         "kvm:kvm_page_fault",
         "kvm",
@@ -119,8 +140,25 @@ PROBES: Final[tuple[Probe, ...]] = (
         ip="args->guest_rip",
         code="args->error_code",
     ),
+    Probe(
+        "kvm:kvm_guest_fault",
+        ("kvm",),
+        (Kind.KVM_GUEST_FAULT,),
+        {"addr": "args->ipa", "ip": "args->vcpu_pc", "code": "args->hsr", "size": "args->hxfar"},
+        machines=("aarch64",),
+    ),
     _plain("kvm:kvm_userspace_exit", "kvm", Kind.KVM_USERSPACE_EXIT, code="args->reason", value="args->errno"),
     _plain("kvm:kvm_mmio", "kvm", Kind.KVM_MMIO, addr="args->gpa", size="args->len", code="args->type"),
+    _plain(
+        "kvm:kvm_pio",
+        "kvm",
+        Kind.KVM_PIO,
+        addr="args->port",
+        size="args->size",
+        code="args->rw",
+        value="args->count",
+    ),
+    _plain("kvm:kvm_fast_mmio", "kvm", Kind.KVM_FAST_MMIO, addr="args->gpa"),
     _plain("kvmmmu:kvm_mmu_pagetable_walk", "kvm", Kind.KVM_MMU_WALK, addr="args->addr", code="args->pferr"),
     _plain(
         "kvmmmu:kvm_mmu_set_spte",
@@ -138,6 +176,7 @@ PROBES: Final[tuple[Probe, ...]] = (
         addr="args->cr2_or_gpa",
         code="args->error_code",
         value="args->ret",
+        size="1 + (args->old_spte != args->new_spte)",
     ),
     _plain("kvmmmu:kvm_mmu_zap_all_fast", "kvm", Kind.KVM_MMU_ZAP_ALL),
     _plain("kvm:kvm_async_pf_not_present", "kvm", Kind.KVM_ASYNC_PF_NOT_PRESENT, addr="args->gva", code="args->token"),
@@ -180,8 +219,8 @@ PROBES: Final[tuple[Probe, ...]] = (
 assert len(PROBES) <= 64, "the kernel side counts losses in an array of 64"
 
 
-def select(groups: Iterable[str]) -> tuple[Probe, ...]:
-    """The probes of `groups` and those always on, in table order.
+def select(groups: Iterable[str], machine: str = "") -> tuple[Probe, ...]:
+    """The probes of `groups` and those always on that `machine` (default: this one) can have, in table order.
 
     Raises:
         UsageError: a group that does not exist.
@@ -190,7 +229,14 @@ def select(groups: Iterable[str]) -> tuple[Probe, ...]:
     unknown = sorted(wanted - set(GROUPS))
     if unknown:
         raise UsageError(f"no probe group '{unknown[0]}': choose from {', '.join(GROUPS)}")
-    return tuple(p for p in PROBES if BASE in p.groups or wanted & set(p.groups))
+    here = on_machine(machine)
+    return tuple(p for p in here if BASE in p.groups or wanted & set(p.groups))
+
+
+def on_machine(machine: str = "") -> tuple[Probe, ...]:
+    """The probes that a kernel of `machine` (default: this one) can have."""
+    machine = machine or platform.machine()
+    return tuple(p for p in PROBES if not p.machines or machine in p.machines)
 
 
 def group_of_kind(kind: Kind) -> str:

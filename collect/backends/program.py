@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from faultreplay.collect.backends.probes import GROUPS, PROBES, Probe, fields_of
+from faultreplay.collect.backends.probes import GROUPS, PROBES, Probe
 from faultreplay.collect.backends.tracefs import Format
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter
 from faultreplay.faulttrace.schema import Kind, ZapCause
@@ -77,7 +77,7 @@ def _constants(groups: Collection[str], ring_pages: int, wanted: Filter) -> str:
 def _struct(item: Available) -> str:
     """The tracepoint's record up to the last field that is read, laid out as tracefs says."""
     lines, offset, pads = [], 0, 0
-    wanted = [f for f in item.format.fields.values() if f.name in item.probe.reads]
+    wanted = [f for f in item.format.fields.values() if f.name in item.probe.reads_of(item.format.fields)]
     for field in sorted(wanted, key=lambda f: f.offset):
         if field.offset > offset:
             lines.append(f"\tchar pad{pads}[{field.offset - offset}];")
@@ -91,11 +91,7 @@ def _struct(item: Available) -> str:
 
 def _fills(item: Available) -> list[str]:
     """Assignments of the columns whose fields this kernel's record has."""
-    fills = []
-    for column, expression in item.probe.columns.items():
-        if set(fields_of(expression)) <= set(item.format.fields):
-            fills.append(f"e->{column} = {expression};")
-    return fills
+    return [f"e->{column} = {text};" for column, text in item.probe.filled(item.format.fields).items()]
 
 
 def plain_body(probe: Probe, fills: Sequence[str]) -> str:

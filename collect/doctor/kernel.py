@@ -6,7 +6,7 @@ import gzip
 from collections.abc import Iterator
 from typing import Final
 
-from faultreplay.collect.backends.probes import PROBES
+from faultreplay.collect.backends.probes import on_machine
 from faultreplay.collect.backends.tracefs import parse_format
 from faultreplay.collect.doctor.checks import Check, Surroundings
 from faultreplay.collect.recorder.host import kvm_flavour
@@ -183,7 +183,7 @@ def tracepoints(here: Surroundings) -> Iterator[Check]:
     if not tracing:
         return
     absent, changed = [], []
-    rows = [probe for probe in PROBES if not probe.tracepoint.startswith(("kprobe:", "fentry:"))]
+    rows = [probe for probe in on_machine() if not probe.tracepoint.startswith(("kprobe:", "fentry:"))]
     for probe in rows:
         category, _, name = probe.tracepoint.partition(":")
         text = here.read(f"{tracing}/events/{category}/{name}/format")
@@ -192,7 +192,7 @@ def tracepoints(here: Surroundings) -> Iterator[Check]:
             continue
         fields = parse_format(probe.tracepoint, text).fields
         # A few fields have another name on other kernels; the generator knows those, so this is a remark only.
-        if gone := [name for name in probe.reads if name not in fields]:
+        if gone := [name for name in probe.reads_of(fields) if name not in fields]:
             changed.append(f"{probe.tracepoint} ({', '.join(gone)})")
     total = len(rows)
     yield Check(

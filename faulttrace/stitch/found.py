@@ -67,6 +67,8 @@ class Found:
     wake_ns: I64
     start_by: I64
     end_by: I64
+    rounds: I64
+    ip: U64
 
     def __len__(self) -> int:
         return len(self.thread)
@@ -75,10 +77,10 @@ class Found:
     def blank(cls, count: int) -> Found:
         """`count` rows with nothing known."""
         zero: dict[str, Any] = {name: np.zeros(count, np.int64) for name in (f.name for f in fields(cls))}
-        for name in ("thread", "vcpu", "end_ns", "queue_ns", "service_ns", "resolve_ns", "wake_ns"):
+        for name in ("thread", "vcpu", "end_ns", "queue_ns", "service_ns", "resolve_ns", "wake_ns", "rounds"):
             zero[name] = np.full(count, UNKNOWN, np.int64)
         zero["resolution"] = np.full(count, code(RESOLUTIONS, "none"), np.int64)
-        zero["page"] = np.zeros(count, np.uint64)
+        zero["page"], zero["ip"] = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
         return cls(**zero)
 
     def pick(self, chosen: Bools | I64) -> Found:
@@ -163,6 +165,8 @@ def to_frame(found: Found, threads: Ids, sleeps: Sleeps) -> pl.DataFrame:
         "offcpu_ns": _nullable(offcpu),
         "preempted_ns": _nullable(preempted),
         "service_preempted_ns": _nullable(service_preempted),
+        "rounds": _nullable(found.rounds).cast(pl.Int32),
+        "ip": pl.Series(found.ip).set(pl.Series(found.ip == 0), None),
         "join": _named(
             tuple("none" if end == "none" else f"{start}/{end}" for start in STARTS for end in ENDS),
             found.start_by * len(ENDS) + found.end_by,
