@@ -21,6 +21,7 @@ from faultreplay.collect.backends.backends import acquire_backend, release_backe
 from faultreplay.collect.backends.probes import DEFAULT_GROUPS, group_of_kind
 from faultreplay.collect.backends.tracefs import tracefs_root
 from faultreplay.collect.recorder.drain import Columns, Drain
+from faultreplay.collect.recorder.hints import children_of, serves_nobody, why_nothing
 from faultreplay.collect.recorder.host import describe_host, memory_available_bytes, missing_capabilities
 from faultreplay.collect.recorder.keep import Retention, Rotation, StallWatch, Trigger
 from faultreplay.collect.recorder.limits import NO_LIMITS, Limits, Shedder
@@ -38,6 +39,9 @@ _STEP_S = 0.05
 _STATUS_S = 0.5
 _MAP_AGE_S = 1.0
 _AFTER_TRIGGER_NS = 500_000_000
+_SILENT_NS = 5_000_000_000
+FAULT_KINDS = (Kind.UFFD_MSG, Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.KVM_PAGE_FAULT, Kind.KVM_MMU_WALK)
+"""Events that each begin a fault: what the live line counts."""
 _MIN_RING, _MAX_RING = 1 << 16, 1 << 30
 
 
@@ -47,6 +51,8 @@ class RecordSpec:
 
     Attributes:
         pids: processes (or any of their threads); several when faults and their handler live apart.
+        children: also the processes below them that exist already; None: below those that hold neither a VM nor a
+            userfaultfd. Processes that targets make later are followed in any case.
         vms: names or UUIDs of running VMs.
         all_vms: all VMs, also those that start later.
         cgroup: all processes of this cgroup (v2) and below, also later ones.
@@ -66,6 +72,7 @@ class RecordSpec:
     """
 
     pids: tuple[int, ...] = ()
+    children: bool | None = None
     vms: tuple[str, ...] = ()
     all_vms: bool = False
     cgroup: str | None = None
@@ -93,6 +100,11 @@ class RecordStatus:
     events_per_s: float
     lost: int
     bytes_written: int
+    faults: int = 0
+    cpu_percent: float = 0.0
+    """of one core, since recording began"""
+    silent_because: tuple[str, ...] = ()
+    """why no event has come yet, where none has for some seconds"""
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,8 @@ class RecordSummary:
     ring_bytes: int
     exit_status: int | None = None
     notes: tuple[str, ...] = ()
+    nothing_because: tuple[str, ...] = ()
+    """why the trace has no event, where it has none"""
 
 
 class Recorder:
@@ -139,11 +153,14 @@ class Recorder:
         self._kinds = np.zeros(256, np.int64)
         self._names: dict[int, str] = {}
         self._wanted = NAMED_ONLY
+        self._silence: tuple[str, ...] = ()
+        self._silence_told = False
 
     def __enter__(self) -> Recorder:
         spec = self.spec
         _check(spec, self.out)
         tgids = [proc.check_pid(pid) for pid in spec.pids]
+        tgids += self._children_of(tgids)
         if spec.vms or spec.all_vms:
             vms = find_vms()
             tgids += [vm.tgid for vm in vms] if spec.all_vms else select_vms(spec.vms, vms)
@@ -162,6 +179,26 @@ class Recorder:
                 self.command.stop()
             raise
         return self
+
+    def _children_of(self, tgids: list[int]) -> list[int]:
+        if self.spec.children is False:
+            return []
+        above = [tgid for tgid in tgids if self.spec.children or serves_nobody(tgid)]
+        below = [tgid for tgid in children_of(above) if tgid not in tgids] if above else []
+        if below:
+            whose = ", ".join(map(str, above))
+            self._notes.append(f"also recorded: {len(below)} processes below {whose} (--no-children leaves them out)")
+        return below
+
+    @property
+    def _faults(self) -> int:
+        return int(sum(self._kinds[kind] for kind in FAULT_KINDS))
+
+    def why_nothing(self) -> list[str]:
+        """Why no fault came so far; empty where some did."""
+        if self._faults or self._wanted != NAMED_ONLY:
+            return []
+        return why_nothing(self._tgids)
 
     def _start(self, tgids: list[int]) -> None:
         spec = self.spec
@@ -308,6 +345,24 @@ class Recorder:
         """Events, lost events and bytes written so far."""
         return self._drain.events, self._drain.lost, self._writer.bytes_written
 
+    def moment(self, now_ns: int, events_per_s: float) -> RecordStatus:
+        """The status as people are shown it."""
+        events, lost, size = self.status()
+        elapsed_ns = now_ns - self.start_ns
+        if elapsed_ns >= _SILENT_NS and not self._silence_told and not self._faults:
+            self._silence = tuple(self.why_nothing())
+            self._silence_told = True
+        return RecordStatus(
+            elapsed_ns,
+            events,
+            events_per_s,
+            lost,
+            size,
+            faults=self._faults,
+            cpu_percent=100 * (time.process_time_ns() - self._cpu_start_ns) / max(elapsed_ns, 1),
+            silent_because=self._silence if not self._faults else (),
+        )
+
     def ended_by(self, reason: str) -> None:
         """Note why recording ends, for the summary."""
         self._ended_by = reason
@@ -368,6 +423,7 @@ class Recorder:
             ring_bytes=self._backend.ring_bytes,
             exit_status=self.command.returncode if self.command is not None else None,
             notes=tuple(self._notes),
+            nothing_because=tuple(self.why_nothing()) if not self._writer.rows else (),
         )
 
 
@@ -393,9 +449,9 @@ def record(
             now_ns = time.monotonic_ns()
             reason = _reason_to_end(recorder, spec, asked, now_ns)
             if on_status is not None and (reason or now_ns - told_ns >= _STATUS_S * 1e9):
-                events, lost, size = recorder.status()
+                events, _, _ = recorder.status()
                 rate = (events - last_events) / max(now_ns - last_ns, 1) * 1e9
-                on_status(RecordStatus(now_ns - recorder.start_ns, events, rate, lost, size))
+                on_status(recorder.moment(now_ns, rate))
                 last_ns, last_events, told_ns = now_ns, events, now_ns
             if reason:
                 recorder.ended_by(reason)

@@ -49,6 +49,14 @@ def check_pid(pid: int) -> int:
     return int(match[1]) if match else pid
 
 
+def parent(tgid: int) -> int:
+    """The process that a process is a child of; 0: none, or it has ended."""
+    try:
+        return int(Path(f"/proc/{tgid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def thread_ids(tgid: int) -> list[int]:
     """Threads of a process, in order; empty when it ended."""
     try:

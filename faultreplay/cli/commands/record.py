@@ -14,7 +14,7 @@ import click
 
 from faultreplay.cli.options import Finite
 from faultreplay.cli.render import say
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     "-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="The trace to make: NAME.trace."
 )
 @click.option(
-    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Record this process; several times for several."
+    "-p", "--pid", "pids", multiple=True, metavar="PID,...", help="Record these processes; may be given several times."
+)
+@click.option(
+    "--children/--no-children",
+    default=None,
+    help="Record also the processes below -p that exist already. Default: where -p has no VM and no userfaultfd.",
 )
 @click.option("--vm", "vms", multiple=True, metavar="NAME|UUID", help="Record this running VM.")
 @click.option("--all-vms", is_flag=True, help="Record all VMs, also those that start later.")
@@ -67,7 +72,8 @@ def command(
     *,
     command_line: tuple[str, ...],
     out: Path,
-    pids: tuple[int, ...],
+    pids: tuple[str, ...],
+    children: bool | None,
     vms: tuple[str, ...],
     all_vms: bool,
     cgroup: str | None,
@@ -94,7 +100,8 @@ def command(
     from faultreplay.collect.recorder.recorder import RecordSpec, record
 
     spec = RecordSpec(
-        pids=pids,
+        pids=_pids(pids),
+        children=children,
         vms=vms,
         all_vms=all_vms,
         cgroup=cgroup,
@@ -120,6 +127,16 @@ def command(
     with _signals_set(stop), _status_line() as show:
         summary = record(spec, _trace_path(out), stop, show)
     _report(summary)
+    if summary.nothing_because:
+        raise IncompleteData(f"{summary.path}: no event was recorded: {'; '.join(summary.nothing_because)}")
+
+
+def _pids(texts: tuple[str, ...]) -> tuple[int, ...]:
+    words = [word.strip() for text in texts for word in text.split(",")]
+    for word in words:
+        if not (word.isascii() and word.isdigit() and 0 < int(word) < 1 << 31):
+            raise UsageError(f"-p {word!r}: a process id is a whole number above 0")
+    return tuple(dict.fromkeys(int(word) for word in words))
 
 
 def _rotation(text: str | None, keep: int | None) -> Rotation | None:
@@ -172,12 +189,13 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
 def _status_line() -> Iterator[Any]:
     """A function that shows a status: a live line on a terminal; elsewhere one line when recording has begun."""
     if not sys.stderr.isatty():
-        begun: list[bool] = []
+        said: set[str] = set()
 
-        def say_once(_: RecordStatus) -> None:
-            if not begun:
-                begun.append(True)
-                say("recording: Ctrl-C ends it")
+        def say_once(status: RecordStatus) -> None:
+            for line in ("recording: Ctrl-C ends it", *_silence(status)):
+                if line not in said:
+                    said.add(line)
+                    say(line)
 
         yield say_once
         return
@@ -190,10 +208,15 @@ def _status_line() -> Iterator[Any]:
             lost = f"[red]{status.lost} lost[/red]" if status.lost else "0 lost"
             line.update(
                 f"recording {format_ns(status.elapsed_ns)}: {status.events_per_s:,.0f} events/s, "
-                f"{status.events:,} events, {lost}, {format_bytes(status.bytes_written)} written"
+                f"{status.events:,} events, {status.faults:,} faults, {lost}, {format_bytes(status.bytes_written)}, "
+                f"{status.cpu_percent:.0f} % CPU" + "".join(f"\n{text}" for text in _silence(status))
             )
 
         yield show
+
+
+def _silence(status: RecordStatus) -> list[str]:
+    return [f"no fault yet: {reason}" for reason in status.silent_because]
 
 
 def _report(summary: RecordSummary) -> None:
