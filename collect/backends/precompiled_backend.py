@@ -158,11 +158,12 @@ def _hand_descriptors_over() -> None:
     if child:
         os.waitpid(child, 0)
         return
+    os.chdir("/")  # nothing else is held: no directory, no file, above all no end of a pipe that others wait on
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            if not str(entry.readlink()).startswith("anon_inode:"):
+                os.close(int(entry.name))
     if os.fork() == 0:
         os.setsid()
-        for entry in list(Path("/proc/self/fd").iterdir()):
-            with contextlib.suppress(OSError):
-                if not str(entry.readlink()).startswith("anon_inode:"):
-                    os.close(int(entry.name))  # above all the ends of pipes that others wait on
         time.sleep(_HANDED_OVER_S)
     os._exit(0)
