@@ -19,6 +19,7 @@ MASK = (1 << 64) - 1
 
 def bits16(seed: int, row: int, draw: int, attempt: int = 0) -> int:
     z = (seed * 0x632BE59BD9B4E019 + ((row + (attempt << 40)) * 16 + (draw >> 2)) * 0x9E3779B97F4A7C15) & MASK
+    z = z or 0x9E3779B97F4A7C15
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     z ^= z >> 31

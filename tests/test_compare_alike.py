@@ -14,13 +14,14 @@ from made_traces import BEGIN_NS, uffd_faults, write_trace
 
 from faultreplay.analysis.compare.case import Case, open_case
 from faultreplay.analysis.compare.compare import Comparison, Row, compare
-from faultreplay.analysis.compare.predict import Setup, Used, load_with
+from faultreplay.analysis.compare.predict import Setup, Used, load_with, run
 from faultreplay.cli import compare_view, render
 from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.meta import Meta, Target, Thread, WindowSpan
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.vcpus import vcpu_threads
+from faultreplay.replay.language.costs import load_costs
 from faultreplay.replay.language.mechanism import load_mechanism
 from faultreplay.replay.workload.reading import first_touch, reading_of, without
 from faultreplay.replay.workload.workload import Workload, make_workload
@@ -341,3 +342,10 @@ def test_own_answer_of_a_mechanism() -> None:
     assert mechanism.answer("missing", "kernel").by == "fall-back"
     assert mechanism.answer("minor-host", "vcpu").by == "recorded"
     assert not load_mechanism("as-recorded").answer("missing", "vcpu").simulated
+
+
+def test_the_first_fault_of_seed_0_draws_like_any_other() -> None:
+    one = make_workload([{"think_ns": np.array([10], np.int64)}])
+    costs = load_costs()
+    stalls = [run(one, load_mechanism("uffd-missing"), costs, Setup(), seed=k).stall_ns[0] for k in range(20)]
+    assert stalls[0] > min(stalls)

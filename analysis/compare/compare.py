@@ -10,7 +10,6 @@ import numpy as np
 
 from faultreplay.analysis.compare.blackout import BLACKOUTS, Blackout, Stillness, blackout, measured_stillness
 from faultreplay.analysis.compare.case import Case, held_out, loss_percent
-from faultreplay.analysis.compare.environment import lacks_link
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.notes import notes_of
 from faultreplay.analysis.compare.predict import (
@@ -24,7 +23,7 @@ from faultreplay.analysis.compare.predict import (
     run,
     simulated_rows,
 )
-from faultreplay.analysis.compare.served import Served, served, why_none
+from faultreplay.analysis.compare.served import Served, served, why_no_row
 from faultreplay.analysis.compare.sources import CostSource
 from faultreplay.analysis.judge.bootstrap import Interval, intervals
 from faultreplay.analysis.judge.judge import Errors, by_accessor, errors
@@ -213,9 +212,7 @@ def default_names(case: Case) -> list[str]:
 
 def _row(mechanism: Mechanism, case: Case, weigh_borrowed: bool) -> Row | Unanswered:
     setup, workload = case.setup, case.read
-    lacks = lacks_link(mechanism, case.brought) if mechanism.name != (case.used.name if case.used else "") else ""
-    reason = why_none(workload, mechanism, served(workload, mechanism), case.emptied_ns is not None) or lacks
-    if reason:
+    if reason := why_no_row(case, mechanism):
         return Unanswered(mechanism.name, mechanism.title, reason)
     costs = case.costs()
     windows = case.windows_of(mechanism.name)

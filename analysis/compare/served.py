@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from faultreplay.analysis.compare.case import Case
+from faultreplay.analysis.compare.environment import lacks_link
 from faultreplay.analysis.compare.predict import present, rows_of
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.language.mechanism import Mechanism
@@ -99,6 +101,17 @@ def served(workload: Workload, mechanism: Mechanism, result: Result | None = Non
         recorded_classes=tuple(sorted(classes)),
         by=tuple(by),
     )
+
+
+def why_no_row(case: Case, mechanism: Mechanism) -> str:
+    """Why a mechanism has no numbers for a trace, in words; empty where it has some.
+
+    It serves none of its faults, or what its faults bring hangs on a link that is not known.
+    """
+    workload = case.read
+    reason = why_none(workload, mechanism, served(workload, mechanism), case.emptied_ns is not None)
+    recorded = case.used is not None and mechanism.name == case.used.name
+    return reason or ("" if recorded else lacks_link(mechanism, case.brought))
 
 
 def why_none(workload: Workload, mechanism: Mechanism, found: Served, emptied: bool = False) -> str:

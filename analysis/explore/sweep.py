@@ -19,6 +19,7 @@ from typing import Any, Final
 from faultreplay.analysis.compare.case import Case, check_losses, open_case
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import Setup, load_with, mean_metrics, metrics_of, run
+from faultreplay.analysis.compare.served import why_no_row
 from faultreplay.analysis.compare.sources import load_cost_files
 from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
 from faultreplay.analysis.explore.crossover import Crossing, crossings
@@ -28,7 +29,7 @@ from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.remote import identity, name_of, open_address
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.filed import filed_dir
-from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.language.mechanism import Mechanism
 
 RANKED_BY: Final = ("total_stall_ns", "p50_ns", "p99_ns", "run_time_ns")
 _CASES_KEPT: Final = 2
@@ -112,7 +113,7 @@ def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) ->
     labels = _labels(identities)
     loaded: dict[str, Mechanism] = {}
     for name in mechanisms:
-        loaded[name] = load_mechanism(name).with_params(common.setup.settings.get(name, {}))
+        loaded[name] = load_with(name, common.setup, None)
     names = [m.name for m in loaded.values()]
     if len(set(names)) < len(names):
         raise UsageError("two mechanisms of a sweep have the same name: rename one of the files")
@@ -186,15 +187,17 @@ def sweep(
 def run_cell(cell: Cell) -> dict[str, Any]:
     """Replay one cell; its row. What the trace holds is kept for the next cell on the same trace."""
     case, fitted = _case(cell)
-    common = cell.common
+    common, workload = cell.common, case.read
     mechanism = _mechanism(cell, case).with_params(settings_at(cell.point, common.axes))
-    costs = costs_at(case.shipped.merge(fitted), cell.point, common.axes)
+    if reason := why_no_row(case, mechanism):
+        raise UsageError(f"{cell.mechanism} has no numbers for {cell.label}: {reason}")
+    costs = costs_at(case.costs(fitted), cell.point, common.axes)
     windows = case.windows_of(mechanism.name)
     measured = []
     used: dict[str, str] = {}
     for k in range(common.setup.seeds):
-        result = run(case.workload, mechanism, costs, case.setup, windows, seed=k)
-        measured.append(metrics_of(result, case.workload))
+        result = run(workload, mechanism, costs, case.setup, windows, seed=k)
+        measured.append(metrics_of(result, workload))
         used = dict(result.costs_used)
     return _row(cell, case, mechanism, used, mean_metrics(measured))
 
@@ -293,7 +296,8 @@ def _fingerprint(common: Common) -> str:
     costs, _ = load_cost_files(setup.cost_files)
     filed = [path.read_text(encoding="utf-8") for path in sorted(filed_dir().glob("*.toml"))]
     table = {name: [repr(cost.distribution), cost.provenance] for name, cost in costs.items()}
-    how = [setup.loop, setup.retouch, setup.cpus, setup.pinned, setup.seed, setup.seeds, common.windows, common.fit]
+    how: list[Any] = [setup.reading, setup.fetch_ns, setup.link_bytes_per_s, list(setup.vcpu_threads)]
+    how += [setup.loop, setup.retouch, setup.cpus, setup.pinned, setup.seed, setup.seeds, common.windows, common.fit]
     return _hash([version(), table, filed, how, setup.settings])
 
 

@@ -83,6 +83,7 @@ SLOT_WINDOW, SLOT_SOURCE, SLOT_PUSH = o.SLOT_WINDOW, o.SLOT_SOURCE, o.SLOT_PUSH
 def draw_bits(seed: Any, row: Any, word: Any) -> Any:
     """64 bits that depend on (seed, row, word) alone: splitmix64 as a counter."""
     z = seed + (np.uint64(row) * np.uint64(16) + np.uint64(word)) * _GOLD
+    z += np.uint64(z == 0) * _GOLD  # the mix leaves 0 as it is: seed 0's first fault would have the least of every cost
     z = (z ^ (z >> _U30)) * _MIX1
     z = (z ^ (z >> _U27)) * _MIX2
     return z ^ (z >> _U31)
