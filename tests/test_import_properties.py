@@ -44,7 +44,7 @@ def built(items: Iterator[Item]) -> tuple[pl.DataFrame, list[Item]]:
                 builder.leave(name, why, line, count)
             case _:
                 others.append(item)
-    frame = pl.from_arrow(builder.take()[0])
+    frame = pl.from_arrow(builder.rows.take()[0])
     assert isinstance(frame, pl.DataFrame)
     left = [(name, why, mark.count, mark.line) for (name, why), mark in builder.not_taken.items()]
     return frame, [*sorted(map(str, left)), *sorted(map(str, others))]

@@ -17,7 +17,7 @@ from typing import Any, cast
 import polars as pl
 import pytest
 
-from faultreplay.analysis.judge.qemu import blocktimes, explanation, latency
+from faultreplay.analysis.judge.qemu import blocktimes, explanation
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.schema import FAULTS
@@ -92,12 +92,6 @@ def test_a_page_that_came_before_its_message_was_read() -> None:
 def test_no_blocktime_in_the_trace() -> None:
     with pytest.raises(IncompleteData, match="postcopy-blocktime"):
         blocktimes(made([], {"status": "completed"}))
-
-
-def test_latency_of_newer_qemu_is_passed_on() -> None:
-    newer = DESTINATION | {"postcopy-latency": 412, "postcopy-latency-dist": [1, 2], "postcopy-vcpu-latency": [3]}
-    assert latency(made([], newer)) == {k: v for k, v in newer.items() if "latency" in k}
-    assert latency(made([], DESTINATION)) == {}
 
 
 def test_initramfs_is_a_newc_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

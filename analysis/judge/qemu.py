@@ -75,12 +75,6 @@ def blocktimes(trace: Trace) -> list[Blocktime]:
     return [*rows, _all_at_once(of_vcpus, len(vcpus), destination)]
 
 
-def latency(trace: Trace) -> dict[str, Any]:
-    """QEMU 10.1's latency figures as they are (``postcopy-latency`` and its kin); empty for an older QEMU."""
-    destination = (trace.meta.extra.get("qemu") or {}).get("destination") or {}
-    return {key: value for key, value in destination.items() if key.startswith("postcopy-") and "latency" in key}
-
-
 def explanation(rows: list[Blocktime]) -> list[str]:
     """The difference in words, one sentence a cause, with its share of the stitched stall."""
     cpus = [row for row in rows if row.vcpu >= 0]

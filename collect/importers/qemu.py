@@ -20,6 +20,8 @@ _UNFINISHED: Final = (
     "none", "setup", "cancelling", "active", "postcopy-active", "postcopy-paused", "postcopy-recover",
     "postcopy-recover-setup", "postcopy-device", "pre-switchover", "device", "wait-unplug", "colo",
 )  # fmt: skip
+_NUMBERS: Final = {"postcopy-blocktime", "postcopy-latency", "postcopy-non-vcpu-latency"}
+_LISTS: Final = {"postcopy-vcpu-blocktime", "postcopy-vcpu-latency", "postcopy-latency-dist"}
 _SIDES: Final = ("destination", "source", "unknown side")
 
 
@@ -72,7 +74,24 @@ def _answers(path: Path) -> dict[str, Any]:
         return answer  # as faultreplay keeps them
     if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
         raise IncompleteData(f"{path}: not an answer of query-migrate: it has no status")
+    _check_types(path, answer)
     return {_side(answer): answer}
+
+
+def _check_types(path: Path, answer: dict[str, Any]) -> None:
+    """Refuse figures that are not of QEMU's own types: nothing here guesses."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+
+    for key in _NUMBERS & answer.keys():
+        if not whole(answer[key]):
+            raise IncompleteData(f"{path}: {key} is not a whole number")
+    for key in _LISTS & answer.keys():
+        if not isinstance(answer[key], list) or not all(whole(value) for value in answer[key]):
+            raise IncompleteData(f"{path}: {key} is not a list of whole numbers")
+    if not isinstance(answer.get("ram", {}), dict):
+        raise IncompleteData(f"{path}: ram is not an object")
 
 
 def _json(path: Path) -> Any:

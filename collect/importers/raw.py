@@ -32,12 +32,13 @@ class RawColumns:
     name: str
     ts_ns: npt.NDArray[np.int64]
     cpu: npt.NDArray[np.int64]
-    tgid: npt.NDArray[np.int64]
     tid: npt.NDArray[np.int64]
     line: npt.NDArray[np.int64]
     fields: dict[str, npt.NDArray[np.uint64] | npt.NDArray[np.int64]]
     comms: dict[int, str]
     """Thread -> its name."""
+    tgids: dict[int, int]
+    """Thread -> its process, where that is told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _bad(item: BadLine, builder: Builder, tally: _Tally) -> None:
 
 def _write(builder: Builder, writer: TraceWriter, turns: Turns, path: Path) -> None:
     try:
-        table, lines = builder.take()
+        table, lines = builder.rows.take()
     except ValueError as error:
         raise IncompleteData(f"{path}: {error}") from None
     turns.feed(table, lines)

@@ -105,11 +105,12 @@ def _raw(lexer: Lexer, row: tuple[int, int, int, str, str]) -> Item:
 
 
 def _columns(lexer: Lexer, event: str, lines: pl.DataFrame, fields: dict[str, np.ndarray]) -> RawColumns:
-    people = np.array([(who.cpu, who.tgid, who.tid) for who in lexer.people], dtype=np.int64)
+    people = np.array([(who.cpu, who.tid) for who in lexer.people], dtype=np.int64)
     who = lines["who"].to_numpy()
     seen = [lexer.people[index] for index in np.unique(who)]
-    cpu, tgid, tid = people[who].T
+    cpu, tid = people[who].T
     return RawColumns(
-        event, lines["ts_ns"].to_numpy(), cpu, tgid, tid, lines["line"].to_numpy(), fields,
+        event, lines["ts_ns"].to_numpy(), cpu, tid, lines["line"].to_numpy(), fields,
         {person.tid: person.comm for person in seen if person.comm},
+        {person.tid: person.tgid for person in seen if person.tgid},
     )  # fmt: skip

@@ -13,6 +13,8 @@ from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from faultreplay.analysis.compare.compare import Comparison, Row
     from faultreplay.faulttrace.meta import Meta
 
@@ -52,8 +54,8 @@ _COSTS: Final = (
 _LONG: Final = "mechanisms"
 
 
-def page(comparison: Comparison, meta: Meta) -> str:
-    """The whole document."""
+def page(comparison: Comparison, meta: Meta, qemu: Sequence[Report] = ()) -> str:
+    """The whole document; `qemu`: what QEMU says of the same migration."""
     report = compare_view.report(comparison)
     title = html.escape(plain(report.title))
     parts = [
@@ -68,6 +70,7 @@ def page(comparison: Comparison, meta: Meta) -> str:
         *(f"<h2>{html.escape(plain(more.title))}</h2>{_table(more)}" for more in report.further),
         "<h2>Distribution of stalls</h2>",
         _curves(comparison),
+        *(_qemu(one) for one in qemu),
         "<h2>What to know about these numbers</h2>",
         "<ul>",
         *(f"<li>{_escape(note)}</li>" for note in report.notes),
@@ -78,6 +81,32 @@ def page(comparison: Comparison, meta: Meta) -> str:
         "</body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def figures_page(name: str, qemu: Sequence[Report]) -> str:
+    """A page of QEMU's figures alone: there is no recording."""
+    title = html.escape(f"{name}: QEMU's figures, no recording")
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{title}</h1>",
+        *(_qemu(one) for one in qemu),
+        f"<footer>faultreplay {html.escape(__version__)}</footer>",
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _qemu(report: Report) -> str:
+    notes = [note for note in report.notes if not note.startswith("  ")]
+    lines = [note for note in report.notes if note.startswith("  ")]
+    parts = [f"<h2>{html.escape(report.title)}</h2>", _table(report) if report.records else "", "<ul>"]
+    parts += [f"<li>{_escape(note)}</li>" for note in notes]
+    drawn = html.escape("\n".join(lines))
+    parts += ["</ul>", f'<div class="wide"><pre>{drawn}</pre></div>' if lines else ""]
+    return "\n".join(parts)
 
 
 def _escape(words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from faultreplay.cli.imported_view import imported_facts, losses_words
 from faultreplay.cli.options import output_format, output_options, trace_argument
-from faultreplay.cli.render import Column, Report, check_output, emit
+from faultreplay.cli.render import Column, Report, check_output, emit, put
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def command(
 ) -> None:
     """Show what TRACE holds: host, probes, losses, faults joined and not, stalls and where their time went."""
     from faultreplay.analysis.compare.inspection import inspect_trace
+    from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.faulttrace.store import open_trace
 
     chosen = output_format(fmt, output)
@@ -44,10 +46,18 @@ def command(
         emit(accuracy_report(accuracy_of(opened)), chosen, output, force=force)
         return
     inspection = inspect_trace(opened)
-    if chosen == "table":
+    qemu = qemu_reports(opened)
+    if chosen == "table" and qemu and not opened.event_rows and not inspection.faults:
+        emit(qemu[0], chosen, output, force=force)  # QEMU's figures and nothing else
+    elif chosen == "table":
         emit(_whole_table(inspection, with_events=with_events), chosen, output, force=force)
+        for report in qemu if output is None else ():
+            put()
+            emit(report, chosen)
     else:
-        emit(_data(inspection), chosen, output, force=force)
+        report = _data(inspection)
+        figures = {"qemu": [row for one in qemu for row in one.records]} if qemu else {}
+        emit(replace(report, extra={**report.extra, **figures}), chosen, output, force=force)
 
 
 def _data(inspection: Inspection) -> Report:

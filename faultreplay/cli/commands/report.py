@@ -37,13 +37,18 @@ def command(  # noqa: D103 - the help text is below
     from faultreplay.analysis.compare.case import open_case
     from faultreplay.analysis.compare.compare import blackout_names, compare, default_names
     from faultreplay.cli.progress import steps
+    from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.cli.render import check_output, write_text
-    from faultreplay.cli.report_view import page
+    from faultreplay.cli.report_view import figures_page, page
     from faultreplay.faulttrace.store import open_trace
 
     opened = open_trace(trace)
     output = output or Path(f"{opened.name}.html")
     check_output(output, force=force)
+    qemu = qemu_reports(opened)
+    if qemu and not opened.event_rows:
+        write_text(output, figures_page(opened.name, qemu))
+        return
     setup, more = setup_from(options)
     with steps() as step:
         step("reading the trace")
@@ -54,7 +59,7 @@ def command(  # noqa: D103 - the help text is below
         )
         comparison = compare(case, names, progress=step)
         step("drawing")
-        text = page(comparison, opened.meta)
+        text = page(comparison, opened.meta, qemu)
     write_text(output, text)
 
 

@@ -74,9 +74,7 @@ def command(  # noqa: D103 - the help text is below
     force: bool,
     **options: Any,
 ) -> None:
-    from faultreplay.cli.qemu_view import beside
-    from faultreplay.cli.render import check_output, emit, put
-    from faultreplay.faulttrace.store import open_trace
+    from faultreplay.cli.render import check_output
 
     if (trace is not None) + (source is not None or target is not None) + (matrix is not None) != 1:
         raise UsageError("give one of: TRACE, --from A --to B, or --matrix DIR")
@@ -87,6 +85,8 @@ def command(  # noqa: D103 - the help text is below
     for path in (output, plot):
         if path is not None:
             check_output(path, force=force)
+    if trace is not None and _only_figures(trace, fmt, output, force=force):
+        return
     if trace is not None:
         cells, report = _halves(trace, options)
     elif source is not None and target is not None:
@@ -95,13 +95,7 @@ def command(  # noqa: D103 - the help text is below
         assert matrix is not None
         cells, report = _matrix(matrix, options, show, calibrate_on)
     fmt = output_format(fmt, output)
-    qemu = beside(open_trace(trace)) if trace is not None else None
-    if qemu is not None:
-        report = replace(report, extra={**report.extra, "qemu": list(qemu.records)})
-    emit(report, fmt, output, force=force)
-    if qemu is not None and fmt == "table" and output is None:
-        put()
-        emit(qemu, fmt)
+    _emit(report, trace, fmt, output, force=force)
     if plot is not None:
         _plot(cells, plot)
     if max_error_percent is not None:
@@ -118,6 +112,36 @@ command.help = """Hold predictions against measurements. Three forms:
 What a cost was fitted on is never what it is judged on. Intervals are block-bootstrapped; the A/A floor is the
 same mechanism measured twice.
 """
+
+
+def _emit(report: Report, trace: Path | None, fmt: str, output: Path | None, *, force: bool) -> None:
+    """The report, and what QEMU says of the same trace."""
+    from faultreplay.cli.qemu_view import qemu_reports
+    from faultreplay.cli.render import emit, put
+    from faultreplay.faulttrace.store import open_trace
+
+    qemu = qemu_reports(open_trace(trace)) if trace is not None else []
+    if qemu:
+        report = replace(report, extra={**report.extra, "qemu": [row for one in qemu for row in one.records]})
+    emit(report, fmt, output, force=force)
+    for one in qemu if fmt == "table" and output is None else ():
+        put()
+        emit(one, fmt)
+
+
+def _only_figures(trace: Path, fmt: str | None, output: Path | None, *, force: bool) -> bool:
+    """Show QEMU's figures of a trace that has nothing else; whether it is one."""
+    from faultreplay.cli.qemu_view import figures
+    from faultreplay.cli.render import emit
+    from faultreplay.faulttrace.store import open_trace
+
+    opened = open_trace(trace)
+    report = figures(opened.meta) if not opened.event_rows else None
+    if report is None:
+        return False
+    notes = (*report.notes, "no recording: nothing to hold these figures against")
+    emit(replace(report, notes=notes), output_format(fmt, output), output, force=force)
+    return True
 
 
 def _halves(trace: Path, options: dict[str, Any]) -> tuple[list[Cell], Report]:

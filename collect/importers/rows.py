@@ -1,0 +1,88 @@
+"""Rows of a trace from single events and from many at once, in the order of the file."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from faultreplay.collect.importers.raw import Raw, RawColumns
+from faultreplay.faulttrace.schema import EVENTS, Kind
+
+_COLUMNS: Final = tuple(field.name for field in EVENTS)
+_U64: Final = (1 << 64) - 1
+_LINE: Final = "line"
+_UNSIGNED: Final = ("addr", "ip", "code", "size")
+_DTYPES: Final = {field.name: field.type.to_pandas_dtype() for field in EVENTS}
+_LIMITS: Final = {name: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for name, dtype in _DTYPES.items()}
+
+
+class Rows:
+    """Collects rows of `EVENTS`. `tgid`: thread -> process as far as it is known; the owner may add to it."""
+
+    def __init__(self) -> None:
+        self.tgid: dict[int, int] = {}
+        self._single: list[dict[str, int]] = []
+        self._tables: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        """Rows that were added one by one and not taken yet."""
+        return len(self._single)
+
+    def add(self, raw: Raw, kind: Kind, *, tid: int | None = None, owner: int = 0, **columns: int) -> None:
+        """Add a row of thread `tid` (default: who raised the event), of the process of `owner` (default: its own).
+
+        Raises:
+            ValueError: a number fits no column.
+        """
+        who = raw.tid if tid is None else tid
+        owner = owner or who
+        if who <= 0:
+            return  # the idle thread
+        row: dict[str, int] = dict.fromkeys(_COLUMNS, 0) | {_LINE: raw.line}
+        row |= {"ts_ns": raw.ts_ns, "cpu": raw.cpu, "tgid": self.tgid.get(owner, owner), "tid": who, "kind": int(kind)}
+        row |= {"fd": -1, "vcpu": -1}
+        row |= {name: value & _U64 if name in _UNSIGNED else value for name, value in columns.items()}
+        for name, value in row.items():
+            least, most = _LIMITS.get(name, (-(1 << 63), _U64))
+            if not least <= value <= most:
+                raise ValueError(f"a number does not fit into its column: {name} {value}")
+        self._single.append(row)
+
+    def add_many(
+        self, raw: RawColumns, kind: Kind, *, tid: npt.NDArray[Any] | None = None, **columns: npt.NDArray[Any]
+    ) -> npt.NDArray[np.bool_]:
+        """Add rows as `add` does; which of them are of a thread that is not the idle one."""
+        who = raw.tid if tid is None else tid
+        kept = who > 0
+        people, index = np.unique(who, return_inverse=True)
+        tgid = np.array([self.tgid.get(one, one) for one in people.tolist()])[index]
+        rows: dict[str, Any] = {_LINE: raw.line, "ts_ns": raw.ts_ns, "cpu": raw.cpu, "tgid": tgid, "tid": who}
+        rows |= {"kind": np.full(len(who), int(kind)), "fd": np.full(len(who), -1), "vcpu": np.full(len(who), -1)}
+        for name in ("addr", "ip", "code", "size", "value", "dur_ns"):
+            rows[name] = np.zeros(len(who), dtype=np.uint64 if name in _UNSIGNED else np.int64)
+        for name, values in columns.items():
+            rows[name] = values.astype(np.uint64) if name in _UNSIGNED else values
+        self._tables.append({name: values[kept].astype(_DTYPES.get(name, np.int64)) for name, values in rows.items()})
+        return kept
+
+    def take(self) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        """The rows so far in the order of the file (columns of `EVENTS`) and their lines; they are forgotten here.
+
+        Raises:
+            ValueError: a number does not fit into its column.
+        """
+        lines = [np.array([row.pop(_LINE) for row in self._single], dtype=np.int64)]
+        try:
+            tables = [pa.Table.from_pylist(self._single, EVENTS)]
+            for columns in self._tables:
+                lines.append(columns.pop(_LINE))
+                tables.append(pa.Table.from_pydict(columns, EVENTS))
+        except (pa.ArrowInvalid, OverflowError) as error:
+            raise ValueError(f"a number does not fit into its column: {str(error).splitlines()[0]}") from None
+        self._single, self._tables = [], []
+        line = np.concatenate(lines)
+        order = np.argsort(line, kind="stable")
+        return pa.concat_tables(tables).take(pa.array(order)), line[order]
