@@ -5,6 +5,9 @@ A message is one line that names the thing and the mend; the command line prints
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FaultreplayError(Exception):
     """A run-time error (exit 1). The base of all errors shown to a user."""
@@ -40,3 +43,9 @@ class NoPermission(FaultreplayError):
     """The user may not do this here (exit 77)."""
 
     exit_code = 77
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` did you mean 'x'?`` for a name that nobody knows, where one that is known is close; else nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" did you mean '{found[0]}'?" if found else ""

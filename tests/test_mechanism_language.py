@@ -117,7 +117,7 @@ def test_a_cycle_of_fall_backs_is_refused_and_shown(tmp_path: Path) -> None:
 def test_not_toml_and_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not TOML"):
         load_mechanism(write_mechanism(tmp_path, "= 3"))
-    with pytest.raises(UsageError, match="no mechanism 'uffd': shipped are"):
+    with pytest.raises(UsageError, match=r"no mechanism 'uffd': did you mean 'uffd-wp'\? shipped are"):
         load_mechanism("uffd")
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
 from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.distributions import Distribution
@@ -83,7 +83,8 @@ def parse_axis(text: str, mechanisms: Sequence[str]) -> Axis:
     if mechanism.endswith(".fallback"):
         mechanism, name = mechanism.removesuffix(".fallback"), f"fallback.{name}"
     if not dot:
-        raise UsageError(f"--vary {text}: '{key}' is no cost: they are {', '.join(COST_NAMES)}; or MECHANISM.PARAMETER")
+        known = f"{nearest(key, COST_NAMES)} they are {', '.join(COST_NAMES)}"
+        raise UsageError(f"--vary {text}: '{key}' is no cost:{known}; or MECHANISM.PARAMETER")
     if mechanism not in mechanisms:
         raise UsageError(f"--vary {text}: '{mechanism}' is not in this sweep: -m {','.join(mechanisms)}")
     name = name.replace("-", "_")
@@ -92,8 +93,8 @@ def parse_axis(text: str, mechanisms: Sequence[str]) -> Axis:
     for other in loaded.fallback.values() if name.startswith("fallback.") else ():
         param = param or other.params.get(name.removeprefix("fallback."))
     if param is None:
-        known = ", ".join(loaded.params) or "none"
-        raise UsageError(f"--vary {text}: {mechanism} has no parameter '{name}': it has {known}")
+        known = f"{nearest(name, loaded.params)} it has {', '.join(loaded.params) or 'none'}"
+        raise UsageError(f"--vary {text}: {mechanism} has no parameter '{name}':{known}")
     unit = "ns" if param.unit == "ns" else "bytes" if param.unit.startswith("bytes") else "number"
     axis = Axis(mechanism, name, unit, _values(text, values, unit, param))
     for value in axis.values:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from faultreplay.cli.render import FORMATS
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_duration_ns, parse_rate_bytes
 
 if TYPE_CHECKING:
@@ -286,4 +286,5 @@ def check_settings(setup: Setup, names: Sequence[str], window_kinds: Iterable[st
     replayed |= {WINDOW_KINDS[kind] for kind in window_kinds if kind}
     for name, values in setup.settings.items():
         if name not in replayed:
-            raise UsageError(f"--set {name}.{next(iter(values))}: '{name}' is not replayed: add it with -m {name}")
+            what = f"--set {name}.{next(iter(values))}: '{name}' is not replayed"
+            raise UsageError(f"{what}:{nearest(name, sorted(replayed))} add it with -m {name}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.names import COST_NAMES
@@ -61,7 +61,7 @@ class CostTable(Mapping[str, Cost]):
     ) -> None:
         for key, cost in costs.items():
             if key not in COST_NAMES:
-                raise UsageError(f"unknown cost '{key}': the costs are {', '.join(COST_NAMES)}")
+                raise UsageError(f"unknown cost '{key}':{_known(key)}")
             if cost.provenance not in PROVENANCES:
                 raise UsageError(f"cost '{key}': provenance '{cost.provenance}' is none of {', '.join(PROVENANCES)}")
         self._costs = dict(costs)
@@ -95,6 +95,10 @@ class CostTable(Mapping[str, Cost]):
     def with_constants(self, **ns: float) -> CostTable:
         """The table with some costs set to constants of `ns`, marked as assumed."""
         return self.merge({k: Cost(Distribution.constant(v), "assumed", "set by the caller") for k, v in ns.items()})
+
+
+def _known(name: str) -> str:
+    return f"{nearest(name, COST_NAMES)} the costs are {', '.join(COST_NAMES)}"
 
 
 def list_costs() -> list[str]:
@@ -172,7 +176,7 @@ def save_costs(
 def _cost(file: TomlFile, name: str, entry: Any) -> Cost:
     place = ("costs", name)
     if name not in COST_NAMES:
-        raise file.fail(f"cost '{name}': unknown name; the costs are {', '.join(COST_NAMES)}", *place)
+        raise file.fail(f"cost '{name}': unknown name;{_known(name)}", *place)
     if not isinstance(entry, dict):
         raise file.fail("must be a table with value (or median and sigma, or quantiles), provenance and source", *place)
     for key in entry:

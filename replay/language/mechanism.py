@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_size_bytes
 from faultreplay.replay.language import expressions, inherit
 from faultreplay.replay.language import words as lang
@@ -168,7 +168,8 @@ class Mechanism:
                 continue
             param = self.params.get(key)
             if param is None:
-                raise UsageError(f"{self.name}: no parameter '{key}': it has {', '.join(self.params) or 'none'}")
+                has = f"{nearest(key, self.params)} it has {', '.join(self.params) or 'none'}"
+                raise UsageError(f"{self.name}: no parameter '{key}':{has}")
             values[key] = _in_bounds(number_in(raw, param.unit, f"{self.name}.{key}"), param, f"{self.name}.{key}")
         return replace(self, values=values, fallback=fallback)
 
@@ -202,7 +203,8 @@ def _load(text: str, above: tuple[str, ...]) -> _Reader:
         if not shipped:
             raise UsageError(f"{path}: no mechanism file to read: {error.strerror}") from None
         raise UsageError(
-            f"no mechanism '{text}': shipped are {', '.join(list_mechanisms())}; or give a .toml file"
+            f"no mechanism '{text}':{nearest(text, list_mechanisms())} shipped are {', '.join(list_mechanisms())}; "
+            "or give a .toml file"
         ) from None
     return _Reader(file, (*above, identity))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.reading import shown
@@ -151,7 +151,7 @@ def check_cost(value: Any, params: Sequence[str], place: str) -> None:
         try:
             parse_duration_ns(value)
         except UsageError as error:
-            known = f"unknown cost '{value}': the costs are {', '.join(COST_NAMES)}"
+            known = f"unknown cost '{value}':{nearest(value, COST_NAMES)} the costs are {', '.join(COST_NAMES)}"
             raise UsageError(f"{place}: {error if value[:1].isdigit() else known}") from None
 
 
@@ -162,7 +162,8 @@ def check_param(value: str, params: Sequence[str], place: str) -> None:
         UsageError: it is not.
     """
     if value[1:] not in params:
-        raise UsageError(f"{place}: unknown parameter '{value}': declared are {', '.join(params) or 'none'}")
+        declared = f"{nearest(value[1:], params)} declared are {', '.join(params) or 'none'}"
+        raise UsageError(f"{place}: unknown parameter '{value}':{declared}")
 
 
 def check_path(stages: Sequence[Stage], file: str, where: str) -> None:
