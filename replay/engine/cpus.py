@@ -26,6 +26,9 @@ FIRM_NS: Final = 5_000
 """A step of a fault that takes less than this is done to its end: kernel code is left at its end only (PREEMPT_NONE,
 VOLUNTARY and LAZY), and user code between two system calls is as short."""
 
+LONGEST_STRETCH_NS: Final = 1 << 40
+"""No event is further ahead: event times are added up in 62 bits, of which some are the slot's."""
+
 # slot: work still to do, on a CPU (1) or waiting for one (2), since when this stretch counts, the next in the run
 # queue, run queue, thread, the row whose sleep in think time is over, whether it has walked over the other sleepers,
 # whether this work is done without being preempted
@@ -77,7 +80,7 @@ def go_on(cpus: Any, slot: Any, now: Any) -> None:
     """`slot` has a CPU: its next event is the end of its work or of its slice."""
     tree, leaves, bits, th, tv, _queues, _on, _slice, _preempt = cpus
     who = th[slot, T_WHO]
-    stretch = th[slot, T_LEFT]
+    stretch = min(th[slot, T_LEFT], LONGEST_STRETCH_NS)
     if not th[slot, T_FIRM]:
         stretch = min(stretch, max(tv[who, V_DEADLINE] - tv[who, V_RUNTIME], 1))
     set_key(tree, leaves, slot, ((now + stretch) << bits) | slot)

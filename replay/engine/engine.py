@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.units import LONGEST_NS
+from faultreplay.replay.engine import checks
 from faultreplay.replay.engine import kernel as k
 from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.engine.checks import histogram_edges_ns  # noqa: F401, offered here
 from faultreplay.replay.engine.cpus import SLICE_NS
 from faultreplay.replay.engine.windows import Window, bound_by, guarded, refill_bytes, window_rows
 from faultreplay.replay.language.compiler import Compiler, Program, tracks_pages
@@ -134,6 +136,11 @@ def simulate(
         raise UsageError(f"retouch is recorded or working-set, not '{retouch}'")
     if cpus is not None and cpus < 1:
         raise UsageError(f"a host has at least one CPU, not {cpus}")
+    if cpus is not None and cpus > checks.MOST_CPUS:
+        raise UsageError(f"a host has at most {checks.MOST_CPUS} CPUs, not {cpus}")
+    if until_ns is not None and not 0 <= until_ns <= LONGEST_NS:
+        raise UsageError(f"until must be from 0 to 1e15 ns (11 days), not {until_ns}")
+    checks.check_workload(workload)
     counts = _counts(workload)
     bound = bound_by(mechanism, windows)
     refill = refill_bytes(bound, workload.page_bytes) if retouch == "working-set" else 0
@@ -157,6 +164,7 @@ def simulate(
         on_cpus=cpus is not None,
     ).program()
     rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
+    checks.check_windows(rules_rows, workload.faults * (mechanism.granule_bytes // workload.page_bytes))
     run = _Run(
         workload,
         mechanism,
@@ -185,13 +193,6 @@ def _preempt_ns(costs: Mapping[str, Cost], program: Program) -> int:
     return round(cost.distribution.quantile(0.5))
 
 
-def histogram_edges_ns() -> Ints:
-    """Lower bounds of the bins of `Result.histogram`, ns, and the upper bound of the last."""
-    first = np.arange(64, dtype=np.int64)
-    doublings = [(np.arange(32, 64, dtype=np.int64) << e) for e in range(1, 57)]
-    return np.concatenate([first, *doublings, np.array([64 << 56], np.int64)])
-
-
 class _Run:
     """Arrays for one call of the kernel."""
 
@@ -215,10 +216,8 @@ class _Run:
         self.windows, self.seed, self.loop, self.until, self.rows = windows, seed, loop, until_ns, rows
         self.cpus, self.pinned, self.write_again, self.preempt_ns = cpus, pinned, write_again, preempt_ns
         faults = workload.faults
-        # every row is written unless the run stops before its end
-        make = partial(np.full, fill_value=-1) if until_ns is not None else np.empty
-        self.start: Ints = make(faults if rows else 0, dtype=np.int64)
-        self.stall: Ints = make(faults if rows else 0, dtype=np.int64)
+        self.start: Ints = np.full(faults if rows else 0, -1, np.int64)
+        self.stall: Ints = np.full(faults if rows else 0, -1, np.int64)
         self.latency = np.full(faults if program.has_latency and rows else 0, -1, np.int64)
         self.histogram = np.zeros((len(CLASSES), o.HISTOGRAM_BINS if not rows else 1), np.int64)
         self.window_out = np.full((windows.shape[0], 2), -1, np.int64)
@@ -241,6 +240,9 @@ class _Run:
         while True:
             slots = special + (0 if is_open else accessors) + tails
             bits = max(1, (slots - 1).bit_length())
+            latest = max(int(times.max(initial=0)), int(self.windows[:, o.W_START].max(initial=0)))
+            if latest >= 1 << (62 - bits):
+                raise self._too_late(latest, slots)
             present = np.full(self.pages.tracked, k.NEVER, np.int64)
             self.sums = np.zeros((accessors, o.A_COLUMNS), np.int64)
             self.sums[:, o.A_KIND] = w.accessor_kind
@@ -293,15 +295,47 @@ class _Run:
                 self.histogram,
                 self.rows,
             )
-            if status == o.STATUS_OK:
-                self._count_moved()
+            if status in (o.STATUS_OK, o.STATUS_STOPPED):
+                self._close(status == o.STATUS_STOPPED, until)
                 return
-            if status == o.STATUS_TIME:
-                raise FaultreplayError(
-                    f"{self.mechanism.name}: simulated time passes {int(self.last) / 1e9:.0f} s, more than {slots} "
-                    "slots can count: replay a part of the trace, or give until"
+            if status == o.STATUS_STUCK:
+                raise checks.engine_error(
+                    self.mechanism.name,
+                    f"{self.events} events, and at {int(self.last)} ns no fault has ended for thousands of them",
                 )
+            if status == o.STATUS_TIME:
+                raise self._too_late(int(self.last), slots)
             tails = max(4 * tails, 4)
+
+    def _too_late(self, time_ns: int, slots: int) -> FaultreplayError:
+        return FaultreplayError(
+            f"{self.mechanism.name}: simulated time passes {time_ns / 1e9:.0f} s, more than can be counted with "
+            f"{slots} faults under way: replay a part of the trace, or look for a cost that is too long"
+        )
+
+    def _close(self, stopped: bool, until: int) -> None:
+        """Sums up to the end of the run, and whether they agree."""
+        end = self.sums[:, o.S_END]
+        ran = (end > 0) | ((np.diff(self.w.accessor_start) > 0) & (self.loop == "closed"))
+        whole = max(int((end + self.w.tail_ns).max(initial=0, where=ran)), int(self.last))
+        self.run_time = until if stopped else whole
+        checks.close_resources(self.resource_out, self.run_time)
+        checks.check_run(
+            checks.Books(
+                self.mechanism.name,
+                self.program,
+                self.sums,
+                self.resource_out,
+                self.start,
+                self.stall,
+                self.histogram,
+                self.run_time,
+                self.cpus,
+                int(self.cpu_work),
+                stopped,
+            )
+        )
+        self._count_moved()
 
     def _count_moved(self) -> None:
         """Bytes over links without a limit: the kernel does not see them, so they are counted by class."""
@@ -367,11 +401,6 @@ class _Run:
         if self.cpus:
             resources["cpus"] = ResourceUse("servers", self.cpus, 1, int(self.cpu_work), 0, 0, 0, 0)
         spans = tuple((int(a), int(b)) for a, b in self.window_out if a >= 0)
-        ends = np.where(self.sums[:, o.S_END] > 0, self.sums[:, o.S_END] + w.tail_ns, self.sums[:, o.S_END])
-        run_time = int(max(ends.max(initial=0), self.last))
-        if self.loop == "closed":
-            idle = np.diff(w.accessor_start) == 0
-            run_time = max(run_time, int((self.sums[:, o.S_END] + w.tail_ns)[~idle].max(initial=0)))
         return Result(
             mechanism=self.mechanism.name,
             params=dict(self.mechanism.values),
@@ -389,7 +418,7 @@ class _Run:
             window_stall_ns=self.sums[:, o.S_STOPPED],
             refaults=self.sums[:, o.S_REFAULTED],
             refault_stall_ns=self.sums[:, o.S_REFAULT_NS],
-            run_time_ns=run_time,
+            run_time_ns=self.run_time,
             resources=resources,
             bytes_moved=sum(r.bytes_moved for r in resources.values()),
             hazards=self._hazards(rules, spans),

@@ -34,6 +34,7 @@ from faultreplay.replay.engine.cpus import (
     T_WALKED,
     T_WHO,
     V_COLUMNS,
+    charge,
     dequeue,
     give_up,
     hand_over,
@@ -64,6 +65,8 @@ _U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
 )  # fmt: skip
 PC_ARRIVE, PC_START, PC_NOTHING, PC_RESUME = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING, o.PC_RESUME
 TAIL_AWAKE = o.TAIL_AWAKE
+OK, STOPPED, MORE_SLOTS = o.STATUS_OK, o.STATUS_STOPPED, o.STATUS_MORE_SLOTS
+TIME_LIMIT, STUCK = o.STATUS_TIME, o.STATUS_STUCK
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
 TIMES_WAITERS = o.TIMES_WAITERS
 # columns of a slot, of a resource instance and of an accessor; the latter two have what is reported behind them
@@ -125,7 +128,7 @@ def histogram_bin(ns: Any) -> Any:
 
 
 @jit
-def run_program(  # noqa: PLR0912, PLR0915, PLR0917
+def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     ops: Any, tables: Any, path_pc: Any, seed: Any,
     ac: Any, think: Any, asleep: Any, cls: Any, access: Any, recorded: Any,
     flags: Any, granule: Any, shard: Any, uniform: Any,
@@ -193,6 +196,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
     source_next = 0
     events = 0
     last = np.int64(0)
+    status = OK
 
     if have_windows:
         set_key(tree, leaves, SLOT_WINDOW, (windows[0, 0] << slot_bits) | SLOT_WINDOW)
@@ -212,6 +216,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
             ready_count += 1
     now = np.int64(0)
 
+    # a run without progress ends: so many events with no fault's end, or for each CPU a sixteenth of so many slices
+    stride = np.int64(20_000) + 8 * slots * ops.shape[0]
+    look_at = stride
+    progress = np.int64(-1)
+    looked = np.int64(0)
+    retries = np.int64(0)
+
     while True:
         if ready_count > 0:
             ready_count -= 1
@@ -220,12 +231,23 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
             top = tree[1]
             if top == INF:
                 break
+            if events >= look_at:
+                done = retries + push_next + source_next + window_next
+                for a in range(accessors):
+                    done += ac[a, S_FAULTS] + ac[a, S_REFAULTED]
+                slices = (now - looked) // slice_ns * max(cpus, 1) * 16
+                if done == progress and (not cpus or slices < stride):
+                    return STUCK, now, events, queues[:, Q_WORK].sum()
+                progress = done
+                looked = now
+                look_at = events + stride
             now = top >> slot_bits
             slot = top & slot_mask
             if now > until:
+                status = STOPPED
                 break
             if now >= time_limit:
-                return 2, now, events, queues[:, Q_WORK].sum()
+                return TIME_LIMIT, now, events, queues[:, Q_WORK].sum()
             events += 1
 
             if slot < first:
@@ -244,6 +266,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     window_out[w, 0] = w_begin
                     window_out[w, 1] = w_end
                     hold_end = w_end + windows[w, 6]
+                    if hold_end >= time_limit:
+                        return TIME_LIMIT, now, events, queues[:, Q_WORK].sum()
                     if windows[w, 10]:
                         epoch += 1
                     if not open_loop:
@@ -253,7 +277,9 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             main = first + a
                             waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
                             stopped = (w_stops >> ac[a, A_KIND]) & 1
-                            if cpus and stopped and st[main, PC] == PC_ARRIVE and th[main, T_STATE] != AWAY:
+                            if not stopped or (ac[a, A_RESUME] >= hold_end and ac[a, A_REFAULTS] == 0):
+                                continue
+                            if cpus and st[main, PC] == PC_ARRIVE and th[main, T_STATE] != AWAY:
                                 # what it has left to think is taken off its CPU, or out of the queue for one
                                 if th[main, T_STATE] == ON:
                                     give_up(host, main, now)
@@ -265,17 +291,16 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                                 queues[th[main, T_QUEUE], Q_WORK] -= left
                                 st[main, CLOCK] = now + left
                                 waiting = True
-                            if waiting and stopped:
+                            if waiting:
                                 resumed = ac[a, A_RESUME]
-                                if resumed < hold_end or ac[a, A_REFAULTS] > 0:
-                                    went_on = max(resumed, now)
-                                    ac[a, A_LEFT] = max(st[main, CLOCK] - went_on, 0)
-                                    again = max(resumed, hold_end)
-                                    ac[a, S_STOPPED] += again - went_on
-                                    st[main, PC] = PC_START
-                                    st[main, CLOCK] = again
-                                    ac[a, A_RESUME] = again
-                                    set_key(tree, leaves, main, (again << slot_bits) | main)
+                                went_on = max(resumed, now)
+                                ac[a, A_LEFT] = max(st[main, CLOCK] - went_on, 0)
+                                again = max(resumed, hold_end)
+                                ac[a, S_STOPPED] += again - went_on
+                                st[main, PC] = PC_START
+                                st[main, CLOCK] = again
+                                ac[a, A_RESUME] = again
+                                set_key(tree, leaves, main, (again << slot_bits) | main)
                     w_end = hold_end if w_stops else w_end
                     if window_next < window_count:
                         key = (max(windows[window_next, 0], w_end) << slot_bits) | SLOT_WINDOW
@@ -300,6 +325,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             present_at[g] = rs[link, FREE_AT] + push[2]
                     if push_next < push_order.size:
                         at = max(rs[link, FREE_AT] - push[3], now + 1)
+                        if at >= time_limit:
+                            return TIME_LIMIT, now, events, queues[:, Q_WORK].sum()
                         set_key(tree, leaves, SLOT_PUSH, (at << slot_bits) | SLOT_PUSH)
                     else:
                         set_key(tree, leaves, SLOT_PUSH, INF)
@@ -313,7 +340,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 else:
                     set_key(tree, leaves, SLOT_SOURCE, INF)
                 if free_count == 0:
-                    return 1, now, events, queues[:, Q_WORK].sum()
+                    return MORE_SLOTS, now, events, queues[:, Q_WORK].sum()
                 free_count -= 1
                 slot = free_slots[free_count]
                 low, high = 0, accessors
@@ -459,7 +486,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                                 word = draw >> 2
                                 bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
                             each += sample(tables, ops[up, 7], bits, draw)
-                        t += each * others
+                        t += min(each, time_limit) * others
                     if cpus and t > now:  # the waker's own work, after which it wakes
                         th[us, T_WALKED] = 1
                         want(host, slot, now, t - now, 0)
@@ -479,24 +506,32 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         joined[g] = -1
                     while joiner >= 0:
                         following = st[joiner, NEXT]
-                        if queue >= 0:
-                            rs[queue, SLEEPERS] -= 1
+                        # its own wake, from where it sleeps: another class or kind of accessor has another path
+                        own = np.uintp(ops[np.uintp(st[joiner, PC]), 1])
+                        if ops[np.uintp(st[joiner, PC]), 2]:
+                            rs[
+                                instance(ops[own, 4], ops[own, 5], st[joiner, WHO], shard, st[joiner, ROW]), SLEEPERS
+                            ] -= 1
+                        if ac[st[joiner, WHO], A_KIND] == 0:
+                            stage2_epoch[g] = epoch
                         if cpus:
                             st[joiner, PC] = PC_RESUME
-                            draw = ops[up, 3]
-                            latency = t - now + ops[up, 1]
-                            if ops[up, 2] >= 0:
-                                pair = np.int64(ops[up, 9] != TAIL_AWAKE and queues[th[joiner, T_QUEUE], Q_FREE] == 0)
+                            draw = ops[own, 3]
+                            latency = t - now + ops[own, 1]
+                            if ops[own, 2] >= 0:
+                                pair = np.int64(ops[own, 9] != TAIL_AWAKE and queues[th[joiner, T_QUEUE], Q_FREE] == 0)
                                 bits = draw_bits(seed, st[joiner, DRAW], draw >> 2)
                                 word = np.int64(-1)
-                                latency += sample(tables, ops[up, 2] + pair, bits, draw)
+                                latency += sample(tables, ops[own, 2] + pair, bits, draw)
+                            th[joiner, T_QUEUE] = st[joiner, WHO] % run_queues  # it may have slept as another thread
+                            th[joiner, T_WHO] = st[joiner, WHO]
                             want(host, joiner, now, latency, 0)
                             joiner = following
                             continue
-                        wake = ops[up, 1]
-                        if ops[up, 2] >= 0:
-                            draw = ops[up, 3]
-                            wake += sample(tables, ops[up, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
+                        wake = ops[own, 1]
+                        if ops[own, 2] >= 0:
+                            draw = ops[own, 3]
+                            wake += sample(tables, ops[own, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
                         resumes = max(t, st[joiner, CLOCK]) + wake
                         stall = resumes - st[joiner, SINCE]
                         if keep_rows:
@@ -534,7 +569,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                             break
                     elif ops[up, 9]:
                         if free_count == 0:
-                            return 1, now, events, queues[:, Q_WORK].sum()
+                            return MORE_SLOTS, now, events, queues[:, Q_WORK].sum()
                         free_count -= 1
                         tail = free_slots[free_count]
                         st[tail, PC] = pc + 1
@@ -551,8 +586,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         else:
                             th[tail, T_QUEUE] = th[us, T_QUEUE]
                             th[tail, T_WHO] = th[us, T_WHO]
+                    pc = PC_RESUME
                     if ops[up, 9] != TAIL_AWAKE and resumes > now:
-                        pc = PC_RESUME
                         if th[us, T_STATE] == ON:  # whoever woke it is done, and leaves the CPU to who waits
                             give_up(host, slot, now)
                         th[us, T_QUEUE] = acc % run_queues
@@ -560,11 +595,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                         want(host, slot, now, resumes - now, 0)
                         key = tree[leaves + slot]
                         break
-                    if ops[up, 9] != TAIL_AWAKE:
-                        th[us, T_QUEUE] = acc % run_queues
-                        th[us, T_WHO] = acc
                     t = resumes
-                    pc = PC_RESUME
                     continue
                 stall = resumes - st[us, SINCE]
                 if row < 0:
@@ -592,7 +623,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     continue
                 if ops[up, 9]:  # what follows is done by others while the accessor runs
                     if free_count == 0:
-                        return 1, now, events, queues[:, Q_WORK].sum()
+                        return MORE_SLOTS, now, events, queues[:, Q_WORK].sum()
                     free_count -= 1
                     tail = free_slots[free_count]
                     st[tail, PC] = pc + 1
@@ -611,9 +642,15 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 t = resumes
                 pc = PC_START
             elif op == RESUME:  # only where CPUs are counted: woken, it runs when it has one
+                if th[us, T_WHO] != acc:  # a server's thread brought it here, on that thread's CPU
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    th[us, T_QUEUE] = acc % run_queues
+                    th[us, T_WHO] = acc
                 if th[us, T_STATE] != ON:
                     want(host, slot, now, 0, 0)
-                    if th[us, T_STATE] != ON:
+                    if th[us, T_STATE] != ON or th[us, T_LEFT] > 0:  # it took another's CPU: it pays for that first
+                        key = tree[leaves + slot]
                         break
                 # as at WAKE without CPUs; one inlined function for both made every replay take twice as long
                 stall = t - st[us, SINCE]
@@ -640,6 +677,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     break
                 pc = PC_START
             elif op == START:
+                if t >= time_limit:
+                    break
                 if cpus and t > now:
                     key = (t << slot_bits) | slot
                     break
@@ -694,7 +733,8 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     break
                 if cpus and left == 0 and th[us, T_STATE] != ON:  # nobody touches memory without a CPU
                     want(host, slot, now, 0, 1)
-                    if th[us, T_STATE] != ON:
+                    if th[us, T_STATE] != ON or th[us, T_LEFT] > 0:
+                        key = tree[leaves + slot]
                         pc = PC_ARRIVE
                         break
                 if cpus and left > 0:
@@ -784,7 +824,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     t = max(t, at)
                     wake_pc = ops[up, 1]
                     queue = ops[wake_pc, 4]
-                    if queue >= 0:
+                    if ops[up, 2]:
                         queue = instance(queue, ops[wake_pc, 5], acc, shard, row)
                         rs[queue, SLEEPERS] -= 1
                     t += ops[wake_pc, 1]
@@ -855,6 +895,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 if ops[up, 2] >= 0:
                     draw = ops[up, 3]
                     each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
+                each = min(each, time_limit)
                 pc += 1
                 if cpus and each * count > 0:
                     want(host, slot, now, each * count, 0)
@@ -879,6 +920,13 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                     break
             elif op == RECORDED:
                 if row >= 0 and recorded.size and recorded[row] > 0:
+                    if cpus and t > now:  # asleep until then
+                        if th[us, T_STATE] == ON:
+                            want(host, slot, now, t - now, 0)
+                            key = tree[leaves + slot]
+                        else:
+                            key = (t << slot_bits) | slot
+                        break
                     if cpus and recorded[row] < ops[up, 1]:
                         want(host, slot, now, recorded[row], 0)
                         key = tree[leaves + slot]
@@ -893,6 +941,7 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
                 chance = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2) >> (np.uint64(draw & 3) * _U16)
                 if st[us, TRY] < ops[up, 3] and np.int64(chance & _UMASK) < ops[up, 1]:
                     st[us, TRY] += 1
+                    retries += 1
                     word = np.int64(-1)
                     pc = ops[up, 2]
                 else:
@@ -915,6 +964,15 @@ def run_program(  # noqa: PLR0912, PLR0915, PLR0917
         st[us, DRAW] = draw_row
         if cpus and th[us, T_STATE] == ON and th[us, T_LEFT] <= 0:  # it waits for something else than time
             give_up(host, slot, now)
+        if t >= time_limit:
+            return TIME_LIMIT, t, events, queues[:, Q_WORK].sum()
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
-    return 0, last, events, queues[:, Q_WORK].sum()
+    if status == STOPPED and cpus:
+        # what was to be done on CPUs and has not been done is no work
+        for q in range(run_queues):
+            charge(host, q, until)
+        for slot in range(slots):
+            if th[slot, T_STATE] != AWAY and th[slot, T_LEFT] > 0:
+                queues[th[slot, T_QUEUE], Q_WORK] -= th[slot, T_LEFT]
+    return status, last, events, queues[:, Q_WORK].sum()

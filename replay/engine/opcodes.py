@@ -18,7 +18,7 @@ UNLESS: Final = 5  # condition mask, target pc when it does not hold
 COMPLETE: Final = 6  # the content is there for the task: end of the fault's latency
 START: Final = 7  # the accessor runs: think, then the next fault
 RELEASE_ONE: Final = 8  # instance, per: of a single server, whose next holder may be told ahead of time
-COALESCE: Final = 9  # pc of the path's wake
+COALESCE: Final = 9  # pc of the path's wake, 1: the accessor sleeps on that wake's queue
 # from here on what is shared is touched: only at the event's own time
 SHARED: Final = 10
 ACQUIRE: Final = 10  # instance, per, idle const_ns, idle table, idle draw, single server
@@ -69,7 +69,12 @@ W_EMPTIES: Final = 10  # 1: stage 2 is empty afterwards
 W_RETOUCH: Final = 11  # 1: what was touched is touched again at once
 W_COLUMNS: Final = 12
 
-# columns of a resource instance: eight of state, of which the engine sets one, then what is reported
+# columns of a resource instance: eight of state, of which the engine sets the last, then what is reported
+R_FREE: Final = 0  # servers
+R_FREE_AT: Final = 1  # when the last one was or will be given back; of a link: when all that was asked for is through
+R_QUEUED: Final = 4  # who waits
+R_BEGIN: Final = 5  # when the last hold that had to be waited for began or will begin
+R_SLEEPERS: Final = 6  # of a wait queue
 R_SERVERS: Final = 7
 R_BUSY: Final = 8
 R_ACQUIRED: Final = 9
@@ -102,6 +107,8 @@ SPECIAL_SLOTS: Final = 4
 STATUS_OK: Final = 0
 STATUS_MORE_SLOTS: Final = 1
 STATUS_TIME: Final = 2
+STATUS_STUCK: Final = 3
+STATUS_STOPPED: Final = 4  # at `until`, with something left to do
 
 HISTOGRAM_BINS: Final = 64 * 32
 

@@ -178,11 +178,13 @@ class Compiler:
         labels: dict[str, int] = {}
         wake_pc = -1
         awake = False
+        slept = False
         waiting: list[int] = []
         barrier = first
         returned_to = {stage.operand for stage in stages if stage.verb == "retry"}
         for stage in stages:
             skip = -1
+            slept |= stage.verb == "sleep"
             if stage.options.get("label") in returned_to:
                 labels[stage.options["label"]] = barrier = len(self.ops)
             if "when" in stage.options:
@@ -190,7 +192,7 @@ class Compiler:
                 barrier = len(self.ops)
             if stage.verb == "coalesce":
                 if self.shared:
-                    waiting.append(self.emit(o.COALESCE))
+                    waiting.append(self.emit(o.COALESCE, -1, int(slept)))
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
                 awake = bool(stage.options.get("awake"))

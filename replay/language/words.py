@@ -239,6 +239,8 @@ class _Path:
             raise self.fail(stage, f"'{name}' is acquired and released under different conditions")
 
     def sleep(self, stage: Stage) -> None:
+        if "when" in stage.options:
+            raise self.fail(stage, "a sleep cannot depend on 'when': the wake does not")
         if stage.operand in self.asleep:
             raise self.fail(stage, f"sleeps twice on '{stage.operand}': nobody wakes it in between")
         self.asleep[stage.operand] = stage
@@ -248,6 +250,8 @@ class _Path:
             raise self.fail(stage, "coalesce must stand before the wake")
         if "coalesce" in self.once:
             raise self.fail(stage, "a second coalesce: the fault would wait for itself")
+        if self.held:
+            raise self.fail(stage, f"coalesce while '{next(iter(self.held))}' is held: who joins never gives it back")
 
     def retry(self, stage: Stage) -> None:
         if stage.operand not in self.labels:
