@@ -9,7 +9,7 @@ SAMPLE ?= sample-traces/guest-uffd-missing.trace
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo test lint slow kernels postcopy check bpf bench soak lock clean
+.PHONY: help demo test lint slow kernels postcopy check bpf recorder bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -37,6 +37,10 @@ check: lint test  ## style, types, imports and the tests
 
 bpf: $(VENV)/.installed  ## compile the BPF programs once for all hosts (needs clang and libbpf-dev)
 	$(BIN)/python -m faultreplay.collect.backends.build_precompiled
+
+recorder: $(VENV)/.installed  ## dist/faultreplay-recorder.pyz: one file that records on a host with Python and libbpf1
+	$(PIP) shiv==1.0.8
+	$(BIN)/python scripts/make_recorder.py
 
 bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
 	$(BIN)/python benchmarks/engine.py

@@ -150,3 +150,27 @@ def test_a_file_is_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for verb in ("inspect", "compare", "validate", "report", "calibrate"):
         assert cli._exit_code([verb, str(tmp_path / "x.txt")]) == 2
         assert "a trace is a directory" in capsys.readouterr().err
+
+
+def test_the_recorder_alone_says_what_it_cannot_do(empty_trace: Path) -> None:
+    """The one-file recorder has neither numba nor polars: recording and the header work, the rest says what lacks."""
+    without = (
+        "import sys\n"
+        "for name in ('numba', 'polars', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from faultreplay.cli import main as cli\n"
+        "sys.exit(cli._exit_code(sys.argv[1:]))\n"
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", without, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    done = run("inspect", "--header", str(empty_trace))
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "empty"), done.stderr
+    assert run("record", "--help").returncode == run("doctor", "--help").returncode == 0
+    for verb in ("inspect", "compare"):
+        done = run(verb, str(empty_trace))
+        assert done.returncode == 5
+        assert done.stderr.count("\n") == 1
+        assert "this needs polars, which is not installed here" in done.stderr

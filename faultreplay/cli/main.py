@@ -93,6 +93,14 @@ def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an e
     except MemoryError:
         _say("out of memory: use a smaller part of the trace (-d, --until) or a larger machine")
         return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("faultreplay") or os.environ.get("FAULTREPLAY_DEBUG"):
+            raise
+        _say(
+            f"this needs {error.name}, which is not installed here: this installation records, and shows what it "
+            "recorded with 'inspect --header'; pip install faultreplay brings the rest"
+        )
+        return 5
     except Exception as error:
         if os.environ.get("FAULTREPLAY_DEBUG"):
             raise

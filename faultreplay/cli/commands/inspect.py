@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultreplay.cli.imported_view import imported_facts, losses_words
+from faultreplay.cli.header_view import facts_of, header_report
 from faultreplay.cli.options import output_format, output_options, trace_argument
 from faultreplay.cli.render import Column, Report, check_output, emit, put
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.inspection import Inspection
-    from faultreplay.faulttrace.meta import WindowSpan
 
 _BAR = 40
 
@@ -25,26 +24,31 @@ _BAR = 40
 @click.option(
     "--truth", "with_truth", is_flag=True, help="Hold the stitched stalls against the lab's own clock (lab traces)."
 )
+@click.option("--header", is_flag=True, help="Only what the trace says of itself, at once: no event is read.")
 @click.option("--events", "with_events", is_flag=True, help="Also list the raw events by kind.")
 @output_options
 def command(
-    trace: Path, *, with_truth: bool, with_events: bool, fmt: str | None, output: Path | None, force: bool
+    trace: Path, *, with_truth: bool, header: bool, with_events: bool, fmt: str | None, output: Path | None, force: bool
 ) -> None:
     """Show what TRACE holds: host, probes, losses, faults joined and not, stalls and where their time went."""
-    from faultreplay.analysis.compare.inspection import inspect_trace
-    from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.faulttrace.store import open_trace
 
     chosen = output_format(fmt, output)
     if output is not None:
         check_output(output, force=force)
     opened = open_trace(trace)
+    if header:
+        emit(header_report(opened), chosen, output, force=force)
+        return
     if with_truth:
         from faultreplay.analysis.judge.accuracy import accuracy_of
         from faultreplay.cli.accuracy_view import accuracy_report
 
         emit(accuracy_report(accuracy_of(opened)), chosen, output, force=force)
         return
+    from faultreplay.analysis.compare.inspection import inspect_trace
+    from faultreplay.cli.qemu_view import qemu_reports
+
     inspection = inspect_trace(opened)
     qemu = qemu_reports(opened)
     if chosen == "table" and qemu and not opened.event_rows and not inspection.faults:
@@ -158,50 +162,7 @@ def _title(inspection: Inspection) -> str:
 
 
 def _facts_as_notes(inspection: Inspection) -> list[str]:
-    meta = inspection.meta
-    host = meta.host
-    machine = [host.distro, f"kernel {host.kernel}" if host.kernel else "", host.cpu_model]
-    machine += [f"{host.cpus} CPUs" if host.cpus else "", format_bytes(host.mem_bytes) if host.mem_bytes else ""]
-    facts = [*inspection.notes]
-    facts.append(f"host: {', '.join(part for part in machine if part) or 'not known'}; KVM: {host.kvm_flavour}")
-    facts.append(f"clock: {meta.clock.name}, from {meta.clock.start_realtime or 'an unknown time'} ({meta.origin})")
-    if meta.command:
-        facts.append(f"command: {' '.join(meta.command)}")
-    if meta.mechanism is not None:
-        settings = ", ".join(f"{key}={value}" for key, value in meta.mechanism.params.items())
-        facts.append(f"mechanism: {meta.mechanism.name}" + (f" ({settings})" if settings else ""))
-    for target in meta.targets:
-        roles: dict[str, int] = {}
-        for thread in target.threads:
-            roles[thread.role] = roles.get(thread.role, 0) + 1
-        crew = ", ".join(f"{count} {role}" for role, count in roles.items())
-        known = ", ".join(part for part in (target.role, target.name, crew) if part)
-        facts.append(f"target: {target.comm or '(name unknown)'} {target.tgid}" + (f" ({known})" if known else ""))
-    attached = sum(probe.status == "attached" for probe in meta.probes)
-    facts.append(f"probes: {attached} attached" if meta.probes else "probes: none named")
-    absent: dict[str, list[str]] = {}
-    for probe in meta.probes:
-        if probe.status in ("missing", "shed"):
-            absent.setdefault(f"{probe.status}, {probe.reason or 'no reason given'}", []).append(probe.name)
-    facts += [f"probes {why}: {', '.join(names)}" for why, names in absent.items()]
-    facts.append(losses_words(meta))
-    facts += imported_facts(meta)
-    cost = meta.recorder
-    if cost.backend:
-        share = f" ({100 * cost.cpu_ns / inspection.duration_ns:.0f} % of one)" if inspection.duration_ns else ""
-        facts.append(
-            f"recorder: {cost.backend}, {format_ns(cost.cpu_ns)} of CPU{share}, "
-            f"{format_bytes(cost.max_rss_bytes)} resident, ring {format_bytes(cost.ring_bytes)}"
-        )
-    for label, windows in (("window told", meta.windows), ("window seen", inspection.windows)):
-        facts += [f"{label}: {_window(window, meta.clock.start_ns)}" for window in windows[:5]]
-        if len(windows) > 5:
-            facts.append(f"{label}: and {len(windows) - 5} more")
-    return facts
-
-
-def _window(window: WindowSpan, start_ns: int) -> str:
-    return f"{window.kind} at {format_ns(window.start_ns - start_ns)} for {format_ns(window.end_ns - window.start_ns)}"
+    return [*inspection.notes, *facts_of(inspection.meta, inspection.duration_ns, inspection.windows)]
 
 
 def _histogram(inspection: Inspection) -> list[str]:
