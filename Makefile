@@ -9,7 +9,7 @@ SAMPLE ?= sample-traces/guest-uffd-missing.trace
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo test lint slow kernels postcopy check bpf recorder bench soak lock clean
+.PHONY: help demo test lint slow kernels postcopy check bpf recorder fuzz loop mutate bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -42,6 +42,9 @@ recorder: $(VENV)/.installed  ## dist/faultreplay-recorder.pyz: one file that re
 	$(PIP) shiv==1.0.8
 	$(BIN)/python scripts/make_recorder.py
 
+fuzz: $(VENV)/.installed-dev  ## nearly right inputs through every reader and option (FUZZ_INPUTS=2000 FUZZ_SECONDS=1800)
+	$(BIN)/python tests/fuzz/run.py --inputs $(or $(FUZZ_INPUTS),2000) --seconds $(or $(FUZZ_SECONDS),1800)
+
 bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
 	$(BIN)/python benchmarks/engine.py
 
@@ -67,6 +70,7 @@ lock:  ## make the lock files anew from pyproject.toml
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra plot -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra dev --extra dask -o requirements-dev.lock pyproject.toml
+	sed -i "s/^atheris==\([^ ]*\) /atheris==\1 ; platform_machine == 'x86_64' and python_version < '3.14' /" requirements-dev.lock
 
 clean:  ## remove the venv and the caches
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
