@@ -53,8 +53,9 @@ class Lexer:
     def block(self, first: int, lines: list[str]) -> tuple[pl.DataFrame, list[LostEvents | BadLine]]:
         """Events of a block (line, who, ts_ns, digits, event, text) in its order, and what else was in it."""
         raw = pl.Series("raw", lines, pl.String)
-        frame, others = pl.DataFrame(schema=_COLUMNS), list(enumerate(lines, start=first))
-        if self.fast:
+        if not self.fast:
+            frame, others = pl.DataFrame(schema=_COLUMNS), list(enumerate(lines, start=first))
+        else:
             frame, rest = self._by_columns(raw, first)
             others = list(zip(rest.to_list(), raw.gather(rest - first).to_list(), strict=True))
         slow, odd = self._line_by_line(others)

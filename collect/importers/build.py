@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 
 from faultreplay.collect.backends.probes import PROBES
 from faultreplay.collect.importers.calls import REASONS, Calls
@@ -126,10 +127,10 @@ class Builder:
 
     def _note_vcpus(self, raw: RawColumns, kind: Kind) -> None:
         if kind == Kind.KVM_EXIT:
-            self._reasons.update(np.unique(raw.fields["exit_reason"]).tolist())
+            self._reasons.update(pl.Series(raw.fields["exit_reason"]).unique().to_list())
         if kind in (Kind.KVM_ENTRY, Kind.KVM_EXIT):
             vcpus = raw.fields.get("vcpu_id", np.full(len(raw.tid), -1))
-            for tid, vcpu in np.unique(np.stack([raw.tid, vcpus]), axis=1).T.tolist():
+            for tid, vcpu in pl.DataFrame({"tid": raw.tid, "vcpu": vcpus}).unique().iter_rows():
                 self._vcpu[tid] = max(vcpu, self._vcpu.get(tid, -1))
 
     @property

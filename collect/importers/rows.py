@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from faultreplay.collect.importers.raw import Raw, RawColumns
@@ -57,15 +58,15 @@ class Rows:
         """Add rows as `add` does; which of them are of a thread that is not the idle one."""
         who = raw.tid if tid is None else tid
         kept = who > 0
-        people, index = np.unique(who, return_inverse=True)
-        tgid = np.array([self.tgid.get(one, one) for one in people.tolist()])[index]
+        people = np.sort(pl.Series(who).unique().to_numpy())
+        tgid = np.array([self.tgid.get(one, one) for one in people.tolist()])[np.searchsorted(people, who)]
         rows: dict[str, Any] = {_LINE: raw.line, "ts_ns": raw.ts_ns, "cpu": raw.cpu, "tgid": tgid, "tid": who}
         rows |= {"kind": np.full(len(who), int(kind)), "fd": np.full(len(who), -1), "vcpu": np.full(len(who), -1)}
         for name in ("addr", "ip", "code", "size", "value", "dur_ns"):
             rows[name] = np.zeros(len(who), dtype=np.uint64 if name in _UNSIGNED else np.int64)
         for name, values in columns.items():
             rows[name] = values.astype(np.uint64) if name in _UNSIGNED else values
-        self._tables.append({name: values[kept].astype(_DTYPES.get(name, np.int64)) for name, values in rows.items()})
+        self._tables.append({name: values[kept].astype(_dtype(name)) for name, values in rows.items()})
         return kept
 
     def take(self) -> tuple[pa.Table, npt.NDArray[np.int64]]:
@@ -74,15 +75,18 @@ class Rows:
         Raises:
             ValueError: a number does not fit into its column.
         """
-        lines = [np.array([row.pop(_LINE) for row in self._single], dtype=np.int64)]
-        try:
-            tables = [pa.Table.from_pylist(self._single, EVENTS)]
-            for columns in self._tables:
-                lines.append(columns.pop(_LINE))
-                tables.append(pa.Table.from_pydict(columns, EVENTS))
-        except (pa.ArrowInvalid, OverflowError) as error:
-            raise ValueError(f"a number does not fit into its column: {str(error).splitlines()[0]}") from None
+        parts = {
+            name: [np.array([row[name] for row in self._single], dtype=_dtype(name))] for name in (_LINE, *_COLUMNS)
+        }
+        for table in self._tables:
+            for name, values in table.items():
+                parts[name].append(values)
+        whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
         self._single, self._tables = [], []
-        line = np.concatenate(lines)
-        order = np.argsort(line, kind="stable")
-        return pa.concat_tables(tables).take(pa.array(order)), line[order]
+        order = np.argsort(whole[_LINE], kind="stable")
+        columns = [pa.array(whole[field.name][order], field.type) for field in EVENTS]
+        return pa.Table.from_arrays(columns, schema=EVENTS), whole[_LINE][order]
+
+
+def _dtype(name: str) -> Any:
+    return _DTYPES.get(name, np.int64)
