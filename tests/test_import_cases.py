@@ -308,3 +308,20 @@ def test_an_error_keeps_the_trace_that_was_there(tmp_path: Path) -> None:
     with pytest.raises(FaultreplayError):
         imported("x.txt", "trace-cmd", tmp_path, "rubbish\n")
     assert open_trace(tmp_path / "x.txt.trace").event_rows == 3
+
+
+def test_differences_in_place_of_times_are_refused(tmp_path: Path) -> None:
+    text = "".join(f"  q 12/13 [001] 0.0000{(7 * n) % 50:02}: {EVENT}\n" for n in range(200))
+    with pytest.raises(IncompleteData, match=r"times go backwards.*--deltatime"):
+        imported("x.txt", "perf-script", tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("comm", "vcpu"),
+    [("CPU 3/KVM", 3), ("fc_vcpu 1", 1), ("vcpu2", 2), ("crosvm_vcpu0", 0), ("VCPU-7", 7), ("qemu", -1)],
+)
+def test_vcpus_by_name_where_the_events_have_no_number(comm: str, vcpu: int, tmp_path: Path) -> None:
+    trace = imported(
+        "x.txt", "trace-cmd", tmp_path, f"  {comm}-12 [000] 1.5: kvm_page_fault: address 1000 error_code 2\n"
+    )
+    assert [(t.role, t.vcpu) for target in trace.meta.targets for t in target.threads] == [("vcpu", vcpu)]

@@ -26,7 +26,7 @@ from faultreplay.collect.importers.layouts import (
     parse_who,
     without_printk,
 )
-from faultreplay.collect.importers.raw import BadLine, LostEvents, Source
+from faultreplay.collect.importers.raw import BACKWARDS, BadLine, LostEvents, Source
 
 _NAME: Final = {"trace-cmd": r"^[A-Za-z0-9_.-]+$", "perf-script": r"^[A-Za-z0-9_.-]+:[A-Za-z0-9_.*-]+$"}
 _HEADER: Final = re.compile(r"^# (os release|arch|cpudesc|nrcpus online|cmdline|clockid)\s*: ?(.+)$")
@@ -188,7 +188,7 @@ class Lexer:
             & (pl.col("text") == before[3]),
         )  # fmt: skip
         for name, what in (
-            ("back", "times before that of the line above"),
+            ("back", BACKWARDS),
             ("twice", "lines that repeat the last one"),
         ):
             lines = found.filter(name)["line"]

@@ -39,6 +39,9 @@ _BARE: Final = {
     "sched:sched_process_exit": Kind.THREAD_EXIT,
     "sched:sched_process_exec": Kind.PROCESS_EXEC,
 }
+_VCPU_NAME: Final = re.compile(r"^(?:CPU |fc_vcpu |(?:crosvm_)?vcpu[-_ ]?)(\d{1,5})(?:/KVM)?$", re.IGNORECASE)
+"""Threads' names for vCPUs: QEMU, Firecracker, Cloud Hypervisor and crosvm."""
+_OF_VCPUS: Final = (Kind.KVM_ENTRY, Kind.KVM_EXIT, Kind.KVM_PAGE_FAULT)
 _IDLE: Final = "of the idle thread"
 
 
@@ -128,7 +131,7 @@ class Builder:
     def _note_vcpus(self, raw: RawColumns, kind: Kind) -> None:
         if kind == Kind.KVM_EXIT:
             self._reasons.update(pl.Series(raw.fields["exit_reason"]).unique().to_list())
-        if kind in (Kind.KVM_ENTRY, Kind.KVM_EXIT):
+        if kind in _OF_VCPUS:
             vcpus = raw.fields.get("vcpu_id", np.full(len(raw.tid), -1))
             for tid, vcpu in pl.DataFrame({"tid": raw.tid, "vcpu": vcpus}).unique().iter_rows():
                 self._vcpu[tid] = max(vcpu, self._vcpu.get(tid, -1))
@@ -163,6 +166,8 @@ class Builder:
             tgid = self.rows.tgid.get(tid, tid)
             target = targets.setdefault(tgid, Target(tgid, self._comm.get(tgid, comm)))
             vcpu = self._vcpu.get(tid)
+            if vcpu == -1 and (named := _VCPU_NAME.search(comm)):
+                vcpu = int(named[1])  # kvm_exit has the number since Linux 5.10, kvm_page_fault since 6.0
             target.threads.append(Thread(tid, comm, "other" if vcpu is None else "vcpu", -1 if vcpu is None else vcpu))
             if vcpu is not None:
                 target.role = "vm"
@@ -204,7 +209,7 @@ class Builder:
         if kind == Kind.KVM_EXIT:
             self._reasons.add(columns["code"])
         vcpu = raw.fields.get("vcpu_id", -1)
-        if kind in (Kind.KVM_ENTRY, Kind.KVM_EXIT):
+        if kind in _OF_VCPUS:
             self._vcpu[raw.tid] = max(vcpu, self._vcpu.get(raw.tid, -1))
         self.rows.add(raw, kind, vcpu=vcpu, **columns)
 

@@ -10,8 +10,10 @@ from typing import Any, Final
 from faultreplay.collect.importers.build import Builder
 from faultreplay.collect.importers.files import Progress
 from faultreplay.collect.importers.json_readers import read_bpftrace, read_perf_json
+from faultreplay.collect.importers.layouts import PERF
 from faultreplay.collect.importers.order import Turns
 from faultreplay.collect.importers.raw import (
+    BACKWARDS,
     BadLine,
     BlockEnd,
     Item,
@@ -103,6 +105,7 @@ def import_file(
             others = f"; it has {', '.join(names[:5])}" if names else ""
             raise IncompleteData(f"{path}: no event that faultreplay knows{others}: is it the output of {kind}?")
         _check_threads(path, kind, turns)
+        _check_time(path, kind, source, writer.rows)
         notes = _notes(source, builder, turns, tally)
         _fill_meta(meta, source, builder)
         said = {"from": kind, "file": path.name, "notes": notes, "bad_lines": tally.bad_lines}
@@ -162,6 +165,16 @@ def _refusal(path: Path, tally: _Tally, max_errors: int) -> str:
     place = f"{path}:{first.number}" if first.number else str(path)
     budget = f"more than --max-errors {max_errors}; the first is " if max_errors else ""
     return f"{place}: {budget}{first.why}: {first.text.strip()[:100]!r} (--max-errors N lets N lines pass)"
+
+
+def _check_time(path: Path, kind: str, source: Source, rows: int) -> None:
+    """perf script prints in the order of time; with --deltatime its times are differences."""
+    back = source.marks.get(BACKWARDS)
+    if kind == "perf-script" and back is not None and back.count > max(10, rows // 20):
+        raise IncompleteData(
+            f"{path}:{back.line}: times go backwards in {back.count:,} lines: are they differences (--deltatime)? "
+            f"Use {PERF.command}"
+        )
 
 
 def _check_threads(path: Path, kind: str, turns: Turns) -> None:

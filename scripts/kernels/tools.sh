@@ -22,8 +22,11 @@ for event in kvm kvmmmu syscalls/sys_enter_ioctl syscalls/sys_exit_ioctl; do
     echo 1 >$text/events/$event/enable
 done
 
+# Few events: under emulation each one takes seconds to switch on.
+events=kvm:kvm_exit,kvm:kvm_entry,kvm:kvm_page_fault,kvm:kvm_userspace_exit,kvm:kvm_fpu
+events=$events,syscalls:sys_enter_ioctl,syscalls:sys_exit_ioctl
 cat >run.sh <<EOF
-exec perf record -k CLOCK_MONOTONIC -a -g -o perf.data -e kvm:*,kvmmmu:*,syscalls:sys_enter_ioctl,syscalls:sys_exit_ioctl -- \
+exec perf record -k CLOCK_MONOTONIC -a -g -o perf.data -e $events -- \
     perf kvm stat record -k CLOCK_MONOTONIC -a -o stat.data \
     trace-cmd record -q -C mono -o trace.dat -e kvm -e kvmmmu $guest $pages $backing
 EOF
