@@ -349,3 +349,26 @@ def test_the_first_fault_of_seed_0_draws_like_any_other() -> None:
     costs = load_costs()
     stalls = [run(one, load_mechanism("uffd-missing"), costs, Setup(), seed=k).stall_ns[0] for k in range(20)]
     assert stalls[0] > min(stalls)
+
+
+# what each mechanism pays
+
+
+def test_mmio_pays_the_fetch_and_continue_is_no_copy(tmp_path: Path) -> None:
+    path = write_trace(tmp_path / "x.trace", uffd_faults(vcpus=1, each=120))
+    got = compare(opened(path), ["mmio-exit", "uffd-minor", "uffd-missing", "hgm"])
+    assert row(got, "mmio-exit").metrics.p50_ns > 200_000
+    minor, missing = row(got, "uffd-minor"), row(got, "uffd-missing")
+    assert minor.costs["resolve_continue"].foreign
+    assert "resolve" not in minor.costs
+    assert minor.metrics.total_stall_ns < missing.metrics.total_stall_ns
+    assert "resolve_continue" in row(got, "hgm").costs
+
+
+def test_continue_is_fitted_apart_from_copy(tmp_path: Path) -> None:
+    rows = uffd_faults(vcpus=1, each=120)
+    for fault in rows:
+        fault |= {"cause": "minor", "resolution": "continue"}
+    fitted = opened(write_trace(tmp_path / "x.trace", rows, mechanism="uffd-minor")).fitted()
+    assert fitted["resolve_continue"].distribution.mean == pytest.approx(5_000)
+    assert "resolve" not in fitted

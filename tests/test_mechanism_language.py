@@ -127,7 +127,7 @@ def test_parameters_are_checked_and_read_with_units() -> None:
     assert mechanism.values["bandwidth"] == 1 << 30
     with pytest.raises(UsageError, match=r"uffd-missing\.handlers: 0 is out of bounds: 1 to 4096 threads"):
         mechanism.with_params({"handlers": 0})
-    with pytest.raises(UsageError, match="no parameter 'hands': it has handlers, granule, bandwidth"):
+    with pytest.raises(UsageError, match=r"no parameter 'hands': did you mean 'handlers'\? it has handlers, granule"):
         mechanism.with_params({"hands": 1})
     other = load_mechanism("kvm-exit").with_params({"fallback.handlers": 7})
     assert other.fallback["vmm"].values["handlers"] == 7

@@ -312,6 +312,9 @@ def observe(
     alone, uncharged = kernel_samples(joined, meta, calm, logged_from_ns)
     samples |= alone
     native, huge = userfaults.calm & (userfaults.pages == 1), userfaults.calm & (userfaults.pages > 1)
+    native, continued = native & ~userfaults.continued, native & userfaults.continued
+    walked = _without_walk(userfaults.resolve_ns[continued], _sleepers(userfaults)[continued])
+    samples["resolve_continue"] = walked
     samples["preempt"] = _preempt_samples(userfaults)
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
     mmio = _Columns(joined.filter(calm & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()), waits)
@@ -322,6 +325,13 @@ def observe(
     idle, busy = _woken_samples(userfaults)
     placing_ns, sleepers = userfaults.resolve_ns[native], _sleepers(userfaults)[native]
     return Observed(samples, placing_ns, sleepers, idle, busy, uncharged, preempted, at_most_ns)
+
+
+def _without_walk(placing_ns: Samples, sleepers: Samples) -> Samples:
+    """Placing ioctls less their walk over other sleepers, as far as they show it themselves."""
+    walk_ns = wake_walk_ns(Observed({}, placing_ns, sleepers)) if len(placing_ns) else 0
+    left: Samples = np.maximum(placing_ns - walk_ns * sleepers, 0)
+    return left
 
 
 class _Columns:
@@ -346,6 +356,7 @@ class _Columns:
         self.calm_read = every if waits else self.calm & (column("read_preempted_ns") <= 0)
         """of these, the ones in which the handler was not preempted before it read"""
         self.pages = np.maximum(column("granule") // _PAGE_BYTES, 1)
+        self.continued = (faults["resolution"] == "continue").to_numpy()
 
     @property
     def trap_ns(self) -> Samples:

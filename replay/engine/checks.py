@@ -131,7 +131,7 @@ def _waiting(books: Books, missing: int) -> None:
 
 
 def _faults(books: Books, ended: int, due: int) -> list[tuple[bool, str]]:
-    kept = books.start_ns.size > 0
+    kept = books.start_ns.size > 0 or books.histogram.shape[1] <= 1  # of no fault there are no rows either
     done = books.start_ns >= 0
     stall = int(books.sums[:, o.S_STALL].sum())
     total = int(books.stall_ns[done].sum()) if kept else stall

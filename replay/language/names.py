@@ -42,9 +42,16 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "handler, asleep",
     ),
     "resolve": CostName(
-        "the ioctl that places one native page (UFFDIO_COPY, CONTINUE, ZEROPAGE), without its walk over other sleepers",
+        "the ioctl that places one native page (UFFDIO_COPY, ZEROPAGE), without its walk over other sleepers",
         "the placing ioctl is called",
         "the placing ioctl has placed the page",
+        "handler",
+    ),
+    "resolve_continue": CostName(
+        "UFFDIO_CONTINUE of one native page that is in the page cache: its entry is installed, nothing is allocated or "
+        "copied; without its walk over other sleepers",
+        "the ioctl is called",
+        "the ioctl has installed the entry",
         "handler",
     ),
     "resolve_per_page": CostName(
