@@ -240,3 +240,26 @@ def test_the_reference_names_every_stage_and_cost() -> None:
         assert f"| `{name}` | {cost.meaning} | {cost.begin} | {cost.end} | {cost.payer} |" in text
     for name, verb in VERBS.items():
         assert verb.meaning in text, name
+
+
+def _of_hardware(**columns: object) -> dict[str, object]:
+    whole = {"fault_id": 0, "vm": 1, "accessor": "vcpu", "tid": 2, "vcpu": 1, "start_ns": 1000, "end_ns": 1010}
+    whole |= {"stall_ns": 10, "page": 0, "granule": 0, "access": "w", "cause": "stage2", "rounds": 1, "ip": 64}
+    return whole | columns
+
+
+def test_each_fault_on_an_unknown_page_has_a_page_of_its_own() -> None:
+    rows = [_of_hardware(fault_id=n, start_ns=1000 * n, end_ns=1000 * n + 10) for n in range(1, 4)]
+    rows.append(_of_hardware(fault_id=4, start_ns=9000, end_ns=9010, page=8192, granule=4096))
+    work = workload_from_faults(pl.DataFrame(rows))
+    assert len(set(work.page.tolist())) == 4
+    assert work.page[3] == 2
+    assert any("3 faults on unknown pages" in note for note in work.notes)
+
+
+def test_an_access_without_progress_is_left_out_and_said() -> None:
+    stuck = _of_hardware(start_ns=5000, end_ns=None, stall_ns=None, page=0x2594000, granule=4096, rounds=5, ip=0x771AA2)
+    work = workload_from_faults(pl.DataFrame([_of_hardware(granule=4096), stuck], infer_schema_length=None))
+    assert work.faults == 1
+    (note,) = [note for note in work.notes if note.startswith("no progress")]
+    assert "vcpu 1 faulted 5 times at rip 0x771aa2 on page 0x2594000" in note

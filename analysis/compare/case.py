@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from faultreplay.analysis.calibrate.calibrate import fit_costs
 from faultreplay.analysis.compare.environment import brought_bytes, in_environment
+from faultreplay.analysis.compare.known import why_no_faults
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
     Setup,
@@ -258,7 +259,7 @@ def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:
     """
     workload = workload_from_faults(faults, meta=trace.meta)
     if not workload.faults:
-        why = "; ".join(workload.notes) or "nothing faulted while it was recorded"
+        why = "; ".join(workload.notes) or why_no_faults(trace.meta)
         raise IncompleteData(f"{trace.path}: no fault to replay ({why}): see 'faultreplay inspect {trace.path}'")
     return workload
 

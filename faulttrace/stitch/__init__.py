@@ -60,7 +60,7 @@ def stitch_events(frame: pl.DataFrame, meta: Meta | None = None) -> Stitched:
     """
     meta = meta or Meta()
     events = Events(frame)
-    context = Context(events, Memory(meta, events), ShedSpans(meta.extra))
+    context = Context(events, Memory(meta, events), ShedSpans(meta.extra), meta.host.kvm_flavour)
     report = StitchReport()
 
     userfaults = stitch_userfaults(context, report)
@@ -99,11 +99,13 @@ def _vcpu_numbers(context: Context, meta: Meta, thread: I64) -> I64:
             at = threads.of(np.array([member.tid], np.int64))[0]
             if at >= 0 and member.role == "vcpu" and member.vcpu >= 0:
                 number[at] = member.vcpu
+    number = np.where(number >= 0, number, context.events.vcpu_of(np.arange(len(threads))))
     return take(number, thread, -1)
 
 
 def _count(report: StitchReport, context: Context, faults: pl.DataFrame) -> None:
     placements = context.placements
+    report.doubled = context.guest.doubled
     report.count_unasked(np.flatnonzero(placements.wakes))
     failed = -placements.rows.value[placements.rows.value < 0]
     report.placements_failed = {int(k): v for k, v in sorted(Counter(failed.tolist()).items())}

@@ -27,16 +27,19 @@ USED: Final = frozenset(
         *(Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING),
         *(Kind.KVM_RUN_ENTER, Kind.KVM_RUN_EXIT, Kind.KVM_SET_MEMSLOT, Kind.KVM_EXIT, Kind.KVM_ENTRY),
         *(Kind.KVM_PAGE_FAULT, Kind.KVM_USERSPACE_EXIT, Kind.KVM_MMIO, Kind.KVM_MMU_WALK, Kind.KVM_MMU_SET_SPTE),
-        Kind.KVM_MMU_FAST_PAGE_FAULT,
+        *(Kind.KVM_MMU_FAST_PAGE_FAULT, Kind.KVM_PIO, Kind.KVM_FAST_MMIO, Kind.KVM_GUEST_FAULT),
     }
 )
 """The kinds a stitch reads; the others pass it by."""
 
 
 class Rows:
-    """Some events, in order of time. `thread` is the dense number of `tid` (see `Events.threads`)."""
+    """Some events, in order of time. `thread` is the dense number of `tid` (see `Events.threads`).
 
-    def __init__(self, frame: pl.DataFrame, threads: Ids) -> None:
+    `pos` is each one's place among all events: it orders also those that have one time stamp.
+    """
+
+    def __init__(self, frame: pl.DataFrame, threads: Ids, pos: I64 | None = None) -> None:
         def signed(name: str) -> I64:
             return frame[name].to_numpy().astype(np.int64, copy=False)
 
@@ -56,9 +59,17 @@ class Rows:
         self.value = signed("value")
         self.dur_ns = signed("dur_ns")
         self.thread = threads.of(self.tid)
+        self.pos: I64 = np.arange(len(frame), dtype=np.int64) if pos is None else pos
 
     def __len__(self) -> int:
         return len(self.ts_ns)
+
+    def pick(self, chosen: Bools | I64) -> Rows:
+        """The chosen ones."""
+        part = Rows.__new__(Rows)
+        for name, values in vars(self).items():
+            setattr(part, name, values[chosen])
+        return part
 
 
 class Events:
@@ -76,4 +87,11 @@ class Events:
         import polars as pl
 
         mask: Bools = np.isin(self._kind, np.array([int(kind) for kind in kinds], np.uint8))
-        return Rows(self.frame.filter(pl.Series(mask)), self.threads)
+        return Rows(self.frame.filter(pl.Series(mask)), self.threads, np.flatnonzero(mask).astype(np.int64))
+
+    def vcpu_of(self, thread: I64) -> I64:
+        """The vCPU number that some event of each thread tells, -1: none does."""
+        rows = self.of(Kind.KVM_ENTRY, Kind.KVM_EXIT, Kind.KVM_PAGE_FAULT, Kind.KVM_MMU_FAST_PAGE_FAULT)
+        number = np.full(len(self.threads), -1, np.int64)
+        np.maximum.at(number, rows.thread[rows.thread >= 0], rows.vcpu[rows.thread >= 0])
+        return np.where(thread >= 0, number[thread], -1) if len(number) else np.full(len(thread), -1, np.int64)

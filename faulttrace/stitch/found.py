@@ -20,22 +20,24 @@ UNKNOWN: Final = -1
 """In a column of durations or ends: null."""
 
 ACCESS: Final = ("r", "w", "x")
-STARTS: Final = ("page-fault", "exit", "walk", "out", "read")
-ENDS: Final = ("none", "mmap-lock", "entry", "spte", "fast", "in", "ioctl", "run")
+STARTS: Final = ("page-fault", "exit", "walk", "out", "read", "fault")
+ENDS: Final = ("none", "mmap-lock", "entry", "spte", "fast", "in", "ioctl", "run", "userspace")
 
 MARKERS: Final[dict[str, str]] = {
     "page-fault": "start: exceptions:page_fault_user or _kernel of the same page",
-    "exit": "start: kvm:kvm_exit (VMX, SVM)",
+    "exit": "start: kvm:kvm_exit (VMX, SVM, arm64)",
     "walk": "start: kvmmmu:kvm_mmu_pagetable_walk (shadow paging)",
     "out": "start: the accessor went to sleep (no better marker was seen: the time until then is missing)",
     "read": "start: the message was read (nothing earlier was seen: the whole queueing is missing)",
+    "fault": "start: kvm:kvm_page_fault or kvm_guest_fault (no kvm_exit was seen: the time from it is missing)",
     "mmap-lock": "end: mmap_lock let go of after the retry",
-    "entry": "end: kvm:kvm_entry (VMX, SVM)",
+    "entry": "end: kvm:kvm_entry (VMX, SVM, arm64)",
     "spte": "end: kvmmmu:kvm_mmu_set_spte",
     "fast": "end: kvmmmu:fast_page_fault",
     "in": "end: the accessor got the CPU back (the retry is missing)",
     "ioctl": "end: the ioctl that placed the page (the wake is missing)",
     "run": "end: KVM_RUN was called again (re-entry is missing)",
+    "userspace": "end: kvm:kvm_userspace_exit for another reason: KVM was done with the fault, or will take it again",
 }
 """The words of `join`, ``START/END``; ``none`` alone: the end was not found."""
 
@@ -101,8 +103,15 @@ class Claims:
         self._start = found.start_ns[known]
         end = found.end_ns[known]
         # With its end unseen a fault claims its own opening event only.
+        self._unended = np.append(end == UNKNOWN, False)
         self._end = np.where(end == UNKNOWN, self._start, end)
         self._index = Index(axis, found.thread[known], self._start)
+
+    def opened(self, thread: I64, ts_ns: I64) -> Bools:
+        """Whether a fault of each thread whose end was not seen began at that very time."""
+        row = self._index.last_until(thread, ts_ns)
+        began: Bools = (row >= 0) & self._unended[row] & (take(self._start, row, -1) == ts_ns)
+        return began
 
     def inside(self, thread: I64, ts_ns: I64) -> Bools:
         """Whether each (thread, time) lies in a fault."""

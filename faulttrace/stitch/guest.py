@@ -6,10 +6,12 @@ import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faultreplay.faulttrace.stitch.hardware import stitch_hardware
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
-from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.placements import RESOLUTION
 from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.stage2 import access_of
 
 _EFAULT = -14
 _LEVEL_BITS = 9
@@ -33,7 +35,7 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     start_by = np.where(within, start_by, code(STARTS, "out"))
     start_ns = np.where(within, start_ns, exit_ns)
     again_ns = runs.next_enter_ns(thread, exit_ns)
-    end_ns, end_by, spte = _after_reentry(context, thread, again_ns, is_mmio)
+    end_ns, end_by, spte = _after_reentry(context, thread, exit_ns, again_ns, is_mmio)
     own = _own_ioctl(context, thread, exit_ns, again_ns)
     done = (own >= 0) & take(placements.done, own, 0)
 
@@ -42,7 +44,10 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     found.end_ns, found.end_by = end_ns, end_by
     found.vm = take(context.tgid_of, thread, 0)
     found.accessor = np.full(len(rows), code(ACCESSORS, "vcpu"), np.int64)
-    gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), take(guest.sptes.addr, spte, 0))
+    fault = guest.last_fault(thread, exit_ns)
+    fault = np.where((fault >= 0) & (take(guest.stage2.ts_ns, fault, -1) >= start_ns) & within, fault, -1)
+    faulted = np.where(fault >= 0, take(guest.stage2.gpa, fault, 0), take(guest.sptes.addr, spte, 0))
+    gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), faulted)
     mapped = context.memory.host_address(found.vm, gpa, exit_ns)
     known = np.where(own >= 0, take(placements.lo, own, 0), np.where(mapped > 0, mapped, gpa))
     found.page = context.memory.page(found.vm, known)
@@ -71,14 +76,19 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     return found
 
 
-def _after_reentry(context: Context, thread: I64, again_ns: I64, is_mmio: Bools) -> tuple[I64, I64, I64]:
+def _after_reentry(context: Context, thread: I64, exit_ns: I64, again_ns: I64, is_mmio: Bools) -> tuple[I64, I64, I64]:
     """How the vCPU got past its access after KVM_RUN was called again."""
     returned = again_ns < NEVER
     who, from_ns = np.where(returned, thread, -1), np.where(returned, again_ns, 0)
     limit_ns = context.runs.next_exit_ns(who, from_ns)
     guest = context.guest
     # The first entry only leads to the access that faults again; the entry after that fault is the end.
-    fault_ns = guest.next_fault_ns(who, from_ns)
+    # It is the same access only on the same page: else the first entry already got past.
+    before, after = guest.last_fault(thread, exit_ns), guest.next_fault(who, from_ns)
+    fault_ns = take(guest.stage2.ts_ns, after, NEVER)
+    page, again = take(guest.stage2.gpa, before, 0), take(guest.stage2.gpa, after, 0)
+    elsewhere = (before >= 0) & (page >> np.uint64(12) != again >> np.uint64(12))
+    limit_ns = np.where(elsewhere, np.minimum(limit_ns, fault_ns), limit_ns)
     fault_ns = np.where(fault_ns < limit_ns, fault_ns, from_ns)
     end_ns, end_by, spte = guest.end(who, fault_ns, limit_ns)
     # KVM finishes an MMIO instruction itself with what userspace left: the first entry is its end, no mapping follows.
@@ -98,7 +108,7 @@ def _own_ioctl(context: Context, thread: I64, from_ns: I64, until_ns: I64) -> I6
 
 def stitch_stage2(context: Context, claims: Claims, report: StitchReport) -> Found:
     """What KVM resolves alone: memory that the host has, or makes, while stage 2 (or the shadow) is empty."""
-    return Found.concat([_shadow(context, claims, report), _hardware(context, claims, report)])
+    return Found.concat([_shadow(context, claims, report), stitch_hardware(context, claims, report)])
 
 
 def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
@@ -107,10 +117,12 @@ def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
     walks = guest.walks
     hardware = np.isin(walks.thread, guest.with_exits)
     report.walks += int((~hardware).sum())
+    report.mappings_told = bool(len(guest.sptes) or not len(walks))
     rows = np.flatnonzero(~hardware & (walks.thread >= 0) & ~claims.inside(walks.thread, walks.ts_ns))
     thread, start_ns = walks.thread[rows], walks.ts_ns[rows]
     until_ns = take(walks.ts_ns, guest.next_walk(thread, start_ns + 1), NEVER)
     until_ns = np.minimum(until_ns, context.runs.next_exit_ns(thread, start_ns))
+    until_ns = np.minimum(until_ns, guest.next_departure_ns(thread, start_ns))
     spte = guest.next_spte(thread, start_ns, until_ns)
     report.walks_without_entry += int((spte < 0).sum())
     mapped = np.flatnonzero(spte >= 0)
@@ -123,27 +135,6 @@ def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
     found.access = access_of(walks.code[rows][mapped])
     level = np.clip(take(guest.sptes.size, spte, 1).astype(np.int64), 1, 3)
     _place(context, found, take(guest.sptes.addr, spte, 0), np.where(fast, 1, level))
-    return found
-
-
-def _hardware(context: Context, claims: Claims, report: StitchReport) -> Found:
-    """kvm_exit, kvm_page_fault, kvm_entry by one thread."""
-    guest = context.guest
-    faults = guest.stage2
-    report.walks += len(faults)
-    start_ns, start_by, _ = guest.opener(faults.thread, faults.ts_ns)
-    start_ns = np.where(start_ns == UNKNOWN, faults.ts_ns, start_ns)
-    rows = np.flatnonzero((faults.thread >= 0) & ~claims.inside(faults.thread, faults.ts_ns))
-    thread, start_ns, start_by, fault_ns = faults.thread[rows], start_ns[rows], start_by[rows], faults.ts_ns[rows]
-    limit_ns = np.minimum(guest.next_exit_ns(thread, fault_ns + 1), context.runs.next_exit_ns(thread, fault_ns))
-    end_ns, end_by, spte = guest.end(thread, fault_ns, limit_ns)
-    report.walks_without_entry += int((end_ns == UNKNOWN).sum())
-    seen = np.flatnonzero(end_ns != UNKNOWN)
-    found = _kernel_faults(context, thread[seen], start_ns[seen], end_ns[seen])
-    found.start_by, found.end_by = start_by[seen], end_by[seen]
-    found.access = access_of(faults.code[rows][seen])
-    level = np.where(spte[seen] >= 0, take(guest.sptes.size, spte[seen], 1).astype(np.int64), 1)
-    _place(context, found, faults.addr[rows][seen], np.clip(level, 1, 3))
     return found
 
 

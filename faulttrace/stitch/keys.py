@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ Bools = npt.NDArray[np.bool_]
 
 NEVER: Final = 1 << 62
 """A time after every event: an interval whose end was not seen."""
+_PLACE_BITS: Final = 40
+"""Of a place among all events: 2**40 of them in 2**23 threads."""
 
 
 class Ids:
@@ -62,6 +64,13 @@ class Axis:
         return (group << self.bits) | offset
 
 
+class Placed(Protocol):
+    """Events with a thread and a place among all events."""
+
+    thread: I64
+    pos: I64
+
+
 class Index:
     """Rows of (group, time), searchable. Rows are numbered as they were given; -1 stands for none."""
 
@@ -70,6 +79,11 @@ class Index:
         keys = axis.pack(group, ts_ns)
         self.order: I64 = np.argsort(keys, kind="stable").astype(np.int64)
         self._keys = keys[self.order]
+
+    @classmethod
+    def by_place(cls, rows: Placed) -> Index:
+        """An index of events whose "times" are their places in the trace: it tells apart what has one time stamp."""
+        return cls(Axis(0, _PLACE_BITS), rows.thread, rows.pos)
 
     def last_until(self, group: I64, ts_ns: I64 | int) -> I64:
         """Row of the last event of each group at or before each time."""

@@ -11,17 +11,32 @@ from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Ids, Index, take
 from faultreplay.faulttrace.stitch.memory import Memory
 from faultreplay.faulttrace.stitch.placements import Placements
 from faultreplay.faulttrace.stitch.shed import ShedSpans
+from faultreplay.faulttrace.stitch.stage2 import Stage2, access_of
 from faultreplay.faulttrace.stitch.threads import Runs, Sleeps
 
-_PF_WRITE, _PF_INSTR = 2, 16  # x86 page-fault error code
 _RETRIES = 2
 """So many equal walks before this one make it a retry."""
+_TURNS = (Kind.KVM_EXIT, Kind.KVM_ENTRY, Kind.KVM_PAGE_FAULT, Kind.KVM_GUEST_FAULT, Kind.KVM_USERSPACE_EXIT)
+_UNCHANGED = np.uint64(1)
+"""`size` of a fast page fault that left the entry as it was."""
 
 
-def access_of(error_code: U64) -> I64:
-    """0 read, 1 write, 2 execute, from an x86 page-fault error code."""
-    error = error_code.astype(np.int64)
-    return np.where(error & _PF_WRITE != 0, 1, np.where(error & _PF_INSTR != 0, 2, 0))
+def _once(rows: Rows) -> tuple[Rows, int]:
+    """Each exit, entry and fault once, and how many stood twice: of guests whose exits and entries are both told.
+
+    Two exits (or entries, or faults) in a row that are alike to the nanosecond are one: between two real ones the guest
+    ran.
+    """
+    order = np.lexsort((rows.pos, rows.thread))
+    again = np.zeros(len(order), bool)
+    again[1:] = True
+    for values in (rows.thread, rows.kind, rows.ts_ns, rows.ip, rows.addr, rows.code, rows.size, rows.value):
+        again[1:] &= values[order][1:] == values[order][:-1]
+    both = np.intersect1d(rows.thread[rows.kind == Kind.KVM_EXIT], rows.thread[rows.kind == Kind.KVM_ENTRY])
+    again &= np.isin(rows.thread[order], both)
+    keep = np.ones(len(order), bool)
+    keep[order[again]] = False
+    return rows.pick(keep), int(again.sum())
 
 
 class PageFaults:
@@ -48,25 +63,33 @@ class PageFaults:
 class GuestMarkers:
     """What KVM shows of a guest's faults: exits and entries (VMX, SVM), walks and new mappings (shadow paging)."""
 
-    def __init__(self, events: Events) -> None:
-        exits, walks = events.of(Kind.KVM_EXIT), events.of(Kind.KVM_MMU_WALK)
+    def __init__(self, events: Events, flavour: str = "unknown") -> None:
+        turns, self.doubled = _once(events.of(*_TURNS))
+        exits, walks = turns.pick(turns.kind == Kind.KVM_EXIT), events.of(Kind.KVM_MMU_WALK)
         with_exits = np.unique(exits.thread)
         # Where both are traced the exit is the earlier one.
         self.exits, self.walks = exits, walks
         self._exit = Index(events.axis, exits.thread, exits.ts_ns)
         self._walk = Index(events.axis, walks.thread, walks.ts_ns)
         self.with_exits = with_exits
-        self.entries = events.of(Kind.KVM_ENTRY)
+        self.entries = turns.pick(turns.kind == Kind.KVM_ENTRY)
         self._entry = Index(events.axis, self.entries.thread, self.entries.ts_ns)
         self.with_entries = np.unique(self.entries.thread)
-        self.sptes = events.of(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
+        entries_made = events.of(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
+        fast = entries_made.kind == Kind.KVM_MMU_FAST_PAGE_FAULT
+        self.spurious = entries_made.pick(fast & (entries_made.size == _UNCHANGED))
+        """Fast page faults that left the entry as it was."""
+        self.sptes = entries_made.pick(~fast | (entries_made.size != _UNCHANGED))
         self._spte = Index(events.axis, self.sptes.thread, self.sptes.ts_ns)
+        self.departures = turns.pick(turns.kind == Kind.KVM_USERSPACE_EXIT)
+        self._departure = Index(events.axis, self.departures.thread, self.departures.ts_ns)
         left = events.of(Kind.KVM_RUN_EXIT)
         self.walk_began_ns: I64 = self._walk_began(Index(events.axis, left.thread, left.ts_ns), left.ts_ns)
         """Per walk, when the first of its run of retries was made."""
         self.other_walk_ns: I64 = self._other_walk()
         """Per walk, when the same thread next walks for another page; NEVER if it does not."""
-        self.stage2 = events.of(Kind.KVM_PAGE_FAULT)
+        faults = turns.pick(np.isin(turns.kind, [Kind.KVM_PAGE_FAULT, Kind.KVM_GUEST_FAULT]))
+        self.stage2 = Stage2(faults, exits, flavour)
         self._stage2 = Index(events.axis, self.stage2.thread, self.stage2.ts_ns)
 
     def opener(self, thread: I64, until_ns: I64) -> tuple[I64, I64, I64]:
@@ -77,7 +100,7 @@ class GuestMarkers:
         ts_ns = np.where(hardware, take(self.exits.ts_ns, exit_row, UNKNOWN), walked_ns)
         fault_row = self._stage2.last_until(thread, until_ns)
         during = take(self.stage2.ts_ns, fault_row, UNKNOWN) >= ts_ns
-        stage2_access = np.where(during, take(access_of(self.stage2.code), fault_row, 0), 0)
+        stage2_access = np.where(during, take(self.stage2.access, fault_row, 0), 0)
         access = np.where(hardware, stage2_access, take(access_of(self.walks.code), walk_row, 0))
         by = np.where(hardware, code(STARTS, "exit"), code(STARTS, "walk"))
         return ts_ns, by, access
@@ -123,6 +146,10 @@ class GuestMarkers:
         """When each thread's guest next exits; NEVER where exits are not traced or none came."""
         return take(self.exits.ts_ns, self._exit.first_from(thread, from_ns), NEVER)
 
+    def next_departure_ns(self, thread: I64, from_ns: I64) -> I64:
+        """When each thread's KVM_RUN next turns to userspace (kvm_userspace_exit); NEVER if it is not seen to."""
+        return take(self.departures.ts_ns, self._departure.first_from(thread, from_ns), NEVER)
+
     def next_walk(self, thread: I64, from_ns: I64) -> I64:
         """Row of the next walk of each thread."""
         return self._walk.first_from(thread, from_ns)
@@ -137,9 +164,13 @@ class GuestMarkers:
         row = self._entry.first_from(thread, from_ns)
         return np.where((row >= 0) & (take(self.entries.ts_ns, row, NEVER) < until_ns), row, -1)
 
-    def next_fault_ns(self, thread: I64, from_ns: I64) -> I64:
-        """When each thread next takes a stage-2 fault (VMX, SVM); NEVER if it does not."""
-        return take(self.stage2.ts_ns, self._stage2.first_from(thread, from_ns), NEVER)
+    def last_fault(self, thread: I64, until_ns: I64) -> I64:
+        """Row in `stage2` of each thread's last stage-2 fault at or before each time."""
+        return self._stage2.last_until(thread, until_ns)
+
+    def next_fault(self, thread: I64, from_ns: I64) -> I64:
+        """Row in `stage2` of each thread's first stage-2 fault at or after each time."""
+        return self._stage2.first_from(thread, from_ns)
 
     def end(self, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64, I64]:
         """(time or UNKNOWN, number in `ENDS`, spte row) of each thread's way back into the guest within [from, until).
@@ -181,7 +212,7 @@ class Wakes:
 class Context:
     """All that the stitchers look things up in."""
 
-    def __init__(self, events: Events, memory: Memory, shed: ShedSpans) -> None:
+    def __init__(self, events: Events, memory: Memory, shed: ShedSpans, flavour: str = "unknown") -> None:
         self.events = events
         self.axis = events.axis
         self.memory = memory
@@ -190,7 +221,7 @@ class Context:
         self.runs = Runs(events)
         self.placements = Placements(events)
         self.page_faults = PageFaults(events, memory)
-        self.guest = GuestMarkers(events)
+        self.guest = GuestMarkers(events, flavour)
         self.wakes = Wakes(events, self.placements, self.sleeps)
         self.releases = events.of(Kind.MMAP_LOCK_RELEASED)
         self._release = Index(events.axis, self.releases.thread, self.releases.ts_ns)

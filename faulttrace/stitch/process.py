@@ -7,9 +7,10 @@ import numpy as np
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
-from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.placements import RESOLUTION
 from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.stage2 import access_of
 from faultreplay.faulttrace.stitch.waiters import cause_of_waiter
 
 _UNINTERRUPTIBLE = 2  # TASK_UNINTERRUPTIBLE in prev_state: waiting for a disk

@@ -18,10 +18,11 @@ from faultreplay.faulttrace.schema import (
 from faultreplay.faulttrace.stitch.ends import fill_common, find_end
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
-from faultreplay.faulttrace.stitch.markers import Context, access_of
+from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.messages import Messages, read_messages
 from faultreplay.faulttrace.stitch.report import StitchReport
 from faultreplay.faulttrace.stitch.shed import until_next
+from faultreplay.faulttrace.stitch.stage2 import access_of
 from faultreplay.faulttrace.stitch.waiters import stitch_waiters
 
 

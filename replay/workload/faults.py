@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import polars
 
 _NO_CODE: Final = 255
+_MOST_STUCK: Final = 3
+"""So many accesses without progress are told one by one."""
 
 
 def workload_from_faults(
@@ -47,6 +49,7 @@ def workload_from_faults(
     known = ended & (cause != _NO_CODE)
     if unknown := int(ended.size - np.count_nonzero(ended)):
         notes.append(f"{unknown} faults left out: their end was not seen")
+        notes += _no_progress(faults.filter(faults["end_ns"].is_null()))
     if odd := int(np.count_nonzero(ended) - np.count_nonzero(known)):
         notes.append(f"{odd} faults left out: their cause is not one of {', '.join(CLASSES)}")
     kind = _codes(faults["accessor"], ACCESSOR_KINDS)
@@ -77,7 +80,7 @@ def workload_from_faults(
     cls = _classes_in_windows(cause[rows], start, getattr(meta, "windows", None) or (), notes)
     access = _codes(faults["access"], tuple(ACCESS_CODES))
     access[access == _NO_CODE] = ACCESS_CODES["r"]
-    page = compact(faults["page"].to_numpy()[rows].astype(np.uint64, copy=False) // np.uint64(page_bytes))
+    page = _pages(faults, rows, page_bytes, notes)
     start -= begin
     return Workload(
         accessor_start=starts,
@@ -97,6 +100,35 @@ def workload_from_faults(
         origin=str(getattr(meta, "origin", "recorded")),
         notes=tuple(notes),
     )
+
+
+def _pages(faults: polars.DataFrame, rows: Ints, page_bytes: int, notes: list[str]) -> npt.NDArray[Any]:
+    """The native page of each row; one on an unknown page (granule 0) gets a page of its own."""
+    page = faults["page"].to_numpy()[rows].astype(np.uint64, copy=False) // np.uint64(page_bytes)
+    unknown = np.flatnonzero(faults["granule"].to_numpy()[rows] == 0) if "granule" in faults.columns else rows[:0]
+    if unknown.size:
+        page = page.copy()
+        page[unknown] = page.max() + np.uint64(1) + np.arange(unknown.size, dtype=np.uint64)
+        notes.append(
+            f"{unknown.size} faults on unknown pages: each replayed as one on a page of its own, so first touches are "
+            "the most there can have been"
+        )
+    return compact(page)
+
+
+def _no_progress(unended: polars.DataFrame) -> list[str]:
+    """Accesses that faulted again and again until the recording ended: no mechanism's stall stands for them."""
+    if "rounds" not in unended.columns:
+        return []
+    stuck = unended.filter((unended["rounds"] > 1) & (unended["cause"] == "stage2"))
+    return [
+        f"no progress: vcpu {vcpu} faulted {rounds} times at rip {ip or 0:#x} on page {page:#x} and was not seen to "
+        "get past; the replay leaves that access out and counts what follows as work"
+        for vcpu, rounds, ip, page in stuck.sort("rounds", descending=True)
+        .head(_MOST_STUCK)
+        .select("vcpu", "rounds", "ip", "page")
+        .iter_rows()
+    ]
 
 
 def _off_stage(starts: Ints, kind: npt.NDArray[np.uint8]) -> Ints:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultreplay.cli.header_view import facts_of, header_report
+from faultreplay.cli.joins_view import join_lines
 from faultreplay.cli.options import output_format, output_options, trace_argument
 from faultreplay.cli.render import Column, Report, check_output, emit, put
 from faultreplay.faulttrace.units import format_bytes, format_ns
@@ -100,6 +101,8 @@ def _data(inspection: Inspection) -> Report:
 
 def _whole_table(inspection: Inspection, *, with_events: bool) -> Report:
     """The table of faults; facts, histogram and joins stand under it."""
+    from faultreplay.analysis.compare.known import why_no_faults
+
     columns = [
         Column("what", "faults"),
         Column("faults", "n", "count"),
@@ -141,7 +144,10 @@ def _whole_table(inspection: Inspection, *, with_events: bool) -> Report:
         for key in ("faults", "unjoined"):
             if row.get(key) is None:
                 row[key] = ""
-    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *_joins(inspection), *_zaps(inspection)]
+    joins = join_lines(inspection.report)
+    if not inspection.faults and not joins:
+        joins = [why_no_faults(inspection.meta)]
+    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *joins, *_zaps(inspection)]
     if with_events:
         notes += ["", "events:", *(f"  {name:<24} {count:>12,}" for name, count in inspection.kinds.items())]
     return Report(
@@ -185,32 +191,4 @@ def _zaps(inspection: Inspection) -> list[str]:
     for group in inspection.zaps:
         what = f"{group.cause} ({group.detail})" if group.detail else group.cause
         lines.append(f"  {what:<28} {group.zaps:>9,} {format_bytes(group.size_bytes):>10}  by {group.by}")
-    return lines
-
-
-def _joins(inspection: Inspection) -> list[str]:
-    report = inspection.report
-    lines = []
-    if report.messages:
-        lines.append(f"messages: {report.messages:,} read, {report.messages_joined:,} joined")
-        lines += [f"  not joined, {reason}: {count:,}" for reason, count in report.messages_unjoined.items()]
-    counts = (
-        (report.messages_repeated, "second messages of one fault"),
-        (report.messages_without_thread, "messages without a known thread id, their waiter found by page and wake"),
-        (report.waiters_without_message, "waiters whose page came before their message was read"),
-        (report.messages_late, "messages read after their page was placed"),
-        (report.placements_unasked, f"of {report.placements:,} placing ioctls that no fault waited for"),
-        (report.exits_unjoined, f"of {report.exits:,} EFAULT exits without an end"),
-        (report.walks_without_entry, f"of {report.walks:,} guest faults that mapped nothing"),
-        (report.mmio_of_devices, "MMIO exits at emulated devices, left out"),
-        (sum(report.unjoined_shed_by_cause.values()), "faults without an end while a group of probes was shed"),
-        (report.page_faults_unjoined, f"of {report.page_faults:,} page faults of processes without an end"),
-    )
-    lines += [f"{count:,} {words}" for count, words in counts if count]
-    lines += [
-        f"{count:,} placing ioctls failed with errno {errno}" for errno, count in report.placements_failed.items()
-    ]
-    ways = sorted(report.joins.items(), key=lambda item: -item[1])
-    if ways:
-        lines.append("start and end taken from: " + ", ".join(f"{way} {count:,}" for way, count in ways))
     return lines
