@@ -111,6 +111,7 @@ EVENT = "kvm:kvm_entry: vcpu 0, rip 0x1"
     ("line", "lacking"),
     [
         (f"  {EVENT}\n", "comm, pid and tid, time"),
+        (f"  qemu [001]  5.123456: {EVENT}\n", "pid and tid"),
         (f"  qemu 12/13 [001]  {EVENT}\n", "time"),
         (f"  qemu 12/13  {EVENT}\n", "time"),
         ("  qemu 12/13 [001]  5.123456: kvm:kvm_entry:\n", "trace"),
@@ -278,8 +279,16 @@ def test_damaged_bytes_are_marked_or_refused(tmp_path: Path) -> None:
     assert open_trace(tmp_path / "y.trace").meta.extra["import"]["bad_lines"] == 1
 
 
-def test_a_process_in_place_of_the_thread_is_refused(tmp_path: Path) -> None:
-    text = "".join(f"  q  12 [00{n}] 1.00000{n}: kvm:kvm_entry: vcpu {n}, rip 0x1\n" for n in range(3))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"  q  12 [00{n}] 1.00000{n}: kvm:kvm_entry: vcpu {n}, rip 0x1\n" for n in range(3)),
+        "".join(f"  CPU {n}/KVM  12 [000] 1.{n}: kvm:kvm_page_fault: address 1 error_code 2\n" for n in range(2)),
+        "  q  12 [001] 1.000001: sched:sched_switch: prev_comm=q prev_pid=13 prev_prio=1 prev_state=S ==> next_comm=p "
+        "next_pid=7 next_prio=1\n",
+    ],
+)
+def test_a_process_in_place_of_the_thread_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(IncompleteData, match="the column tid is lacking"):
         imported("x.txt", "perf-script", tmp_path, text)
 
@@ -325,3 +334,31 @@ def test_vcpus_by_name_where_the_events_have_no_number(comm: str, vcpu: int, tmp
         "x.txt", "trace-cmd", tmp_path, f"  {comm}-12 [000] 1.5: kvm_page_fault: address 1000 error_code 2\n"
     )
     assert [(t.role, t.vcpu) for target in trace.meta.targets for t in target.threads] == [("vcpu", vcpu)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "  q 12/13 [001] 0.0: PERF_RECORD_MMAP -1/0: [0xffffffff81000000(0x120bb08) @ 0x0]: x [kernel.kallsyms]\n",
+        "  q 12/13 [001] 0.000000: PERF_RECORD_FORK(1:1):(0:0)\n  q 12/13 [001] 0.1: PERF_RECORD_COMM: q:1/1\n",
+        "# hostname : h\n# os release : 6.1.0\n# event : name = kvm:kvm_exit, , id = { 155, 156 }, type = 2\n",
+        "'trace' not valid for hardware events. Ignoring.\n", "[ perf record: Woken up 1 times to write data ]\n",
+    ],
+)  # fmt: skip
+def test_lines_of_perf_that_are_no_events(more: str, tmp_path: Path) -> None:
+    trace = imported("x.txt", "perf-script", tmp_path, f"{more}  q 12/13 [001] 5.123456: {EVENT}\n")
+    assert trace.event_rows == 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        "\tffffffff821facd8 __schedule+0x618 ([kernel.kallsyms])\n[kernel.kallsyms][ffffffff821facd8]\n",
+        "\t           ee137 sched_setaffinity@@GLIBC_2.3.4+0x7 (/usr/lib/libc.so.6)\n  sched.c:12\nlibc.so.6[ee137]\n",
+        "\tvmx_vcpu_run\n\t[unknown]\n", "\tffffffff821facd8\n\t0\n", "\tvmx_vcpu_run+0x4a5 ([kvm_intel])\n",
+        "\t7f3c1 std::vector<int, std::allocator<int> >::push_back(int const&)+0x1 (/usr/bin/a b)\n",
+    ],
+)  # fmt: skip
+def test_frames_of_perf(frames: str, tmp_path: Path) -> None:
+    trace = imported("x.txt", "perf-script", tmp_path, f"q 12/13 [001] 5.123456: {EVENT}\n{frames}\n" * 3)
+    assert trace.event_rows == 3

@@ -59,6 +59,8 @@ class Builder:
         self._async: dict[int, int] = {}  # guest address of an asynchronous fault -> its vCPU's thread
         self._reasons: set[int] = set()
         self._calls = Calls(self.rows, self._vcpu)
+        self.not_a_thread = ""
+        """Why the number of a line cannot be a thread, where it cannot."""
 
     def add(self, raw: Raw) -> None:
         """Take one event.
@@ -79,13 +81,16 @@ class Builder:
             self.kept[raw.name] += 1
         self._seen_at(raw.ts_ns, raw.ts_ns)
         if raw.tid and raw.comm:
-            self._comm[raw.tid] = raw.comm
+            self._name(raw.tid, raw.comm)
 
     def add_columns(self, raw: RawColumns) -> None:
         """Take many events of one name."""
         self.rows.tgid.update(raw.tgids)
         if raw.name == "sched:sched_switch":
             out, into = raw.fields["prev_pid"], raw.fields["next_pid"]
+            if len(other := np.flatnonzero((out != raw.tid) & (raw.tid > 0))):
+                at = other[0]
+                self.not_a_thread = f"line {raw.line[at]} is of {raw.tid[at]}, but thread {out[at]} leaves the CPU"
             kept = self.rows.add_many(raw, Kind.SCHED_OUT, tid=out, code=raw.fields["prev_state"], value=into)
             kept |= self.rows.add_many(raw, Kind.SCHED_IN, tid=into, value=out)
         elif raw.name == "sched:sched_waking":
@@ -102,7 +107,16 @@ class Builder:
         if taken < len(kept):
             self.leave(raw.name, _IDLE, int(raw.line[~kept][0]), len(kept) - taken)
         self._seen_at(int(raw.ts_ns.min()), int(raw.ts_ns.max()))
-        self._comm.update(raw.comms)
+        for tid, comm in raw.comms:
+            self._name(tid, comm)
+
+    def _name(self, tid: int, comm: str) -> None:
+        before = self._comm.get(tid, comm)
+        if before != comm and not self.not_a_thread:
+            vcpus = [found[1] for found in map(_VCPU_NAME.search, (before, comm)) if found]
+            if len(set(vcpus)) > 1:
+                self.not_a_thread = f"{tid} is called {before} and {comm}"
+        self._comm[tid] = comm
 
     def leave(self, name: str, why: str, line: int, count: int = 1) -> None:
         """Count events that are not taken."""

@@ -85,7 +85,7 @@ PERF: Final = Layout(
     "perf script --ns --show-lost-events -F comm,pid,tid,cpu,time,event,trace",
     re.compile(
         r"^(?:#.*|\[ perf record: .*|Warning:.*|Check IO/CPU overload!.*|'\w+' not valid for .*"
-        r"|Samples for .*)$"
+        r"|Samples for .*|\s*\S+\[[0-9a-f]+\]|\s*[\w./+-]+:\d+)$"
     ),
 )
 FTRACE: Final = Layout(
@@ -106,6 +106,7 @@ FTRACE: Final = Layout(
 NO_NAME: Final = "(no name)"
 _SYS_ENTER: Final = re.compile(r"^sys_(?P<call>\w+)\((?P<text>.*)\)$")
 _SYS_EXIT: Final = re.compile(r"^sys_(?P<call>\w+) -> (?P<text>\S+)$")
+_SIDE_BAND: Final = re.compile(r"PERF_RECORD_\w+")
 _PERF_LOST: Final = re.compile(r"PERF_RECORD_LOST\w*\b.*?\blost\s*:?\s*(\d+)|\[lost (\d+) events\]", re.IGNORECASE)
 _PERF_CHUNKS: Final = re.compile(r"^Processed \d+ events and lost (\d+) chunks!")
 _FTRACE_LOST: Final = re.compile(r"^\s*CPU:\s*(\d+) \[(?:LOST (\d+) EVENTS|EVENTS DROPPED)\]")
@@ -160,20 +161,27 @@ def without_printk(line: str) -> str:
 
 def _event(layout: Layout, rest: str) -> tuple[str, str]:
     """Name and text; a name in parentheses stands for what is no tracepoint; empty: not an event of its own."""
-    if layout is FTRACE:
-        if rest.startswith("<stack trace>"):
-            return "", ""
-        if call := _SYS_EXIT.match(rest):
-            return f"sys_exit_{call['call']}", call["text"]
-        if call := _SYS_ENTER.match(rest):
-            return f"sys_enter_{call['call']}", _hexadecimal(call["text"])
-        if " <-" in rest:
-            return "(function)", ""
+    other = _of_ftrace(rest) if layout is FTRACE else _SIDE_BAND.match(rest)
+    if isinstance(other, tuple):
+        return other
+    if other is not None:
+        return other[0], rest
     found = layout.event.match(rest)
     if found is None:
         word = rest.split(maxsplit=1)[0] if rest.strip() else ""
         return (word.rstrip(":") if word.endswith(":") else NO_NAME, "")
     return found["event"], (found["text"] or "").rstrip()
+
+
+def _of_ftrace(rest: str) -> tuple[str, str] | None:
+    """What ftrace prints in forms of its own: stacks, functions, system calls in its raw text."""
+    if rest.startswith("<stack trace>"):
+        return "", ""
+    if call := _SYS_EXIT.match(rest):
+        return f"sys_exit_{call['call']}", call["text"]
+    if call := _SYS_ENTER.match(rest):
+        return f"sys_enter_{call['call']}", _hexadecimal(call["text"])
+    return ("(function)", rest) if " <-" in rest else None
 
 
 def _hexadecimal(text: str) -> str:

@@ -37,8 +37,8 @@ class RawColumns:
     tid: npt.NDArray[np.int64]
     line: npt.NDArray[np.int64]
     fields: dict[str, npt.NDArray[np.uint64] | npt.NDArray[np.int64]]
-    comms: dict[int, str]
-    """Thread -> its name."""
+    comms: tuple[tuple[int, str], ...]
+    """Threads and their names; more than one where a thread has changed it."""
     tgids: dict[int, int]
     """Thread -> its process, where that is told."""
 

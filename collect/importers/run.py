@@ -104,7 +104,7 @@ def import_file(
             names = sorted({name for name, _ in builder.not_taken})
             others = f"; it has {', '.join(names[:5])}" if names else ""
             raise IncompleteData(f"{path}: no event that faultreplay knows{others}: is it the output of {kind}?")
-        _check_threads(path, kind, turns)
+        _check_threads(path, kind, builder, turns)
         _check_time(path, kind, source, writer.rows)
         notes = _notes(source, builder, turns, tally)
         _fill_meta(meta, source, builder)
@@ -177,13 +177,14 @@ def _check_time(path: Path, kind: str, source: Source, rows: int) -> None:
         )
 
 
-def _check_threads(path: Path, kind: str, turns: Turns) -> None:
-    if kind == "perf-script" and turns.two_vcpus is not None:
+def _check_threads(path: Path, kind: str, builder: Builder, turns: Turns) -> None:
+    """perf script -F pid without tid looks like tid alone; threads of one process would be taken for one."""
+    why = builder.not_a_thread
+    if turns.two_vcpus is not None:
         tid, one, other = turns.two_vcpus
-        raise IncompleteData(
-            f"{path}: {tid} enters vCPU {one} and, without an exit between, vCPU {other}: that number is a process, "
-            "the column tid is lacking: perf script --ns -F comm,pid,tid,cpu,time,event,trace"
-        )
+        why = f"{tid} enters vCPU {one} and, without an exit between, vCPU {other}"
+    if kind == "perf-script" and why:
+        raise IncompleteData(f"{path}: {why}: a process, not a thread: the column tid is lacking ({PERF.command})")
 
 
 def _fill_meta(meta: Meta, source: Source, builder: Builder) -> None:

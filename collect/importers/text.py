@@ -111,6 +111,6 @@ def _columns(lexer: Lexer, event: str, lines: pl.DataFrame, fields: dict[str, np
     cpu, tid = people[who].T
     return RawColumns(
         event, lines["ts_ns"].to_numpy(), cpu, tid, lines["line"].to_numpy(), fields,
-        {person.tid: person.comm for person in seen if person.comm},
+        tuple((person.tid, person.comm) for person in seen if person.comm),
         {person.tid: person.tgid for person in seen if person.tgid},
     )  # fmt: skip
