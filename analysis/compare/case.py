@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,11 @@ from faultreplay.analysis.compare.predict import (
     load_with,
     measured_run_time_ns,
     mechanism_used,
-    run,
+    replications,
     simulated_rows,
 )
 from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of
-from faultreplay.analysis.judge.bootstrap import Interval
-from faultreplay.analysis.judge.judge import Errors, by_accessor, error_intervals, errors
+from faultreplay.analysis.judge.judge import Errors, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
@@ -68,6 +67,7 @@ class Case:
     reading: Reading = "recorded"
     """how faults of memory that was there are taken in the table on missing memory"""
     _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
+    _samples: dict[str, Ints] = field(default_factory=dict, compare=False, repr=False)
 
     @functools.cached_property
     def read(self) -> Workload:
@@ -181,16 +181,26 @@ class Case:
     def fitted(self) -> CostTable:
         """Costs that the whole trace shows; none where fitting is off."""
         if "all" not in self._kept:
-            self._kept["all"] = self.fitted_on(self.faults, self.trace.name)
+            self._kept["all"] = self.fitted_on(self.faults, self.trace.name, self._samples)
         return self._kept["all"]
 
-    def fitted_on(self, faults: pl.DataFrame, source: str) -> CostTable:
-        """Costs that some of its faults show; those which a recorded window held up show the window, not their path."""
+    def fitted_samples(self) -> Mapping[str, Ints]:
+        """What each of these costs was fitted on, ns."""
+        self.fitted()
+        return self._samples
+
+    def fitted_on(self, faults: pl.DataFrame, source: str, samples: dict[str, Ints] | None = None) -> CostTable:
+        """Costs that some of its faults show; those which a recorded window held up show the window, not their path.
+
+        `samples` is filled with what each was fitted on.
+        """
         if not self.fit:
             return CostTable({})
         # Where CPUs are a resource, the wait for one is the replay's to find.
         waits = self.setup.cpus is None
         fit = fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits)
+        if samples is not None:
+            samples.update(fit.samples)
         return fit.within(self.shipped)
 
 
@@ -309,12 +319,15 @@ class Half:
     """The second half of a trace, predicted with costs from the first."""
 
     errors: Errors
-    intervals: Mapping[str, Interval]
     rows: int
     run_time_ns: int
     """predicted"""
     predicted_ns: Ints
     measured_ns: Ints
+    more_ns: Sequence[Ints]
+    """predicted with further seeds"""
+    owner: npt.NDArray[np.integer[Any]]
+    """whose faults they are, an index"""
     first_ns: Ints
     """measured stalls of the first half: how much the trace differs from itself"""
     costs: Mapping[str, str]
@@ -332,23 +345,18 @@ def held_out(case: Case, used: Used) -> Half:
     costs = case.costs(fitted)
     offset = border - workload.clock_start_ns
     later = [replace(w, start_ns=w.start_ns - offset) for w in case.windows_of(mechanism.name) if w.start_ns >= offset]
-    result = run(second, mechanism, costs, setup, later)
+    result, *others = replications(second, mechanism, costs, setup, later)
     mine = simulated_rows(second, mechanism) & (second.recorded_stall_ns >= 0) & (result.stall_ns >= 0)
-    owner = second.accessor_of_row()[mine]
     predicted, measured = result.stall_ns[mine], second.recorded_stall_ns[mine]
     early = simulated_rows(first, mechanism) & (first.recorded_stall_ns >= 0)
     return Half(
         errors=errors(predicted, measured, run_time_ns=(result.run_time_ns, measured_run_time_ns(second))),
-        intervals=error_intervals(
-            by_accessor(predicted, owner, second.accessors),
-            by_accessor(measured, owner, second.accessors),
-            paired=True,
-            seed=setup.seed,
-        ),
         rows=int(mine.sum()),
         run_time_ns=result.run_time_ns,
         predicted_ns=predicted,
         measured_ns=measured,
+        more_ns=[other.stall_ns[mine] for other in others],
+        owner=second.accessor_of_row()[mine],
         first_ns=first.recorded_stall_ns[early],
         costs=dict(result.costs_used),
         fitted=frozenset(fitted),

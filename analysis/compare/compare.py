@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import numpy as np
-
 from faultreplay.analysis.compare.blackout import BLACKOUTS, Blackout, Stillness, blackout, measured_stillness
-from faultreplay.analysis.compare.case import Case, held_out, loss_percent
+from faultreplay.analysis.compare.case import RAILS, Case, loss_percent
+from faultreplay.analysis.compare.judged import Judged, Trust, differences, judge, run_errors
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.notes import notes_of
 from faultreplay.analysis.compare.predict import (
-    Used,
-    doubled,
     load_with,
     mean_metrics,
     measured_metrics,
     metrics_of,
     replications,
-    run,
-    simulated_rows,
 )
 from faultreplay.analysis.compare.served import Served, served, why_no_row
 from faultreplay.analysis.compare.sources import CostSource
-from faultreplay.analysis.judge.bootstrap import Interval, intervals
-from faultreplay.analysis.judge.judge import Errors, by_accessor, errors
+from faultreplay.analysis.compare.uncertainty import Doubt, Replayed, Uncertainty
+from faultreplay.faulttrace.errors import UsageError
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
-from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.workload import Workload
 
 DEFAULT_MECHANISMS: Final = ("as-recorded", "uffd-missing", "kvm-exit", "ideal")
-FEWEST_TO_JUDGE: Final = 60
 MARKED_FROM_PERCENT: Final = 1.0
 Progress = Callable[[str], None]
 
@@ -49,17 +42,21 @@ class Row:
     metrics: Metrics
     costs: Mapping[str, CostSource]
     cost_means_ns: Mapping[str, float]
-    total_interval: Interval | None
-    borrowed_effect_percent: float | None
-    """by how much total stall changes when every borrowed cost is doubled; None: not looked at"""
     warnings: tuple[str, ...]
     result: Result
     served: Served = field(default_factory=Served)
+    uncertainty: Uncertainty | None = None
+    """None: not looked at"""
+    recorded: bool = False
+    """of the recorded mechanism, with nothing set otherwise: its errors are errors"""
+    differs: tuple[str, ...] = ()
+    """of the recorded mechanism: in what it is a what-if"""
 
     @property
     def marked(self) -> bool:
         """True when costs of other hardware matter for this row."""
-        return abs(self.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
+        foreign = self.uncertainty.foreign if self.uncertainty else None
+        return foreign is not None and foreign.high - foreign.low >= MARKED_FROM_PERCENT
 
     @property
     def borrowed(self) -> dict[str, CostSource]:
@@ -74,22 +71,6 @@ class Unanswered:
     mechanism: str
     title: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The recorded mechanism's prediction against the recording.
-
-    `in_sample`: costs from all faults, judged on the same. `held_out`: costs from the first half, judged on the second.
-    """
-
-    used: Used
-    rows: int
-    in_sample: Errors
-    held_out: Errors | None
-    held_out_rows: int
-    held_out_intervals: Mapping[str, Interval]
-    why_not: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +96,14 @@ class Comparison:
     blackout_measured: Stillness | None = None
     windows_from: str = ""
     what_if: tuple[str, ...] = ()
+    baseline: str = ""
+    """what rows are held against; empty: nothing"""
+    seed: int = 0
+
+    @property
+    def trust(self) -> Trust:
+        """What its rows are worth."""
+        return self.judged.trust if self.judged else Trust.UNJUDGED
 
     @property
     def loss_percent(self) -> float:
@@ -126,8 +115,8 @@ def compare(
     case: Case,
     mechanisms: Sequence[str] = (),
     *,
-    measure_held_out: bool = True,
-    weigh_borrowed: bool = True,
+    baseline: str = "",
+    weigh: bool = True,
     progress: Progress | None = None,
 ) -> Comparison:
     """Replay a trace under `mechanisms`.
@@ -135,12 +124,13 @@ def compare(
     Args:
         case: from `open_case`.
         mechanisms: names or files; by default `DEFAULT_MECHANISMS` and the recorded one.
-        measure_held_out: also predict the second half with costs of the first.
-        weigh_borrowed: also replay with borrowed costs doubled, to see how much hangs on them.
+        baseline: what rows are held against, named in the same way; by default the recorded mechanism as it was
+            recorded, else the first row that is a mechanism.
+        weigh: also judge the recorded mechanism against the recording, and say how sure each row is.
         progress: called with a word on each long step.
 
     Raises:
-        UsageError: an unknown mechanism, parameter or cost.
+        UsageError: an unknown mechanism, parameter or cost; or `baseline` has no numbers for this trace.
     """
     step = progress or (lambda _: None)
     measured = measured_metrics(case.workload)
@@ -148,22 +138,25 @@ def compare(
     missing = [mechanism for mechanism in loaded if mechanism.window is None]
     rows: list[Row] = []
     unanswered: list[Unanswered] = []
+    replayed: list[Replayed] = []
     for mechanism in missing:
         step(f"replaying {mechanism.name}")
-        found = _row(mechanism, case, weigh_borrowed)
-        if isinstance(found, Row):
-            rows.append(found)
-        else:
+        found = _row(mechanism, case)
+        if isinstance(found, Unanswered):
             unanswered.append(found)
+        else:
+            rows.append(found[0])
+            replayed.append(found[1])
     still = []
     for name in blackout_names(case, mechanisms):
         step(f"replaying windows under {name}")
         still.append(blackout(name, case, case.costs()))
-    judged = None
-    recorded = next((r for r in rows if case.used and r.mechanism == case.used.name), None)
-    if case.used and recorded and not case.what_if:
-        step(f"judging {case.used.name} on the second half")
-        judged = _judge(case, case.used, recorded, measured, measure_held_out)
+    judged, against = None, ""
+    if weigh:
+        step("judging the recorded mechanism on faults held out")
+        judged = judge(case)
+        step("weighing what is not sure")
+        rows, against = _weighed(case, rows, replayed, judged, baseline)
     return Comparison(
         trace=str(case.trace.path),
         origin=str(case.trace.meta.origin),
@@ -183,7 +176,35 @@ def compare(
         blackout_measured=measured_stillness(case) if still else None,
         windows_from=case.windows_from,
         what_if=case.what_if,
+        baseline=against,
+        seed=case.setup.seed,
     )
+
+
+def _weighed(
+    case: Case, rows: Sequence[Row], replayed: Sequence[Replayed], judged: Judged | None, baseline: str
+) -> tuple[list[Row], str]:
+    """The rows with how sure they are, and what they are held against."""
+    base = _baseline(case, replayed, baseline)
+    if base is None:
+        return list(rows), ""
+    doubt = Doubt(case, judged)
+    doubt.against(base.mechanism.name, base)
+    return [replace(r, uncertainty=doubt.of(p)) for r, p in zip(rows, replayed, strict=True)], base.mechanism.name
+
+
+def _baseline(case: Case, replayed: Sequence[Replayed], asked: str) -> Replayed | None:
+    used = case.used
+    if asked:
+        found = _row(load_with(asked, case.setup, used), case)
+        if isinstance(found, Unanswered):
+            raise UsageError(f"--baseline {asked}: {found.reason}")
+        return found[1]
+    if used is not None and used.name in case.known:
+        found = _row(load_with(used.name, replace(case.setup, settings={}), used), case)
+        if not isinstance(found, Unanswered):
+            return found[1]
+    return next((one for one in replayed if one.mechanism.name not in RAILS), None)
 
 
 def blackout_names(case: Case, mechanisms: Sequence[str]) -> list[str]:
@@ -210,8 +231,9 @@ def default_names(case: Case) -> list[str]:
     return names
 
 
-def _row(mechanism: Mechanism, case: Case, weigh_borrowed: bool) -> Row | Unanswered:
+def _row(mechanism: Mechanism, case: Case) -> tuple[Row, Replayed] | Unanswered:
     setup, workload = case.setup, case.read
+    is_used = case.used is not None and mechanism.name.split(":")[0] == case.used.name
     if reason := why_no_row(case, mechanism):
         return Unanswered(mechanism.name, mechanism.title, reason)
     costs = case.costs()
@@ -219,61 +241,21 @@ def _row(mechanism: Mechanism, case: Case, weigh_borrowed: bool) -> Row | Unansw
     results = replications(workload, mechanism, costs, setup, windows)
     first = results[0]
     sources = case.sources(first.costs_used)
-    interval = None
-    if setup.seeds > 1:
-        groups = [[part for r in results for part in by_accessor(r.stall_ns, r.accessor, workload.accessors)]]
-        (interval,) = intervals(groups, lambda g: np.array([g[0].sum() / len(results)]), seed=setup.seed)
-    return Row(
+    differs = differences(case, mechanism) if is_used else ()
+    row = Row(
         mechanism=mechanism.name,
         title=mechanism.title,
         params=dict(mechanism.values),
         metrics=mean_metrics([metrics_of(result, workload) for result in results]),
         costs=sources,
         cost_means_ns={cost: costs[cost].distribution.mean for cost in sources},
-        total_interval=interval,
-        borrowed_effect_percent=_effect_of_borrowed(case, mechanism, costs, sources, first) if weigh_borrowed else None,
         warnings=first.warnings,
         result=first,
         served=served(workload, mechanism, first),
+        recorded=is_used and not differs and case.workload.measured,
+        differs=differs,
     )
-
-
-def _effect_of_borrowed(
-    case: Case, mechanism: Mechanism, costs: CostTable, sources: Mapping[str, CostSource], result: Result
-) -> float:
-    borrowed = [name for name, source in sources.items() if source.foreign]
-    if not borrowed or not result.total_stall_ns:
-        return 0.0
-    again = run(case.read, mechanism, doubled(costs, borrowed), case.setup, case.windows_of(mechanism.name))
-    return 100 * (again.total_stall_ns - result.total_stall_ns) / result.total_stall_ns
-
-
-def _judge(case: Case, used: Used, row: Row, measured: Metrics, measure_held_out: bool) -> Judged | None:
-    workload = case.workload
-    mechanism = load_with(used.name, case.setup, used)
-    mine = simulated_rows(workload, mechanism) & (workload.recorded_stall_ns >= 0) & (row.result.stall_ns >= 0)
-    count = int(mine.sum())
-    if not count:
-        return None
-    in_sample = errors(
-        row.result.stall_ns[mine],
-        workload.recorded_stall_ns[mine],
-        run_time_ns=(row.metrics.run_time_ns, measured.run_time_ns),
-    )
-    half, why = None, ""
-    if count < FEWEST_TO_JUDGE:
-        why = f"{count} faults are too few to hold half of them out"
-    elif measure_held_out:
-        half = held_out(case, used)
-    return Judged(
-        used=used,
-        rows=count,
-        in_sample=in_sample,
-        held_out=half.errors if half else None,
-        held_out_rows=half.rows if half else 0,
-        held_out_intervals=half.intervals if half else {},
-        why_not=why,
-    )
+    return row, Replayed(mechanism, costs, windows, first)
 
 
 def as_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -288,17 +270,17 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
         record["params"] = dict(row.params)
         record["costs"] = {name: str(source) for name, source in row.costs.items()}
         record["cost_means_ns"] = dict(row.cost_means_ns)
-        record["borrowed_costs"] = sorted(row.borrowed)
-        record["borrowed_costs_doubled_change_total_percent"] = row.borrowed_effect_percent
-        if row.total_interval:
-            record |= {
-                "total_stall_low_ns": round(row.total_interval.low),
-                "total_stall_high_ns": round(row.total_interval.high),
-            }
-        if comparison.judged and row.mechanism == comparison.judged.used.name:
-            record |= comparison.judged.in_sample.as_record("in_sample_")
-            if comparison.judged.held_out:
-                record |= comparison.judged.held_out.as_record("held_out_")
+        record["foreign_costs"] = sorted(row.borrowed)
+        if row.uncertainty:
+            record |= row.uncertainty.as_record()
+        if row.differs:
+            record["what_if"] = list(row.differs)
+        judged = comparison.judged
+        if judged and row.recorded:
+            record["error_percent"] = run_errors(row.metrics, comparison.measured)
+            record["judged_faults"] = judged.rows
+            for prefix, found in (("held_out_", judged.held_out), ("over_time_", judged.over_time)):
+                record |= found.as_record(prefix) if found else {}
         records.append(record)
     records += [{"mechanism": u.mechanism, "row": "none", "reason": u.reason} for u in comparison.unanswered]
     records += [still.as_record() for still in comparison.blackouts]

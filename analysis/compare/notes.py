@@ -25,8 +25,6 @@ class Charged(Protocol):
     def costs(self) -> Mapping[str, CostSource]: ...  # noqa: D102
     @property
     def borrowed(self) -> Mapping[str, CostSource]: ...  # noqa: D102
-    @property
-    def borrowed_effect_percent(self) -> float | None: ...  # noqa: D102
 
 
 class Predicted(Charged, Protocol):
@@ -43,52 +41,60 @@ class Predicted(Charged, Protocol):
 
 
 def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout] = ()) -> list[str]:
-    """One line a fact."""
+    """One line a fact, the ones that change how a number is read first."""
     at_hand = {r.mechanism for r in rows} | {WINDOW_KINDS[w.kind] for w in case.windows if w.kind}
     at_hand |= {b.mechanism for b in blackouts}
-    of_case = [
+    return [
+        *_loss_notes(case),
         *_reading_notes(case, rows),
-        *_trace_notes(case),
+        *_hazard_notes(rows),
         *_window_notes(case, rows, blackouts),
+        *_blackout_cost_notes(blackouts),
+        *cost_notes([*rows, *blackouts]),
+        *_trace_notes(case),
+        *_row_notes(rows),
         *host_notes(case, at_hand),
         *_model_notes(case),
     ]
-    return [*cost_notes([*rows, *blackouts]), *of_case, *_row_notes(rows)]
 
 
 def cost_notes(rows: Sequence[Charged]) -> list[str]:
-    """Which costs come from where; for what is not this host's own, how much hangs on it."""
+    """Which costs come from where."""
     by_source: dict[CostSource, set[str]] = {}
     for row in rows:
         for cost, source in row.costs.items():
             by_source.setdefault(source, set()).add(cost)
     order = list(Origin)
-    notes = [
+    return [
         f"{words_of(source)}: {', '.join(sorted(by_source[source]))}"
         for source in sorted(by_source, key=lambda s: (order.index(s.origin), s.file))
     ]
+
+
+def _blackout_cost_notes(blackouts: Sequence[Blackout]) -> list[str]:
     effects = [
-        f"{r.mechanism} {r.borrowed_effect_percent:+.1f} %"
-        for r in rows
-        if r.borrowed and r.borrowed_effect_percent is not None
+        f"{b.mechanism} {b.borrowed_effect_percent:+.1f} %"
+        for b in blackouts
+        if b.borrowed and b.borrowed_effect_percent is not None
     ]
-    if effects:
-        notes.append(
-            "* if all costs of other hardware were twice as high, total stall (in blackouts: the longest stand-still) "
-            f"would change by: {', '.join(effects)}"
-        )
-    return notes
+    if not effects:
+        return []
+    return [
+        "* foreign costs twice as high would change the longest stand-still of a blackout by: " + ", ".join(effects)
+    ]
+
+
+def _loss_notes(case: Case) -> list[str]:
+    losses, events = case.trace.meta.losses, case.trace.event_rows
+    by_probe = ", ".join(f"{probe} {n}" for probe, n in sorted(losses.by_probe.items()))
+    return [f"losses: {losses.total} of {losses.total + events} events ({by_probe})"] if losses.total else []
 
 
 def _trace_notes(case: Case) -> list[str]:
-    losses, events = case.trace.meta.losses, case.trace.event_rows
-    by_probe = ", ".join(f"{probe} {n}" for probe, n in sorted(losses.by_probe.items()))
-    notes = []
-    if losses.total:
-        notes.append(f"losses: {losses.total} of {losses.total + events} events ({by_probe})")
-    elif events:
+    events = case.trace.event_rows
+    notes = [*case.workload.notes, *case.trace.notes]
+    if events and not case.trace.meta.losses.total:
         notes.append(f"losses: none of {events} events")
-    notes += [*case.workload.notes, *case.trace.notes]
     if not case.workload.measured:
         notes.append("synthetic trace: nothing was measured, so nothing stands beside the predictions")
     elif case.used is None:
@@ -173,14 +179,19 @@ def _model_notes(case: Case) -> list[str]:
 
 def _row_notes(rows: Sequence[Predicted]) -> list[str]:
     said: dict[str, list[str]] = {}
-    notes = []
     for row in rows:
         if row.mechanism not in RAILS and not row.served.whole:
             said.setdefault(_served_words(row.served), []).append(row.mechanism)
-        for kind, count in row.metrics.hazards.items():
-            if count:
-                notes.append(f"hazard: {count} writes by {kind} inside a window that {row.mechanism} does not stop")
-    return [f"served by {', '.join(names)}: {words}" for words, names in said.items()] + notes
+    return [f"served by {', '.join(names)}: {words}" for words, names in said.items()]
+
+
+def _hazard_notes(rows: Sequence[Predicted]) -> list[str]:
+    return [
+        f"hazard: {count} writes by {kind} inside a window that {row.mechanism} does not stop"
+        for row in rows
+        for kind, count in row.metrics.hazards.items()
+        if count
+    ]
 
 
 def _served_words(served: Served) -> str:

@@ -54,6 +54,8 @@ class Setup:
     """with `cpus`: each thread has a CPU of its own number"""
     seed: int = 0
     seeds: int = 1
+    bounds: frozenset[str] = frozenset()
+    """of what neither the trace nor the user says, both extremes are replayed: any of ``cpus``, ``retouch``"""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from faultreplay.analysis.judge.bootstrap import Floats, Interval, intervals, wa
 
 Series = Sequence[Ints]
 """Stalls of each accessor in the order in which it took the faults."""
+
+T = TypeVar("T", bound=np.generic)
 
 NAMES: Final = ("total", "mean", "p50", "p90", "p99")
 
@@ -87,7 +89,7 @@ def error_intervals(
     return {name: i for name, i in zip(NAMES, got, strict=True) if not np.isnan(i.low)}
 
 
-def by_accessor(values: Ints, accessor: npt.NDArray[np.integer[Any]], count: int) -> list[Ints]:
+def by_accessor(values: npt.NDArray[T], accessor: npt.NDArray[np.integer[Any]], count: int) -> list[npt.NDArray[T]]:
     """The rows of each of `count` accessors, in their order."""
     return [values[accessor == one] for one in range(count)]
 

@@ -64,7 +64,12 @@ def halves(case: Case) -> Cell:
         predicted=numbers_of(half.predicted_ns, half.run_time_ns),
         measured=numbers_of(half.measured_ns, times[0]),
         errors=half.errors,
-        intervals=dict(half.intervals),
+        intervals=error_intervals(
+            by_accessor(half.predicted_ns, half.owner, second.accessors),
+            by_accessor(half.measured_ns, half.owner, second.accessors),
+            paired=True,
+            seed=case.setup.seed,
+        ),
         floor=errors(half.first_ns, half.measured_ns, run_time_ns=(times[1], times[0])) if len(half.first_ns) else None,
         floor_is="first half measured against second half measured",
         again=numbers_of(half.first_ns, times[1]) if len(half.first_ns) else None,

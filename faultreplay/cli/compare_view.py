@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.cli.render import SPAN, Column, Report, format_cell
+from faultreplay.cli.verdict_view import verdict
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.blackout import Stillness
-    from faultreplay.analysis.compare.compare import Comparison, Judged, Row
+    from faultreplay.analysis.compare.compare import Comparison, Row
     from faultreplay.analysis.compare.metrics import Metrics
     from faultreplay.analysis.compare.served import Served
-    from faultreplay.analysis.judge.judge import Errors
 
 COLUMNS: Final = (
     Column("mechanism", "mechanism"),
     Column("served_text", "served", "count", keep=8),
     Column("total_stall_ns", "total\nstall", "ns"),
-    Column("stall_per_vcpu_mean_ns", "per\nvCPU", "ns", keep=7),
+    Column("change_text", "against\nbaseline", "count"),
+    Column("stall_per_vcpu_mean_ns", "per\nvCPU", "ns", keep=5),
     Column("p50_ns", "p50", "ns"),
-    Column("p90_ns", "p90", "ns", keep=6),
-    Column("p99_ns", "p99", "ns"),
+    Column("p90_ns", "p90", "ns", keep=5),
+    Column("p99_ns", "p99", "ns", keep=8),
     Column("p99_9_ns", "p99.9", "ns", keep=4),
-    Column("max_ns", "max", "ns"),
-    Column("all_stalled_ns", "all\nstalled", "ns"),
+    Column("max_ns", "max", "ns", keep=8),
+    Column("all_stalled_ns", "all\nstalled", "ns", keep=7),
     Column("latency_p50_ns", "latency\np50", "ns", keep=8),
     Column("latency_p99_ns", "latency\np99", "ns", keep=8),
-    Column("run_time_ns", "run\ntime", "ns"),
-    Column("slowdown", "slow-\ndown", "ratio", keep=5),
+    Column("run_time_ns", "run\ntime", "ns", keep=6),
+    Column("slowdown", "slow-\ndown", "ratio", keep=4),
     Column("stall_per_vcpu_min_ns", "per vCPU\nleast", "ns", keep=2),
     Column("stall_per_vcpu_max_ns", "per vCPU\nmost", "ns", keep=2),
     Column("faults", "faults", "count", keep=3),
@@ -40,6 +43,7 @@ COLUMNS: Final = (
 )
 # A column with nothing to say in any row is not shown.
 _OPTIONAL: Final = {
+    "change_text",
     "served_text",
     "latency_p50_ns",
     "latency_p99_ns",
@@ -57,22 +61,26 @@ BLACKOUT_COLUMNS: Final = (
     Column("refault_stall_ns", "their\nstall", "ns"),
     Column("hazards_text", "hazards", "count", keep=8),
 )
-_ERRORS: Final = {
-    "total": "total_stall_ns",
-    "p50": "p50_ns",
-    "p90": "p90_ns",
-    "p99": "p99_ns",
-    "run_time": "run_time_ns",
-}
+NOTES: Final = 3
+"""So many are shown unless all are asked for."""
 
 
-def report(comparison: Comparison) -> Report:
-    """The table of `faultreplay compare`."""
+def report(
+    comparison: Comparison, *, verbose: bool = True, options: Mapping[str, Any] | None = None, trace_id: str = ""
+) -> Report:
+    """The table of `faultreplay compare`.
+
+    Args:
+        comparison: what it says.
+        verbose: with all notes.
+        options: of the command line, for JSON.
+        trace_id: which trace it was, wherever it lies.
+    """
     from faultreplay.analysis.compare.compare import as_records
 
     rows: list[dict[str, Any]] = []
     rules = set()
-    judged = comparison.judged
+    judged, shown = comparison.judged, False
     with_numbers = {row.mechanism: row for row in comparison.rows}
     reasons = {row.mechanism: row.reason for row in comparison.unanswered}
     for name in comparison.asked:
@@ -81,21 +89,27 @@ def report(comparison: Comparison) -> Report:
             rows.append({"mechanism": name, SPAN: reasons[name]})
         else:
             cells = _cells(row.metrics) | {"mechanism": row.mechanism + (" *" if row.marked else "")}
-            rows.append(cells | {"served_text": _served_text(row.served)})
-        if judged and name == judged.used.name:
-            rows += _judged_rows(comparison, judged)
+            rows.append(cells | {"served_text": _served_text(row.served)} | _change_cells(row))
+            if judged and row.recorded:
+                rows += _judged_rows(comparison, row)
+                shown = True
         rules.add(len(rows) - 1)
-    if judged is None and comparison.workload.measured and comparison.asked:
+    if not shown and comparison.workload.measured and comparison.asked:
         rows.insert(0, _cells(comparison.measured) | {"mechanism": "measured"})
     columns = [c for c in COLUMNS if c.key not in _OPTIONAL or any(r.get(c.key) for r in rows)]
+    against = f"against\n{comparison.baseline}" if len(comparison.baseline) < 16 else "against\nbaseline"
+    columns = [replace(c, title=against) if c.key == "change_text" else c for c in columns]
     further = [blackout_report(comparison)] if comparison.blackouts else []
     return Report(
         records=as_records(comparison),
         columns=columns if comparison.asked else [],
         title=_title(comparison),
-        notes=[*_held_out_words(judged), *_interval_words(comparison.rows), *comparison.notes],
+        lead=verdict(comparison),
+        notes=comparison.notes,
+        brief=0 if verbose else NOTES,
+        made_of={"trace": f"{comparison.trace} ({trace_id[:12]})", "seed": comparison.seed},
         rows=rows,
-        rules=frozenset(rules if judged else {0} if comparison.workload.measured else ()),
+        rules=frozenset(rules if shown else {0} if comparison.workload.measured else ()),
         further=further,
         extra={
             "trace": comparison.trace,
@@ -106,7 +120,12 @@ def report(comparison: Comparison) -> Report:
             "lost_events": comparison.lost_events,
             "windows": [dict(w.__dict__) for w in comparison.windows],
             "what_if": list(comparison.what_if),
-            "held_out_rows": judged.held_out_rows if judged else 0,
+            "verdict": " ".join(verdict(comparison)),
+            "trust": comparison.trust.value,
+            "baseline": comparison.baseline,
+            "trace_id": trace_id,
+            "seed": comparison.seed,
+            "options": dict(options or {}),
         },
     )
 
@@ -175,45 +194,41 @@ def _cells(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _judged_rows(comparison: Comparison, judged: Judged) -> list[dict[str, Any]]:
+def _judged_rows(comparison: Comparison, row: Row) -> list[dict[str, Any]]:
+    """What was measured, and the errors of the very numbers in the row above it."""
+    from faultreplay.analysis.compare.judged import run_errors
+
     rows = [_cells(comparison.measured) | {"mechanism": "  measured"}]
-    rows.append({"mechanism": "  error in sample"} | _error_cells(judged.in_sample))
-    if judged.held_out:
-        rows.append({"mechanism": "  error held out"} | _error_cells(judged.held_out))
-    return rows
+    errors = run_errors(row.metrics, comparison.measured)
+    cells = {key: "-" if value is None else f"{value:+.1f} %" for key, value in errors.items()}
+    return [*rows, {"mechanism": f"  error on {comparison.faults:,}"} | cells]
 
 
-def _error_cells(errors: Errors) -> dict[str, str]:
-    values = {key: getattr(errors, name) for name, key in _ERRORS.items()}
-    return {key: "-" if value is None else f"{value:+.1f} %" for key, value in values.items()}
+def _change_cells(row: Row) -> dict[str, str]:
+    """The row against the baseline, in words where there is no difference to tell; and both bounds of its stall."""
+    sure = row.uncertainty
+    if sure is None:
+        return {}
+    cells = {}
+    if sure.bounds:
+        totals = sorted([row.metrics.total_stall_ns, *(bound.total_ns for bound in sure.bounds)])
+        cells["total_stall_ns"] = span_text(totals[0], totals[-1])
+    if sure.change_percent is None:
+        return cells
+    if row.mechanism == sure.baseline and not sure.change_percent:
+        return cells | {"change_text": "baseline"}
+    if sure.change is None:
+        return cells | {"change_text": f"{sure.change_percent:+.0f} %"}
+    interval = f"({sure.change.low:+.0f} to {sure.change.high:+.0f})"
+    if sure.within_noise:
+        return cells | {"change_text": f"noise {interval}"}
+    return cells | {"change_text": f"{sure.change_percent:+.0f} % {interval}"}
 
 
-def _held_out_words(judged: Judged | None) -> list[str]:
-    if judged is None:
-        return []
-    words = []
-    if judged.why_not:
-        words.append(f"no held-out error: {judged.why_not}")
-    if judged.held_out:
-        total = judged.held_out_intervals.get("total")
-        bounds = f" (95 %: {total.low:+.1f} to {total.high:+.1f})" if total else ""
-        distance = judged.held_out.wasserstein
-        words.append(
-            f"held out: costs from the first half of the faults, judged on the {judged.held_out_rows} of the second: "
-            f"total stall {_signed(judged.held_out.total)}{bounds}, "
-            f"distance of the distributions {'-' if distance is None else f'{distance:.1f} %'} of the mean"
-        )
-    return words
-
-
-def _interval_words(rows: tuple[Row, ...]) -> list[str]:
-    return [
-        f"{row.mechanism}: total stall 95 % between {format_ns(row.total_interval.low)} and "
-        f"{format_ns(row.total_interval.high)}"
-        for row in rows
-        if row.total_interval
-    ]
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.1f} %"
+def span_text(low_ns: int, high_ns: int) -> str:
+    """Two times as one cell: `56.3-84.0 ms`."""
+    low, high = format_ns(low_ns), format_ns(high_ns)
+    if low == high:
+        return low
+    same = low.rsplit(" ", 1)[1] == high.rsplit(" ", 1)[1]
+    return f"{low.rsplit(' ', 1)[0] if same else low}-{high}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from faultreplay.cli.render import FORMATS
 from faultreplay.faulttrace.errors import UsageError, nearest
@@ -111,6 +112,31 @@ def question_options(function: F) -> F:
                 help="Threads that are vCPUs though they never call KVM_RUN; * in a NAME stands for anything. "
                 "Default: QEMU's TCG threads (CPU n/TCG).",
             ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def weighing_options(function: F) -> F:
+    """What rows are held against, and how much is said of what they are worth."""
+    for option in reversed(
+        (
+            click.option(
+                "--baseline",
+                metavar="NAME",
+                default="",
+                help="Hold every row against this mechanism (or file, or NAME:PARAM=VALUE). "
+                "Default: the recorded one as it was recorded.",
+            ),
+            click.option(
+                "--bounds/--no-bounds",
+                default=True,
+                show_default=True,
+                help="Also replay the other extreme of what the trace does not tell (host CPUs without --cpus, what is "
+                "touched again without --retouch), and give both where they differ.",
+            ),
+            click.option("-v", "--verbose", is_flag=True, help="All notes under the table, not the first three."),
         )
     ):
         function = option(function)
@@ -264,12 +290,21 @@ def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
         vcpu_threads=tuple(t for t in (options.get("vcpu_threads") or "").split(",") if t),
         seed=options["seed"],
         seeds=options["seeds"],
+        bounds=_bounds(options),
     )
     return setup, {
         "windows": windows,
         "fit": options["fit"],
         "max_loss_percent": options["max_loss_percent"],
     }
+
+
+def _bounds(options: Mapping[str, Any]) -> frozenset[str]:
+    """Of what both extremes are to be replayed: of what nobody has set."""
+    if not options.get("bounds"):
+        return frozenset()
+    asked = click.get_current_context().get_parameter_source("retouch") is not ParameterSource.DEFAULT
+    return frozenset({"cpus"} if options["cpus"] is None else ()) | frozenset(() if asked else {"retouch"})
 
 
 def check_settings(setup: Setup, names: Sequence[str], window_kinds: Iterable[str]) -> None:

@@ -1,10 +1,10 @@
-"""The one way out: the same records as a table, JSON, CSV, Markdown or Parquet.
+"""The one way out: the same records as a table, text for a mail, JSON, CSV, Markdown or Parquet.
 
 Data goes to stdout (or to `-o FILE`), words to stderr. JSON, CSV and Parquet carry integers in the unit that
-the name ends in (`_ns`, `_bytes`); only tables are rounded. A table is never wider than the terminal (80 columns
-when piped): the columns that matter least are left out and named on stderr, and no number is ever cut short. Text from
-outside goes through `plain` here, whatever the format, but for JSON and Parquet: `say` and `put` are the only ways to
-print a line.
+the name ends in (`_ns`, `_bytes`); only tables are rounded. A table is never wider than the terminal, than 120 columns
+in a pipe or a file, than 72 as text: the columns that matter least are left out, which the table says, and no number is
+ever cut short. Text from outside goes through `plain` here, whatever the format, but for JSON and Parquet: `say` and
+`put` are the only ways to print a line.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from faultreplay import __version__
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.plain_text import plain, plain_frame
 from faultreplay.faulttrace.units import format_bytes, format_ns
@@ -30,13 +32,21 @@ from faultreplay.faulttrace.units import format_bytes, format_ns
 if TYPE_CHECKING:
     import polars as pl
 
-FORMATS: Final = ("table", "json", "csv", "md", "parquet")
+FORMATS: Final = ("table", "text", "json", "csv", "md", "parquet")
 DEFAULT_WIDTH: Final = 80
+PIPED_WIDTH: Final = 120
+"""Of a table that goes into a file or a pipe, where nobody says how wide it may be."""
+TEXT_WIDTH: Final = 72
+"""What kernel lists want of a mail."""
+JSON_VERSION: Final = 2
+"""Of the document around the records; 1 had no version."""
 GAP: Final = 2  # between two columns of a table
 _MARKUP: Final = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 _BLOCK: Final = re.compile(r"^(?=[#+=-])|(?<=^\d)(?=[.)] )|(?<=^\d\d)(?=[.)] )")  # a heading or a list in the list
 _ESCAPED: Final = r"\\"
 DEAR: Final = 6  # `keep` from which a column goes only when narrow gaps do not help
+
+_UNIT_GAP: Final = re.compile(r"(?<=\d) (?=(?:%|[num]?s|[KMG]iB|B)(?!\w))")
 
 Unit = Literal["text", "ns", "bytes", "count", "ratio", "percent", "error"]
 Record = Mapping[str, Any]
@@ -70,6 +80,9 @@ class Report:
     rows: Sequence[Record] | None = None
     rules: frozenset[int] = frozenset()  # a line is drawn under these rows
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON only: what stands beside the records
+    lead: Sequence[str] = ()  # what must be read before the table: under the title
+    made_of: Mapping[str, Any] = field(default_factory=dict)  # text only: what a reader needs to make it again
+    brief: int = 0  # so many notes are shown to people, and how many more there are; 0: all
     further: Sequence[Report] = ()  # tables under the first one, for people: their records are among `records`
 
 
@@ -118,12 +131,10 @@ def emit(report: Report, fmt: str, output: Path | None = None, *, force: bool = 
         _replace(output, lambda part: _write_parquet(report.records, part))
         say(f"wrote {output}")
         return
-    if fmt == "table":
-        width = table_width(sys.stdout.isatty() if output is None else False)
-        text, left_out = to_table(report, width, colour=output is None and sys.stdout.isatty())
-        if left_out:
-            words = f"left out for want of width: {', '.join(left_out)} (a wider terminal or --format csv shows all)"
-            say(words, width)
+    if fmt in ("table", "text"):
+        colour = fmt == "table" and output is None and sys.stdout.isatty()
+        width = TEXT_WIDTH if fmt == "text" else table_width(sys.stdout.isatty() if output is None else False)
+        text = to_text(report, width) if fmt == "text" else to_table(report, width, colour=colour)[0]
     else:
         text = {"json": to_json, "csv": to_csv, "md": to_markdown}[fmt](report)
     if fmt == "csv":
@@ -183,10 +194,10 @@ def check_output(output: Path, *, force: bool) -> None:
 
 
 def table_width(terminal: bool) -> int:
-    """Columns a table may take: the terminal's, or COLUMNS, or 80 when nobody knows."""
+    """Columns a table may take: the terminal's, or COLUMNS, or 120 when nobody knows."""
     if terminal or os.environ.get("COLUMNS", "").isdigit():
         return max(shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, 40)
-    return DEFAULT_WIDTH
+    return PIPED_WIDTH
 
 
 def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False) -> tuple[str, list[str]]:
@@ -196,9 +207,33 @@ def to_table(report: Report, width: int = DEFAULT_WIDTH, *, colour: bool = False
         below, also_out = _one_table(more, width, colour=colour)
         text += "\n" + below
         left_out += also_out
-    if report.notes and report.columns:
+    words = [*_brief(report), *_left_out_words(left_out)]
+    if words and report.columns:
         text += "\n"
-    return text + "".join(_wrapped(note, width) + "\n" for note in report.notes), left_out
+    return text + "".join(_wrapped(note, width) + "\n" for note in words), left_out
+
+
+def to_text(report: Report, width: int = TEXT_WIDTH) -> str:
+    """The tables for a mail: plain, `width` columns, and at the end what made them."""
+    head, *more = [replace(part, further=()) for part in (report, *report.further)]
+    text = to_table(replace(head, further=more), width)[0]
+    made = [f"faultreplay {__version__}: {shlex.join(['faultreplay', *sys.argv[1:]])}"]
+    made += [", ".join(f"{key} {value}" for key, value in report.made_of.items())] if report.made_of else []
+    # No command is broken in two that fits a line of its own; a longer one is, as a shell lets it.
+    return text + "\n-- \n" + "".join(_wrapped(line, width) + "\n" for line in made)
+
+
+def _brief(report: Report) -> list[str]:
+    """The notes that are shown to people."""
+    hidden = len(report.notes) - report.brief
+    if not report.brief or hidden <= 0:
+        return list(report.notes)
+    return [*report.notes[: report.brief], f"{hidden} more note{'s' * (hidden > 1)} with -v"]
+
+
+def _left_out_words(left_out: Sequence[str]) -> list[str]:
+    names = ", ".join(dict.fromkeys(left_out))
+    return [f"left out for want of width: {names} (a wider terminal, or --format csv, shows all)"] if names else []
 
 
 def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[str]]:
@@ -227,6 +262,9 @@ def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[s
     if report.title:
         for part in _folded(report.title, width):
             write(part, "bold")
+        for words in report.lead:
+            for part in _wrapped(words, width).splitlines():
+                write(part)
         write("")
     for level in range(deep):
         write(line([h[level] for h in heads]), "bold")
@@ -248,8 +286,15 @@ def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[s
 
 
 def to_json(report: Report) -> str:
-    """`{"title", ..., "records": [...], "notes": [...]}`, one document."""
-    whole: dict[str, Any] = {"title": report.title, **report.extra, "records": list(report.records)}
+    """`{"schema_version", "tool", "command", "title", ..., "records": [...], "notes": [...]}`, one document."""
+    whole: dict[str, Any] = {
+        "schema_version": JSON_VERSION,
+        "tool": {"name": "faultreplay", "version": __version__},
+        "command": ["faultreplay", *sys.argv[1:]],
+        "title": report.title,
+        **report.extra,
+        "records": list(report.records),
+    }
     whole["notes"] = list(report.notes)
     return json.dumps(whole, indent=2, default=_plain, allow_nan=False) + "\n"
 
@@ -266,10 +311,13 @@ def to_csv(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """A GitHub table with every column, the notes as a list under it."""
+    """A GitHub table as wide as it may be in a pipe, the notes as a list under it."""
+    columns, left_out, _ = _fit(report, PIPED_WIDTH)
+    report = replace(report, columns=columns)
     lines: list[str] = []
     if report.title:
         lines += [f"**{_markdown(report.title)}**", ""]
+    lines += [line for words in report.lead for line in (_BLOCK.sub(_ESCAPED, _markdown(words)), "")]
     lines.append("| " + " | ".join(_markdown(_one_line(c.title)) for c in report.columns) + " |")
     lines.append("|" + "|".join("---" if c.unit == "text" else "--:" for c in report.columns) + "|")
     for row in _shown(report):
@@ -280,8 +328,9 @@ def to_markdown(report: Report) -> str:
         lines.append("| " + " | ".join(map(_markdown, cells)) + " |")
     for more in report.further:
         lines += ["", to_markdown(more).rstrip()]
-    if report.notes:
-        lines += ["", *(f"- {_BLOCK.sub(_ESCAPED, _markdown(note))}" for note in report.notes)]
+    words = [*_brief(report), *_left_out_words(left_out)]
+    if words:
+        lines += ["", *(f"- {_BLOCK.sub(_ESCAPED, _markdown(note))}" for note in words)]
     return "\n".join(lines) + "\n"
 
 
@@ -324,7 +373,10 @@ def _wrapped(words: str, width: int) -> str:
 
 
 def _folded(words: str, width: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(plain(words), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """`words` in lines of at most `width`; a number and its unit stay together."""
+    held = _UNIT_GAP.sub("\0", plain(words))
+    lines = textwrap.wrap(held, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _markdown(words: str) -> str:

@@ -65,6 +65,7 @@ def page(comparison: Comparison, meta: Meta, qemu: Sequence[Report] = ()) -> str
         f"<title>{title}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
         f"<p>{_escape(_where(meta))}</p>",
+        *(f"<p>{_escape(words)}</p>" for words in report.lead),
         "<h2>Stalls by mechanism</h2>",
         _table(report),
         *(f"<h2>{html.escape(plain(more.title))}</h2>{_table(more)}" for more in report.further),

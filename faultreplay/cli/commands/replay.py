@@ -69,7 +69,7 @@ def command(  # noqa: D103 - the help text is below
         step("reading the trace")
         case = open_case(open_trace(trace), setup, **more)
         check_settings(setup, names, (window.kind for window in case.windows))
-        done = compare(case, names, measure_held_out=False, weigh_borrowed=False, progress=step)
+        done = compare(case, names, weigh=False, progress=step)
     wants_rows = fmt == "parquet" if rows is None else rows
     if wants_rows:
         _write_rows(case, done, fmt, output, force=force)

@@ -15,6 +15,7 @@ from faultreplay.cli.options import (
     replay_options,
     setup_from,
     trace_argument,
+    weighing_options,
 )
 
 
@@ -23,6 +24,7 @@ from faultreplay.cli.options import (
 @mechanisms_option
 @replay_options
 @question_options
+@weighing_options
 @click.option(
     "-o",
     "--output",
@@ -32,7 +34,14 @@ from faultreplay.cli.options import (
 )
 @click.option("--force", is_flag=True, help="Write over an existing file.")
 def command(  # noqa: D103 - the help text is below
-    trace: Path, mechanisms: tuple[str, ...], output: Path | None, force: bool, **options: Any
+    trace: Path,
+    mechanisms: tuple[str, ...],
+    *,
+    output: Path | None,
+    force: bool,
+    baseline: str,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     from faultreplay.analysis.compare.case import open_case
     from faultreplay.analysis.compare.compare import blackout_names, compare, default_names
@@ -57,7 +66,7 @@ def command(  # noqa: D103 - the help text is below
         check_settings(
             setup, names or [*default_names(case), *blackout_names(case, ())], (window.kind for window in case.windows)
         )
-        comparison = compare(case, names, progress=step)
+        comparison = compare(case, names, baseline=baseline, progress=step)
         step("drawing")
         text = page(comparison, opened.meta, qemu)
     write_text(output, text)
