@@ -1,6 +1,7 @@
 """The files of a trace on disk: written whole or not at all, read with one line for each way of being damaged.
 
-Text files of users (mechanisms, costs): `faulttrace.regular.read_text_file`.
+Every Parquet file has checksums of its pages and a digest of itself, and says whose it is (`Marks`). Text files of
+users (mechanisms, costs): `faulttrace.regular.read_text_file`.
 """
 
 from __future__ import annotations
@@ -9,39 +10,84 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from faultreplay.faulttrace import limits
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, NoPermission
-from faultreplay.faulttrace.schema import EVENTS, STITCH_VERSION
+from faultreplay.faulttrace.meta import FileEntry
+from faultreplay.faulttrace.regular import check_regular
+from faultreplay.faulttrace.schema import EVENTS
+from faultreplay.faulttrace.seal import BLANK, SEAL_KEY, Digest, digest_parquet, seal_parquet
+from faultreplay.faulttrace.units import format_ns
 
-META: Final = "meta.json"
 _FILE_MODE: Final = 0o600  # addresses of a production guest are nobody else's business
 _TIMES: Final = {"ts_ns", "start_ns", "end_ns"}
+_PREFIX: Final = "faultreplay."
+
+Source: TypeAlias = Path | pa.BufferReader
 
 
-def part_paths(path: Path) -> list[Path]:
-    """The event parts of the trace at `path`, in order."""
-    return sorted((path / "events").glob("part-*.parquet"))
+@dataclass(frozen=True)
+class Marks:
+    """What a Parquet file says of itself in its footer (keys ``faultreplay.*``); empty: not said."""
+
+    recording: str = ""
+    """`Integrity.recording` of the trace it belongs to"""
+    file: str = ""
+    """its name within the trace, as ``events/part-000000.parquet``"""
+    made_from: str = ""
+    """of derived files: a digest of all that they were derived from"""
+    stitch_version: str = ""
+    """of stitched faults"""
+
+    def as_metadata(self) -> dict[str, str]:
+        """For the footer; the digest's place comes last."""
+        told = {f"{_PREFIX}{key}": value for key, value in vars(self).items() if value}
+        return told | {SEAL_KEY: BLANK}
 
 
-def write_parquet(path: Path, table: pa.Table) -> int:
-    """Write whole or not at all; the file's size in bytes."""
+@dataclass(frozen=True)
+class Footer:
+    """A Parquet file's footer, checked against a schema."""
+
+    rows: int
+    names: frozenset[str]
+    """of its columns"""
+    marks: Marks
+    sealed: bool
+    """it carries a digest of itself, and its pages have checksums"""
+
+
+def write_parquet(path: Path, table: pa.Table, marks: Marks | None = None) -> FileEntry:
+    """Write whole or not at all, with checksums and what `marks` says."""
+    options: dict[str, Any] = {"compression_level": 3}
     if table.schema.equals(EVENTS):
         # Times and addresses grow slowly: deltas take a fifth of plain pages.
-        encodings = {f.name: "DELTA_BINARY_PACKED" for f in table.schema if not pa.types.is_uint8(f.type)}
-        options: dict[str, Any] = {"column_encoding": encodings, "use_dictionary": ["kind"]}
-    else:
-        options = {}
-        table = table.replace_schema_metadata({"stitch_version": str(STITCH_VERSION)})
+        options["column_encoding"] = {f.name: "DELTA_BINARY_PACKED" for f in EVENTS if not pa.types.is_uint8(f.type)}
+        options["use_dictionary"] = ["kind"]
+    return write_tables(path, table.schema, [table], marks, **options)
+
+
+def write_tables(
+    path: Path, schema: pa.Schema, tables: Iterable[pa.Table], marks: Marks | None = None, **options: Any
+) -> FileEntry:
+    """Write tables of `schema` one after the other into one file; `options` are those of ParquetWriter."""
+    rows = 0
     with disk_errors(path), replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", compression_level=3, **options)
-    return path.stat().st_size
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True, **options) as writer:
+            for table in tables:
+                writer.write_table(table)
+                rows += table.num_rows
+            writer.add_key_value_metadata((marks or Marks()).as_metadata())
+        sha256 = seal_parquet(temporary)
+    return FileEntry(rows, path.stat().st_size, sha256)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -85,55 +131,123 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise FaultreplayError(f"{path}: {error.strerror or error}") from None
 
 
-def check_footer(path: Path, schema: pa.Schema) -> None:
-    """See that a file is whole and has the columns of `schema`.
+@contextlib.contextmanager
+def _damage(where: object, what: str) -> Iterator[None]:
+    """Whatever Arrow makes of damaged bytes (also in names: UnicodeDecodeError), as one line."""
+    try:
+        yield
+    except (FaultreplayError, FileNotFoundError):
+        raise
+    except PermissionError as error:
+        raise NoPermission(f"{where}: {error.strerror}") from None
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise IncompleteData(f"{where}: {what.format(reason)}") from None
+
+
+def check_footer(path: Path, schema: pa.Schema) -> Footer:
+    """See that a regular file is a whole Parquet file and has the columns of `schema`.
 
     Raises:
         IncompleteData: it is not, or has not.
+        NoPermission: it may not be read.
     """
-    try:
-        stored = pq.read_schema(path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise IncompleteData(f"{path}: not a whole Parquet file (truncated?): copy the trace again") from None
+    check_regular(path, IncompleteData)
+    return footer_of(path, path, schema)
+
+
+def footer_of(source: Source, where: object, schema: pa.Schema) -> Footer:
+    """As `check_footer`, also of bytes in memory; `where` names them."""
+    with _damage(where, "not a whole Parquet file (truncated?): copy it again"):
+        with pq.ParquetFile(source) as file:
+            metadata, stored = file.metadata, file.schema_arrow
+        rows = sum(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
+        told = {
+            key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
+        }
     for column in schema:
         index = stored.get_field_index(column.name)
         if index < 0 and column.nullable:
             continue  # it came later than the file
         if index < 0:
-            raise IncompleteData(f"{path}: column {column.name} is missing")
+            raise IncompleteData(f"{where}: column {column.name} is missing")
         if stored.field(index).type != column.type:
             raise IncompleteData(
-                f"{path}: column {column.name} is {stored.field(index).type}, the schema says {column.type}"
+                f"{where}: column {column.name} is {stored.field(index).type}, the schema says {column.type}"
             )
+    if rows != metadata.num_rows or rows < 0:
+        raise IncompleteData(f"{where}: damaged: its footer counts {metadata.num_rows} rows, its parts {rows}")
+    marks = {name: told.get(f"{_PREFIX}{name}", "") for name in Marks.__dataclass_fields__}
+    marks["stitch_version"] = marks["stitch_version"] or told.get("stitch_version", "")  # as older files name it
+    return Footer(rows, frozenset(stored.names), Marks(**marks), SEAL_KEY in told)
+
+
+def check_digest(path: Path, expected: str | None = None) -> str:
+    """See that a file is what was written; its digest.
+
+    Args:
+        path: a Parquet file.
+        expected: the digest that meta.json lists; None: as the file itself says, if it says.
+
+    Raises:
+        IncompleteData: it was changed since; or it is another file than expected.
+    """
+    return held(digest_parquet(path), path, expected)
+
+
+def held(digest: Digest, where: object, expected: str | None = None) -> str:
+    """The digest itself, where it is what it must be; see `check_digest`."""
+    if digest.told and not digest.holds:
+        raise IncompleteData(f"{where}: damaged: its bytes have changed since it was written: copy it again")
+    if expected is not None and digest.found != expected:
+        raise IncompleteData(f"{where}: not the file that meta.json lists (edited, or of another trace): copy it again")
+    return digest.found
 
 
 def read_parquet(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """A file's columns, checked against `schema`.
+    """A file's columns, checked against `schema`; checksums of pages are verified where it has them.
 
     Raises:
-        IncompleteData: it cannot be read or holds impossible values.
+        IncompleteData: it cannot be read, needs too much memory or holds impossible values.
     """
-    check_footer(path, schema)
-    try:
-        stored = set(pq.read_schema(path).names)
-        wanted = list(columns or schema.names)
-        table = pq.read_table(path, columns=[name for name in wanted if name in stored], partitioning=None)
-        for at, name in enumerate(wanted):
-            if name not in stored:
-                empty = pa.nulls(table.num_rows, schema.field(name).type)
-                table = table.add_column(at, schema.field(name), empty)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise IncompleteData(f"{path}: damaged: {str(error).splitlines()[0][:200]}") from None
-    for field in schema:
-        if field.name not in table.column_names:
-            continue
+    check_regular(path, IncompleteData)
+    return read_source(path, path, schema, columns)
+
+
+def read_source(source: Source, where: object, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """As `read_parquet`, also of bytes in memory; `where` names them."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    footer = footer_of(source, where, schema)
+    limits.check_memory(str(where), footer.rows, wanted)
+    with _damage(where, "damaged: {}"):
+        # Of pages without a checksum there is nothing to verify: older files are read as they are.
+        stored = [name for name in wanted.names if name in footer.names]
+        table = pq.read_table(source, columns=stored, partitioning=None, page_checksum_verification=True)
+        for name in set(wanted.names) - footer.names:  # a column that may be empty and came later than the file
+            table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+    if table.num_rows != footer.rows:
+        raise IncompleteData(f"{where}: damaged: {table.num_rows} rows, its footer says {footer.rows}")
+    for field in wanted:
         column = table[field.name]
         if not field.nullable and column.null_count:
-            raise IncompleteData(f"{path}: column {field.name} has {column.null_count} empty values")
-        if field.name in _TIMES and len(column) and (low := pc.min(column).as_py()) is not None and low < 0:
-            raise IncompleteData(f"{path}: column {field.name} has the impossible time {low} ns")
-    if columns is None:
-        return table.cast(schema)
-    return table.cast(pa.schema([schema.field(name) for name in columns]))
+            raise IncompleteData(f"{where}: column {field.name} has {column.null_count} empty values")
+        if field.name in _TIMES and len(column):
+            _check_times(where, field.name, column)
+    if {"start_ns", "end_ns"} <= set(wanted.names) and pc.any(pc.less(table["end_ns"], table["start_ns"])).as_py():
+        raise IncompleteData(f"{where}: damaged: something ends before it starts")
+    with _damage(where, "damaged: {}"):
+        return table.select(wanted.names).cast(wanted)
+
+
+def _check_times(where: object, name: str, column: pa.ChunkedArray) -> None:
+    found = pc.min_max(column).as_py()
+    low, high = found["min"], found["max"]
+    if low is None:
+        return
+    if low < 0 or high > limits.MAX_TIME_NS:
+        raise IncompleteData(f"{where}: column {name} has the impossible time {low if low < 0 else high} ns")
+    if high - low > limits.MAX_SPAN_NS:
+        raise IncompleteData(
+            f"{where}: column {name} spans {format_ns(high - low)}, more than the {format_ns(limits.MAX_SPAN_NS)} "
+            "that are reckoned with"
+        )

@@ -6,17 +6,25 @@ Decoding is strict (msgspec): a wrong type names its place, an unknown key of a 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
+from faultreplay.faulttrace import limits
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.lab_facts import LabFacts
+from faultreplay.faulttrace.regular import read_bytes_file
 from faultreplay.faulttrace.schema import SCHEMA_VERSION
+from faultreplay.faulttrace.seal import digest_meta, seal_meta
 
-MAX_META_BYTES = 64 << 20
+MAX_META_BYTES: Final = 64 << 20
+LOSSES_FILE: Final = "losses.parquet"
+_MOST: Final = (1 << 63) - 1
+_MOST_ADDRESS: Final = (1 << 64) - 1
+_MOST_SLOT: Final = (1 << 32) - 1
 
 Origin = Literal["recorded", "lab", "synthetic", "imported"]
 KvmFlavour = Literal["vmx", "svm", "pvm", "none", "unknown"]
@@ -158,6 +166,28 @@ class WindowSpan:
 
 
 @dataclass
+class FileEntry:
+    """A file of the trace as it was written."""
+
+    rows: int
+    bytes: int
+    sha256: str  # of the file's bytes, see `faulttrace.seal`
+
+
+@dataclass
+class Integrity:
+    """What belongs to the trace; empty in older traces, which have no checksums."""
+
+    recording: str = ""  # a random number, also in each file's footer
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the writer came to its end: from then on every file of the trace is listed."""
+        return LOSSES_FILE in self.files
+
+
+@dataclass
 class Tool:
     """Which program wrote the trace."""
 
@@ -185,17 +215,19 @@ class Meta:
     lab: LabFacts = field(default_factory=LabFacts)
     extra: dict[str, Any] = field(default_factory=dict)
     complete: bool = False
+    integrity: Integrity = field(default_factory=Integrity)
 
     def to_json(self) -> bytes:
-        """The file's bytes, indented for people."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        """The file's bytes, indented for people, with their digest in the last line."""
+        return seal_meta(msgspec.json.format(msgspec.json.encode(self), indent=1))
 
     @classmethod
     def from_json(cls, data: bytes, where: str = "meta.json") -> Meta:
         """Decode and check.
 
         Raises:
-            IncompleteData: not JSON, a wrong type (named with its place), or another schema version.
+            IncompleteData: not JSON, a wrong type (named with its place), another schema version, a number that
+                cannot be, or changed since it was written.
         """
         try:
             raw = msgspec.json.decode(data)
@@ -207,10 +239,17 @@ class Meta:
                 )
             if version is None:
                 raise IncompleteData(f"{where}: no schema_version: not a faultreplay trace")
-            return msgspec.convert(raw, cls)
+            meta = msgspec.convert(raw, cls)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0][:300]
             raise IncompleteData(f"{where}: damaged: {reason}") from None
+        digest = digest_meta(data)
+        if not digest.holds and (digest.told or meta.integrity.recording):
+            raise IncompleteData(
+                f"{where}: changed since faultreplay wrote it (its last line holds a digest): copy the trace again"
+            )
+        check_bounds(meta, where)
+        return meta
 
     @classmethod
     def read(cls, path: Path) -> Meta:
@@ -220,9 +259,56 @@ class Meta:
             IncompleteData: missing, oversized or damaged.
         """
         try:
-            size = path.stat().st_size
-            if size > MAX_META_BYTES:
-                raise IncompleteData(f"{path}: {size} bytes, more than a meta.json can have: not a faultreplay trace")
-            return cls.from_json(path.read_bytes(), str(path))
+            return cls.from_json(read_bytes_file(path, MAX_META_BYTES, IncompleteData), str(path))
         except (FileNotFoundError, NotADirectoryError):
             raise IncompleteData(f"{path}: missing: not a trace, or its recorder never started") from None
+
+
+def check_bounds(meta: Meta, where: str) -> None:
+    """See that counts, times, threads and addresses can be.
+
+    Raises:
+        IncompleteData: one cannot; the message names its place and the limit.
+    """
+    for place, value, low, high in _bounded(meta):
+        if not low <= value <= high:
+            raise IncompleteData(f"{where}: $.{place} is {_short(value)}, it can be from {low} to {high}")
+
+
+def _bounded(meta: Meta) -> Iterator[tuple[str, int, int, int]]:
+    """Place, value, least and greatest of each number that something is sized by or reckoned with."""
+    yield "host.cpus", meta.host.cpus, 0, limits.MAX_CPUS
+    yield "host.mem_bytes", meta.host.mem_bytes, 0, _MOST
+    yield "clock.start_ns", meta.clock.start_ns, 0, limits.MAX_TIME_NS
+    yield "clock.end_ns", meta.clock.end_ns, 0, limits.MAX_TIME_NS
+    yield "losses.total", meta.losses.total, 0, _MOST
+    for name, lost in meta.losses.by_probe.items():
+        yield f"losses.by_probe[{name!r}]", lost, 0, _MOST
+    for name in ("cpu_ns", "max_rss_bytes", "ring_bytes", "events"):
+        yield f"recorder.{name}", getattr(meta.recorder, name), 0, _MOST
+    yield "windows (their number)", len(meta.windows), 0, limits.MAX_WINDOWS
+    for n, window in enumerate(meta.windows):
+        yield f"windows[{n}].start_ns", window.start_ns, 0, limits.MAX_TIME_NS
+        yield f"windows[{n}].end_ns", window.end_ns, 0, limits.MAX_TIME_NS
+    yield "targets (their number)", len(meta.targets), 0, limits.MAX_TARGETS
+    for n, target in enumerate(meta.targets):
+        yield f"targets[{n}].tgid", target.tgid, 0, limits.MAX_TID
+        yield f"targets[{n}].threads (their number)", len(target.threads), 0, limits.MAX_THREADS
+        for m, thread in enumerate(target.threads):
+            yield f"targets[{n}].threads[{m}].tid", thread.tid, 0, limits.MAX_TID
+            yield f"targets[{n}].threads[{m}].vcpu", thread.vcpu, -1, limits.MAX_VCPUS
+        for m, slot in enumerate(target.memslots):
+            yield f"targets[{n}].memslots[{m}].ts_ns", slot.ts_ns, 0, limits.MAX_TIME_NS
+            yield f"targets[{n}].memslots[{m}].slot", slot.slot, 0, _MOST_SLOT
+            for name in ("gpa", "hva", "size_bytes"):
+                yield f"targets[{n}].memslots[{m}].{name}", getattr(slot, name), 0, _MOST_ADDRESS
+    for n, entry in enumerate(meta.memory_map):
+        yield f"memory_map[{n}].ts_ns", entry.ts_ns, 0, limits.MAX_TIME_NS
+        yield f"memory_map[{n}].tgid", entry.tgid, 0, limits.MAX_TID
+        yield f"memory_map[{n}].start", entry.start, 0, _MOST_ADDRESS
+        yield f"memory_map[{n}].end", entry.end, 0, _MOST_ADDRESS
+        yield f"memory_map[{n}].page_bytes", entry.page_bytes, 1, 1 << 40
+
+
+def _short(value: int) -> str:
+    return str(value) if abs(value) < 10**40 else "a number of more than 40 digits"

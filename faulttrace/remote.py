@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from faultreplay.faulttrace.belonging import made_from
+from faultreplay.faulttrace.directory import FAULTS_FILE, META, part_name, part_numbers
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
+from faultreplay.faulttrace.files import footer_of, held, read_source
+from faultreplay.faulttrace.limits import MEMORY_VARIABLE, allowed_bytes
 from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.regular import read_bytes_file
 from faultreplay.faulttrace.schema import FAULTS, STITCH_VERSION
+from faultreplay.faulttrace.seal import digest_stream
 from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.faulttrace.units import format_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,10 +35,10 @@ _TAIL_BYTES = 1 << 16
 class FaultsOnly(Trace):
     """A trace of which only `meta.json` (if any) and the faults are at hand."""
 
-    def __init__(self, address: str, meta: Meta, table: pa.Table) -> None:
-        super().__init__(Path(address), meta, (), [])
+    def __init__(self, address: str, meta: Meta, table: pa.Table, notes: list[str]) -> None:
+        super().__init__(Path(address), meta, (), notes)
         self.address = address
-        self._table = table
+        self._rows = table
 
     @property
     def name(self) -> str:
@@ -47,7 +53,7 @@ class FaultsOnly(Trace):
     def _stitched(self, rebuild: bool) -> pl.DataFrame:
         import polars as pl
 
-        frame = pl.from_arrow(self._table)
+        frame = pl.from_arrow(self._rows)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -65,23 +71,29 @@ def open_address(address: str) -> Trace:
 
     Raises:
         UsageError: nothing there.
-        IncompleteData: no faults of this version there.
+        IncompleteData: no faults of this version there, or not those of that trace.
         MissingFeature: a URL, and fsspec (or its driver for that protocol) is not installed.
     """
     if not _is_far(address):
         return open_trace(address)
-    fs, path = _filesystem(address)
     if address.endswith(".parquet"):
-        return FaultsOnly(address, Meta(origin="imported", complete=True), _faults(address, _read(fs, path, address)))
-    meta = Meta.from_json(_read(fs, f"{path}/meta.json", address), f"{address}/meta.json")
-    table = _faults(address, _read(fs, f"{path}/faults.parquet", address))
-    return FaultsOnly(address, meta, table)
+        meta, name = Meta(origin="imported", complete=True), address
+        data = _read(address, address)
+    else:
+        meta, name = (
+            Meta.from_json(_read(address, f"{address}/{META}"), f"{address}/{META}"),
+            f"{address}/{FAULTS_FILE}",
+        )
+        data = _read(address, name)
+    table, notes = _faults(name, data, None if name == address else meta)
+    return FaultsOnly(address, meta, table, notes)
 
 
 def identity(address: str) -> str:
     """A hash of what the trace at `address` holds; it does not depend on where it lies.
 
-    Of `meta.json` and the ends of the files the faults come from, not of every byte.
+    Of `meta.json`, which holds the digests of all files; of older traces also of the ends of the files that the faults
+    come from, not of every byte.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, size, tail in _parts(address):
@@ -102,16 +114,21 @@ def _is_far(address: str) -> bool:
 def _parts(address: str) -> Iterable[tuple[str, int, bytes]]:
     if not _is_far(address):
         path = Path(address)
-        open_trace(path)  # says what is wrong, if anything is
-        events = sorted((path / "events").glob("part-*.parquet"))
-        files = [path / "meta.json", *(events or [path / "faults.parquet"])]
+        trace = open_trace(path)  # says what is wrong, if anything is
+        told = (path / META).read_bytes()
+        if trace.meta.integrity.closed:
+            return [(META, len(told), told)]
+        events = [path / part_name(number) for number in part_numbers(path)]
+        files = [path / META, *(events or [path / FAULTS_FILE])]
         return [(file.name, file.stat().st_size, _tail(file)) for file in files if file.exists()]
-    fs, place = _filesystem(address)
     if address.endswith(".parquet"):
-        data = _read(fs, place, address)
-        return [("faults.parquet", len(data), data[-_TAIL_BYTES:])]
-    found = [(name, _read(fs, f"{place}/{name}", address)) for name in ("meta.json", "faults.parquet")]
-    return [(name, len(data), data[-_TAIL_BYTES:]) for name, data in found]
+        data = _read(address, address)
+        return [(FAULTS_FILE, len(data), data[-_TAIL_BYTES:])]
+    told = _read(address, f"{address}/{META}")
+    if Meta.from_json(told, f"{address}/{META}").integrity.closed:
+        return [(META, len(told), told)]
+    data = _read(address, f"{address}/{FAULTS_FILE}")
+    return [(META, len(told), told[-_TAIL_BYTES:]), (FAULTS_FILE, len(data), data[-_TAIL_BYTES:])]
 
 
 def _tail(path: Path) -> bytes:
@@ -124,8 +141,6 @@ def _filesystem(address: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        if "://" not in address:
-            return _Here(), address
         raise MissingFeature(
             f"{address}: a URL needs fsspec, which is not installed: pip install 'faultreplay[dask]'"
         ) from None
@@ -136,35 +151,44 @@ def _filesystem(address: str) -> tuple[Any, str]:
     return fs, path
 
 
-class _Here:
-    """The one thing of fsspec's that a local file needs."""
-
-    def cat_file(self, path: str) -> bytes:
-        return Path(path).read_bytes()
-
-
-def _read(fs: Any, path: str, address: str) -> bytes:
+def _read(address: str, name: str) -> bytes:
+    """The whole of a file of the trace at `address`."""
+    allowed, why = allowed_bytes()
     try:
+        if "://" not in name:
+            return read_bytes_file(Path(name), allowed)
+        fs, path = _filesystem(name)
+        if (size := fs.size(path) or 0) > allowed:
+            raise IncompleteData(f"{name}: {format_bytes(size)}, {why}: {MEMORY_VARIABLE}=64G allows more")
         return bytes(fs.cat_file(path))
-    except FileNotFoundError:
-        if path.endswith("/faults.parquet"):
+    except (FileNotFoundError, NotADirectoryError):
+        if name.endswith(f"/{FAULTS_FILE}") and name != address:
             raise IncompleteData(
-                f"{address}: no faults.parquet there: run 'faultreplay inspect' on the trace before copying it"
+                f"{address}: no {FAULTS_FILE} there: run 'faultreplay inspect' on the trace before copying it"
             ) from None
-        raise UsageError(f"{address}: no such trace ({path.rsplit('/', 1)[-1]} is not there)") from None
+        raise UsageError(f"{address}: no such trace ({name.rsplit('/', 1)[-1]} is not there)") from None
     except (OSError, ValueError) as error:
         raise FaultreplayError(f"{address}: {str(error).splitlines()[0] if str(error) else 'cannot be read'}") from None
 
 
-def _faults(address: str, data: bytes) -> pa.Table:
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        version = (table.schema.metadata or {}).get(b"stitch_version", b"none").decode()
-        if version != str(STITCH_VERSION):
-            raise IncompleteData(
-                f"{address}: its faults were stitched by version {version}, this is {STITCH_VERSION}: "
-                "run 'faultreplay inspect' on the trace again"
-            )
-        return table.select(FAULTS.names).cast(FAULTS)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, ValueError) as error:
-        raise IncompleteData(f"{address}: no table of faults: {str(error).splitlines()[0][:200]}") from None
+def _faults(where: str, data: bytes, meta: Meta | None) -> tuple[pa.Table, list[str]]:
+    """The faults in `data`, and notes; held against the trace's `meta`, if they are part of one."""
+    again = "run 'faultreplay inspect' on the trace again"
+    footer = footer_of(pa.BufferReader(data), where, pa.schema([]))
+    marks = footer.marks
+    if footer.sealed:
+        listed = meta.integrity.files.get(FAULTS_FILE) if meta else None
+        held(digest_stream(io.BytesIO(data), where), where, listed.sha256 if listed else None)
+    if marks.stitch_version != str(STITCH_VERSION):
+        raise IncompleteData(
+            f"{where}: its faults were stitched by version {marks.stitch_version or 'none'}, this is {STITCH_VERSION}: "
+            f"{again}"
+        )
+    if meta is not None and meta.integrity.recording:
+        if marks.recording != meta.integrity.recording:
+            raise IncompleteData(f"{where}: of another trace: {again}")
+        digests = {name: entry.sha256 for name, entry in meta.integrity.files.items()}
+        if marks.made_from and meta.integrity.closed and marks.made_from != made_from(meta, digests):
+            raise IncompleteData(f"{where}: made from other events or another meta.json than these: {again}")
+    notes = [] if footer.sealed else [f"{where}: without checksums: damage inside it may go unnoticed"]
+    return read_source(pa.BufferReader(data), where, FAULTS), notes

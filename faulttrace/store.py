@@ -1,7 +1,7 @@
 """The one door to a trace on disk.
 
 A trace is a directory: `meta.json`, `events/part-*.parquet`, `losses.parquet` and, derived or lab-made,
-`faults.parquet` and `truth.parquet`. `faulttrace.writer` makes it.
+`faults.parquet` and `truth.parquet`. `faulttrace.writer` makes it; `faulttrace.belonging` says what belongs to it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, NoPermission, UsageError
-from faultreplay.faulttrace.files import META, check_footer, part_paths, read_parquet, write_parquet
-from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.belonging import NO_FAULTS, Part, check_belonging, check_losses, made_from, read_parts
+from faultreplay.faulttrace.directory import FAULTS_FILE, META, TRUTH_FILE
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read_parquet, write_parquet
+from faultreplay.faulttrace.limits import check_memory
+from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH, Kind
 
 if TYPE_CHECKING:
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 class Trace:
     """An opened trace. Frames come out sorted by time; `notes` says what is incomplete."""
 
-    def __init__(self, path: Path, meta: Meta, parts: Sequence[Path], notes: list[str]) -> None:
+    def __init__(self, path: Path, meta: Meta, parts: Sequence[Part], notes: list[str]) -> None:
         self.path = path
         self.meta = meta
         self.notes = notes
         self._parts = parts
+        self._digests: dict[str, str] = {}  # of files whose bytes were looked at, by name
 
     @property
     def name(self) -> str:
@@ -40,13 +43,20 @@ class Trace:
 
     @property
     def event_rows(self) -> int:
-        """Raw events in all parts (from the Parquet footers)."""
-        return sum(pq.read_metadata(part).num_rows for part in self._parts)
+        """Raw events in all parts."""
+        return sum(part.rows for part in self._parts)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the event parts on disk."""
-        return sum(part.stat().st_size for part in self._parts)
+        return sum(part.path.stat().st_size for part in self._parts)
+
+    @property
+    def end_ns(self) -> int:
+        """When the recording ended; of one whose recorder was killed, its last event."""
+        if self.meta.clock.end_ns or not self._parts:
+            return self.meta.clock.end_ns
+        return int(self.events(columns=["ts_ns"])["ts_ns"].max() or 0)  # type: ignore[arg-type]
 
     def events(
         self,
@@ -62,22 +72,25 @@ class Trace:
             tgid: only this process.
 
         Raises:
-            IncompleteData: a part cannot be read or holds impossible values; the message names it.
+            IncompleteData: a part cannot be read, is not what was recorded, needs more memory than there is, or
+                holds impossible values; the message names it.
         """
         import polars as pl
 
         wanted = None if columns is None else list(dict.fromkeys(["ts_ns", *columns]))
         keys = [] if wanted is None else [key for key in ("kind", "tgid") if key not in wanted]
+        schema = EVENTS if wanted is None else pa.schema([EVENTS.field(name) for name in wanted])
+        check_memory(str(self.path), self.event_rows, schema)
         tables = []
         for part in self._parts:
-            table = read_parquet(part, EVENTS, None if wanted is None else [*wanted, *keys])
+            self._check(part.name)
+            table = read_parquet(part.path, EVENTS, None if wanted is None else [*wanted, *keys])
             if kinds is not None:
                 codes = pa.array([int(kind) for kind in kinds], pa.uint8())
                 table = table.filter(pc.is_in(table["kind"], codes))
             if tgid is not None:
                 table = table.filter(pc.equal(table["tgid"], tgid))
             tables.append(table.drop_columns(keys) if keys else table)
-        schema = EVENTS if wanted is None else pa.schema([EVENTS.field(name) for name in wanted])
         whole = pa.concat_tables(tables) if tables else schema.empty_table()
         frame = pl.from_arrow(whole)
         assert isinstance(frame, pl.DataFrame)
@@ -85,25 +98,33 @@ class Trace:
 
     def losses(self) -> pl.DataFrame:
         """Losses (columns of `LOSSES`), sorted by `ts_ns`."""
-        return self._frame("losses.parquet", LOSSES).sort("ts_ns", maintain_order=True)
+        return self._frame(LOSSES_FILE, LOSSES).sort("ts_ns", maintain_order=True)
+
+    def check_losses(self) -> None:
+        """See that meta.json says of losses what `losses.parquet` does; of a killed recording the file's are taken.
+
+        Raises:
+            IncompleteData: they differ, or a file is damaged.
+        """
+        check_losses(self.path, self.meta, self._table(LOSSES_FILE, LOSSES))
 
     def truth(self) -> pl.DataFrame | None:
         """What the accessors measured themselves (columns of `TRUTH`); None where the trace has none."""
-        if not (self.path / "truth.parquet").exists():
+        if not (self.path / TRUTH_FILE).exists():
             return None
-        return self._frame("truth.parquet", TRUTH)
+        return self._frame(TRUTH_FILE, TRUTH)
 
     def faults(self, *, rebuild: bool = False, vcpu_threads: Sequence[str] = ()) -> pl.DataFrame:
         """Stitched faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`).
 
         Faults of threads that stand for vCPUs without KVM (`faulttrace.vcpus`) are vCPUs'; `vcpu_threads` names more.
 
-        Taken from `faults.parquet` when that is newer than every event part; otherwise stitched and, where the
-        directory may be written, kept. A trace without events has nothing to stitch: its `faults.parquet` is the
-        original (synthetic traces).
+        Taken from `faults.parquet` where that was made from these very events by this stitcher; otherwise stitched
+        and, where the directory may be written, kept. A trace without events has nothing to stitch: its
+        `faults.parquet` is the original (synthetic traces).
 
         Raises:
-            IncompleteData: a synthetic trace without its faults, or damaged ones.
+            IncompleteData: a synthetic trace without its faults; damaged ones, or those of another trace.
             UsageError: no thread is called as `vcpu_threads` say.
         """
         from faultreplay.faulttrace.vcpus import label_vcpus
@@ -112,43 +133,82 @@ class Trace:
         return label_vcpus(self._stitched(rebuild), threads_of(self.meta, vcpu_threads))
 
     def _stitched(self, rebuild: bool) -> pl.DataFrame:
-        cached = self.path / "faults.parquet"
+        cached = self.path / FAULTS_FILE
         if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
             if not cached.exists():
-                raise IncompleteData(f"{cached}: missing: a synthetic trace has nothing else, make it again")
-            return self._frame("faults.parquet", FAULTS)
-        if not rebuild and self._is_fresh(cached):
-            with contextlib.suppress(IncompleteData):  # derived data: a damaged copy is made anew
-                return self._frame("faults.parquet", FAULTS)
+                raise IncompleteData(f"{cached}: {NO_FAULTS}")
+            return self._frame(FAULTS_FILE, FAULTS)
+        if not rebuild and self.faults_are_kept():
+            return self._frame(FAULTS_FILE, FAULTS)
         from faultreplay.faulttrace.stitch import stitch
 
         faults = stitch(self)
-        with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
-            write_parquet(cached, faults.to_arrow().cast(FAULTS))
+        self.keep_faults(faults)
         return faults
 
-    def _is_fresh(self, derived: Path) -> bool:
-        """Derived data carries the stitcher's version and outlives no event part."""
-        try:
-            written_ns = derived.stat().st_mtime_ns
-            stored = pq.read_schema(derived).metadata or {}
-        except (OSError, pa.ArrowInvalid):
+    def keep_faults(self, faults: pl.DataFrame) -> None:
+        """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
+        if not self._parts:
+            return
+        marks = Marks(self.meta.integrity.recording, FAULTS_FILE, self._made_from(), str(STITCH_VERSION))
+        with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
+            write_parquet(self.path / FAULTS_FILE, faults.to_arrow().cast(FAULTS), marks)
+
+    def faults_are_kept(self) -> bool:
+        """Whether `faults.parquet` was made from these events by this stitcher.
+
+        Raises:
+            IncompleteData: it is another trace's, or damaged.
+        """
+        path = self.path / FAULTS_FILE
+        if not path.exists():
             return False
-        newest_ns = max((part.stat().st_mtime_ns for part in self._parts), default=0)
-        return bool(written_ns >= newest_ns and stored.get(b"stitch_version") == str(STITCH_VERSION).encode())
+        mend = "delete it: it is made anew from the events"
+        try:
+            footer = check_footer(path, pa.schema([]))
+            marks = footer.marks
+            if marks.recording and marks.recording != self.meta.integrity.recording:
+                raise IncompleteData(f"{path}: of another trace")
+            if not footer.sealed or marks.stitch_version != str(STITCH_VERSION):
+                return False  # an older faultreplay's
+            check_digest(path)
+            check_footer(path, FAULTS)
+        except IncompleteData as error:
+            raise IncompleteData(f"{error}; or {mend}") from None
+        if marks.made_from != self._made_from():
+            self.notes.append(f"{path}: made from other events or another meta.json than these: made anew")
+            return False
+        return True
+
+    def _made_from(self) -> str:
+        for part in self._parts:
+            self._check(part.name)
+        return made_from(self.meta, self._digests)
+
+    def _check(self, name: str) -> None:
+        """See once that the bytes of a file are those that were written."""
+        if name not in self._digests:
+            entry = self.meta.integrity.files.get(name)
+            self._digests[name] = check_digest(self.path / name, entry.sha256 if entry else None)
 
     def _frame(self, name: str, schema: pa.Schema) -> pl.DataFrame:
         import polars as pl
 
-        path = self.path / name
-        table = read_parquet(path, schema) if path.exists() else schema.empty_table()
-        frame = pl.from_arrow(table)
+        frame = pl.from_arrow(self._table(name, schema))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
+    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
+        path = self.path / name
+        if not path.exists():
+            return schema.empty_table()
+        if name != FAULTS_FILE or not self._parts:  # kept faults: see `faults_are_kept`
+            self._check(name)
+        return read_parquet(path, schema)
+
 
 def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
-    """Open a trace for reading: version, columns and parts are checked here and nowhere else.
+    """Open a trace for reading: version, columns and what belongs to it are checked here and nowhere else.
 
     Args:
         path: the `NAME.trace` directory.
@@ -156,7 +216,8 @@ def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
 
     Raises:
         UsageError: no such path.
-        IncompleteData: not a trace, another version, damaged or (if not allowed) unfinished.
+        IncompleteData: not a trace, another version, damaged, with files missing or too many, or (if not allowed)
+            unfinished.
         NoPermission: may not be read.
     """
     path = Path(path)
@@ -164,30 +225,17 @@ def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
         raise UsageError(f"{path}: no such trace")
     if not path.is_dir():
         raise UsageError(f"{path}: a trace is a directory (NAME.trace), this is a file")
-    try:
-        meta = Meta.read(path / META)
-        parts = part_paths(path)
-        for part in parts:
-            check_footer(part, EVENTS)
-    except PermissionError as error:
-        raise NoPermission(f"{error.filename}: may not be read: traces are private to who recorded them") from None
+    meta = Meta.read(path / META)
+    parts = read_parts(path, meta)
     notes = []
     if not meta.complete:
         note = f"{path}: the recorder did not finish: the trace ends at its last whole part"
         if not allow_incomplete:
             raise IncompleteData(note)
         notes.append(note)
-    numbers = [int(part.stem.removeprefix("part-")) for part in parts]
-    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)) if numbers else []
-    if missing:
-        raise IncompleteData(
-            f"{path}/events: part-{missing[0]:06d}.parquet is gone ({len(missing)} missing): copy the trace again"
-        )
-    if meta.complete and meta.recorder.events and not meta.extra.get("rotated"):
-        rows = sum(pq.read_metadata(part).num_rows for part in parts)
-        if rows < meta.recorder.events:
-            raise IncompleteData(
-                f"{path}/events: {rows} events, meta.json says {meta.recorder.events}: parts are missing, "
-                "copy the trace again"
-            )
-    return Trace(path, meta, parts, notes)
+    check_belonging(path, meta, parts)
+    if not meta.integrity.recording:
+        notes.append("without checksums (an older faultreplay's trace): damage inside its files may go unnoticed")
+    trace = Trace(path, meta, parts, notes)
+    trace.check_losses()
+    return trace

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -15,14 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.files import META, disk_errors, part_paths, replacing, write_file, write_parquet
-from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.directory import (
+    FAULTS_FILE,
+    META,
+    TRUTH_FILE,
+    check_free,
+    make_trace_dir,
+    part_name,
+    remove_trace,
+)
+from faultreplay.faulttrace.files import Marks, write_file, write_parquet, write_tables
+from faultreplay.faulttrace.meta import LOSSES_FILE, FileEntry, Integrity, Meta
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH
 
 PART_ROWS: Final = 1 << 20
 """Rows a part holds at most; about 10 MB on disk, a second of a very busy host."""
-_DIR_MODE: Final = 0o700
 
 EventBatch: TypeAlias = pa.RecordBatch | pa.Table | npt.NDArray[np.void]
 
@@ -32,8 +40,9 @@ class TraceWriter:
 
     Args:
         path: `NAME.trace`, made here.
-        meta: written at once with ``complete: false``, again at `close`; callers may change it in between.
-        force: replace an existing trace.
+        meta: written at once with ``complete: false``, again at `close`; callers may change it in between. Its
+            ``integrity`` is made here; a trace that is computed may bring its own number of the recording.
+        force: replace an existing trace, and nothing but a trace.
         part_rows: rows buffered before a part is written.
 
     Raises:
@@ -49,9 +58,12 @@ class TraceWriter:
         self._pending_rows = 0
         self._losses: list[dict[str, Any]] = []
         self._parts = 0
+        self._first_part = 0
+        self._files: dict[str, FileEntry] = {}
         self.rows = 0
         self.bytes_written = 0
-        _make_trace_dir(path, force)
+        meta.integrity = Integrity(meta.integrity.recording or secrets.token_hex(16))
+        make_trace_dir(path, force=force)
         self._write_meta()
 
     def append_events(self, batch: EventBatch) -> None:
@@ -67,11 +79,9 @@ class TraceWriter:
 
     def append_losses(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows of `LOSSES`; they also count in ``meta.losses``."""
-        losses = self.meta.losses
-        for row in rows:
-            self._losses.append(row)
-            losses.total += row["lost"]
-            losses.by_probe[row["probe"]] = losses.by_probe.get(row["probe"], 0) + row["lost"]
+        added = list(rows)
+        self._losses += added
+        self._count_losses(added, 1)
 
     def flush(self) -> None:
         """Write what is buffered as one whole part, and the losses so far."""
@@ -80,40 +90,76 @@ class TraceWriter:
             times = table["ts_ns"].to_numpy()
             if (times[1:] < times[:-1]).any():  # the recorder sends them in order
                 table = table.take(pc.sort_indices(table, sort_keys=[("ts_ns", "ascending")]))
-            part = self.path / "events" / f"part-{self._parts:06d}.parquet"
-            self.bytes_written += write_parquet(part, table)
+            self.bytes_written += self._write(part_name(self._parts), table).bytes
             self._parts += 1
             self._pending, self._pending_rows = [], 0
         if self._losses:
-            write_parquet(self.path / "losses.parquet", pa.Table.from_pylist(self._losses, LOSSES))
+            self._write(LOSSES_FILE, pa.Table.from_pylist(self._losses, LOSSES))
+
+    def write_faults(self, tables: Iterable[pa.Table]) -> None:
+        """Put faults that no events stand behind (columns of `FAULTS`, in order of time) into the trace."""
+        growing = ("fault_id", "start_ns", "end_ns", "think_ns", "page")  # no value comes twice: a dictionary is wasted
+        options: dict[str, Any] = {
+            "use_dictionary": [name for name in FAULTS.names if name not in growing],
+            "column_encoding": dict.fromkeys(growing, "DELTA_BINARY_PACKED"),
+        }
+        cast = (table.cast(FAULTS) for table in tables)
+        marks = replace(self._marks(FAULTS_FILE), stitch_version=str(STITCH_VERSION))
+        self._files[FAULTS_FILE] = write_tables(self.path / FAULTS_FILE, FAULTS, cast, marks, **options)
 
     def close(self, *, complete: bool = True) -> None:
-        """Flush and write the final meta.json."""
+        """Flush and write the final meta.json, which lists every file."""
         self.flush()
-        if not (self.path / "losses.parquet").exists():
-            write_parquet(self.path / "losses.parquet", LOSSES.empty_table())
+        if LOSSES_FILE not in self._files:
+            self._write(LOSSES_FILE, LOSSES.empty_table())
         self.meta.complete = complete
+        self.meta.integrity.files = dict(sorted(self._files.items()))
         self.meta.recorder.events = self.meta.recorder.events or self.rows
         self._write_meta()
 
     def drop_parts_before(self, ts_ns: int) -> int:
-        """Delete whole parts that end before `ts_ns` (flight recorder); the number of parts deleted."""
-        dropped = 0
-        for part in part_paths(self.path):
-            if _last_ts_ns(part) >= ts_ns:
+        """Delete whole parts that end before `ts_ns` (flight recorder), and the losses before it; parts deleted."""
+        old = []
+        for number in range(self._first_part, self._parts):
+            if _last_ts_ns(self.path / part_name(number)) >= ts_ns:
                 break
-            self.bytes_written -= part.stat().st_size
-            part.unlink()
-            dropped += 1
-        if dropped:
-            self._losses = [row for row in self._losses if row["ts_ns"] >= ts_ns]
-        return dropped
+            old.append(number)
+        if not old:
+            return 0
+        if not self.meta.extra.get("rotated"):  # said before it is done: a killed recorder's trace says it too
+            self.meta.extra["rotated"] = True
+            self._write_meta()
+        for number in old:
+            (self.path / part_name(number)).unlink()
+            self.bytes_written -= self._files.pop(part_name(number)).bytes
+            self._first_part = number + 1
+        gone = [row for row in self._losses if row["ts_ns"] < ts_ns]
+        self._losses = [row for row in self._losses if row["ts_ns"] >= ts_ns]
+        if gone:
+            self._count_losses(gone, -1)
+            self._write(LOSSES_FILE, pa.Table.from_pylist(self._losses, LOSSES))
+        return len(old)
 
     def __enter__(self) -> TraceWriter:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         self.close(complete=exc_type is None)
+
+    def _count_losses(self, rows: list[dict[str, Any]], sign: int) -> None:
+        losses = self.meta.losses
+        for row in rows:
+            losses.total += sign * row["lost"]
+            losses.by_probe[row["probe"]] = losses.by_probe.get(row["probe"], 0) + sign * row["lost"]
+            if not losses.by_probe[row["probe"]]:
+                del losses.by_probe[row["probe"]]
+
+    def _marks(self, name: str) -> Marks:
+        return Marks(recording=self.meta.integrity.recording, file=name)
+
+    def _write(self, name: str, table: pa.Table) -> FileEntry:
+        entry = self._files[name] = write_parquet(self.path / name, table, self._marks(name))
+        return entry
 
     def _write_meta(self) -> None:
         write_file(self.path / META, self.meta.to_json())
@@ -126,64 +172,31 @@ def whole_trace(path: Path, meta: Meta, *, force: bool = False) -> Iterator[Trac
     Raises:
         UsageError: as `TraceWriter`, before anything is written.
     """
-    _check_trace_path(path, force)
+    check_free(path, force=force)
     beside = path.with_name(f".{path.name}.{os.getpid()}.making")
     writer = TraceWriter(beside, meta)
     try:
         yield writer
         writer.close()
-        if path.exists():
-            shutil.rmtree(path)
+        remove_trace(path)
         beside.rename(path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        remove_trace(beside)
 
 
 def write_truth(path: Path, table: pa.Table) -> None:
-    """Put the accessors' own measurements (columns of `TRUTH`) into the trace at `path`."""
-    write_parquet(path / "truth.parquet", table.select(TRUTH.names).cast(TRUTH))
-
-
-def write_faults(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Put faults that no events stand behind (columns of `FAULTS`, in order) into the trace at `path`."""
-    target = path / "faults.parquet"
-    schema = FAULTS.with_metadata({"stitch_version": str(STITCH_VERSION)})
-    growing = ("fault_id", "start_ns", "end_ns", "think_ns", "page")  # no value comes twice: a dictionary is wasted
-    options: dict[str, Any] = {
-        "compression": "zstd",
-        "use_dictionary": [name for name in FAULTS.names if name not in growing],
-        "column_encoding": dict.fromkeys(growing, "DELTA_BINARY_PACKED"),
-    }
-    with (
-        disk_errors(target),
-        replacing(target) as temporary,
-        pq.ParquetWriter(temporary, schema, **options) as writer,
-    ):
-        for table in tables:
-            writer.write_table(table.cast(FAULTS).replace_schema_metadata(schema.metadata))
+    """Put the accessors' own measurements (columns of `TRUTH`) into the trace at `path`, and list them in meta.json."""
+    meta = Meta.read(path / META)
+    marks = Marks(recording=meta.integrity.recording, file=TRUTH_FILE)
+    entry = write_parquet(path / TRUTH_FILE, table.select(TRUTH.names).cast(TRUTH), marks)
+    if meta.integrity.recording:
+        meta.integrity.files[TRUTH_FILE] = entry
+        update_meta(path, meta)
 
 
 def update_meta(path: Path, meta: Meta) -> None:
     """Replace the trace's meta.json, whole."""
     write_file(path / META, meta.to_json())
-
-
-def _check_trace_path(path: Path, force: bool) -> None:
-    if path.exists():
-        is_trace = (path / META).is_file()
-        if not is_trace and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(f"{path}: exists and is not a trace: choose another name")
-        if is_trace and not force:
-            raise UsageError(f"{path}: exists: choose another name or give --force")
-
-
-def _make_trace_dir(path: Path, force: bool) -> None:
-    _check_trace_path(path, force)
-    if path.exists():
-        shutil.rmtree(path)
-    with disk_errors(path):
-        path.mkdir(mode=_DIR_MODE, parents=True)
-        (path / "events").mkdir(mode=_DIR_MODE)
 
 
 def _as_event_batch(batch: EventBatch) -> pa.RecordBatch:

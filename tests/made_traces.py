@@ -6,11 +6,12 @@ import heapq
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
-from faultreplay.faulttrace.files import write_parquet
 from faultreplay.faulttrace.meta import Clock, Host, MechanismUsed, Meta, WindowSpan
 from faultreplay.faulttrace.schema import EVENTS, FAULTS
+from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.writer import TraceWriter
 
 BEGIN_NS = 1_000_000_000
@@ -85,6 +86,12 @@ def write_trace(
         writer.append_events(pa.Table.from_pylist([event] * 99, EVENTS))
         if lost:
             writer.append_losses([{"ts_ns": BEGIN_NS, "cpu": 0, "probe": "made", "lost": lost}])
-    # The store stitches only where no fresh faults are kept: these are kept.
-    write_parquet(path / "faults.parquet", pa.Table.from_pylist(rows, FAULTS))
+    keep(path, rows)
     return path
+
+
+def keep(path: Path, rows: list[dict[str, object]]) -> None:
+    """Keep `rows` (of FAULTS) as if the trace's events had been stitched to them: the store takes kept faults."""
+    frame = pl.from_arrow(pa.Table.from_pylist(rows, FAULTS))
+    assert isinstance(frame, pl.DataFrame)
+    open_trace(path).keep_faults(frame)

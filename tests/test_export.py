@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from made_traces import keep
 
 from faultreplay.cli.commands.export import command
 from faultreplay.collect.importers import import_file
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.export import export
-from faultreplay.faulttrace.files import write_parquet
 from faultreplay.faulttrace.meta import Meta, Target, Thread, WindowSpan
-from faultreplay.faulttrace.schema import EVENTS, FAULTS, Kind
+from faultreplay.faulttrace.schema import EVENTS, Kind
 from faultreplay.faulttrace.store import Trace, open_trace
 from faultreplay.faulttrace.writer import TraceWriter
 
@@ -65,7 +65,7 @@ def made(tmp_path: Path) -> Trace:
     with TraceWriter(path, meta) as writer:
         writer.append_events(pa.Table.from_pylist([event], EVENTS))
         writer.append_losses([{"ts_ns": START, "cpu": 0, "probe": "kvm:kvm_exit", "lost": 3}])
-    write_parquet(path / "faults.parquet", pa.Table.from_pylist([r | {"resolve_ns": None} for r in rows], FAULTS))
+    keep(path, [r | {"resolve_ns": None} for r in rows])
     return open_trace(path)
 
 

@@ -79,6 +79,8 @@ class Inspection:
     name: str
     meta: Meta
     notes: Sequence[str]
+    end_ns: int
+    """CLOCK_MONOTONIC"""
     events: int
     size_bytes: int
     kinds: Mapping[str, int]
@@ -92,8 +94,8 @@ class Inspection:
 
     @property
     def duration_ns(self) -> int:
-        """Length of the recording."""
-        return max(self.meta.clock.end_ns - self.meta.clock.start_ns, 0)
+        """Length of the recording; of one whose recorder was killed, up to its last event."""
+        return max(self.end_ns - self.meta.clock.start_ns, 0)
 
     @property
     def faults(self) -> int:
@@ -106,6 +108,8 @@ def inspect_trace(trace: Trace) -> Inspection:
     stitched = stitch_trace(trace)
     made = trace.meta.origin == "synthetic" and not trace.event_rows  # its faults have no events behind them
     faults = trace.faults() if made else stitched.faults
+    if not made and not trace.faults_are_kept():
+        trace.keep_faults(faults)  # so that a copy of the trace can be read from far away
     kinds = trace.events(columns=["kind"]).group_by("kind").len().sort("len", "kind", descending=[True, False])
     stall = faults["stall_ns"].drop_nulls().to_numpy()
     return Inspection(
@@ -113,6 +117,7 @@ def inspect_trace(trace: Trace) -> Inspection:
         name=trace.name,
         meta=trace.meta,
         notes=list(trace.notes),
+        end_ns=trace.end_ns,
         events=trace.event_rows,
         size_bytes=trace.size_bytes,
         kinds={_kind_name(kind): count for kind, count in kinds.iter_rows()},

@@ -76,7 +76,6 @@ class Retention:
             before_ns = self._rotated(self._rotation, start_ns, end_ns, part_bytes)
         if before_ns > 0 and (dropped := writer.drop_parts_before(before_ns)):
             self.dropped_parts += dropped
-            writer.meta.extra["rotated"] = True
 
     def _rotated(self, rotation: Rotation, start_ns: int, end_ns: int, part_bytes: int) -> int:
         """Start of the oldest segment that stays."""

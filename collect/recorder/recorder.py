@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import resource
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from faultreplay.collect.recorder.observe import Observer, add_map, complete_tar
 from faultreplay.collect.targets import proc
 from faultreplay.collect.targets.launch import Launched
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, find_vms, select_vms
+from faultreplay.faulttrace.directory import check_free, remove_trace
 from faultreplay.faulttrace.errors import NoPermission, UsageError
 from faultreplay.faulttrace.meta import Meta, Tool
 from faultreplay.faulttrace.schema import Kind
@@ -243,7 +243,7 @@ class Recorder:
             self._backend.start()
         except BaseException:
             release_backend(self._backend)
-            shutil.rmtree(self.out)
+            remove_trace(self.out)
             raise
         self._drain.start()
         self.start_ns = time.monotonic_ns()
@@ -495,6 +495,7 @@ def _check(spec: RecordSpec, out: Path) -> None:
         raise UsageError(f"a ring of {ring} bytes: the size must be a power of two from 64K to 1G")
     if out.exists() and not spec.force:
         raise UsageError(f"{out}: exists: choose another name or give --force")
+    check_free(out, force=spec.force)
     if spec.limits.any and spec.backend == "bpftrace":
         raise UsageError("bpftrace cannot shed groups while it runs: ceilings need --backend bcc")
     lacking = missing_capabilities()

@@ -160,7 +160,8 @@ class _Zaps:
             is_told = (row >= 0) & (take(told.ts_ns, row, NEVER) <= until) & ~elsewhere
             cause = np.where(is_told, take(told.code.astype(np.int64), row, 0), cause)
             reason = np.where(is_told, take(told.value, row, -1), reason)
-        return cause, reason
+        # A newer recorder may tell causes that are not known here.
+        return np.where(np.isin(cause, list(ZapCause)), cause, int(ZapCause.UNKNOWN)), reason
 
     def _pick(self, kinds: Iterable[Kind]) -> Rows:
         import polars as pl

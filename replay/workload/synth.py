@@ -6,6 +6,7 @@ touches is drawn from `seed` alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.meta import Clock, Meta, Target, Thread, Tool
+from faultreplay.faulttrace.meta import Clock, Integrity, Meta, Target, Thread, Tool
 from faultreplay.faulttrace.schema import FAULTS
 from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
-from faultreplay.faulttrace.writer import TraceWriter, write_faults
+from faultreplay.faulttrace.writer import TraceWriter
 from faultreplay.replay.workload.workload import Workload, make_workload
 
 Ints = npt.NDArray[np.int64]
@@ -131,9 +132,10 @@ def write_synthetic(spec: SynthSpec, path: Path, *, version: str = "", force: bo
             )
         ],
         extra={"synthetic": _record(spec)},
+        integrity=Integrity(hashlib.sha256(repr(spec).encode()).hexdigest()[:32]),  # the same spec, the same trace
     )
-    with TraceWriter(path, meta, force=force):
-        write_faults(path, _chunks(workload, owner, start, order))
+    with TraceWriter(path, meta, force=force) as writer:
+        writer.write_faults(_chunks(workload, owner, start, order))
     return workload.faults
 
 

@@ -12,6 +12,7 @@ from faultreplay.cli.header_view import facts_of, header_report
 from faultreplay.cli.joins_view import join_lines
 from faultreplay.cli.options import output_format, output_options, trace_argument
 from faultreplay.cli.render import Column, Report, check_output, emit, put
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
@@ -27,9 +28,18 @@ _BAR = 40
 )
 @click.option("--header", is_flag=True, help="Only what the trace says of itself, at once: no event is read.")
 @click.option("--events", "with_events", is_flag=True, help="Also list the raw events by kind.")
+@click.option("--verify", is_flag=True, help="Check every file, and do nothing else; exit 4 if one is bad.")
 @output_options
 def command(
-    trace: Path, *, with_truth: bool, header: bool, with_events: bool, fmt: str | None, output: Path | None, force: bool
+    trace: Path,
+    *,
+    with_truth: bool,
+    header: bool,
+    with_events: bool,
+    verify: bool,
+    fmt: str | None,
+    output: Path | None,
+    force: bool,
 ) -> None:
     """Show what TRACE holds: host, probes, losses, faults joined and not, stalls and where their time went."""
     from faultreplay.faulttrace.store import open_trace
@@ -37,6 +47,11 @@ def command(
     chosen = output_format(fmt, output)
     if output is not None:
         check_output(output, force=force)
+    if verify:
+        if with_truth or with_events or header:
+            raise UsageError("--verify checks files only: give --header, --truth or --events without it")
+        _verify(trace, chosen, output, force=force)
+        return
     opened = open_trace(trace)
     if header:
         emit(header_report(opened), chosen, output, force=force)
@@ -63,6 +78,27 @@ def command(
         report = _data(inspection)
         figures = {"qemu": [row for one in qemu for row in one.records]} if qemu else {}
         emit(replace(report, extra={**report.extra, **figures}), chosen, output, force=force)
+
+
+def _verify(path: Path, fmt: str, output: Path | None, *, force: bool) -> None:
+    """The table of files; ends with the first that is bad."""
+    from faultreplay.faulttrace.verify import verify_trace
+
+    files = verify_trace(path)
+    columns = [
+        Column("file", "file"),
+        Column("rows", "rows", "count"),
+        Column("size_bytes", "bytes", "count"),
+        Column("checked", "checked by"),
+        Column("result", "result"),
+    ]
+    bad = [file for file in files if file.problem]
+    words = f"{len(bad)} of {len(files)} files are bad" if bad else f"all {len(files)} files are what was written"
+    if not bad and any(not file.checked for file in files):
+        words = f"all {len(files)} files can be read; what has no checksums may have changed unseen"
+    emit(Report([file.as_record() for file in files], columns, f"{path}: {words}", []), fmt, output, force=force)
+    if bad:
+        raise IncompleteData(bad[0].problem)
 
 
 def _data(inspection: Inspection) -> Report:

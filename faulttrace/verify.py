@@ -1,0 +1,113 @@
+"""Every file of a trace read to its end and held against its checksums, its digest and meta.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from faultreplay.faulttrace.directory import FAULTS_FILE, META, TRUTH_FILE, part_name, part_numbers
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.files import check_digest, check_footer, read_parquet
+from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
+from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, TRUTH
+from faultreplay.faulttrace.store import open_trace
+
+_SCHEMAS: Final = {LOSSES_FILE: LOSSES, FAULTS_FILE: FAULTS, TRUTH_FILE: TRUTH}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of one file."""
+
+    file: str
+    """its name within the trace; the trace's own path for what concerns it as a whole"""
+    rows: int | None
+    size_bytes: int | None
+    checked: str
+    """what its bytes were held against; empty: nothing, it has no checksums"""
+    problem: str
+    """one line; empty: good"""
+
+    def as_record(self) -> dict[str, Any]:
+        """Columns ``file, rows, size_bytes, checked, result``."""
+        return {
+            "file": self.file,
+            "rows": self.rows,
+            "size_bytes": self.size_bytes,
+            "checked": self.checked or "nothing: no checksums",
+            "result": f"BAD: {self.problem}" if self.problem else "ok",
+        }
+
+
+def verify_trace(path: Path) -> list[Verified]:
+    """Each file of the trace at `path`: meta.json, the parts, the other files, and last the trace as a whole.
+
+    Raises:
+        UsageError: nothing there, or not a directory.
+        NoPermission: it may not be read.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such trace: a trace is a directory (NAME.trace)")
+    try:
+        meta = Meta.read(path / META)
+    except IncompleteData as error:
+        return [Verified(META, None, _size(path / META), "", str(error))]
+    found = [Verified(META, None, _size(path / META), "its digest" if meta.integrity.recording else "", "")]
+    numbers, broken = _parts(path)
+    names = {part_name(number): EVENTS for number in numbers}
+    names |= {name: EVENTS for name in meta.integrity.files if name.startswith("events/")}
+    names |= {n: schema for n, schema in _SCHEMAS.items() if (path / n).exists() or n in meta.integrity.files}
+    found += [_file(path, name, schema, meta) for name, schema in sorted(names.items())]
+    return [*found, _whole(path, broken)]
+
+
+def _file(path: Path, name: str, schema: pa.Schema, meta: Meta) -> Verified:
+    place = path / name
+    entry = meta.integrity.files.get(name)
+    rows, checked = None, ""
+    try:
+        footer = check_footer(place, schema)
+        rows = footer.rows
+        check_digest(place, entry.sha256 if entry else None)
+        if footer.sealed:
+            checked = "meta.json, digest, pages" if entry else "digest, pages"
+        read_parquet(place, schema)
+        problem = ""
+    except FileNotFoundError:
+        problem = f"{place}: gone: meta.json lists it"
+    except FaultreplayError as error:
+        problem = str(error)
+    return Verified(name, rows, _size(place), checked, problem)
+
+
+def _whole(path: Path, broken: str) -> Verified:
+    """Whether the files belong together, and the kept faults to the events."""
+
+    def kept() -> None:
+        trace = open_trace(path)
+        trace.faults_are_kept() if trace.event_rows else trace.faults()
+
+    return Verified("(the trace)", None, None, "meta.json and footers", broken or _problem(kept))
+
+
+def _problem(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except FaultreplayError as error:
+        return str(error)
+    return ""
+
+
+def _parts(path: Path) -> tuple[list[int], str]:
+    try:
+        return part_numbers(path), ""
+    except IncompleteData as error:
+        return [], str(error)
+
+
+def _size(path: Path) -> int | None:
+    return path.lstat().st_size if path.exists() else None
