@@ -19,6 +19,7 @@ from faultreplay.replay.engine.windows import Window, bound_by, guarded, refill_
 from faultreplay.replay.language.compiler import Compiler, Program, tracks_pages
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.time_words import TIME_WORDS
 from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
 from faultreplay.replay.workload.pages import Pages, pages_of
 from faultreplay.replay.workload.workload import Workload, derived
@@ -81,6 +82,10 @@ class Result:
     windows: tuple[tuple[int, int], ...]
     """(begin, end) as they came out, with the costs of entering and leaving"""
     costs_used: Mapping[str, str]
+    stage_ns: Mapping[str, int]
+    """word of `time_words.TIME_WORDS` -> ns of stall before accessors ran again; adds up exactly to the stalls of all
+    simulated faults, refaults included. With CPUs ``queue`` holds the waiting for them. Empty for a run that
+    `until_ns` stopped."""
     histogram: Ints
     """int64[classes, bins] when rows were not kept, else empty; bounds: `histogram_edges_ns`"""
     events: int
@@ -253,6 +258,7 @@ class _Run:
             self.resource_out = np.zeros((self.program.servers.size, o.R_COLUMNS), np.int64)
             self.resource_out[:, o.R_SERVERS] = self.program.servers
             self.histogram[:] = 0
+            self.spent = np.zeros((len(self.program.ops), o.SPENT_COLUMNS), np.int64)
             status, self.last, self.events, self.cpu_work = k.run_program(
                 self.program.ops,
                 self.program.tables,
@@ -294,6 +300,7 @@ class _Run:
                 self.latency,
                 self.histogram,
                 self.rows,
+                self.spent,
             )
             if status in (o.STATUS_OK, o.STATUS_STOPPED):
                 self._close(status == o.STATUS_STOPPED, until)
@@ -336,6 +343,20 @@ class _Run:
             )
         )
         self._count_moved()
+        self.stage_ns = {} if stopped else self._stages()
+
+    def _stages(self) -> dict[str, int]:
+        """Where the time went: what the kernel counted for each operation, summed by word."""
+        found = dict.fromkeys(TIME_WORDS, 0)
+        for pc, column, word, each_ns in self.program.shares:
+            found[word] += int(self.spent[pc, column]) * (each_ns or 1)
+        total = int(self.sums[:, [o.S_STALL, o.S_REFAULT_NS]].sum())
+        rest = total - sum(found.values())
+        # work that waits for a CPU is counted by nobody: it is what is left
+        found["queue" if self.cpus else "other"] += rest
+        if rest < 0:
+            raise checks.engine_error(self.mechanism.name, f"the stages take {-rest} ns more than the stalls")
+        return found
 
     def _count_moved(self) -> None:
         """Bytes over links without a limit: the kernel does not see them, so they are counted by class."""
@@ -424,6 +445,7 @@ class _Run:
             hazards=self._hazards(rules, spans),
             windows=spans,
             costs_used=dict(self.program.costs_used),
+            stage_ns=self.stage_ns,
             histogram=self.histogram if not self.rows else np.zeros((0, 0), np.int64),
             events=int(self.events),
             warnings=warnings,

@@ -5,6 +5,9 @@ stream, the accessors, and asynchronous tails; so events at one instant run in t
 to it agree
 to the row. A tournament tree over the slots gives the next event: each slot has at most one.
 
+`spent` says where the time went: whoever lets a fault's clock grow before its wake adds as much to its operation's
+row. The columns are for the compiler to tell apart (`Program.shares`).
+
 A slot's own clock may run ahead of the event: delays add to it without any event. Only operations on what is shared (a
 resource, a link, a wait queue, a tracked granule) must be executed at the event's time; a slot that reaches one too
 early goes
@@ -138,7 +141,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     push_order: Any, push: Any,
     slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
     cpus: Any, pinned: Any, slice_ns: Any, preempt_ns: Any, write_again: Any,
-    out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any,
+    out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any, spent: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. What the arrays are: `engine.simulate`. Returns (status, end of time, events)."""
     accessors = ac.shape[0]
@@ -401,12 +404,15 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 key = np.int64(INF)
             if op == DELAY:
                 t += ops[up, 1]
+                spent[up, 0] += 1
                 for place in range(ops[up, 2]):
                     draw = ops[up, 4 + 2 * place]
                     if (draw >> 2) != word:
                         word = draw >> 2
                         bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                    t += sample(tables, ops[up, 3 + 2 * place], bits, draw)
+                    took = sample(tables, ops[up, 3 + 2 * place], bits, draw)
+                    t += took
+                    spent[up, np.uintp(place + 1)] += took
                 pc += 1
             elif op == ACQUIRE:
                 r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
@@ -420,6 +426,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         if rs[r, FREE_AT] > t:
                             rs[r, R_WAIT] += rs[r, FREE_AT] - t
                             rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], 1)
+                            spent[up, 0] += rs[r, FREE_AT] - t
                             t = rs[r, FREE_AT]
                             rs[r, BEGIN] = t
                             rs[r, R_BUSY] -= t
@@ -449,6 +456,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
                     word = np.int64(-1)
                     latency = sample(tables, ops[up, 4] + busy, bits, draw)
+                    spent[up, 1] += latency
                     pc += 1
                     if th[us, T_STATE] == ON and th[us, T_QUEUE] == q:
                         hand_over(host, slot, now, accessors + r, latency)
@@ -463,13 +471,15 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         key = tree[leaves + slot]
                         break
                     continue
-                t += ops[up, 3]
+                took = ops[up, 3]
                 if ops[up, 4] >= 0:
                     draw = ops[up, 5]
                     if (draw >> 2) != word:
                         word = draw >> 2
                         bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                    t += sample(tables, ops[up, 4], bits, draw)
+                    took += sample(tables, ops[up, 4], bits, draw)
+                t += took
+                spent[up, 1] += took
                 pc += 1
             elif op == WAKE or op == WAKE_QUEUE:  # noqa: SIM109, PLR1714
                 queue = ops[up, 4]
@@ -486,7 +496,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                                 word = draw >> 2
                                 bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
                             each += sample(tables, ops[up, 7], bits, draw)
-                        t += min(each, time_limit) * others
+                        each = min(each, time_limit)
+                        t += each * others
+                        spent[up, 0] += each * others
                     if cpus and t > now:  # the waker's own work, after which it wakes
                         th[us, T_WALKED] = 1
                         want(host, slot, now, t - now, 0)
@@ -515,14 +527,16 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         if ac[st[joiner, WHO], A_KIND] == 0:
                             stage2_epoch[g] = epoch
                         if cpus:
-                            st[joiner, PC] = PC_RESUME
                             draw = ops[own, 3]
-                            latency = t - now + ops[own, 1]
+                            latency = ops[own, 1]
                             if ops[own, 2] >= 0:
                                 pair = np.int64(ops[own, 9] != TAIL_AWAKE and queues[th[joiner, T_QUEUE], Q_FREE] == 0)
                                 bits = draw_bits(seed, st[joiner, DRAW], draw >> 2)
                                 word = np.int64(-1)
                                 latency += sample(tables, ops[own, 2] + pair, bits, draw)
+                            spent[st[joiner, PC], 0] += now - st[joiner, CLOCK]
+                            spent[own, 1] += latency
+                            st[joiner, PC] = PC_RESUME
                             th[joiner, T_QUEUE] = st[joiner, WHO] % run_queues  # it may have slept as another thread
                             th[joiner, T_WHO] = st[joiner, WHO]
                             want(host, joiner, now, latency, 0)
@@ -533,6 +547,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                             draw = ops[own, 3]
                             wake += sample(tables, ops[own, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
                         resumes = max(t, st[joiner, CLOCK]) + wake
+                        spent[st[joiner, PC], 0] += resumes - wake - st[joiner, CLOCK]
+                        spent[own, 1] += wake
                         stall = resumes - st[joiner, SINCE]
                         if keep_rows:
                             out_start[st[joiner, ROW]] = st[joiner, SINCE]
@@ -560,6 +576,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     # where CPUs are counted a sleeper's cost has two tables: on an idle CPU, and after another thread
                     pair = np.int64(cpus > 0 and ops[up, 9] != TAIL_AWAKE and queues[acc % run_queues, Q_FREE] == 0)
                     resumes += sample(tables, ops[up, 2] + pair, bits, draw)
+                spent[up, 1] += resumes - t
                 if cpus:
                     if ops[up, 9] == TAIL_AWAKE:  # all of it was its own work, and so is this
                         if resumes > t and t == now:
@@ -766,6 +783,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     rs[r, R_WAIT] += t
                     rs[r, R_BUSY] -= t
                     rs[r, BEGIN] = t
+                    spent[st[head, PC], 0] += t - st[head, CLOCK]
                     st[head, CLOCK] = t
                     st[head, PC] += 1
                     ready[ready_count] = head
@@ -817,20 +835,24 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     if th[us, T_STATE] == ON:
                         give_up(host, slot, now)
                     key = (at << slot_bits) | slot
+                    spent[up, 0] += at - t
                     t = at
                     break
                 else:
                     # resolved meanwhile, or on its way with a known arrival: only the wake is left
+                    spent[up, 0] += max(t, at) - t
                     t = max(t, at)
                     wake_pc = ops[up, 1]
                     queue = ops[wake_pc, 4]
                     if ops[up, 2]:
                         queue = instance(queue, ops[wake_pc, 5], acc, shard, row)
                         rs[queue, SLEEPERS] -= 1
-                    t += ops[wake_pc, 1]
+                    took = ops[wake_pc, 1]
                     if ops[wake_pc, 2] >= 0:
                         draw = ops[wake_pc, 3]
-                        t += sample(tables, ops[wake_pc, 2], draw_bits(seed, draw_row, draw >> 2), draw)
+                        took += sample(tables, ops[wake_pc, 2], draw_bits(seed, draw_row, draw >> 2), draw)
+                    t += took
+                    spent[wake_pc, 1] += took
                     if ac[ua, A_KIND] == 0:
                         stage2_epoch[g] = epoch
                     pc = PC_NOTHING
@@ -852,6 +874,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     if blocked:
                         if cpus and th[us, T_STATE] == ON:
                             give_up(host, slot, now)
+                        spent[up, 0] += w_end - t
                         t = w_end
                         if not is_window_class:
                             continue  # looks again when the window is over
@@ -880,6 +903,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 begin = max(t, rs[r, FREE_AT])
                 rs[r, R_WAIT] += begin - t
                 rs[r, R_BUSY] += ops[up, 3]
+                spent[up, 0] += begin - t
+                spent[up, 1] += ops[up, 3]
                 t = begin + ops[up, 3]
                 rs[r, FREE_AT] = t
                 pc += 1
@@ -896,6 +921,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     draw = ops[up, 3]
                     each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
                 each = min(each, time_limit)
+                spent[up, 1] += each * count
                 pc += 1
                 if cpus and each * count > 0:
                     want(host, slot, now, each * count, 0)
@@ -904,10 +930,13 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 t += each * count
             elif op == CPU_DELAY:
                 work = ops[up, 1]
+                spent[up, 0] += 1
                 for place in range(ops[up, 2]):
                     draw = ops[up, 4 + 2 * place]
                     bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
-                    work += sample(tables, ops[up, 3 + 2 * place], bits, draw)
+                    took = sample(tables, ops[up, 3 + 2 * place], bits, draw)
+                    work += took
+                    spent[up, np.uintp(place + 1)] += took
                 word = np.int64(-1)
                 pc += 1
                 if ops[up, 9] and work >= ops[up, 9]:
@@ -927,6 +956,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         else:
                             key = (t << slot_bits) | slot
                         break
+                    spent[up, 0] += recorded[row]
                     if cpus and recorded[row] < ops[up, 1]:
                         want(host, slot, now, recorded[row], 0)
                         key = tree[leaves + slot]

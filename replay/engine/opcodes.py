@@ -110,6 +110,9 @@ STATUS_TIME: Final = 2
 STATUS_STUCK: Final = 3
 STATUS_STOPPED: Final = 4  # at `until`, with something left to do
 
+SPENT_COLUMNS: Final = 4
+"""Of what the kernel counts for each operation: see `compiler.Share`."""
+
 HISTOGRAM_BINS: Final = 64 * 32
 
 SLEEPS_FROM_NS: Final = 5_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from faultreplay.replay.language.distributions import TABLE_SIZE
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.time_words import word_of
 from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, CONDITIONS, Stage
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
@@ -34,6 +35,18 @@ class Instances:
     first: int
     count: int
     servers: int
+
+
+class Share(NamedTuple):
+    """One column of what the kernel counts for an operation."""
+
+    pc: int
+    column: int
+    """0: ns of waiting, or how often a delay was gone through; from 1: ns of the first cost and on"""
+    word: str
+    """of `time_words.TIME_WORDS`"""
+    each_ns: int
+    """0: the column holds ns; else it counts, so many ns each"""
 
 
 @dataclass
@@ -58,6 +71,8 @@ class Program:
     """link -> (first instance, ns for one granule)"""
     push_latency_ns: int = 0
     """from the end of a pushed granule's transfer until it is placed"""
+    shares: list[Share] = field(default_factory=list)
+    """what the columns of the kernel's `spent` stand for"""
 
 
 class Compiler:
@@ -105,10 +120,11 @@ class Compiler:
         self.shards = 1
         self.moved: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self.unserved: dict[str, set[str]] = {}
+        self.shares: list[Share] = []
 
     def program(self) -> Program:
         """Compile every path that these faults can take."""
-        self.emit(o.ARRIVE)
+        self.share(self.emit(o.ARRIVE), "other")
         self.emit(o.START)
         wake, tail = (o.WAKE_QUEUE, o.TAIL_AWAKE) if self.on_cpus else (o.WAKE, o.TAIL_NONE)
         self.emit(wake, 0, -1, 0, -1, 0, 0, -1, 0, tail)
@@ -148,6 +164,7 @@ class Compiler:
             recorded_classes=self.unserved,
             link_ns=links,
             push_latency_ns=round(pushed.mean),
+            shares=self.shares,
         )
 
     def path_for(self, name: str, kind: str) -> int:
@@ -193,6 +210,7 @@ class Compiler:
             if stage.verb == "coalesce":
                 if self.shared:
                     waiting.append(self.emit(o.COALESCE, -1, int(slept)))
+                    self.share(waiting[-1], "queue")
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
                 awake = bool(stage.options.get("awake"))
@@ -210,9 +228,15 @@ class Compiler:
         end = self.emit(o.END)
         for pc in waiting:
             self.ops[pc][1] = wake_pc
+        # what comes behind the wake delays no accessor
+        self.shares = [share for share in self.shares if share.pc <= wake_pc]
         own = self.on_cpus and awake
         self.ops[wake_pc][9] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
         return first
+
+    def share(self, pc: int, word: str, column: int = 0, each_ns: int = 0) -> None:
+        """What the kernel counts in a column for the operation at `pc` belongs to `word`."""
+        self.shares.append(Share(pc, column, word, each_ns))
 
     def tail_kind(self, first: int, end: int) -> int:
         """What follows a wake; notes how many such tails may be under way at once."""
@@ -242,7 +266,9 @@ class Compiler:
             elif stage.verb == "acquire":
                 const, table, draw = self.woken(mechanism, stage.options.get("idle", 0))
                 # when work ends is not known ahead where CPUs are shared
-                self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1 and not self.on_cpus))
+                pc = self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1 and not self.on_cpus))
+                self.share(pc, "queue")
+                self.share(pc, word_of(stage.options.get("idle")), 1)
             else:
                 single = r.servers == 1 and not self.on_cpus
                 self.emit(o.RELEASE_ONE if single else o.RELEASE, r.first, per)
@@ -255,12 +281,14 @@ class Compiler:
                 self.unlimited.append((r.first, count))
                 return
             r = self.resource(mechanism, stage.operand)
-            self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.operand), ns, count)
+            pc = self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.operand), ns, count)
+            self.share(pc, "queue")
+            self.share(pc, "fetch", 1)
         elif stage.verb == "sleep":
             r = self.resource(mechanism, stage.operand)
             self.emit(o.SLEEP, r.first, self.per(mechanism, stage.operand))
         elif stage.verb == "recorded":
-            self.emit(o.RECORDED, 1 << 62 if stage.options.get("awake") else o.SLEEPS_FROM_NS)
+            self.share(self.emit(o.RECORDED, 1 << 62 if stage.options.get("awake") else o.SLEEPS_FROM_NS), "other")
         else:
             self.has_latency = True
             self.emit(o.COMPLETE)
@@ -275,7 +303,10 @@ class Compiler:
             per = self.per(mechanism, name)
         walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
         op = o.WAKE if queue < 0 and not self.on_cpus else o.WAKE_QUEUE
-        return self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
+        pc = self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
+        self.share(pc, "walk")
+        self.share(pc, word_of(stage.operand, "wake"), 1)
+        return pc
 
     def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """A delay, joined with a constant one before it when nothing can jump between them."""
@@ -288,7 +319,8 @@ class Compiler:
         if times:
             what, _, name = times.partition(":")
             r = self.resource(mechanism, name)
-            self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
+            pc = self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
+            self.share(pc, word_of(stage.operand), 1)
         elif const or table >= 0:
             before = self.ops[-1]
             op = o.CPU_DELAY if self.on_cpus else o.DELAY
@@ -300,7 +332,10 @@ class Compiler:
                 self.emit(op, const)
                 before = self.ops[-1]
                 before[9] = asleep_ns
+            if const:
+                self.share(len(self.ops) - 1, word_of(stage.operand), 0, const)
             if table >= 0:
+                self.share(len(self.ops) - 1, word_of(stage.operand), 1 + before[2])
                 before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]
                 before[2] += 1
 

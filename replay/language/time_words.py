@@ -1,0 +1,57 @@
+"""The words under which a replay accounts for the time that accessors stall: the keys of `Result.stage_ns`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TIME_WORDS: Final[dict[str, str]] = {
+    "trap": "the fault is taken and reported to whoever serves it",
+    "queue": "waiting: for a server, a link, a lock, a host CPU, or another fault that brings the same page",
+    "fetch": "the content arrives",
+    "resolve": "the page is placed, mapped or made writable",
+    "walk": "locks held and other sleepers or readers walked over",
+    "wake": "the accessor is woken and gets back to where it was",
+    "other": "recorded stalls that are kept, accesses that a window blocks, and costs without a name",
+}
+"""word -> what is counted under it"""
+
+WORD_OF_COST: Final[dict[str, str]] = {
+    "trap": "trap",
+    "exit_userspace": "trap",
+    "sigbus": "trap",
+    "message": "trap",
+    "notify_ipc": "trap",
+    "apf_inject": "trap",
+    "mmio_exit": "trap",
+    "preempt": "queue",
+    "fetch": "fetch",
+    "swap_in": "fetch",
+    "resolve": "resolve",
+    "resolve_continue": "resolve",
+    "resolve_per_page": "resolve",
+    "handler_loop": "resolve",
+    "stage2_fault": "resolve",
+    "host_fault_read": "resolve",
+    "host_fault": "resolve",
+    "mark_present": "resolve",
+    "protect_fixed": "resolve",
+    "protect_per_page": "resolve",
+    "unprotect_fixed": "resolve",
+    "unprotect_per_page": "resolve",
+    "memslot_delete": "resolve",
+    "memslot_add": "resolve",
+    "lock": "walk",
+    "wake_per_waiter": "walk",
+    "herd_per_reader": "walk",
+    "wake": "wake",
+    "reenter": "wake",
+    "resume": "wake",
+    "apf_ready": "wake",
+    "kick": "other",
+}
+"""cost name (`names.COST_NAMES`) -> word, for costs paid before the accessor's wake"""
+
+
+def word_of(operand: object, default: str = "other") -> str:
+    """The word of a cost operand; `default`: of a duration or parameter, which has no name."""
+    return WORD_OF_COST.get(operand, default) if isinstance(operand, str) else default
