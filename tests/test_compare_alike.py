@@ -372,3 +372,19 @@ def test_continue_is_fitted_apart_from_copy(tmp_path: Path) -> None:
     fitted = opened(write_trace(tmp_path / "x.trace", rows, mechanism="uffd-minor")).fitted()
     assert fitted["resolve_continue"].distribution.mean == pytest.approx(5_000)
     assert "resolve" not in fitted
+
+
+def test_a_recorded_pause_is_a_stall_of_the_measured_row_too(tmp_path: Path) -> None:
+    rows = uffd_faults(vcpus=1, each=60, think_ns=2_000_000)
+    gap = next(i for i in range(30, 60) if int(str(rows[i]["think_ns"])) > 1_500_000)
+    end = int(str(rows[gap]["start_ns"]))
+    path = write_trace(tmp_path / "x.trace", rows, windows=[WindowSpan("pause", end - 1_400_000, end - 100_000)])
+    case = opened(path)
+    got = compare(case, ["as-recorded", "uffd-missing", "ideal"])
+    assert got.measured.window_stall_ns == 1_300_000
+    assert got.measured.max_ns == 1_300_000
+    assert row(got, "as-recorded").metrics.total_stall_ns == got.measured.total_stall_ns
+    assert row(got, "as-recorded").metrics.run_time_ns == got.measured.run_time_ns
+    assert row(got, "uffd-missing").metrics.total_stall_ns == pytest.approx(got.measured.total_stall_ns, rel=0.03)
+    assert row(got, "uffd-missing").metrics.run_time_ns == pytest.approx(got.measured.run_time_ns, rel=0.01)
+    assert case.running.think_ns.sum() == case.workload.think_ns.sum() - 1_300_000

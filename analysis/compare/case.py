@@ -16,6 +16,7 @@ from faultreplay.analysis.compare.known import why_no_faults
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
     Setup,
+    Stops,
     Used,
     counted,
     for_host,
@@ -98,6 +99,18 @@ class Case:
             away += np.maximum(np.minimum(workload.recorded_start_ns, last) - since, 0)
         away[~counted(workload)[workload.accessor_of_row()]] = 0
         return away
+
+    @functools.cached_property
+    def stops(self) -> Stops | None:
+        """Recorded pauses as stalls of the vCPUs they held; None: there were none."""
+        away = np.zeros(self.workload.accessors, np.int64)
+        np.add.at(away, self.workload.accessor_of_row(), self.paused_ns)
+        held = np.flatnonzero(away)
+        if not held.size:
+            return None
+        spans = np.array(self.recorded_spans(("pause", "pause-only")), np.int64)
+        begin, end = (np.tile(spans[:, column], len(held)) for column in (0, 1))
+        return Stops(np.repeat(held, len(spans)), begin, end, away)
 
     def recorded_spans(self, kinds: Collection[str] = ()) -> list[tuple[int, int]]:
         """(begin, end) of the recorded windows, of these kinds if any, in ns from the recording's beginning."""

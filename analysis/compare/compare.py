@@ -133,7 +133,7 @@ def compare(
         UsageError: an unknown mechanism, parameter or cost; or `baseline` has no numbers for this trace.
     """
     step = progress or (lambda _: None)
-    measured = measured_metrics(case.workload)
+    measured = measured_metrics(case.workload, case.stops)
     loaded = [load_with(name, case.setup, case.used) for name in mechanisms or default_names(case)]
     missing = [mechanism for mechanism in loaded if mechanism.window is None]
     rows: list[Row] = []
@@ -234,8 +234,12 @@ def default_names(case: Case) -> list[str]:
 def _row(mechanism: Mechanism, case: Case) -> tuple[Row, Replayed] | Unanswered:
     setup, workload = case.setup, case.read
     is_used = case.used is not None and mechanism.name.split(":")[0] == case.used.name
+    as_it_was = mechanism.name == "as-recorded"
+    if as_it_was:
+        workload = case.workload
     if reason := why_no_row(case, mechanism):
         return Unanswered(mechanism.name, mechanism.title, reason)
+    stops = case.stops if as_it_was else None
     costs = case.costs()
     windows = case.windows_of(mechanism.name)
     results = replications(workload, mechanism, costs, setup, windows)
@@ -246,7 +250,7 @@ def _row(mechanism: Mechanism, case: Case) -> tuple[Row, Replayed] | Unanswered:
         mechanism=mechanism.name,
         title=mechanism.title,
         params=dict(mechanism.values),
-        metrics=mean_metrics([metrics_of(result, workload) for result in results]),
+        metrics=mean_metrics([metrics_of(result, workload, stops) for result in results]),
         costs=sources,
         cost_means_ns={cost: costs[cost].distribution.mean for cost in sources},
         warnings=first.warnings,

@@ -294,8 +294,19 @@ def ideal_run_time_ns(workload: Workload) -> int:
     return int(ends.max(initial=0))
 
 
-def metrics_of(result: Result, workload: Workload) -> Metrics:
-    """The numbers of a replay."""
+@dataclass(frozen=True)
+class Stops:
+    """When accessors stood still in recorded pauses, of which their faults show nothing."""
+
+    accessor: npt.NDArray[np.int64]
+    start_ns: npt.NDArray[np.int64]
+    end_ns: npt.NDArray[np.int64]
+    stall_ns: npt.NDArray[np.int64]
+    """int64[A]: how long each did, out of its faults"""
+
+
+def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -> Metrics:
+    """The numbers of a replay; `stops`: of the recording, where its think times still hold them."""
     time_ns = result.run_time_ns
     uses = tuple(
         Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(time_ns), u.max_queue)
@@ -303,6 +314,14 @@ def metrics_of(result: Result, workload: Workload) -> Metrics:
     )
     stopped = np.flatnonzero(result.window_stall_ns > 0)
     spans = np.array(result.windows, dtype=np.int64).reshape(-1, 2)
+    blocked = (
+        np.repeat(stopped, len(spans)),
+        np.tile(spans[:, 0], len(stopped)),
+        np.tile(spans[:, 1], len(stopped)),
+    )
+    window_stall_ns = result.window_stall_ns
+    if stops is not None:
+        blocked, window_stall_ns = (stops.accessor, stops.start_ns, stops.end_ns), stops.stall_ns
     return measure(
         accessor=result.accessor,
         start_ns=result.start_ns,
@@ -315,27 +334,27 @@ def metrics_of(result: Result, workload: Workload) -> Metrics:
         needed_bytes=len(np.unique(workload.page)) * workload.page_bytes,
         uses=uses,
         hazards=result.hazards,
-        blocked=(
-            np.repeat(stopped, len(spans)),
-            np.tile(spans[:, 0], len(stopped)),
-            np.tile(spans[:, 1], len(stopped)),
-        ),
-        window_stall_ns=result.window_stall_ns,
+        blocked=blocked,
+        window_stall_ns=window_stall_ns,
         refaults=int(result.refaults.sum()),
         refault_stall_ns=result.refault_stall_ns,
     )
 
 
-def measured_metrics(workload: Workload) -> Metrics:
-    """The numbers of the recording itself."""
+def measured_metrics(workload: Workload, stops: Stops | None = None) -> Metrics:
+    """The numbers of the recording itself; `stops` are stalls too."""
     owner = workload.accessor_of_row()
+    held = {}
+    if stops is not None:
+        held = {"blocked": (stops.accessor, stops.start_ns, stops.end_ns), "window_stall_ns": stops.stall_ns}
     return measure(
         accessor=owner,
         start_ns=workload.recorded_start_ns,
         stall_ns=workload.recorded_stall_ns,
         counted=counted(workload),
         run_time_ns=measured_run_time_ns(workload),
-        ideal_run_time_ns=ideal_run_time_ns(workload),
+        ideal_run_time_ns=ideal_run_time_ns(workload) - (int(stops.stall_ns.max(initial=0)) if stops else 0),
+        **held,  # type: ignore[arg-type]
     )
 
 
