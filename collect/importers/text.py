@@ -100,6 +100,8 @@ def _raw(lexer: Lexer, row: tuple[int, int, int, str, str]) -> Item:
     except ValueError as error:
         why = str(error) if text or lexer.layout is FTRACE else f"the column trace is lacking ({PERF.command})"
         return BadLine(line, f"{event}: {text}", why, event)
+    if not fields and text and KNOWN[event].reads:
+        return Skipped(event, line, why="the form in which it is printed is not known here")
     person = lexer.people[who]
     return Raw(ts_ns, person.cpu, person.tgid, person.tid, person.comm, event, fields, line)
 

@@ -1,40 +1,62 @@
 #!/bin/sh
-# Runs inside the booted kernel, as root: one guest, recorded at once by faultreplay, perf, perf kvm stat, trace-cmd and
-# ftrace; what each prints of it goes to SHARE. For tests/golden.
+# As root, on this host or inside a booted kernel (tools.py): a guest of a known number of pages, twice, and what each tool
+# prints of it in SHARE. For tests/golden. A BPF program on a tracepoint that returns 0 (BCC's do) takes the event from perf,
+# so the first run is recorded by faultreplay, ftrace and (where it may) trace-cmd, the second by perf and ftrace.
 #
 #   tools.sh REPO PYTHON GUEST SHARE PAGES BACKING
 set -eu
 repo=$1 python=$2 guest=$3 share=$4 pages=$5 backing=$6
 export HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$repo XDG_CACHE_HOME=/tmp/cache
-cd /tmp
+cd "$(mktemp -d)"
+cp "$guest" guest
 
 uname -srv
-modprobe kvm_amd
+[ -e /dev/kvm ] || modprobe kvm_amd
 mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 tracing=/sys/kernel/tracing
 mountpoint -q $tracing || mount -t tracefs tracefs $tracing
 
 # ftrace, in an instance of its own
-text=$tracing/instances/text
+text=$tracing/instances/faultreplay-text
 mkdir $text
+trap 'rmdir $text' EXIT
 echo mono >$text/trace_clock
-for event in kvm kvmmmu syscalls/sys_enter_ioctl syscalls/sys_exit_ioctl; do
+echo 0 >$text/tracing_on
+for event in kvm kvmmmu syscalls/sys_enter_ioctl syscalls/sys_exit_ioctl sched/sched_switch; do
     echo 1 >$text/events/$event/enable
 done
+ftrace() { # NAME COMMAND...: events of this command and its children
+    name=$1
+    shift
+    echo >$text/trace
+    echo event-fork >$text/trace_options
+    echo $$ >$text/set_event_pid
+    echo 1 >$text/tracing_on
+    "$@"
+    echo 0 >$text/tracing_on
+    cat $text/trace >"$share/$name.txt"
+}
+
+command="./guest $pages $backing"
+traced=$command
+if trace-cmd record -q -o try.dat -e kvm true 2>/dev/null; then
+    traced="trace-cmd record -q -C mono -o trace.dat -e kvm -e kvmmmu $command"
+fi
+# shellcheck disable=SC2086
+ftrace ftrace-own "$python" -m faultreplay record -o own.trace --backend bcc --probes faults,kvm,sched -- $traced \
+    >"$share/own.jsonl"
+cp -r own.trace "$share/"
 
 # Few events: under emulation each one takes seconds to switch on.
-events=kvm:kvm_exit,kvm:kvm_entry,kvm:kvm_page_fault,kvm:kvm_userspace_exit,kvm:kvm_fpu
-events=$events,syscalls:sys_enter_ioctl,syscalls:sys_exit_ioctl
-cat >run.sh <<EOF
-exec perf record -k CLOCK_MONOTONIC -a -g -o perf.data -e $events -- \
-    perf kvm stat record -k CLOCK_MONOTONIC -a -o stat.data \
-    trace-cmd record -q -C mono -o trace.dat -e kvm -e kvmmmu $guest $pages $backing
-EOF
-"$python" -m faultreplay record -o /tmp/own.trace --backend bcc --probes faults,kvm -- /bin/sh run.sh >"$share/own.jsonl"
-echo 0 >$text/tracing_on
-cp -r own.trace "$share/"
-cat $text/trace >"$share/ftrace.txt"
-echo 1 >$text/options/latency-format 2>/dev/null || echo latency-format >$text/trace_options
+events=
+for event in kvm:kvm_exit kvm:kvm_entry kvm:kvm_page_fault kvm:kvm_userspace_exit kvmmmu:kvm_mmu_pagetable_walk \
+    kvmmmu:kvm_mmu_set_spte syscalls:sys_enter_ioctl syscalls:sys_exit_ioctl; do
+    [ -d "$tracing/events/$(echo $event | tr : /)" ] && events="$events -e $event"
+done
+# shellcheck disable=SC2086
+ftrace ftrace-perf perf record -q -k CLOCK_MONOTONIC -g -o perf.data $events -- \
+    perf kvm stat record -q -k CLOCK_MONOTONIC -a -o stat.data $command >"$share/perf.jsonl"
+echo latency-format >$text/trace_options
 cat $text/trace >"$share/ftrace-latency.txt"
 
 columns=comm,pid,tid,cpu,time,event,trace
@@ -42,9 +64,13 @@ perf script --ns -i perf.data -F $columns >"$share/perf.txt"
 perf script --ns -i perf.data >"$share/perf-callgraph.txt"
 perf script -i perf.data -F $columns,ip,sym >"$share/perf-ip-sym.txt"
 perf script --ns -i perf.data -F tid,time,event,trace >"$share/perf-few.txt"
-perf script --ns --header --show-lost-events -i stat.data >"$share/perf-kvm-stat.txt"
-trace-cmd report -t -i trace.dat >"$share/trace-cmd.txt"
-trace-cmd report -t -R -i trace.dat >"$share/trace-cmd-R.txt"
-trace-cmd report -t -l -i trace.dat >"$share/trace-cmd-l.txt"
-trace-cmd report -t -N -i trace.dat >"$share/trace-cmd-N.txt"
-cp perf.data stat.data trace.dat "$share/"
+cp perf.data "$share/"
+if [ -e stat.data ]; then
+    perf script --ns --show-lost-events -i stat.data >"$share/perf-kvm-stat.txt"
+fi
+if [ -e trace.dat ]; then
+    trace-cmd report -t -i trace.dat >"$share/trace-cmd.txt"
+    trace-cmd report -t -R -i trace.dat >"$share/trace-cmd-R.txt"
+    trace-cmd report -t -l -i trace.dat >"$share/trace-cmd-l.txt"
+    cp trace.dat "$share/"
+fi
