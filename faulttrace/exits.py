@@ -6,6 +6,7 @@ arch/arm64/include/asm/esr.h, include/uapi/linux/kvm.h).
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 VMX_EXITS: Final[dict[str, int]] = {
@@ -45,6 +46,7 @@ SVM_ALIASES: Final[dict[str, str]] = {
     "LDTR_WRITE": "write_ldtr", "TR_WRITE": "write_rt", "CR0_SEL_WRITE": "cr0_sel_write", "EXCP_PF": "PF excp",
     "PF_EXCP": "PF excp", "EXCP_GP": "GP excp", "EXCP_UD": "UD excp", "EXCP_DB": "DB excp", "EXCP_BP": "BP excp",
     "EXCP_NM": "NM excp", "EXCP_AC": "AC excp", "EXCP_MC": "MC excp", "EXCP_DE": "DE excp", "EXCP_DF": "DF excp",
+    **{name: f"{name} excp" for name in ("DE", "DB", "BP", "UD", "NM", "DF", "GP", "PF", "AC", "MC")},
     **{f"READ_CR{n}": f"read_cr{n}" for n in (0, 2, 3, 4, 8)},
     **{f"WRITE_CR{n}": f"write_cr{n}" for n in (0, 2, 3, 4, 8)},
 }  # fmt: skip
@@ -60,7 +62,7 @@ ARM_CLASSES: Final[dict[str, int]] = {
     "WATCHPT_CUR": 0x35, "BKPT32": 0x38, "VECTOR32": 0x3A, "BRK64": 0x3C,
 }  # fmt: skip
 """Exception classes (ESR_EL2.EC)."""
-ARM_EXCEPTIONS: Final[dict[str, int]] = {"IRQ": 0, "SERROR": 1, "TRAP": 2, "IL": 3, "HYP_GONE": 0x100}
+ARM_EXCEPTIONS: Final[dict[str, int]] = {"IRQ": 0, "SERROR": 1, "TRAP": 2, "ILLEGAL": 3, "HYP_GONE": 0xBADCA11}
 """ARM_EXCEPTION_*: what took the vCPU out."""
 
 USERSPACE_EXITS: Final = (
@@ -94,7 +96,11 @@ def exit_number(name: str) -> int:
     """The number of an exit reason as a kernel or libtraceevent's plugin prints it; `UNNAMED_EXIT` if it is unknown.
 
     CPUID, HLT and some others exist on both: VMX's are printed in capitals, SVM's in small letters or after ``EXIT_``.
+    A number is taken as it is.
     """
+    if name.lower().startswith("0x"):
+        with contextlib.suppress(ValueError):
+            return int(name, 16)
     bare = name.removeprefix("EXIT_")
     if bare == name and bare in VMX_EXITS:
         return VMX_EXITS[bare]

@@ -27,7 +27,7 @@ _MOST_ADDRESS: Final = (1 << 64) - 1
 _MOST_SLOT: Final = (1 << 32) - 1
 
 Origin = Literal["recorded", "lab", "synthetic", "imported"]
-KvmFlavour = Literal["vmx", "svm", "pvm", "none", "unknown"]
+KvmFlavour = Literal["vmx", "svm", "pvm", "arm64", "none", "unknown"]
 Role = Literal["vcpu", "handler", "vmm", "kernel", "other"]
 
 

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from faultreplay.cli.commands.import_ import command
 from faultreplay.collect.importers import import_file, import_qemu
-from faultreplay.collect.importers.printed import UNNAMED_EXIT, flavour_of, parse_fields
+from faultreplay.collect.importers.printed import parse_fields
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
+from faultreplay.faulttrace.exits import UNNAMED_EXIT
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import open_trace
 
@@ -183,10 +184,6 @@ def test_printed_forms(name: str, text: str, fields: dict[str, int] | None) -> N
         assert got["exit_reason"] == 0x78
     else:
         assert got == fields
-
-
-def test_flavour_of_exit_names() -> None:
-    assert [flavour_of(name) for name in ("EXIT_NPF", "npf", "EPT_VIOLATION", "HLT")] == ["svm", "svm", "vmx", ""]
 
 
 GOOD = "  guest 7/8 [001]  10.000000001: kvm:kvm_entry: vcpu 0, rip 0x1\n"

@@ -34,6 +34,7 @@ _FLAVOURS: Final = {
     "vmx": "hardware paging: kvm_exit, kvm_page_fault and kvm_entry bound each stage-2 fault",
     "svm": "hardware paging: kvm_exit, kvm_page_fault and kvm_entry bound each stage-2 fault",
     "pvm": "shadow paging: kvm_mmu_pagetable_walk and kvm_mmu_set_spte bound a fault, its world switches are unseen",
+    "arm64": "hardware paging: kvm_exit, kvm_guest_fault and kvm_entry bound each stage-2 fault; untested on arm64",
     "unknown": "vendor module not recognised: what fires is recorded",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from types import CodeType
 from typing import Any, Final
 
 import numpy as np
@@ -11,25 +12,30 @@ import polars as pl
 
 from faultreplay.collect.backends.probes import PROBES
 from faultreplay.collect.importers.calls import REASONS, Calls
-from faultreplay.collect.importers.printed import SVM_EXITS, VMX_EXITS
 from faultreplay.collect.importers.raw import Mark, Raw, RawColumns
 from faultreplay.collect.importers.rows import Rows
-from faultreplay.faulttrace.meta import KvmFlavour, Probe, Target, Thread
+from faultreplay.collect.importers.zaps import KERNEL_THREADS, Zaps
+from faultreplay.faulttrace.exits import EPT_VIOLATION, NPF, SVM_EXITS
+from faultreplay.faulttrace.meta import KvmFlavour, Probe, Role, Target, Thread
 from faultreplay.faulttrace.schema import EVENTS, Kind
 
 _COLUMNS: Final = tuple(field.name for field in EVENTS)
 _KVM_RUN: Final = 0xAE80
 _CLONE_THREAD: Final = 0x10000
+
+
+def _compiled(columns: dict[str, str]) -> dict[str, CodeType]:
+    """The table's own expressions, with a field for args->field; nothing of the file is ever evaluated."""
+    return {c: compile(re.sub(r"args->(\w+)", r'f["\1"]', text), c, "eval") for c, text in columns.items()}
+
+
 _PLAIN: Final = {
-    probe.tracepoint: (
-        probe.kinds[0],
-        # The table's own expressions, with a field for args->field; nothing of the file is ever evaluated.
-        {column: compile(re.sub(r"args->(\w+)", r'f["\1"]', text), probe.tracepoint, "eval")
-         for column, text in probe.columns.items()},
-    )
+    probe.tracepoint: (probe.kinds[0], _compiled(probe.columns), _compiled(probe.arm64))
     for probe in PROBES
     if probe.kinds and not probe.by_hand
-}  # fmt: skip
+}
+_OF_ARM: Final = "vcpu_pc"
+"""A field that only arm64's events of these names have."""
 _FAULTS: Final = {
     "exceptions:page_fault_user": Kind.PAGE_FAULT_USER,
     "exceptions:page_fault_kernel": Kind.PAGE_FAULT_KERNEL,
@@ -41,7 +47,7 @@ _BARE: Final = {
 }
 _VCPU_NAME: Final = re.compile(r"^(?:CPU |fc_vcpu |(?:crosvm_)?vcpu[-_ ]?)(\d{1,5})(?:/KVM)?$", re.IGNORECASE)
 """Threads' names for vCPUs: QEMU, Firecracker, Cloud Hypervisor and crosvm."""
-_OF_VCPUS: Final = (Kind.KVM_ENTRY, Kind.KVM_EXIT, Kind.KVM_PAGE_FAULT)
+_OF_VCPUS: Final = (Kind.KVM_ENTRY, Kind.KVM_EXIT, Kind.KVM_PAGE_FAULT, Kind.KVM_GUEST_FAULT)
 _IDLE: Final = "of the idle thread"
 
 
@@ -58,6 +64,8 @@ class Builder:
         self._vcpu: dict[int, int] = {}
         self._async: dict[int, int] = {}  # guest address of an asynchronous fault -> its vCPU's thread
         self._reasons: set[int] = set()
+        self._arm = False
+        self._zaps = Zaps(self.rows)
         self._calls = Calls(self.rows, self._vcpu)
         self.not_a_thread = ""
         """Why the number of a line cannot be a thread, where it cannot."""
@@ -132,7 +140,9 @@ class Builder:
 
     def _evaluated(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Columns of an event of the probe table by the table's own expressions: of one event, or of many."""
-        kind, expressions = _PLAIN[name]
+        kind, expressions, of_arm = _PLAIN[name]
+        if of_arm and _OF_ARM in fields:
+            expressions = of_arm
         columns = {}
         for column, code in expressions.items():
             try:
@@ -153,14 +163,18 @@ class Builder:
     @property
     def flavour(self) -> KvmFlavour:
         """Which KVM it was, from exit reasons that exist on one only."""
-        if self._reasons & {SVM_EXITS["NPF"], SVM_EXITS["HLT"]}:
+        if self._arm:
+            return "arm64"
+        if self._reasons & {NPF, SVM_EXITS["hlt"]}:
             return "svm"
-        return "vmx" if VMX_EXITS["EPT_VIOLATION"] in self._reasons else "unknown"
+        return "vmx" if EPT_VIOLATION in self._reasons else "unknown"
 
     def probes(self) -> list[Probe]:
         """Every row of the probe table: in the source, or missing and why."""
         found = []
         for probe in PROBES:
+            if probe.machines and not self._arm:
+                continue
             reason = REASONS.get(probe.tracepoint, "")
             name = probe.tracepoint
             if name == "syscalls:sys_exit_read" or not self.kept[name]:
@@ -182,7 +196,8 @@ class Builder:
             vcpu = self._vcpu.get(tid)
             if vcpu == -1 and (named := _VCPU_NAME.search(comm)):
                 vcpu = int(named[1])  # kvm_exit has the number since Linux 5.10, kvm_page_fault since 6.0
-            target.threads.append(Thread(tid, comm, "other" if vcpu is None else "vcpu", -1 if vcpu is None else vcpu))
+            role: Role = "vcpu" if vcpu is not None else "kernel" if comm.startswith(KERNEL_THREADS) else "other"
+            target.threads.append(Thread(tid, comm, role, -1 if vcpu is None else vcpu))
             if vcpu is not None:
                 target.role = "vm"
         return list(targets.values())
@@ -213,6 +228,8 @@ class Builder:
             return self._completed(raw)
         elif raw.name.startswith("syscalls:"):
             return self._calls.add(raw)
+        elif self._zaps.takes(raw.name):
+            return self._zaps.add(raw)
         else:
             return "imports make nothing of it yet"
         return _IDLE
@@ -220,6 +237,7 @@ class Builder:
     def _plain(self, raw: Raw) -> None:
         kind = _PLAIN[raw.name][0]
         columns = {name: int(value) for name, value in self._evaluated(raw.name, raw.fields).items()}
+        self._arm |= _OF_ARM in raw.fields
         if kind == Kind.KVM_EXIT:
             self._reasons.add(columns["code"])
         vcpu = raw.fields.get("vcpu_id", -1)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from faultreplay.collect.importers.printed import exit_number, task_state
+from faultreplay.collect.importers.printed import task_state
+from faultreplay.faulttrace.exits import exit_number
 
 _RIP: Final = r"rip 0x(?P<{0}_16>[0-9a-f]{{1,16}})"
 # Groups are FIELD_BASE; base 0 is a name that `_NAMED` makes a number of. A form is strict: what it does not fit is

@@ -7,12 +7,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from faultreplay.collect.importers.printed import SVM_EXITS, VMX_EXITS
 from faultreplay.collect.importers.raw import Mark
+from faultreplay.faulttrace.exits import EPT_VIOLATION, NPF
 from faultreplay.faulttrace.schema import Kind
 
 _EXIT, _ENTRY, _FAULT = int(Kind.KVM_EXIT), int(Kind.KVM_ENTRY), int(Kind.KVM_PAGE_FAULT)
-_OF_STAGE2 = (VMX_EXITS["EPT_VIOLATION"], SVM_EXITS["NPF"])
+_ARM_FAULT = int(Kind.KVM_GUEST_FAULT)
+_OF_STAGE2 = (EPT_VIOLATION, NPF)
 
 
 class Turns:
@@ -28,7 +29,9 @@ class Turns:
     def feed(self, table: pa.Table, lines: npt.NDArray[np.int64]) -> None:
         """The next rows (columns of `EVENTS`) and the lines that they are from."""
         frame = pl.DataFrame({name: pl.from_arrow(table[name]) for name in ("tid", "kind", "vcpu", "code")})
-        frame = frame.with_columns(line=pl.Series(lines)).filter(pl.col("kind").is_in((_EXIT, _ENTRY, _FAULT)))
+        frame = frame.with_columns(pl.col("kind").replace(_ARM_FAULT, _FAULT), line=pl.Series(lines)).filter(
+            pl.col("kind").is_in((_EXIT, _ENTRY, _FAULT))
+        )
         if not frame.height:
             return
         self._kinds |= set(frame["kind"].unique().to_list())

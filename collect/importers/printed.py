@@ -10,29 +10,17 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from faultreplay.collect.importers.printed_kvm import PRINTED, arm_entry, arm_exit
 from faultreplay.collect.importers.raw import number
+from faultreplay.faulttrace.exits import exit_number
 
 _PAIRS = re.compile(r"(\w+)(?:=|: )(-?0x[0-9a-fA-F]+|-?\d+)\b")
 _RAW = re.compile(r"^\s*(?:\[FAILED TO PARSE\]\s*)?\w+=")
 _PRINTED_AS_PAIRS: Final = (
-    "sched_switch", "page_fault_user", "page_fault_kernel", "task_newtask", "mmap_lock_released",
+    "sched_switch", "page_fault_user", "page_fault_kernel", "task_newtask", "mmap_lock_released", *PRINTED,
 )  # fmt: skip
 _STATES: Final = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 128, "K": 2, "W": 2}
 _MMIO: Final = {"unsatisfied-read": 0, "read": 1, "write": 2}
-
-# What bounds or explains faults; a reason that is not here becomes UNNAMED_EXIT and is no error.
-SVM_EXITS: Final = {
-    "EXCP_BASE": 0x40, "PF_EXCP": 0x4E, "INTR": 0x60, "NMI": 0x61, "VINTR": 0x64, "CPUID": 0x72, "PAUSE": 0x77,
-    "HLT": 0x78, "INVLPG": 0x79, "IOIO": 0x7B, "MSR": 0x7C, "SHUTDOWN": 0x7F, "VMMCALL": 0x81, "NPF": 0x400,
-}  # fmt: skip
-VMX_EXITS: Final = {
-    "EXCEPTION_NMI": 0, "EXTERNAL_INTERRUPT": 1, "TRIPLE_FAULT": 2, "INTERRUPT_WINDOW": 7, "CPUID": 10, "HLT": 12,
-    "INVLPG": 14, "VMCALL": 18, "CR_ACCESS": 28, "IO_INSTRUCTION": 30, "MSR_READ": 31, "MSR_WRITE": 32,
-    "PAUSE_INSTRUCTION": 40, "APIC_ACCESS": 44, "EPT_VIOLATION": 48, "EPT_MISCONFIG": 49, "PREEMPTION_TIMER": 52,
-    "PML_FULL": 62,
-}  # fmt: skip
-UNNAMED_EXIT: Final = 0xFFFFFFFF
-"""`exit_reason` where the source gives a name that is not in the tables."""
 
 
 def parse_fields(name: str, text: str) -> dict[str, int]:
@@ -68,27 +56,6 @@ def _raw_form(text: str) -> dict[str, int] | None:
     return fields
 
 
-def exit_number(reason: str) -> int:
-    """`exit_reason` of the name that kvm_exit prints, `UNNAMED_EXIT` where it is none that matters."""
-    name = _exit_name(reason)
-    if re.fullmatch(r"0X[0-9A-F]{1,8}", name):
-        return int(name, 16)
-    if name in VMX_EXITS and name in SVM_EXITS:
-        # CPUID, HLT and INVLPG exist on both: the kernel prints VMX's in capitals, SVM's in small letters, the
-        # plugin of libtraceevent puts EXIT_ before SVM's.
-        svm = reason.startswith("EXIT_") or reason.islower()
-        return SVM_EXITS[name] if svm else VMX_EXITS[name]
-    return SVM_EXITS.get(name, VMX_EXITS.get(name, UNNAMED_EXIT))
-
-
-def flavour_of(reason: str) -> str:
-    """``svm`` or ``vmx`` where an exit reason's name exists only there; else empty."""
-    name = _exit_name(reason)
-    if name in SVM_EXITS and name not in VMX_EXITS:
-        return "svm"
-    return "vmx" if name in VMX_EXITS and name not in SVM_EXITS else ""
-
-
 def _match(pattern: str, text: str) -> re.Match[str]:
     found = re.search(pattern, text)
     if found is None:
@@ -105,11 +72,9 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _exit_name(reason: str) -> str:
-    return reason.upper().removeprefix("EXIT_")
-
-
 def _kvm_exit(text: str) -> dict[str, int]:
+    if (arm := arm_exit(text)) is not None:
+        return arm
     found = _match(r"reason (\S+)(?: .*)? rip (0x[0-9a-f]+)(?= |$)", text)
     fields = {"exit_reason": exit_number(found[1]), "guest_rip": number(found[2])}
     if "info" not in text:
@@ -121,6 +86,8 @@ def _kvm_exit(text: str) -> dict[str, int]:
 
 
 def _kvm_entry(text: str) -> dict[str, int]:
+    if (arm := arm_entry(text)) is not None:
+        return arm
     found = _match(r"^(?:vcpu \d+)?,?\s*(?:rip (0x[0-9a-f]+))?(?: .*)?$", text)
     if not text.strip():
         raise ValueError("not in the form in which this event is printed")
@@ -255,4 +222,5 @@ _SPECIAL: Final[dict[str, Callable[[str], dict[str, int]]]] = {
     "page_fault_user": _page_fault,
     "page_fault_kernel": _page_fault,
     "mmap_lock_released": _released,
+    **PRINTED,
 }

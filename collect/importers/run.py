@@ -103,6 +103,8 @@ def import_file(
         if not builder.kept:
             names = sorted({name for name, _ in builder.not_taken})
             others = f"; it has {', '.join(names[:5])}" if names else ""
+            if any("kvm_s390_" in name for name in names):
+                raise IncompleteData(f"{path}: KVM events of s390: not supported (of x86 and arm64 they are)")
             raise IncompleteData(f"{path}: no event that faultreplay knows{others}: is it the output of {kind}?")
         _check_threads(path, kind, builder, turns)
         _check_time(path, kind, source, writer.rows)

@@ -33,12 +33,16 @@ def describe_host() -> Host:
     return host
 
 
-def kvm_flavour(modules: Path = Path("/sys/module"), kvm: Path = Path("/dev/kvm")) -> KvmFlavour:
-    """How KVM runs guests here: by VMX, by SVM, by software page tables (PVM), or not at all."""
+def kvm_flavour(
+    modules: Path = Path("/sys/module"), kvm: Path = Path("/dev/kvm"), machine: str = platform.machine()
+) -> KvmFlavour:
+    """How KVM runs guests here: by VMX, by SVM, by software page tables (PVM), on arm64, or not at all."""
     for module, flavour in (("kvm_pvm", "pvm"), ("kvm_intel", "vmx"), ("kvm_amd", "svm")):
         if (modules / module).exists():
             return flavour  # type: ignore[return-value]
-    return "unknown" if kvm.exists() else "none"
+    if not kvm.exists():
+        return "none"
+    return "arm64" if machine == "aarch64" else "unknown"
 
 
 def kvm_params(modules: Path = Path("/sys/module")) -> dict[str, str]:

@@ -126,6 +126,8 @@ class _Zaps:
         thread = self._roles.get((tgid, tid))
         if thread is None:
             return "an outsider"
+        if thread.role == "other":
+            return f"{thread.comm or 'thread'} {tid}"
         return thread.comm if thread.role == "kernel" else thread.role
 
     def causes(self) -> tuple[I64, I64]:
