@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from faultreplay.collect.importers.files import Progress, magic
-from faultreplay.collect.importers.layouts import FTRACE, PERF
-from faultreplay.collect.importers.raw import Item, Source
+from faultreplay.collect.importers.layouts import FTRACE, PERF, lex
+from faultreplay.collect.importers.raw import Item, LostEvents, Source
 from faultreplay.collect.importers.text import read_text
 from faultreplay.faulttrace.errors import IncompleteData, MissingFeature
 
@@ -62,7 +62,7 @@ def _piped(command: list[str], path: Path, source: Source, progress: Progress | 
                 raise
         if tool.returncode:
             raise IncompleteData(f"{path}: {command[0]} cannot read it: {_last_words(errors)}")
-        _losses_said(errors, source)
+        yield from _losses_said(errors)
 
 
 def _last_words(errors: IO[bytes]) -> str:
@@ -71,9 +71,10 @@ def _last_words(errors: IO[bytes]) -> str:
     return lines[-1][:200] if lines else "it says nothing"
 
 
-def _losses_said(errors: IO[bytes], source: Source) -> None:
+def _losses_said(errors: IO[bytes]) -> Iterator[LostEvents]:
     """perf warns of lost chunks on its error output only."""
     errors.seek(0)
     for line in errors.read(1 << 20).decode(errors="replace").splitlines():
-        if " lost " in line and "chunks" in line:
-            source.mark(f"warning of perf: {line.strip()[:120]}", 0)
+        lost = lex(PERF, line)
+        if isinstance(lost, LostEvents):
+            yield lost
