@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from faultreplay.faulttrace.meta import Clock, Host, MechanismUsed, Meta, WindowSpan
+from faultreplay.faulttrace.meta import Clock, Host, MechanismUsed, Meta, Target, WindowSpan
 from faultreplay.faulttrace.schema import EVENTS, FAULTS
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.writer import TraceWriter
@@ -70,6 +70,7 @@ def write_trace(
     params: dict[str, object] | None = None,
     lost: int = 0,
     windows: list[WindowSpan] | None = None,
+    targets: list[Target] | None = None,
     host: Host | None = None,
 ) -> Path:
     """A trace directory whose faults are `rows`; it holds one event, so that a share of losses has a meaning."""
@@ -80,6 +81,7 @@ def write_trace(
         clock=Clock(start_ns=BEGIN_NS, end_ns=end + 1_000),
         mechanism=MechanismUsed(mechanism, params or {"handlers": 1}) if mechanism else None,
         windows=windows or [],
+        targets=targets or [],
     )
     event = {f.name: 0 for f in EVENTS} | {"ts_ns": BEGIN_NS}
     with TraceWriter(path, meta) as writer:

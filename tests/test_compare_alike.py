@@ -141,10 +141,8 @@ def test_tcg_threads_of_the_sample_are_its_vcpus() -> None:
 
 
 def test_threads_are_named_as_vcpus_by_id_or_pattern(tmp_path: Path) -> None:
-    path = write_trace(tmp_path / "x.trace", as_kind(uffd_faults(each=80), "vmm"))
-    meta = json.loads((path / "meta.json").read_text())
-    meta["targets"] = [{"tgid": 100, "threads": [{"tid": 200, "comm": "cpu-0"}, {"tid": 201, "comm": "cpu-1"}]}]
-    (path / "meta.json").write_text(json.dumps(meta))
+    named = Target(100, threads=[Thread(200, "cpu-0"), Thread(201, "cpu-1")])
+    path = write_trace(tmp_path / "x.trace", as_kind(uffd_faults(each=80), "vmm"), targets=[named])
     by_name = opened(path, vcpu_threads=("cpu-*",))
     assert by_name.workload.accessor_name == ("vcpu0", "vcpu1")
     one = opened(path, vcpu_threads=("201",))
@@ -388,3 +386,52 @@ def test_a_recorded_pause_is_a_stall_of_the_measured_row_too(tmp_path: Path) -> 
     assert row(got, "uffd-missing").metrics.total_stall_ns == pytest.approx(got.measured.total_stall_ns, rel=0.03)
     assert row(got, "uffd-missing").metrics.run_time_ns == pytest.approx(got.measured.run_time_ns, rel=0.01)
     assert case.running.think_ns.sum() == case.workload.think_ns.sum() - 1_300_000
+
+
+# what is shown
+
+
+def test_columns_order_and_several_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_trace(tmp_path / "one.trace", uffd_faults(vcpus=4, each=60))
+    two = write_trace(tmp_path / "two.trace", as_kind(uffd_faults(each=80), "vmm"))
+    names = ["-m", "uffd-missing:handlers=4,kvm-exit,ideal,uffd-missing"]
+    assert _exit_code(["compare", str(one), *names, "--columns", "p99,total-stall", "--sort", "-total-stall"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if line.startswith("mechanism"))
+    assert head.split() == ["mechanism", "p99", "stall"]
+    below = [line.split()[0] for line in lines[lines.index(head) :] if line.strip()]
+    assert [name for name in below if name in {"kvm-exit", "ideal", "uffd-missing"}][-2:] == ["kvm-exit", "ideal"]
+    assert _exit_code(["compare", str(one), str(two), "-m", "uffd-missing,kvm-exit", "--format", "json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert {(r["trace"], r["mechanism"], r["row"]) for r in whole["records"] if r["row"] != "measured"} == {
+        ("one", "uffd-missing", "predicted"),
+        ("one", "kvm-exit", "predicted"),
+        ("two", "uffd-missing", "predicted"),
+        ("two", "kvm-exit", "none"),
+    }
+    assert set(whole["traces"]) == {"one", "two"}
+    assert _exit_code(["compare", str(one), str(two), "-m", "uffd-missing,kvm-exit"]) == 0
+    text = capsys.readouterr().out
+    assert "kvm-exit: no vCPU in this trace" in text
+    assert "two: " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["-m", "uffd-mising"], "did you mean 'uffd-missing'?"),
+        (["-m", "uffd-missing:handler=2"], "did you mean 'handlers'?"),
+        (["--columns", "total-stal"], "did you mean 'total-stall'?"),
+        (["--sort", "p9"], "did you mean 'p99'?"),
+        (["-m", "ideal", "--set", "ideel.x=1"], "did you mean 'ideal'?"),
+        (["--link", "10G"], "write bits or bytes a second, as 10Gbit"),
+    ],
+)
+def test_a_wrong_name_is_one_line_with_the_right_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    path = write_trace(tmp_path / "x.trace", uffd_faults(each=20))
+    assert _exit_code(["compare", str(path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert len(error.splitlines()) == 1

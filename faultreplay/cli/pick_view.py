@@ -66,7 +66,7 @@ def with_order(report: Report, key: str, descending: bool) -> Report:
 
 
 def together(reports: Sequence[tuple[str, Report]]) -> Report:
-    """Tables of several traces as one: each row with its trace, notes that differ with it too.
+    """Tables of several traces as one: each row with its trace, and words that do not hold for all with it too.
 
     Args:
         reports: (name of the trace, its table).
@@ -75,27 +75,45 @@ def together(reports: Sequence[tuple[str, Report]]) -> Report:
     rows: list[dict[str, Any]] = []
     rules = set()
     columns = {column.key: column for _, report in reports for column in report.columns}
+    ordered = sorted(columns.values(), key=lambda column: _place(column, reports))
     for name, report in reports:
-        for row in report.rows if report.rows is not None else report.records:
+        for row in _rows(report):
             shown = {**row, "trace": name}
             if SPAN in shown:
                 shown[SPAN] = f"{row.get('mechanism')}: {row[SPAN]}"
             rows.append(shown)
         rules.add(len(rows) - 1)
-    said = [note for _, report in reports for note in report.notes]
-    everywhere = [note for note in dict.fromkeys(said) if said.count(note) == len(reports)]
-    apart = [f"{name}: {note}" for name, report in reports for note in report.notes if note not in everywhere]
     return replace(
         first,
-        title="\n".join(report.title for _, report in reports),
+        title="; ".join(report.title for _, report in reports),
         records=[{"trace": name, **record} for name, report in reports for record in report.records],
-        columns=[_TRACE, *(column for key, column in columns.items() if key != "trace")],
+        columns=[_TRACE, *ordered],
+        lead=_of_all([(name, report.lead) for name, report in reports]),
+        notes=_of_all([(name, report.notes) for name, report in reports]),
+        made_of={"trace": ", ".join(str(report.made_of.get("trace")) for _, report in reports)}
+        | {key: value for key, value in first.made_of.items() if key != "trace"},
         rows=rows,
         rules=frozenset(rules),
-        notes=[*everywhere, *apart],
         further=[replace(more, title=f"{name}: {more.title}") for name, report in reports for more in report.further],
         extra={"traces": {name: dict(report.extra) for name, report in reports}},
     )
+
+
+def _rows(report: Report) -> Sequence[Record]:
+    return report.records if report.rows is None else report.rows
+
+
+def _place(column: Column, reports: Sequence[tuple[str, Report]]) -> int:
+    """How far to the right a column stands in any of the tables: all have one order, and some lack columns."""
+    orders = [[other.key for other in report.columns] for _, report in reports]
+    return max(keys.index(column.key) for keys in orders if column.key in keys)
+
+
+def _of_all(words: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """What is said of every trace once, the rest with the trace's name."""
+    said = [line for _, lines in words for line in dict.fromkeys(lines)]
+    everywhere = [line for line in dict.fromkeys(said) if said.count(line) == len(words)]
+    return [f"{name}: {line}" for name, lines in words for line in lines if line not in everywhere] + everywhere
 
 
 def _find(name: str, known: Sequence[Column], option: str) -> Column:
