@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -362,3 +368,41 @@ def test_lines_of_perf_that_are_no_events(more: str, tmp_path: Path) -> None:
 def test_frames_of_perf(frames: str, tmp_path: Path) -> None:
     trace = imported("x.txt", "perf-script", tmp_path, f"q 12/13 [001] 5.123456: {EVENT}\n{frames}\n" * 3)
     assert trace.event_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "words"),
+    [
+        ("perf-script", "     0.000 ( 0.012 ms): qemu/4145 ioctl(fd: 12, cmd: KVM_RUN) = 0", "perf trace's output"),
+        (
+            "perf-script",
+            "[12:34:56.123456789] (+?.?????????) h kvm_x86_exit: { cpu_id = 1 }, { exit_reason = 48 }",
+            "LTTng",
+        ),
+        ("perf-script", "Analyze events for all VMs, all VCPUs:", "a table that perf made"),
+        ("trace-cmd", "  trace-guest.dat:  CPU 0/KVM-12 [000] 1.5: kvm_entry: vcpu 0", "several files at once"),
+        ("trace-cmd", "#!/bin/sh", "no event that faultreplay knows"),
+    ],
+)
+def test_more_files_that_are_something_else(kind: str, line: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(IncompleteData, match=words):
+        imported("x.txt", kind, tmp_path, f"{line}\n")
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    code = "import sys; from faultreplay.cli.main import run; run(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "import", "--from", "trace-cmd", "-", "-o", str(tmp_path / "x.trace")]
+    done = subprocess.run(command, input=FAULT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert open_trace(tmp_path / "x.trace").event_rows == 3
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(pack(FAULT.encode()))
+    import_file("trace-cmd", path, tmp_path / "x.trace")
+    assert open_trace(tmp_path / "x.trace").event_rows == 3
+    path.write_bytes(pack(FAULT.encode() * 100)[:-30])
+    with pytest.raises(IncompleteData, match="damaged packed file"):
+        import_file("trace-cmd", path, tmp_path / "y.trace")

@@ -8,6 +8,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Final, TypeAlias, cast
 
@@ -32,14 +33,17 @@ _DATA_FILES: Final = {
 
 
 def magic(path: Path) -> bytes:
-    """The first 16 bytes of a file.
+    """The first 16 bytes of a file; none of a pipe.
 
     Raises:
         UsageError: no such file, or a folder.
         NoPermission: may not be read.
     """
-    with _errors(path), path.open("rb") as stream:
-        return stream.read(16)
+    with _errors(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            return b""  # a pipe: what is read of it is gone
+        with path.open("rb") as stream:
+            return stream.read(16)
 
 
 def read_blocks(
@@ -56,7 +60,7 @@ def read_blocks(
     """
     number, rest = 1, b""
     with _errors(path), path.open("rb") as file:
-        total = 0 if stream else path.stat().st_size
+        total = 0 if stream or not path.is_file() else path.stat().st_size
         text = stream or _unpacked(file)
         while True:
             data = text.read(BLOCK_BYTES)
@@ -98,9 +102,8 @@ def _lines(data: bytes, first: int, source: Source) -> list[str]:
     return lines
 
 
-def _unpacked(file: IO[bytes]) -> IO[bytes]:
-    start = file.read(6)
-    file.seek(0)
+def _unpacked(file: BufferedReader) -> IO[bytes]:
+    start = file.peek(6)
     if start.startswith(b"\x1f\x8b"):
         return cast("IO[bytes]", gzip.open(file))
     if start.startswith(b"BZh"):

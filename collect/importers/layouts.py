@@ -106,6 +106,7 @@ FTRACE: Final = Layout(
 NO_NAME: Final = "(no name)"
 _SYS_ENTER: Final = re.compile(r"^sys_(?P<call>\w+)\((?P<text>.*)\)$")
 _SYS_EXIT: Final = re.compile(r"^sys_(?P<call>\w+) -> (?P<text>\S+)$")
+_OF_FILE: Final = re.compile(r"^\s*\S+\.dat:\s")  # trace-cmd report of several files: threads of several machines
 _SIDE_BAND: Final = re.compile(r"PERF_RECORD_\w+")
 _PERF_LOST: Final = re.compile(r"PERF_RECORD_LOST\w*\b.*?\blost\s*:?\s*(\d+)|\[lost (\d+) events\]", re.IGNORECASE)
 _PERF_CHUNKS: Final = re.compile(r"^Processed \d+ events and lost (\d+) chunks!")
@@ -118,7 +119,7 @@ _PRINTK: Final = re.compile(r"^(?:<\d+>)?(?:\S.{0,80}? kernel: ?)?\[\s*\d+\.\d{6
 def parse_who(layout: Layout, text: str) -> Who | None:
     """The part of a line before its time."""
     found = layout.who.match(text)
-    return None if found is None or "\0" in text else _who(layout, found)
+    return None if found is None or "\0" in text or _OF_FILE.match(text) else _who(layout, found)
 
 
 def lex(layout: Layout, line: str) -> Lexed:
@@ -129,7 +130,7 @@ def lex(layout: Layout, line: str) -> Lexed:
         return lost
     if not line.strip() or line.startswith("#") or layout.passed.match(line):
         return Passed()
-    found = layout.line.match(line)
+    found = None if _OF_FILE.match(line) else layout.line.match(line)
     if found is not None:
         return _line(layout, found)
     return Passed() if FRAME.match(line) or _ARROW.match(line) else Unreadable("")

@@ -45,7 +45,7 @@ def import_qemu(
         for name, answer in _answers(path).items():
             if isinstance(answer, dict) and name not in ("vcpus", ""):
                 notes += _said(path, answer)
-            notes += _keep(figures, name, answer, path, replace=into)
+            notes += _keep(figures, name, answer, path)
     notes += _vcpus(meta, figures, vcpus)
     meta.extra["qemu"] = figures
     if into:
@@ -115,10 +115,12 @@ def _side(answer: dict[str, Any]) -> str:
         return "destination"  # of the answer itself; the source has such counters inside "ram"
     if answer.keys() & _SOURCE_KEYS:
         return "source"
+    if "socket-address" in answer:
+        return "destination"  # where it listened
     return "unknown side"
 
 
-def _keep(figures: dict[str, Any], name: str, answer: Any, path: Path, *, replace: bool) -> list[str]:
+def _keep(figures: dict[str, Any], name: str, answer: Any, path: Path) -> list[str]:
     """Put an answer among the figures; another one of the same side stands beside it."""
     if name not in figures or figures[name] == answer or name not in _SIDES:
         figures[name] = answer

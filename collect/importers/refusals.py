@@ -21,6 +21,8 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
      "a wall-clock time before the columns (perf-prof writes so)"),
     (re.compile(r"^(?:Attaching \d+ probes?|Attached \d+ probes?|@\w*(?:\[.*\])?:|\[[\dKMG]+, [\dKMG]+\))"),
      "bpftrace's own output: a histogram has no events; print them (--from bpftrace)"),
+    (re.compile(r"^\s*\d+\.\d+ \(\s*(?:\d+\.\d+ ms)?\s*\):"), "perf trace's output: use perf script"),
+    (re.compile(r"\{ cpu_id = \d+ \}"), "LTTng's text, which is not read"),
     (re.compile(r"^\s*\{"), "JSON: --from perf-json, bpftrace or qemu-migrate"),
     (re.compile(r"^\(qemu\)|^(?:Migration )?[Ss]tatus: "), "QEMU's monitor: --from qemu-migrate takes query-migrate"),
     (re.compile(r"^\s*(?:Analyze events for|VM-EXIT\s+Samples|# Samples:|Overhead\s+Command)"),

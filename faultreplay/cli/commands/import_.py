@@ -37,7 +37,7 @@ def command(
     vcpus: str | None,
     force: bool,
 ) -> None:
-    """Make a trace from perf, trace-cmd, ftrace, bpftrace or QEMU output.
+    """Make a trace from perf, trace-cmd, ftrace, bpftrace or QEMU output; - is standard input.
 
     FILES are text, packed with gzip, bzip2 or xz or not: perf script --ns, perf data convert --to-json (perf 6.2 or
     newer), trace-cmd report -t or tracefs' trace, bpftrace -f json with lines "nsecs cpu pid tid category:name
@@ -52,6 +52,7 @@ def command(
 
     if (output is None) == (into is None):
         raise UsageError("give the trace to make with -o NAME.trace" + (", or --into, not both" if output else ""))
+    files = tuple(Path("/dev/stdin") if str(file) == "-" else file for file in files)
     if source == "qemu-migrate":
         threads = _threads(vcpus)
         summary = import_qemu(list(files), output or into or Path(), into=into is not None, force=force, vcpus=threads)
