@@ -65,6 +65,7 @@ _OF_THREAD: Final = {
     "kcompactd": ZapCause.MIGRATION,
 }
 _HUGE: Final = np.uint64(2 << 20)
+_MOST_TOLD: Final = 3
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class ZapGroup:
             of another process, or one that has ended.
         zaps: how many.
         size_bytes: of the ranges together; one range may be zapped again and again.
+        tids: the threads, at most `_MOST_TOLD`.
+        sizes: (bytes, how many) of the most frequent sizes, at most `_MOST_TOLD`.
+        ranges: distinct ranges.
+        most_often: how often the range was zapped that was zapped most.
     """
 
     cause: str
@@ -85,6 +90,10 @@ class ZapGroup:
     by: str
     zaps: int
     size_bytes: int
+    tids: tuple[int, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    ranges: int = 0
+    most_often: int = 0
 
 
 def zap_groups(trace: Trace) -> list[ZapGroup]:
@@ -100,14 +109,26 @@ def group_zaps(frame: pl.DataFrame, meta: Meta) -> list[ZapGroup]:
     cause, reason = zaps.causes()
     zapped = zaps.rows
     by = [zaps.who(tgid, tid) for tgid, tid in zip(zapped.tgid.tolist(), zapped.tid.tolist(), strict=True)]
-    count: Counter[tuple[str, str, str]] = Counter()
-    size_bytes: Counter[tuple[str, str, str]] = Counter()
-    for number, why, who, size in zip(cause.tolist(), reason.tolist(), by, zapped.size.tolist(), strict=True):
+    rows: dict[tuple[str, str, str], list[int]] = {}
+    for row, (number, why, who) in enumerate(zip(cause.tolist(), reason.tolist(), by, strict=True)):
         known = ZapCause(number) is ZapCause.MIGRATION and 0 <= why < len(MIGRATE_REASONS)
-        key = (ZapCause(number).label, MIGRATE_REASONS[why] if known else "", who)
-        count[key] += 1
-        size_bytes[key] += size
-    return [ZapGroup(*key, zaps=n, size_bytes=size_bytes[key]) for key, n in sorted(count.items(), key=lambda i: -i[1])]
+        rows.setdefault((ZapCause(number).label, MIGRATE_REASONS[why] if known else "", who), []).append(row)
+    groups = []
+    for key, chosen in rows.items():
+        addr, size, tid = zapped.addr[chosen], zapped.size[chosen], zapped.tid[chosen]
+        often = Counter(zip(addr.tolist(), size.tolist(), strict=True))
+        groups.append(
+            ZapGroup(
+                *key,
+                zaps=len(chosen),
+                size_bytes=int(size.sum()),
+                tids=tuple(np.unique(tid).tolist()[:_MOST_TOLD]),
+                sizes=tuple(Counter(size.tolist()).most_common(_MOST_TOLD)),
+                ranges=len(often),
+                most_often=max(often.values()),
+            )
+        )
+    return sorted(groups, key=lambda group: -group.zaps)
 
 
 class _Zaps:

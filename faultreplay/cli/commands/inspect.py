@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,31 +13,36 @@ from faultreplay.cli.header_view import facts_of, header_report
 from faultreplay.cli.joins_view import join_lines
 from faultreplay.cli.options import output_format, output_options, trace_argument
 from faultreplay.cli.render import Column, Report, check_output, emit, put
+from faultreplay.cli.zaps_view import zap_lines, zaps_report
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.inspection import Inspection
+    from faultreplay.faulttrace.store import Trace
 
 _BAR = 40
 
 
+def _view(name: str, help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that shows something else in place of the faults."""
+    return click.option(f"--{name}", "views", flag_value=name, multiple=True, help=help_text)
+
+
 @click.command("inspect", short_help="Show what a trace holds.")
 @trace_argument
-@click.option(
-    "--truth", "with_truth", is_flag=True, help="Hold the stitched stalls against the lab's own clock (lab traces)."
-)
-@click.option("--header", is_flag=True, help="Only what the trace says of itself, at once: no event is read.")
+@_view("truth", "Hold the stitched stalls against the lab's own clock (lab traces).")
+@_view("header", "Only what the trace says of itself, at once: no event is read.")
+@_view("exits", "Guest exits by reason: how many, how long, in the kernel and in userspace.")
+@_view("zaps", "Guest memory taken away: by whom, how often, why.")
+@_view("verify", "Check every file, and do nothing else; exit 4 if one is bad.")
 @click.option("--events", "with_events", is_flag=True, help="Also list the raw events by kind.")
-@click.option("--verify", is_flag=True, help="Check every file, and do nothing else; exit 4 if one is bad.")
 @output_options
 def command(
     trace: Path,
     *,
-    with_truth: bool,
-    header: bool,
+    views: tuple[str, ...],
     with_events: bool,
-    verify: bool,
     fmt: str | None,
     output: Path | None,
     force: bool,
@@ -47,20 +53,15 @@ def command(
     chosen = output_format(fmt, output)
     if output is not None:
         check_output(output, force=force)
-    if verify:
-        if with_truth or with_events or header:
-            raise UsageError("--verify checks files only: give --header, --truth or --events without it")
+    if len(set(views)) > 1 or (views and with_events):
+        asked = [f"--{view}" for view in dict.fromkeys(views)] + (["--events"] if with_events else [])
+        raise UsageError(f"one view at a time: give {' or '.join(asked)}")
+    if "verify" in views:
         _verify(trace, chosen, output, force=force)
         return
     opened = open_trace(trace)
-    if header:
-        emit(header_report(opened), chosen, output, force=force)
-        return
-    if with_truth:
-        from faultreplay.analysis.judge.accuracy import accuracy_of
-        from faultreplay.cli.accuracy_view import accuracy_report
-
-        emit(accuracy_report(accuracy_of(opened)), chosen, output, force=force)
+    if views:
+        emit(_VIEWS[views[0]](opened), chosen, output, force=force)
         return
     from faultreplay.analysis.compare.inspection import inspect_trace
     from faultreplay.cli.qemu_view import qemu_reports
@@ -78,6 +79,36 @@ def command(
         report = _data(inspection)
         figures = {"qemu": [row for one in qemu for row in one.records]} if qemu else {}
         emit(replace(report, extra={**report.extra, **figures}), chosen, output, force=force)
+
+
+def _truth(trace: Trace) -> Report:
+    from faultreplay.analysis.judge.accuracy import accuracy_of
+    from faultreplay.cli.accuracy_view import accuracy_report
+
+    return accuracy_report(accuracy_of(trace))
+
+
+def _exits(trace: Trace) -> Report:
+    from faultreplay.analysis.compare.exits import exit_statistics
+    from faultreplay.cli.exits_view import exits_report
+
+    return exits_report(str(trace.path), exit_statistics(trace))
+
+
+def _zaps(trace: Trace) -> Report:
+    from faultreplay.faulttrace.stitch.zaps import zap_groups
+
+    duration_ns = max(trace.meta.clock.end_ns - trace.meta.clock.start_ns, 0)
+    return zaps_report(str(trace.path), zap_groups(trace), trace.meta, duration_ns)
+
+
+_VIEWS: Final[Mapping[str, Callable[[Trace], Report]]] = {
+    "truth": _truth,
+    "header": header_report,
+    "exits": _exits,
+    "zaps": _zaps,
+}
+"""What each option shows in place of the faults."""
 
 
 def _verify(path: Path, fmt: str, output: Path | None, *, force: bool) -> None:
@@ -183,7 +214,7 @@ def _whole_table(inspection: Inspection, *, with_events: bool) -> Report:
     joins = join_lines(inspection.report)
     if not inspection.faults and not joins:
         joins = [why_no_faults(inspection.meta)]
-    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *joins, *_zaps(inspection)]
+    notes = [*_facts_as_notes(inspection), "", *_histogram(inspection), *joins, *zap_lines(inspection.zaps)]
     if with_events:
         notes += ["", "events:", *(f"  {name:<24} {count:>12,}" for name, count in inspection.kinds.items())]
     return Report(
@@ -218,13 +249,3 @@ def _histogram(inspection: Inspection) -> list[str]:
         edges = f"{format_ns(bucket.from_ns):>8} - {format_ns(bucket.until_ns):<8}"
         lines.append(f"  {edges} {bucket.faults:>9,} {'#' * length}".rstrip())
     return [*lines, ""]
-
-
-def _zaps(inspection: Inspection) -> list[str]:
-    if not inspection.zaps:
-        return []
-    lines = ["", "guest memory taken away (zaps by mmu notifiers):"]
-    for group in inspection.zaps:
-        what = f"{group.cause} ({group.detail})" if group.detail else group.cause
-        lines.append(f"  {what:<28} {group.zaps:>9,} {format_bytes(group.size_bytes):>10}  by {group.by}")
-    return lines
