@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,9 @@ from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION
 
 if TYPE_CHECKING:
     import polars as pl
+
+UNCHECKED: Final = "without checksums (an older faultreplay's trace): damage inside its files may go unnoticed"
+"""The note of an older trace."""
 
 
 class Trace:
@@ -235,7 +238,7 @@ def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
         notes.append(note)
     check_belonging(path, meta, parts)
     if not meta.integrity.recording:
-        notes.append("without checksums (an older faultreplay's trace): damage inside its files may go unnoticed")
+        notes.append(UNCHECKED)
     trace = Trace(path, meta, parts, notes)
     trace.check_losses()
     return trace

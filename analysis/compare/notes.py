@@ -11,6 +11,7 @@ from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
 from faultreplay.analysis.compare.served import Served
 from faultreplay.analysis.compare.sources import CostSource, Origin, words_of
+from faultreplay.faulttrace.store import UNCHECKED
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import WINDOW_KINDS
@@ -46,6 +47,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
     at_hand |= {b.mechanism for b in blackouts}
     return [
         *_loss_notes(case),
+        *(note for note in case.trace.notes if note != UNCHECKED),
         *_reading_notes(case, rows),
         *_hazard_notes(rows),
         *_window_notes(case, rows, blackouts),
@@ -92,7 +94,7 @@ def _loss_notes(case: Case) -> list[str]:
 
 def _trace_notes(case: Case) -> list[str]:
     events = case.trace.event_rows
-    notes = [*case.workload.notes, *case.trace.notes]
+    notes = [*case.workload.notes, *(note for note in case.trace.notes if note == UNCHECKED)]
     if events and not case.trace.meta.losses.total:
         notes.append(f"losses: none of {events} events")
     if not case.workload.measured:
