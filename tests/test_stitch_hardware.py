@@ -139,6 +139,20 @@ def test_a_fault_the_vmm_never_came_back_from_has_no_end() -> None:
     assert (result.report.exits_unjoined, result.report.exits_untimed) == (1, 1)
 
 
+def test_a_fault_handed_to_the_vmm_again_and_again() -> None:
+    """The VMM comes back with the page still missing; at the end of the trace that is no progress."""
+    tries = []
+    for n in range(3):
+        start = 1000 + 2000 * n
+        tries += [leave(start), fault(start + 1), to_user(start + 5, 0, -14), enter(start + 1999)]
+    past = [leave(7000), fault(7001), enter(7010), leave(9000, HLT, ip=RIP + 4)]
+    got_past, stuck = stitched(*tries, *past), stitched(*tries)
+    assert faults(got_past, "cause", "rounds", "stall_ns", "queue_ns") == [("exit", 4, 6010, 5)]
+    assert got_past.report.retries == 2
+    assert faults(stuck, "cause", "rounds", "stall_ns") == [("exit", 3, None)]
+    assert stuck.report.guest_faults_unended == {"faulting again and again at the end": 1}
+
+
 def test_time_in_userspace_for_another_reason_is_no_stall() -> None:
     """A full dirty ring: KVM is done with the fault, and userspace takes its time."""
     result = stitched(leave(1000), fault(1001), to_user(1004, 31), enter(121_000), leave(121_006), fault(121_007,

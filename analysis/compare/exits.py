@@ -31,6 +31,7 @@ class ExitGroup:
 
     Attributes:
         vcpu: whose, as `vcpu 0` or `thread 4145`; `all`: of all vCPUs together.
+        tid: its thread; 0 where there are several.
         reason: name of the exit reason.
         exits: how many.
         time: from kvm_exit to kvm_entry, of those that ended.
@@ -42,6 +43,7 @@ class ExitGroup:
     """
 
     vcpu: str
+    tid: int
     reason: str
     exits: int
     time: Spread
@@ -55,6 +57,7 @@ class ExitGroup:
         known = self.time.n > 0
         return {
             "vcpu": self.vcpu,
+            "tid": self.tid,
             "reason": self.reason,
             "exits": self.exits,
             "total_ns": self.time.total_ns if known else None,
@@ -97,13 +100,13 @@ def exit_statistics(trace: Trace) -> ExitStatistics:
     reasons = np.array(
         [exit_name(flavour, *pair) for pair in zip(exits.code.tolist(), exits.addr.tolist(), strict=True)]
     )
-    whose = _names(trace, context)
-    groups = list(_groups("all", np.ones(len(exits), bool), reasons, times))
     people = np.unique(exits.thread)
+    only = int(events.threads.values[people[0]]) if len(people) == 1 else 0
+    groups = list(_groups(("all", only), np.ones(len(exits), bool), reasons, times))
     if len(people) > 1:
-        numbers = sorted((whose(int(thread)), int(thread)) for thread in people)
-        for (_, name), thread in numbers:
-            groups += _groups(name, exits.thread == thread, reasons, times)
+        names = _names(trace, context, people)
+        for thread in sorted(people.tolist(), key=lambda one: names[one]):
+            groups += _groups(names[thread][1:], exits.thread == thread, reasons, times)
     return ExitStatistics(tuple(groups), bool(len(context.runs.enter)), context.guest.doubled)
 
 
@@ -129,7 +132,7 @@ class _Times:
         self.away_ns: I64 = np.where(away, back_ns - take(departures.ts_ns, left, 0), 0)
 
 
-def _groups(vcpu: str, mine: Bools, reasons: Any, times: _Times) -> Iterator[ExitGroup]:
+def _groups(who: tuple[str, int], mine: Bools, reasons: Any, times: _Times) -> Iterator[ExitGroup]:
     all_ns = int(times.spent_ns[mine].clip(0).sum())
     found = []
     for reason in np.unique(reasons[mine]).tolist():
@@ -138,22 +141,24 @@ def _groups(vcpu: str, mine: Bools, reasons: Any, times: _Times) -> Iterator[Exi
         time = spread(times.spent_ns[ended])
         found.append(
             ExitGroup(
-                vcpu, reason, int(chosen.sum()), time, time.total_ns / all_ns if all_ns else 0.0,
+                *who, reason, int(chosen.sum()), time, time.total_ns / all_ns if all_ns else 0.0,
                 int((chosen & times.left).sum()), int(times.away_ns[ended].sum()), int((chosen & ~ended).sum()),
             )
         )  # fmt: skip
     yield from sorted(found, key=lambda group: (-group.time.total_ns, -group.exits, group.reason))
 
 
-def _names(trace: Trace, context: Context) -> Any:
-    """Thread -> (sort key, name)."""
+def _names(trace: Trace, context: Context, people: I64) -> dict[int, tuple[int, str, int]]:
+    """Thread -> (number of its vCPU or a greater one, name, thread id); with its process where two have one number."""
     told = {t.tid: t.vcpu for target in trace.meta.targets for t in target.threads if t.role == "vcpu"}
-    threads = np.arange(len(context.events.threads))
-    number = context.events.vcpu_of(threads)
-
-    def whose(thread: int) -> tuple[int, str]:
-        tid = int(context.events.threads.values[thread])
-        vcpu = told.get(tid, -1) if told.get(tid, -1) >= 0 else int(number[thread])
-        return (vcpu, f"vcpu {vcpu}") if vcpu >= 0 else (1 << 31 | tid, f"thread {tid}")
-
-    return whose
+    tids = context.events.threads.values[people].tolist()
+    numbers = [
+        told[tid] if told.get(tid, -1) >= 0 else number
+        for tid, number in zip(tids, context.events.vcpu_of(people).tolist(), strict=True)
+    ]
+    found = {}
+    for thread, tid, number in zip(people.tolist(), tids, numbers, strict=True):
+        shared = numbers.count(number) > 1
+        name = f"vcpu {number} of {int(context.tgid_of[thread])}" if shared else f"vcpu {number}"
+        found[thread] = (number, name, tid) if number >= 0 else (1 << 31, f"thread {tid}", tid)
+    return found

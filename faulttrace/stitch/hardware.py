@@ -148,6 +148,7 @@ def _stuck(accesses: _Accesses, handed: I64) -> Bools:
     last, trips = accesses.last, accesses.trips
     useless = accesses.count((trips.spurious & ~trips.handed_over)[accesses.rows])
     tried = (accesses.rounds - handed > 1) | ((handed == 0) & (useless == accesses.rounds))
+    tried |= (handed > 1) & trips.handed_over[last]
     stuck: Bools = tried & (trips.next_exit_pos[last] == NEVER) & (trips.spte_row[last] < 0)
     return stuck & ((trips.left_row[last] < 0) | trips.handed_over[last])
 
@@ -203,7 +204,8 @@ def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, re
 
 def _note_repeats(context: Context, accesses: _Accesses, found: Found, spurious: I64, report: StitchReport) -> None:
     faults, unended = accesses.faults, found.end_ns == UNKNOWN
-    retries = accesses.rounds - 1 - accesses.count(accesses.trips.handed_over[accesses.rows])
+    handed = accesses.count(accesses.trips.handed_over[accesses.rows])
+    retries = accesses.rounds - 1 - handed.clip(max=1)
     report.repeated, report.retries = int((retries > 0).sum()), int(retries.clip(0).sum())
     until_ns = np.where(unended, faults.ts_ns[accesses.last], found.end_ns)
     vcpu = context.events.vcpu_of(found.thread)
