@@ -435,3 +435,23 @@ def test_a_wrong_name_is_one_line_with_the_right_one(
     error = capsys.readouterr().err
     assert hint in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_stream_by_address_sends_the_guests_memory_a_prefetch_the_working_set() -> None:
+    got = compare(
+        opened(SAMPLES / "qemu-postcopy.trace", link_bytes_per_s=LINK // 10),
+        ["precopy-push", "prefetch-working-set", "uffd-missing"],
+        weigh=False,
+    )
+    push, prefetch = row(got, "precopy-push"), row(got, "prefetch-working-set")
+    assert push.params["memory"] == pytest.approx(417 << 20, rel=0.01)
+    assert prefetch.params["memory"] == 0
+    assert prefetch.metrics.total_stall_ns * 10 < push.metrics.total_stall_ns
+    assert push.metrics.total_stall_ns < row(got, "uffd-missing").metrics.total_stall_ns
+    assert any("never call KVM_RUN" in note for note in got.notes)
+
+
+def test_a_question_is_held_against_no_mechanism_of_the_recording(tmp_path: Path) -> None:
+    got = compare(opened(write_trace(tmp_path / "x.trace", stage2_faults(), mechanism=None)))
+    assert got.asked == ("as-recorded", "uffd-missing", "kvm-exit", "ideal")
+    assert got.baseline == "uffd-missing"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.calibrate.calibrate import fit_costs
-from faultreplay.analysis.compare.environment import brought_bytes, in_environment
+from faultreplay.analysis.compare.environment import brought_bytes, guest_memory_bytes, in_environment, with_memory
 from faultreplay.analysis.compare.known import why_no_faults
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
@@ -31,9 +31,10 @@ from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_f
 from faultreplay.analysis.judge.judge import Errors, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
+from faultreplay.faulttrace.vcpus import vcpu_threads
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
-from faultreplay.replay.language.mechanism import list_mechanisms, load_mechanism
+from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
 from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.faults import workload_from_faults
 from faultreplay.replay.workload.reading import Reading, first_touch, reading_of
@@ -148,9 +149,28 @@ class Case:
         return int((self.read.cls != self.workload.cls).sum())
 
     @property
+    def on_kvm(self) -> bool:
+        """Whether some vCPU is KVM's; otherwise threads stand for them (`faulttrace.vcpus`)."""
+        without_kvm = vcpu_threads(self.trace.meta, self.setup.vcpu_threads)
+        vcpu = self.faults.filter(self.faults["accessor"] == "vcpu")["tid"].unique()
+        return any(tid not in without_kvm for tid in vcpu)
+
+    @property
     def known(self) -> Sequence[str]:
         """Names of the mechanisms that are shipped."""
         return list_mechanisms()
+
+    @functools.cached_property
+    def memory_bytes(self) -> int:
+        """The guest's memory; 0: not known."""
+        try:
+            return guest_memory_bytes(self.trace)
+        except IncompleteData:  # a trace far away, of which only the faults are read
+            return 0
+
+    def load(self, name: str) -> Mechanism:
+        """A mechanism as a row names it, for this trace."""
+        return with_memory(load_with(name, self.setup, self.used), lambda: self.memory_bytes)
 
     @property
     def brought(self) -> int:

@@ -134,7 +134,7 @@ def compare(
     """
     step = progress or (lambda _: None)
     measured = measured_metrics(case.workload, case.stops)
-    loaded = [load_with(name, case.setup, case.used) for name in mechanisms or default_names(case)]
+    loaded = [case.load(name) for name in mechanisms or default_names(case)]
     missing = [mechanism for mechanism in loaded if mechanism.window is None]
     rows: list[Row] = []
     unanswered: list[Unanswered] = []
@@ -200,7 +200,7 @@ def _baseline(case: Case, replayed: Sequence[Replayed], asked: str) -> Replayed 
         if isinstance(found, Unanswered):
             raise UsageError(f"--baseline {asked}: {found.reason}")
         return found[1]
-    if used is not None and used.name in case.known:
+    if used is not None and used.name in case.known and case.reading == "recorded":
         found = _row(load_with(used.name, replace(case.setup, settings={}), used), case)
         if not isinstance(found, Unanswered):
             return found[1]
@@ -226,7 +226,7 @@ def default_names(case: Case) -> list[str]:
     used = case.used
     names = [n for n in DEFAULT_MECHANISMS if case.workload.measured or n != "as-recorded"]
     mine = load_with(used.name, case.setup, used) if used and used.name in list_mechanisms() else None
-    if used and used.name not in names and mine and served(case.read, mine).own_faults:
+    if case.reading == "recorded" and used and used.name not in names and mine and served(case.read, mine).own_faults:
         names.insert(1, used.name)
     return names
 

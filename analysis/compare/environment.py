@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.analysis.compare.predict import Setup, Used, link_of
+from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.units import format_bytes, parse_size_bytes
 from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from faultreplay.faulttrace.store import Trace
 
 SET: Final = "set with --fetch"
 
@@ -43,6 +48,24 @@ def _less(cost: Cost, ns: float) -> Cost:
     parts = {name: part.less(ns) for name in ("on_idle_cpu", "on_busy_cpu") if (part := getattr(cost, name))}
     low, high = max(cost.low - ns, 0.0), max(cost.high - ns, 0.0)
     return replace(cost, distribution=cost.distribution.less(ns), low=low, high=high, **parts)
+
+
+def guest_memory_bytes(trace: Trace) -> int:
+    """What a stream of all of memory sends: the memslots, else what was registered with userfaultfd; 0: not known."""
+    slots = {(t.tgid, slot.slot): slot.size_bytes for t in trace.meta.targets for slot in t.memslots}
+    mapped = {(e.tgid, e.start): e.end - e.start for e in trace.meta.memory_map if e.uffd}
+    if known := max(sum(slots.values()), sum(mapped.values())):
+        return known
+    registered = trace.events(kinds=[Kind.UFFD_REGISTER], columns=["addr", "size"]).unique("addr")
+    return int(registered["size"].sum())
+
+
+def with_memory(mechanism: Mechanism, size: Callable[[], int]) -> Mechanism:
+    """`mechanism` with all of the guest's memory to send, where it streams by address and nobody said how much."""
+    push = mechanism.push
+    if push is None or push["order"] != "address" or mechanism.values.get("memory", 1):
+        return mechanism
+    return mechanism.with_params({"memory": size() // mechanism.granule_bytes * mechanism.granule_bytes})
 
 
 def lacks_link(mechanism: Mechanism, brought: int) -> str:

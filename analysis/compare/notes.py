@@ -125,6 +125,12 @@ def _reading_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
         notes.append(
             "how long content takes to come is no figure of this trace: give yours with --fetch, as --fetch 30us"
         )
+    for row in rows:
+        if row.result.params.get("memory", 0) > 0:
+            notes.append(f"{row.mechanism} sends {format_bytes(row.result.params['memory'])}: the guest's memory")
+    vcpus = [name for name in case.workload.accessor_name if name.startswith("vcpu")]
+    if vcpus and not case.on_kvm:
+        notes.append("its vCPUs are threads that never call KVM_RUN: exits and re-entries are costs of KVM elsewhere")
     if case.setup.link_bytes_per_s:
         notes.append(
             f"link: {format_bytes(case.setup.link_bytes_per_s)}/s for every row; fetch less its time for "

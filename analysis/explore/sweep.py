@@ -230,7 +230,7 @@ def _mechanism(cell: Cell, case: Case) -> Mechanism:
     """The cell's mechanism with the recording's and the user's parameters."""
     key = (cell.case_key, cell.mechanism_key)
     if key not in _mechanisms:
-        loaded = load_with(cell.mechanism, case.setup, case.used)
+        loaded = case.load(cell.mechanism)
         if _hash(_mechanism_text(loaded)) != cell.mechanism_key:
             raise UsageError(
                 f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"
