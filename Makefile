@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SAMPLE ?= sample-traces/guest-uffd-missing.trace
+# Quick enough uncompiled, a hundred times slower than compiled.
+LOOP_TESTS := tests/test_engine_simpy.py tests/test_engine_books.py tests/test_replay_cpus.py tests/test_replay_windows.py \
+  -k "not enough_cpus and not repairman and not any_cpus_and_pinning"
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -44,6 +47,14 @@ recorder: $(VENV)/.installed  ## dist/faultreplay-recorder.pyz: one file that re
 
 fuzz: $(VENV)/.installed-dev  ## nearly right inputs through every reader and option (FUZZ_INPUTS=2000 FUZZ_SECONDS=1800)
 	$(BIN)/python tests/fuzz/run.py --inputs $(or $(FUZZ_INPUTS),2000) --seconds $(or $(FUZZ_SECONDS),1800)
+
+loop: $(VENV)/.installed-dev  ## lines of the engine's loop that tests run, the loop uncompiled (95 % at least)
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run --data-file=.coverage --include='*/replay/engine/kernel.py,*/replay/engine/cpus.py' \
+	  -m pytest -q $(LOOP_TESTS)
+	$(BIN)/coverage report -m --fail-under=95
+
+mutate: $(VENV)/.installed-dev  ## small faults in the stitch and in replay: do tests notice? (MUTATE_SHARE=0.1 MUTATE_SECONDS=7200)
+	$(BIN)/python tests/mutation/run.py --share $(or $(MUTATE_SHARE),0.1) --seconds $(or $(MUTATE_SECONDS),7200)
 
 bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
 	$(BIN)/python benchmarks/engine.py

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
 
 from faultreplay.replay.engine import opcodes as o
@@ -93,6 +94,20 @@ def draw_bits(seed: Any, row: Any, word: Any) -> Any:
     z = (z ^ (z >> _U30)) * _MIX1
     z = (z ^ (z >> _U27)) * _MIX2
     return z ^ (z >> _U31)
+
+
+def draw_bits_in_python(seed: Any, row: Any, word: Any) -> Any:
+    """As `draw_bits`, without compiling: there numpy warns of each product that is cut to 64 bits, which is meant."""
+    gold, mask = int(_GOLD), (1 << 64) - 1
+    z = (int(seed) + (int(row) * 16 + int(word)) * gold) & mask
+    z = gold if z == 0 else z
+    z = ((z ^ (z >> 30)) * int(_MIX1)) & mask
+    z = ((z ^ (z >> 27)) * int(_MIX2)) & mask
+    return np.uint64(z ^ (z >> 31))
+
+
+if numba.config.DISABLE_JIT:
+    draw_bits = draw_bits_in_python
 
 
 @inline
