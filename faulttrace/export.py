@@ -72,11 +72,11 @@ def _write_csv(frame: pl.DataFrame, path: Path) -> None:
 
 def _write_parquet(trace: Trace, frame: pl.DataFrame, path: Path) -> None:
     """One file that carries its meta.json along as schema metadata, key ``faultreplay.meta``."""
-    from pyarrow import parquet
+    from faultreplay.faulttrace.files import put_tables
 
     table = frame.to_arrow()
     table = table.replace_schema_metadata({"faultreplay.meta": trace.meta.to_json().decode()})
-    parquet.write_table(table, path, compression="zstd")
+    put_tables(path, table.schema, [table])
 
 
 def _write_chrome(trace: Trace, path: Path, *, packed: bool) -> int:

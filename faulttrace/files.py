@@ -79,15 +79,22 @@ def write_tables(
     path: Path, schema: pa.Schema, tables: Iterable[pa.Table], marks: Marks | None = None, **options: Any
 ) -> FileEntry:
     """Write tables of `schema` one after the other into one file; `options` are those of ParquetWriter."""
-    rows = 0
     with disk_errors(path), replacing(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True, **options) as writer:
-            for table in tables:
-                writer.write_table(table)
-                rows += table.num_rows
-            writer.add_key_value_metadata((marks or Marks()).as_metadata())
-        sha256 = seal_parquet(temporary)
+        rows, sha256 = put_tables(temporary, schema, tables, marks, **options)
     return FileEntry(rows, path.stat().st_size, sha256)
+
+
+def put_tables(
+    path: Path, schema: pa.Schema, tables: Iterable[pa.Table], marks: Marks | None = None, **options: Any
+) -> tuple[int, str]:
+    """As `write_tables`, straight into `path`, which the caller puts in its place; rows and digest."""
+    rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, **options) as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
+        writer.add_key_value_metadata((marks or Marks()).as_metadata())
+    return rows, seal_parquet(path)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.files import put_tables
 from faultreplay.faulttrace.store import open_trace
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_results(out: Path, runs: Iterable[MatrixRun]) -> Path:
             except FaultreplayError:
                 continue  # cut off: it will be run again
     path = out / "results.parquet"
-    pq.write_table(pa.Table.from_pylist([row for row in rows if row], _RESULT), path)
+    put_tables(path, _RESULT, [pa.Table.from_pylist([row for row in rows if row], _RESULT)])
     return path
 
 

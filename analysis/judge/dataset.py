@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faultreplay.faulttrace.errors import FaultreplayError, NoPermission, UsageError
+from faultreplay.faulttrace.files import check_digest, put_tables
 
 _MARK: Final = "_faultreplay_sweep.json"
 
@@ -41,9 +42,10 @@ class DataSet:
     def read(self, trace: str, mechanism: str, key: str) -> dict[str, Any] | None:
         """A cell's row; None where it was not run yet or its file is damaged."""
         try:
-            table = pq.read_table(self.path(trace, mechanism, key), partitioning=None)
-            rows = table.to_pylist()
-        except (OSError, pa.ArrowInvalid):
+            path = self.path(trace, mechanism, key)
+            check_digest(path)
+            rows = pq.read_table(path, partitioning=None, page_checksum_verification=True).to_pylist()
+        except (OSError, ValueError, FaultreplayError):
             return None
         if len(rows) != 1 or rows[0].get("key") != key:
             return None
@@ -57,7 +59,7 @@ class DataSet:
         with _errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                pq.write_table(pa.Table.from_pylist([dict(row)], self.schema), part, compression="zstd")
+                put_tables(part, self.schema, [pa.Table.from_pylist([dict(row)], self.schema)])
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -157,7 +158,7 @@ def emit_frame(
     """
     if fmt in ("parquet", "csv") and output is not None:
         check_output(output, force=force)
-        _replace(output, frame.write_parquet if fmt == "parquet" else plain_frame(frame).write_csv)
+        _replace(output, partial(_write_frame, frame) if fmt == "parquet" else plain_frame(frame).write_csv)
         say(f"wrote {output} ({len(frame):,} rows)")
     elif fmt == "csv":
         sys.stdout.write(plain_frame(frame).write_csv())
@@ -418,11 +419,20 @@ def _plain(value: Any) -> Any:
 
 def _write_parquet(records: Sequence[Record], path: Path) -> None:
     import pyarrow as pa
-    from pyarrow import parquet
+
+    from faultreplay.faulttrace.files import put_tables
 
     flat = [_flat(r) for r in records]
     names = _names(flat)
-    parquet.write_table(pa.Table.from_pylist([{n: r.get(n) for n in names} for r in flat]), path)
+    table = pa.Table.from_pylist([{n: r.get(n) for n in names} for r in flat])
+    put_tables(path, table.schema, [table])
+
+
+def _write_frame(frame: pl.DataFrame, path: Path) -> None:
+    from faultreplay.faulttrace.files import put_tables
+
+    table = frame.to_arrow()
+    put_tables(path, table.schema, [table])
 
 
 def _replace(output: Path, write: Callable[[Path], object]) -> None:
