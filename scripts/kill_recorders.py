@@ -56,6 +56,9 @@ def _backend(backend: str, load: Path, folder: Path, runs: int, rng: random.Rand
             [sys.executable, "-c", _RECORD, str(target.pid), out, backend], stderr=subprocess.DEVNULL
         )
         _wait(out, recorder, rng)
+        if recorder.poll() is not None:
+            target.kill()
+            sys.exit(f"{backend}: the recorder ended by itself: try 'faultreplay record --backend {backend}' here")
         recorder.kill()
         recorder.wait()
         target.kill()
