@@ -8,15 +8,18 @@ from typing import Any
 import polars as pl
 import pytest
 
+from faultreplay.analysis.compare.exits import exit_statistics
 from faultreplay.collect.importers import import_file
 from faultreplay.collect.importers.printed import parse_fields
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.schema import Kind
-from faultreplay.faulttrace.stitch import stitch_trace
+from faultreplay.faulttrace.stitch import stitch_events, stitch_trace
 from faultreplay.faulttrace.stitch.zaps import zap_groups
 from faultreplay.faulttrace.store import Trace, open_trace
 
 CASES = Path(__file__).parent / "cases"
+GOLDEN = Path(__file__).parent / "golden"
+PAGES, CODE_PAGE, WRITES = 211, 1, 23  # what `guest 211 devices` and `guest 211 exit` do (scripts/kernels/guest.c)
 US, MS = 1_000, 1_000_000
 
 
@@ -235,3 +238,42 @@ def test_svm_exits_of_the_kernel_and_of_the_plugin_are_one(tmp_path: Path) -> No
         )
         assert faults(trace, "page", "access", "stall_ns") == [(0x17000, "w", US)]
     assert pl.DataFrame(trace.events([Kind.KVM_EXIT]))["code"].to_list() == [0x400]
+
+
+def test_devices_under_a_real_kernel_are_in_no_fault(tmp_path: Path) -> None:
+    """6.1 with nested SVM, kvm and kvmmmu only: every number was known before the guest ran."""
+    import_file("trace-cmd", GOLDEN / "svm-devices.ftrace.txt.gz", tmp_path / "x.trace")
+    trace = open_trace(tmp_path / "x.trace")
+    assert faults(trace, "cause", "rounds", "join") == [("stage2", 1, "exit/entry")] * (PAGES + CODE_PAGE)
+    pages = trace.faults()["page"]
+    assert sorted(pages.to_list()) == [0x1000, *(0x10000000 + 4096 * n for n in range(PAGES))]
+    report = stitch_trace(trace).report
+    assert (report.guest_faults, report.guest_faults_of_devices) == (PAGES + CODE_PAGE + WRITES, WRITES)
+    assert (report.device_exits, report.device_unended) == (WRITES + 1, 1)  # and the port write that ends the run
+    assert (report.repeated, report.guest_faults_untold) == (0, 0)
+    by_reason = {group.reason: group for group in exit_statistics(trace).groups}
+    assert (by_reason["npf"].exits, by_reason["npf"].to_userspace) == (PAGES + CODE_PAGE + WRITES, WRITES)
+    assert (by_reason["io"].exits, by_reason["io"].to_userspace, by_reason["io"].unended) == (1, 1, 1)
+
+
+def test_faults_handed_to_the_vmm_under_a_real_kernel(tmp_path: Path) -> None:
+    import_file("trace-cmd", GOLDEN / "svm-exit.ftrace.txt.gz", tmp_path / "x.trace")
+    trace = open_trace(tmp_path / "x.trace")
+    found = trace.faults()
+    handed = found.filter(found["cause"] == "exit")
+    assert handed.select("resolution", "rounds", "join").rows() == [("userspace", 2, "exit/entry")] * PAGES
+    assert handed["page"].to_list() == [0x10000000 + 4096 * n for n in range(PAGES)]
+    assert handed["service_ns"].null_count() == handed["wake_ns"].null_count() == PAGES
+    assert (handed["queue_ns"] > 0).all() and (handed["queue_ns"] < handed["stall_ns"]).all()
+    assert found.filter(found["cause"] == "stage2")["page"].to_list() == [0x1000]
+    report = stitch_trace(trace).report
+    assert (report.exits, report.exits_untimed, report.exits_unjoined, report.repeated) == (PAGES, PAGES, 0, 0)
+    (npf,) = (group for group in exit_statistics(trace).groups if group.reason == "npf")
+    assert (npf.exits, npf.to_userspace) == (2 * PAGES + CODE_PAGE, PAGES)
+    # A lost line is no lost fault: without every third kvm_page_fault the pages come from the exits.
+    events = trace.events()
+    told = events.filter(pl.col("kind") == Kind.KVM_PAGE_FAULT)["ts_ns"].gather_every(3)
+    fewer = events.filter((pl.col("kind") != Kind.KVM_PAGE_FAULT) | ~pl.col("ts_ns").is_in(told.implode()))
+    again = stitch_events(fewer, trace.meta)
+    assert again.faults["page", "stall_ns", "cause", "rounds"].equals(found["page", "stall_ns", "cause", "rounds"])
+    assert again.report.guest_faults_untold == len(told)

@@ -159,6 +159,8 @@ def test_debian_kernel_under_nested_svm(tmp_path: Path) -> None:
     assert "ok  uffd: joined to the copy of the handler: 503" in done.stdout
     assert "ok  apf: kvm_async_pf_completed: 503" in done.stdout
     assert "ok  ring: kvm_dirty_ring_push: 505" in done.stdout  # two exits with a full ring, a page again after each
+    assert "ok  devices: of these to userspace: 23" in done.stdout
+    assert "ok  exit: faults handed to the VMM: 503" in done.stdout
 
 
 @pytest.mark.live

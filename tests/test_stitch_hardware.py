@@ -139,6 +139,14 @@ def test_a_fault_the_vmm_never_came_back_from_has_no_end() -> None:
     assert (result.report.exits_unjoined, result.report.exits_untimed) == (1, 1)
 
 
+def test_a_guest_that_was_kept_from_running_still_faults_on_what_the_vmm_placed() -> None:
+    late = 9_000_000
+    result = stitched(
+        leave(1000), fault(1001), to_user(1005, 0, -14), enter(2000), leave(late), fault(late + 1), enter(late + 5)
+    )
+    assert faults(result, "cause", "rounds", "stall_ns") == [("exit", 2, late + 5 - 1000)]
+
+
 def test_a_fault_handed_to_the_vmm_again_and_again() -> None:
     """The VMM comes back with the page still missing; at the end of the trace that is no progress."""
     tries = []

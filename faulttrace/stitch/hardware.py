@@ -102,7 +102,9 @@ def _is_retry(context: Context, faults: Stage2, trips: Trips, rows: I64) -> Bool
     stayed = (there >= 0) & (here >= 0) & (take(run, there, -1) == take(run, here, -2))
     same &= tells | stayed | handed_over
     entered_ns = np.where(trips.entry_row[before] >= 0, trips.entry_ns[before], faults.ts_ns[before])
-    same &= trips.start_ns[now] - entered_ns < _RETRY_NS
+    # The first exit after the VMM's work is the access again, however long the host kept the guest from running.
+    at_once = handed_over & (here >= 0) & (trips.next_exit_pos[before] == trips.open_pos[now])
+    same &= at_once | (trips.start_ns[now] - entered_ns < _RETRY_NS)
     return np.append(np.zeros(1, bool), same)
 
 

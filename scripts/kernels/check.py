@@ -8,6 +8,7 @@ from typing import Any
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import Trace
 
+DEVICE_GPA = 0xD0000000
 SVM_EXIT_NPF = 0x400
 VMX_EXIT_EPT_VIOLATION = 48
 
@@ -45,7 +46,9 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     copies = events.filter(pl.col("kind") == int(Kind.UFFD_COPY), pl.col("tid") == facts["handler_tid"])
     messages = events.filter(pl.col("kind") == int(Kind.UFFD_MSG), pl.col("ip") == 0x12)
     # A full dirty ring makes KVM exit before the faulting write is done: it faults, and is pushed, once more.
-    again = facts.get("ring_exits", 0)
+    # What fails with EFAULT faults a second time when its page is there.
+    again = facts.get("ring_exits", 0) + facts.get("efault_exits", 0)
+    devices = facts.get("mmio_exits", 0)
     served = pages if backing in ("uffd", "apf") else 0
     found = [
         # Not sched_waking's: an interrupt that wakes a thread while another probe runs on that CPU is missed by
@@ -53,8 +56,13 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         Expectation("events lost by KVM and userfaultfd probes", 0, _lost(trace)),
         Expectation("kvm_page_fault on data pages", pages + again, faults.height),
         Expectation("distinct data pages faulted", pages, faults["addr"].unique().len()),
-        Expectation("kvm_exit for a stage-2 fault (data, code page)", pages + 1 + again, count(Kind.KVM_EXIT, npf)),
-        Expectation("kvm_page_fault in all", pages + 1 + again, count(Kind.KVM_PAGE_FAULT)),
+        Expectation(
+            "kvm_exit for a stage-2 fault (data, code page, device)",
+            pages + 1 + again + devices,
+            count(Kind.KVM_EXIT, npf),
+        ),
+        Expectation("kvm_page_fault in all", pages + 1 + again + devices, count(Kind.KVM_PAGE_FAULT)),
+        Expectation("kvm_mmio at the device", devices, count(Kind.KVM_MMIO, pl.col("addr") == DEVICE_GPA)),
         Expectation("kvm_entry: one before each kvm_exit", exits, count(Kind.KVM_ENTRY)),
         Expectation("kvm_exit and kvm_entry alternate", 0, _out_of_turn(vcpu)),
         Expectation("KVM_RUN calls", facts["kvm_runs"], count(Kind.KVM_RUN_EXIT)),
@@ -80,7 +88,7 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         # Twice per KVM fault: a try that may not wait comes first. Where the fault is asynchronous a worker waits.
         tries = served if backing == "apf" else 2 * served
         found.append(Expectation("handle_userfault in the vCPU", tries, count(Kind.HANDLE_USERFAULT)))
-    return found + _stitched(trace, facts)
+    return found + _stitched(trace, facts) + _by_reason(trace, facts, exits)
 
 
 def _stitched(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
@@ -89,7 +97,8 @@ def _stitched(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     pages, uffd = facts["pages"], facts["backing"] == "uffd"
     first, last = facts["data_hva"], facts["data_hva"] + pages * 4096
     faults = trace.faults().filter(pl.col("tid") == facts["vcpu_tid"], pl.col("page") >= first, pl.col("page") < last)
-    cause, again = "missing" if uffd else "stage2", facts.get("ring_exits", 0)
+    cause = {"uffd": "missing", "exit": "exit"}.get(facts["backing"], "stage2")
+    again = facts.get("ring_exits", 0)
     joined = faults.filter(pl.col("cause") == cause, pl.col("join") != "none", pl.col("stall_ns") > 0)
     found = [
         Expectation(f"stitched faults of cause {cause}, joined, with a stall", pages + again, joined.height),
@@ -99,6 +108,44 @@ def _stitched(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         by_handler = joined.filter(pl.col("handler_tid") == facts["handler_tid"], pl.col("resolution") == "copy")
         found.append(Expectation("joined to the copy of the handler", pages, by_handler.height))
     return found
+
+
+def _by_reason(trace: Trace, facts: dict[str, Any], exits: int) -> list[Expectation]:
+    """What `inspect --exits` counts of this vCPU, and the same faults where KVM_RUN was not recorded."""
+    from faultreplay.analysis.compare.exits import exit_statistics
+
+    mine = [group for group in exit_statistics(trace).groups if group.tid == facts["vcpu_tid"]]
+    npf = [group for group in mine if group.reason in ("npf", "EPT_VIOLATION")]
+    pages, devices, efault = facts["pages"], facts.get("mmio_exits", 0), facts.get("efault_exits", 0)
+    ring = facts.get("ring_exits", 0)
+    found = [
+        Expectation("exits by reason, in all", exits, sum(group.exits for group in mine)),
+        Expectation("exits for stage-2 faults", pages + 1 + devices + efault + ring, sum(g.exits for g in npf)),
+        Expectation("of these to userspace", devices + efault + ring, sum(g.to_userspace for g in npf)),
+        Expectation("exits without an entry (the last one)", 1, sum(group.unended for group in mine)),
+    ]
+    if facts["backing"] in ("devices", "exit"):
+        found += _without_runs(trace, facts)
+    return found
+
+
+def _without_runs(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
+    """The guest's faults with and without calls of KVM_RUN recorded: the same ones, as long, and no device's."""
+    import polars as pl
+
+    from faultreplay.faulttrace.stitch import stitch_events
+
+    events = trace.events(tgid=facts["vcpu_tid"])
+    runs = pl.col("kind").is_in([int(Kind.KVM_RUN_ENTER), int(Kind.KVM_RUN_EXIT)])
+    whole, bare = stitch_events(events, trace.meta), stitch_events(events.filter(~runs), trace.meta)
+    columns = ["start_ns", "end_ns", "cause", "page"]
+    of_guest = pl.col("cause").is_in(["stage2", "exit"])
+    with_runs, without = (found.faults.filter(of_guest).select(columns) for found in (whole, bare))
+    return [
+        Expectation("faults of the guest without KVM_RUN: equal rows", 1, int(with_runs.equals(without))),
+        Expectation("device exits, in no fault", facts.get("mmio_exits", 0) + 1, bare.report.device_exits),
+        Expectation("faults handed to the VMM", facts.get("efault_exits", 0), bare.report.exits_untimed),
+    ]
 
 
 def _lost(trace: Trace) -> int:

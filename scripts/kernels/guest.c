@@ -10,6 +10,11 @@
  *   guest PAGES ring     plain memory whose writes KVM logs in a dirty ring of the smallest size; when it is full KVM
  *                        exits, and it is harvested and reset
  *
+ *   guest PAGES devices  plain memory, then DEVICE_WRITES writes to an address that no memory slot holds: each is handed to
+ *                        userspace as KVM_EXIT_MMIO
+ *   guest PAGES exit     memory whose faults fail (userfaultfd with SIGBUS): KVM_RUN returns EFAULT, this thread copies the
+ *                        page and calls KVM_RUN again
+ *
  * Expected, with hardware paging (VMX, SVM): kvm_page_fault in the data slot = PAGES; every kvm_exit has one
  * kvm_entry before it; with uffd PAGES messages and PAGES copies; with apf PAGES of each asynchronous event; with ring
  * PAGES pushed and harvested, and one more for each exit with a full ring. Prints one line of JSON.
@@ -31,12 +36,14 @@
 #define PAGE 4096UL
 #define CODE_GPA 0x1000UL
 #define DATA_GPA 0x10000000UL
+#define DEVICE_GPA 0xd0000000U
+#define DEVICE_WRITES 23 /* prime: no multiple of anything else that is counted */
 
 static int uffd = -1;
 static uint64_t served;
 static pid_t handler_tid;
 static struct kvm_dirty_gfn *ring;
-static uint32_t ring_entries, harvested, pushed_again, ring_exits;
+static uint32_t ring_entries, harvested, pushed_again, ring_exits, mmio_exits, efault_exits;
 
 #define CHECK(what) do { if ((what) < 0) { perror(#what); exit(1); } } while (0)
 
@@ -60,20 +67,39 @@ static void *handler(void *unused)
 	}
 }
 
-static void serve_by_userfaultfd(void *data, size_t bytes)
+static void make_userfaultfd(void *data, size_t bytes, uint64_t features)
 {
-	pthread_t thread;
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	struct uffdio_register reg = {
 		.range = { .start = (uintptr_t)data, .len = bytes }, .mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 	CHECK(uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC));
 	CHECK(ioctl(uffd, UFFDIO_API, &api));
 	CHECK(ioctl(uffd, UFFDIO_REGISTER, &reg));
+}
+
+static void serve_by_userfaultfd(void *data, size_t bytes)
+{
+	pthread_t thread;
+
+	make_userfaultfd(data, bytes, UFFD_FEATURE_THREAD_ID);
 	if (pthread_create(&thread, NULL, handler, NULL)) {
 		fprintf(stderr, "cannot start the handler\n");
 		exit(1);
 	}
+}
+
+/* The page that the guest is about to write, by its register: the kernel does not say which one failed. */
+static void place(int vcpu, char *data)
+{
+	static char content[PAGE] __attribute__((aligned(4096)));
+	struct kvm_regs regs;
+
+	CHECK(ioctl(vcpu, KVM_GET_REGS, &regs));
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)data + (regs.rdi - DATA_GPA), .src = (uintptr_t)content, .len = PAGE,
+	};
+	CHECK(ioctl(uffd, UFFDIO_COPY, &copy));
 }
 
 /*
@@ -121,8 +147,9 @@ int main(int argc, char **argv)
 	uint32_t pages = argc > 2 ? (uint32_t)strtoul(argv[1], NULL, 10) : 0;
 	const char *backing = argc > 2 ? argv[2] : "";
 	int apf = !strcmp(backing, "apf"), dirty_ring = !strcmp(backing, "ring"), uffd_backed = apf || !strcmp(backing, "uffd");
-	if (!pages || !(uffd_backed || dirty_ring || !strcmp(backing, "lazy"))) {
-		fprintf(stderr, "usage: guest PAGES lazy|uffd|apf|ring\n");
+	int devices = !strcmp(backing, "devices"), by_exit = !strcmp(backing, "exit");
+	if (!pages || !(uffd_backed || dirty_ring || devices || by_exit || !strcmp(backing, "lazy"))) {
+		fprintf(stderr, "usage: guest PAGES lazy|uffd|apf|ring|devices|exit\n");
 		return 2;
 	}
 	unsigned char code[] = {
@@ -132,11 +159,18 @@ int main(int argc, char **argv)
 		0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /*       add edi, 4096     */
 		0x49,                               /*       dec ecx           */
 		0x75, 0xf5,                         /*       jnz next          */
+		0xb9, 0, 0, 0, 0,                   /*       mov ecx, writes   */
+		0xe3, 0x08,                         /*       jecxz out         */
+		0xa3, 0, 0, 0, 0,                   /* more: mov [DEVICE], eax */
+		0x49,                               /*       dec ecx           */
+		0x75, 0xf8,                         /*       jnz more          */
 		0xe6, 0x80,                         /*       out 0x80, al: an exit to userspace with and without an APIC */
 	};
-	uint32_t base = DATA_GPA;
+	uint32_t base = DATA_GPA, device = DEVICE_GPA, writes = devices ? DEVICE_WRITES : 0;
 	memcpy(code + 1, &base, 4);
 	memcpy(code + 6, &pages, 4);
+	memcpy(code + 22, &writes, 4);
+	memcpy(code + 29, &device, 4);
 
 	int kvm, vm, vcpu;
 	CHECK(kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC));
@@ -153,6 +187,8 @@ int main(int argc, char **argv)
 	memcpy(text, code, sizeof code);
 	if (uffd_backed)
 		serve_by_userfaultfd(data, pages * PAGE);
+	if (by_exit)
+		make_userfaultfd(data, pages * PAGE, UFFD_FEATURE_SIGBUS);
 	struct kvm_userspace_memory_region slot = {
 		.slot = 0, .guest_phys_addr = CODE_GPA, .memory_size = PAGE, .userspace_addr = (uintptr_t)text,
 	};
@@ -187,17 +223,31 @@ int main(int argc, char **argv)
 	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = apf ? 0x202 : 2 };
 	CHECK(ioctl(vcpu, KVM_SET_REGS, &regs));
 	unsigned runs = 0;
-	do {
-		if (ioctl(vcpu, KVM_RUN, 0) < 0 && errno != EINTR) {
+	for (;;) {
+		int failed = ioctl(vcpu, KVM_RUN, 0) < 0;
+		runs++;
+		if (failed && errno == EFAULT && by_exit) {
+			efault_exits++;
+			place(vcpu, data);
+			continue;
+		}
+		if (failed && errno != EINTR) {
 			perror("KVM_RUN");
 			return 1;
 		}
-		runs++;
+		if (failed || run->exit_reason == KVM_EXIT_INTR)
+			continue;
+		if (devices && run->exit_reason == KVM_EXIT_MMIO && run->mmio.phys_addr == DEVICE_GPA) {
+			mmio_exits++;
+			continue;
+		}
 		if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
 			ring_exits++;
 			harvest(vm);
+			continue;
 		}
-	} while (run->exit_reason == KVM_EXIT_INTR || run->exit_reason == KVM_EXIT_DIRTY_RING_FULL);
+		break;
+	}
 	if (dirty_ring)
 		harvest(vm);
 	for (uint32_t page = 0; page < pages; page++)
@@ -207,9 +257,9 @@ int main(int argc, char **argv)
 		}
 	printf("{\"pages\": %u, \"backing\": \"%s\", \"served\": %lu, \"exit_reason\": %u, \"kvm_runs\": %u, "
 	       "\"vcpu_tid\": %d, \"handler_tid\": %d, \"data_gpa\": %lu, \"data_hva\": %lu, \"harvested\": %u, "
-	       "\"pushed_again\": %u, \"ring_exits\": %u}\n",
+	       "\"pushed_again\": %u, \"ring_exits\": %u, \"mmio_exits\": %u, \"efault_exits\": %u}\n",
 	       pages, backing, (unsigned long)__atomic_load_n(&served, __ATOMIC_SEQ_CST), run->exit_reason, runs,
 	       (int)syscall(SYS_gettid), (int)handler_tid, DATA_GPA, (unsigned long)(uintptr_t)data, harvested,
-	       pushed_again, ring_exits);
+	       pushed_again, ring_exits, mmio_exits, efault_exits);
 	return run->exit_reason == KVM_EXIT_IO ? 0 : 1;
 }

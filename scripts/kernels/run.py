@@ -24,7 +24,7 @@ from types_btf import write_btf
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
-BACKINGS = ["lazy", "uffd", "apf", "ring"]
+BACKINGS = ["lazy", "uffd", "apf", "ring", "devices", "exit"]
 
 
 def main() -> int:
