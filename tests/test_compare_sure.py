@@ -276,3 +276,67 @@ def test_a_slower_resolve_shows_in_sample(tmp_path: Path) -> None:
     got = compared(write_trace(tmp_path / "x.trace", rows), ("uffd-missing",))
     record = next(r for r in compare_view.report(got).records if r["row"] == "predicted")
     assert record["error_percent"]["total_stall_ns"] < -5
+
+
+def test_three_notes_unless_all_are_asked_for(trace: Path) -> None:
+    got = compared(trace)
+    assert len(got.notes) > 4
+    brief, whole = (render.to_table(compare_view.report(got, verbose=v), 100)[0] for v in (False, True))
+    assert f"{len(got.notes) - 3} more notes with -v" in brief
+    assert "with -v" not in whole
+    assert got.notes[-1].split()[-1] in whole
+    assert "with -v" in render.to_markdown(compare_view.report(got, verbose=False))
+    assert json.loads(render.to_json(compare_view.report(got, verbose=False)))["notes"] == list(got.notes)
+
+
+def test_text_is_ready_for_a_mail(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(["compare", str(trace), "--format", "text", "--seed", "7"]) == 0
+    seen = capsys.readouterr()
+    lines = seen.out.splitlines()
+    command = [line for line in lines if str(trace) in line]  # a path has no place to break
+    assert all(len(line) <= 72 for line in lines if line not in command)
+    assert seen.out.isascii()
+    foot = seen.out[seen.out.index("\n-- \n") :]
+    assert "faultreplay 0." in foot
+    assert re.search(r"trace .*\(([0-9a-f]{12})\), seed 7", foot.replace("\n  ", " "))
+    assert "left out for want of width" in seen.out
+    assert "left out" not in seen.err
+
+
+def test_what_finds_no_room_is_named_in_the_output_itself(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fmt in ("table", "md", "text"):
+        assert _exit_code(["compare", str(trace), "--format", fmt]) == 0
+        seen = capsys.readouterr()
+        (words,) = re.findall(r"left out for want of width: ([^(]+)", seen.out.replace("\n  ", " "))
+        assert "faults/s" in words
+        assert "left out" not in seen.err
+        if fmt == "table":
+            assert max(map(len, seen.out.splitlines())) in range(90, 121), "a pipe is no terminal of 80 columns"
+        if fmt == "md":
+            head = next(line for line in seen.out.splitlines() if line.startswith("| mechanism"))
+            assert len(head) <= 120
+
+
+def test_json_says_what_made_it(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        _exit_code(["compare", str(trace), "--format", "json", "--set", "uffd-missing.handlers=2", "--seed", "4"]) == 0
+    )
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["schema_version"] == render.JSON_VERSION
+    assert whole["tool"]["name"] == "faultreplay"
+    assert whole["options"]["settings"] == ["uffd-missing.handlers=2"]
+    assert whole["seed"] == 4
+    assert len(whole["trace_id"]) == 32
+    assert whole["verdict"].startswith("Verdict:")
+    predicted = next(r for r in whole["records"] if r["mechanism"] == "uffd-missing" and r["row"] == "predicted")
+    assert predicted["what_if"] == ["handlers 2 (recorded 1)"]
+    assert predicted["change_low_percent"] < predicted["change_percent"] < predicted["change_high_percent"]
+    assert sum(predicted["where_ns"].values()) == predicted["total_stall_ns"]
+
+
+def test_a_number_and_its_unit_stay_on_one_line() -> None:
+    words = "the stall is 12.3 ms and 4 % of 5 KiB, 6 things"
+    for width in range(20, 60):
+        text = render.to_table(render.Report((), (render.Column("a", "a"),), notes=[words]), width)[0]
+        assert not re.search(r"\d\n\s*(ms|%|KiB)", text)
+        assert " ".join(text.split()).endswith(words)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultreplay.analysis.compare.metrics import Use, measure, overlap_ns, quantile, union_ns
+from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_ns, quantile, union_ns
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=12)
 
@@ -123,3 +126,31 @@ def test_rates_and_bottleneck() -> None:
     assert (got.faults, got.p99_ns, got.max_ns, got.all_stalled_ns) == (0, 0, 0, 0)
     assert got.as_record()["uses"]["link"] == {"servers": 1, "busy_ns": 700, "share": 0.7, "max_queue": 1}
     assert got.as_record()["hazards"] == {"write-in-window": 3}
+
+
+def test_docs_say_what_each_number_means_and_no_more() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = text[text.index("| Name | Meaning |") : text.index("## Four times")]
+    named: set[str] = set()
+    for line in table.splitlines()[2:]:
+        for words in re.findall(r"`([^`]+)`", line.split("|")[1] if "|" in line else ""):
+            many = re.search(r"{(.+)}", words)
+            named |= {words.replace(many[0], one) for one in many[1].split(",")} if many else {words}
+    named |= {"p90_ns", "p99_ns"} if "`p50_ns` ... `p99_9_ns`" in table else set()
+    assert named == {f.name for f in dataclasses.fields(Metrics)}
+
+
+def test_where_the_time_goes_names_the_greatest() -> None:
+    some = measure(
+        accessor=np.zeros(1, np.int64),
+        start_ns=np.zeros(1, np.int64),
+        stall_ns=np.full(1, 100),
+        counted=np.ones(1, np.bool_),
+        run_time_ns=100,
+        where_ns={"trap": 4, "queue": 27, "fetch": 61, "wake": 8, "walk": 0},
+    )
+    assert some.where() == "fetch 61 %, queue 27 %"
+    assert some.where(most=4, least_percent=5) == "fetch 61 %, queue 27 %, wake 8 %"
+    assert some.as_record()["where_ns"]["fetch"] == 61
+    assert dataclasses.replace(some, where_ns={}).where() == ""
+    assert dataclasses.replace(some, where_ns=dict.fromkeys("abcdefghijklmn", 1)).where() == "n 7 %"

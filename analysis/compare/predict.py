@@ -334,6 +334,7 @@ def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -
         needed_bytes=len(np.unique(workload.page)) * workload.page_bytes,
         uses=uses,
         hazards=result.hazards,
+        where_ns=result.stage_ns,
         blocked=blocked,
         window_stall_ns=window_stall_ns,
         refaults=int(result.refaults.sum()),

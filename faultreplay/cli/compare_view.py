@@ -32,6 +32,7 @@ COLUMNS: Final = (
     Column("latency_p99_ns", "latency\np99", "ns", keep=8),
     Column("run_time_ns", "run\ntime", "ns", keep=6),
     Column("slowdown", "slow-\ndown", "ratio", keep=4),
+    Column("where_text", "where the\ntime goes", "count", keep=6),
     Column("stall_per_vcpu_min_ns", "per vCPU\nleast", "ns", keep=2),
     Column("stall_per_vcpu_max_ns", "per vCPU\nmost", "ns", keep=2),
     Column("faults", "faults", "count", keep=3),
@@ -44,6 +45,7 @@ COLUMNS: Final = (
 # A column with nothing to say in any row is not shown.
 _OPTIONAL: Final = {
     "change_text",
+    "where_text",
     "served_text",
     "latency_p50_ns",
     "latency_p99_ns",
@@ -76,6 +78,7 @@ def report(
         options: of the command line, for JSON.
         trace_id: which trace it was, wherever it lies.
     """
+    from faultreplay.analysis.compare.case import RAILS
     from faultreplay.analysis.compare.compare import as_records
 
     rows: list[dict[str, Any]] = []
@@ -89,6 +92,8 @@ def report(
             rows.append({"mechanism": name, SPAN: reasons[name]})
         else:
             cells = _cells(row.metrics) | {"mechanism": row.mechanism + (" *" if row.marked else "")}
+            if row.mechanism in RAILS:
+                cells["where_text"] = None
             rows.append(cells | {"served_text": _served_text(row.served)} | _change_cells(row))
             if judged and row.recorded:
                 rows += _judged_rows(comparison, row)
@@ -190,6 +195,7 @@ def _cells(metrics: Metrics) -> dict[str, Any]:
     share = metrics.bottleneck_share
     return metrics.as_record() | {
         "bottleneck_text": f"{metrics.bottleneck} {share:.0%}" if metrics.bottleneck and share else None,
+        "where_text": metrics.where() or None,
         "hazards_total": sum(metrics.hazards.values()) or None,
     }
 
