@@ -32,7 +32,7 @@ def events(n: int) -> list[tuple[int, str, str]]:
         (1, "kvm", f"kvm_page_fault: vcpu {vcpu} rip {RIP} address 0x{4096 * n:016x} error_code 0x182"),
         (1, "kvmmmu", f"kvm_mmu_spte_requested: gfn {n:x} pfn {n:x} level 1"),
         (4, "sched", f"sched_waking: comm=CPU {vcpu}/KVM pid={4140 + vcpu} prio=120 target_cpu=00{vcpu}"),
-        (6, "sched", f"sched_switch: prev_comm=swapper/{vcpu} prev_pid=0 prev_prio=120 prev_state=R ==> "
+        (6, "idle", f"sched_switch: prev_comm=swapper/{vcpu} prev_pid=0 prev_prio=120 prev_state=R ==> "
                      f"next_comm=CPU {vcpu}/KVM next_pid={4140 + vcpu} next_prio=120"),
     ]  # fmt: skip
     if n % 16 == 0:
@@ -42,6 +42,17 @@ def events(n: int) -> list[tuple[int, str, str]]:
             (9, "syscalls", "sys_enter_ioctl: fd: 0x0000000c, cmd: 0x0000ae80, arg: 0x00000000"),
         ]
     return [*found, (11, "kvm", f"kvm_entry: vcpu {vcpu}, rip {RIP}")]
+
+
+def line(source: str, vcpu: int, time_s: str, what: tuple[str, str]) -> str:
+    """One line; a switch from the idle thread is of that thread."""
+    category, event = what
+    idle = category == "idle"
+    if source == "trace-cmd":
+        who = "          <idle>-0     " if idle else f"       CPU {vcpu}/KVM-414{vcpu} "
+        return f"{who} [00{vcpu}] {time_s}: {event}\n"
+    who = "         swapper     0/0    " if idle else f"       CPU {vcpu}/KVM  4136/414{vcpu} "
+    return f"{who} [00{vcpu}] {time_s}000: {'sched' if idle else category}:{event}\n"
 
 
 def make(path: Path, source: str, mebibytes: int) -> int:
@@ -54,11 +65,7 @@ def make(path: Path, source: str, mebibytes: int) -> int:
                 vcpu, start = n % 4, 100_000_000 + 13 * n
                 for after, category, event in events(n):
                     seconds, us = divmod(start + after, 1_000_000)
-                    if source == "trace-cmd":
-                        block.append(f"       CPU {vcpu}/KVM-414{vcpu}  [00{vcpu}] {seconds:>5}.{us:06}: {event}\n")
-                    else:
-                        who = f"       CPU {vcpu}/KVM  4136/414{vcpu}  [00{vcpu}]"
-                        block.append(f"{who} {seconds:>5}.{us:06}000: {category}:{event}\n")
+                    block.append(line(source, vcpu, f"{seconds:>5}.{us:06}", (category, event)))
                 n += 1
             text = "".join(block)
             stream.write(text)

@@ -96,7 +96,7 @@ class Builder:
         self.rows.tgid.update(raw.tgids)
         if raw.name == "sched:sched_switch":
             out, into = raw.fields["prev_pid"], raw.fields["next_pid"]
-            if len(other := np.flatnonzero((out != raw.tid) & (raw.tid > 0))):
+            if len(other := np.flatnonzero((out != raw.tid) & (raw.tid > 0))) and not self.not_a_thread:
                 at = other[0]
                 self.not_a_thread = f"line {raw.line[at]} is of {raw.tid[at]}, but thread {out[at]} leaves the CPU"
             kept = self.rows.add_many(raw, Kind.SCHED_OUT, tid=out, code=raw.fields["prev_state"], value=into)

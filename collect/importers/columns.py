@@ -23,7 +23,10 @@ _FORMS: Final[dict[str, tuple[str, ...]]] = {
         r"^reason (?P<exit_reason_0>[A-Za-z0-9_]+) " + _RIP.format("guest_rip")
         + r" info (?P<info1_16>[0-9a-f]{1,16}) (?P<info2_16>[0-9a-f]{1,16})$",
     ),
-    "kvm:kvm_entry": (r"^vcpu (?P<vcpu_id_10>[0-9]{1,9}), " + _RIP.format("rip") + "$",),
+    "kvm:kvm_entry": (
+        r"^vcpu (?P<vcpu_id_10>[0-9]{1,9}), " + _RIP.format("rip")
+        + r"(?: intr_info 0x[0-9a-f]{8} error_code 0x[0-9a-f]{8})?$",
+    ),
     "kvm:kvm_page_fault": (
         r"^vcpu (?P<vcpu_id_10>[0-9]{1,9}) " + _RIP.format("guest_rip")
         + r" address 0x(?P<fault_address_16>[0-9a-f]{16}) error_code 0x(?P<error_code_16>[0-9a-f]{1,16})$",
@@ -33,8 +36,14 @@ _FORMS: Final[dict[str, tuple[str, ...]]] = {
         r"^prev_comm=.* prev_pid=(?P<prev_pid_10>[0-9]{1,9}) prev_prio=-?[0-9]+ "
         r"prev_state=(?P<prev_state_0>[A-Za-z+|]+) ==> next_comm=.* "
         r"next_pid=(?P<next_pid_10>[0-9]{1,9}) next_prio=-?[0-9]+$",
+        # as libtraceevent's plugin prints it
+        r"^[^:]*:(?P<prev_pid_10>[0-9]{1,9}) \[-?[0-9]+\] (?P<prev_state_0>[A-Za-z+|]+) ==> "
+        r"[^:]*:(?P<next_pid_10>[0-9]{1,9}) \[-?[0-9]+\]$",
     ),
-    "sched:sched_waking": (r"^comm=.* pid=(?P<pid_10>[0-9]{1,9}) prio=-?[0-9]+ target_cpu=[0-9]+$",),
+    "sched:sched_waking": (
+        r"^comm=.* pid=(?P<pid_10>[0-9]{1,9}) prio=-?[0-9]+ target_cpu=[0-9]+$",
+        r"^[^:]*:(?P<pid_10>[0-9]{1,9}) \[-?[0-9]+\] CPU:[0-9]+$",
+    ),
 }  # fmt: skip
 _NAMED: Final[dict[str, Callable[[str], int]]] = {"exit_reason": exit_number, "prev_state": task_state}
 

@@ -186,7 +186,10 @@ def _check_threads(path: Path, kind: str, builder: Builder, turns: Turns) -> Non
         tid, one, other = turns.two_vcpus
         why = f"{tid} enters vCPU {one} and, without an exit between, vCPU {other}"
     if kind == "perf-script" and why:
-        raise IncompleteData(f"{path}: {why}: a process, not a thread: the column tid is lacking ({PERF.command})")
+        raise IncompleteData(
+            f"{path}: {why}: a process, not a thread: the column tid is lacking "
+            f"({PERF.command}), or the numbers are of two pid namespaces"
+        )
 
 
 def _fill_meta(meta: Meta, source: Source, builder: Builder) -> None:
