@@ -653,6 +653,41 @@ def test_kvm_exit_and_the_vcpu_resolves() -> None:
     assert (result.report.exits, result.report.exits_unjoined) == (1, 0)
 
 
+def test_kvm_exit_without_system_calls_under_shadow_paging() -> None:
+    """kvm_userspace_exit tells that the VMM has it; the next walk is the first that shows the guest again."""
+    result = stitch_events(
+        frame(
+            at(500, Kind.KVM_MMU_WALK, FAULTER, code=2),
+            at(510, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA + 0x3000, size=1),
+            at(1000, Kind.KVM_MMU_WALK, FAULTER, code=2),
+            at(1020, Kind.KVM_USERSPACE_EXIT, FAULTER, value=-14),
+            at(1330, Kind.KVM_MMU_WALK, FAULTER, code=2),
+            at(1350, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA, size=1),
+        ),
+        META,
+    )
+    check(result)
+    assert result.faults.select(
+        "cause", "resolution", "page", "stall_ns", "queue_ns", "service_ns", "wake_ns"
+    ).rows() == [
+        ("stage2", "kernel", PAGE + 0x3000, 10, None, None, None),
+        ("exit", "userspace", PAGE, 350, 20, None, None),
+    ]
+    assert (result.report.exits, result.report.exits_untimed) == (1, 1)
+
+
+def test_time_in_userspace_is_no_stall_under_shadow_paging() -> None:
+    result = stitch_events(
+        frame(
+            at(1000, Kind.KVM_MMU_WALK, FAULTER, code=2),
+            at(1020, Kind.KVM_USERSPACE_EXIT, FAULTER, code=6),
+            at(91350, Kind.KVM_MMU_SET_SPTE, FAULTER, addr=GPA, size=1),
+        ),
+        META,
+    )
+    assert result.faults.is_empty()
+
+
 def test_kvm_exit_that_never_came_back_is_counted() -> None:
     result = stitch_events(frame(run_enter(900), at(1000, Kind.KVM_MMU_WALK, FAULTER), run_exit(1020, 120, value=-14)))
     check(result)

@@ -85,7 +85,7 @@ def _vcpu_numbers(context: Context, meta: Meta, thread: I64) -> I64:
     for rows in (runs.exit, runs.enter):
         _, first = np.unique(rows.thread, return_index=True)
         number[rows.thread[first]] = rows.vcpu[first]
-    unknown = runs.threads[number[runs.threads] < 0]
+    unknown = runs.told_threads[number[runs.told_threads] < 0]
     if len(unknown):
         fd = np.full(len(threads), -1, np.int64)
         for rows in (runs.exit, runs.enter):

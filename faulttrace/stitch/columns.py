@@ -71,6 +71,16 @@ class Rows:
             setattr(part, name, values[chosen])
         return part
 
+    def merged(self, others: Rows) -> Rows:
+        """These and `others`, in the order of the trace."""
+        if not len(others):
+            return self
+        whole = Rows.__new__(Rows)
+        order = np.argsort(np.concatenate([self.pos, others.pos]), kind="stable")
+        for name, values in vars(self).items():
+            setattr(whole, name, np.concatenate([values, getattr(others, name)])[order])
+        return whole
+
 
 class Events:
     """All events of a trace that a stitch reads, sorted by time."""

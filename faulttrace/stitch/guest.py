@@ -44,9 +44,7 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     found.end_ns, found.end_by = end_ns, end_by
     found.vm = take(context.tgid_of, thread, 0)
     found.accessor = np.full(len(rows), code(ACCESSORS, "vcpu"), np.int64)
-    fault = guest.last_fault(thread, exit_ns)
-    fault = np.where((fault >= 0) & (take(guest.stage2.ts_ns, fault, -1) >= start_ns) & within, fault, -1)
-    faulted = np.where(fault >= 0, take(guest.stage2.gpa, fault, 0), take(guest.sptes.addr, spte, 0))
+    faulted = _faulted(context, thread, np.where(within, start_ns, NEVER), exit_ns, spte)
     gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), faulted)
     mapped = context.memory.host_address(found.vm, gpa, exit_ns)
     known = np.where(own >= 0, take(placements.lo, own, 0), np.where(mapped > 0, mapped, gpa))
@@ -67,6 +65,10 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     found.service_ns = np.where(returned, placed_ns - exit_ns, UNKNOWN)
     found.resolve_ns = np.where(done, placed_ns - take(placements.start_ns, own, 0), UNKNOWN)
     found.wake_ns = np.where(end_ns != UNKNOWN, end_ns - placed_ns, UNKNOWN)
+    # When KVM_RUN was called again is a guess: the next walk only shows that it had been.
+    untimed = np.isin(thread, runs.untimed_threads)
+    found.service_ns, found.wake_ns = (np.where(untimed, UNKNOWN, ns) for ns in (found.service_ns, found.wake_ns))
+    report.exits_untimed += int((untimed & ~is_mmio).sum())
     report.placements_used(own)
     # A device that userspace emulates is no missing memory.
     device = is_mmio & (mapped == 0)
@@ -74,6 +76,14 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     found = found.pick(~device & ~claims.inside(thread, start_ns))
     report.exits_unjoined = int(((found.end_ns == UNKNOWN) & (found.cause == code(CAUSES, "exit"))).sum())
     return found
+
+
+def _faulted(context: Context, thread: I64, start_ns: I64, exit_ns: I64, spte: I64) -> U64:
+    """Guest physical address that each exit was for: of the stage-2 fault before it, else of the entry after it."""
+    guest = context.guest
+    fault = guest.last_fault(thread, exit_ns)
+    fault = np.where((fault >= 0) & (take(guest.stage2.ts_ns, fault, -1) >= start_ns), fault, -1)
+    return np.where(fault >= 0, take(guest.stage2.gpa, fault, 0), take(guest.sptes.addr, spte, 0))
 
 
 def _after_reentry(context: Context, thread: I64, exit_ns: I64, again_ns: I64, is_mmio: Bools) -> tuple[I64, I64, I64]:

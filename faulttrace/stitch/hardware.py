@@ -43,7 +43,7 @@ def stitch_hardware(context: Context, claims: Claims, report: StitchReport) -> F
     kept = (faults.thread >= 0) & ~trips.device & ~claims.inside(faults.thread, faults.ts_ns)
     kept &= ~claims.opened(faults.thread, trips.start_ns)
     # With KVM_RUN recorded a fault handed to the VMM is found there, with all its stages.
-    kept &= ~(trips.handed_over & np.isin(faults.thread, context.runs.threads))
+    kept &= ~(trips.handed_over & np.isin(faults.thread, context.runs.told_threads))
     rows = np.flatnonzero(kept)
     rows = rows[np.lexsort((faults.pos[rows], faults.thread[rows]))]
     report.guest_faults_page_unknown = int((~faults.known[rows]).sum())
@@ -198,8 +198,8 @@ def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, re
     spurious = accesses.count(trips.spurious[accesses.rows])
     report.guest_faults_spurious = int(spurious.sum())
     by_vmm = found.cause == code(CAUSES, "exit")
-    report.exits_untimed = int(by_vmm.sum())
-    report.exits += report.exits_untimed
+    report.exits_untimed += int(by_vmm.sum())
+    report.exits += int(by_vmm.sum())
     report.exits_unjoined += int((by_vmm & unended).sum())
     _note_repeats(context, accesses, found, spurious, report)
 

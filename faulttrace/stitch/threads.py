@@ -93,11 +93,27 @@ class Sleeps:
 
 
 class Runs:
-    """Which thread is inside KVM_RUN at a time."""
+    """Which thread is inside KVM_RUN at a time.
+
+    Where the calls were not recorded and the guest has no exits of its own (shadow paging), returns to userspace are
+    those of kvm_userspace_exit, and the next page-table walk is the first that shows the guest again.
+    """
 
     def __init__(self, events: Events) -> None:
-        self.enter = events.of(Kind.KVM_RUN_ENTER)
-        self.exit = events.of(Kind.KVM_RUN_EXIT)
+        enter, left = events.of(Kind.KVM_RUN_ENTER), events.of(Kind.KVM_RUN_EXIT)
+        self.told_threads: I64 = np.union1d(enter.thread, left.thread)
+        """Threads whose calls were recorded."""
+        walks, departures = events.of(Kind.KVM_MMU_WALK), events.of(Kind.KVM_USERSPACE_EXIT)
+        with_exits = np.unique(events.of(Kind.KVM_EXIT).thread)
+        departures = departures.pick(~np.isin(departures.thread, np.union1d(self.told_threads, with_exits)))
+        self.untimed_threads: I64 = np.unique(departures.thread)
+        """Threads of which only kvm_userspace_exit tells that they left: when they came back is not known."""
+        by_place = Index.by_place(walks)
+        back = by_place.first_from(departures.thread, departures.pos)
+        first = by_place.first_from(self.untimed_threads, np.zeros(len(self.untimed_threads), np.int64))
+        shown = np.unique(np.concatenate([back, first]))
+        self.enter = enter.merged(walks.pick(shown[shown >= 0]))
+        self.exit = left.merged(departures)
         self._enter = Index(events.axis, self.enter.thread, self.enter.ts_ns)
         self._exit = Index(events.axis, self.exit.thread, self.exit.ts_ns)
         self.threads: I64 = np.union1d(self.enter.thread, self.exit.thread)
