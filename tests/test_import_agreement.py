@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -79,3 +80,27 @@ def test_ftrace_says_what_our_own_recording_says(tmp_path: Path) -> None:
         assert mine.select("tid", "kind").equals(theirs.select("tid", "kind")), kind
         assert (mine["ts_ns"] - theirs["ts_ns"]).abs().max() < 1_000_000, kind
     assert own.filter(pl.col("kind") == Kind.UFFD_COPY).height == PAGES
+
+
+def test_stalls_under_svm_are_those_of_our_own_recording(tmp_path: Path) -> None:
+    import_file("trace-cmd", GOLDEN / "svm-6.1.ftrace-own.txt.gz", tmp_path / "x.trace")
+    shutil.copytree(GOLDEN / "svm-6.1-own", tmp_path / "own.trace")  # its faults are kept beside it
+    theirs, own = (
+        open_trace(tmp_path / name).faults().filter(pl.col("cause") == "stage2") for name in ("x.trace", "own.trace")
+    )
+    assert own.height == theirs.height == PAGES + 1  # and the page of code
+    assert set(own["join"]) == set(theirs["join"]) == {"exit/entry"}
+    assert own["tid"].to_list() == theirs["tid"].to_list()
+    # Ours has host addresses, as it knows the memslots; the first fault is of the page of code, in a slot of its own.
+    apart = own["page"].cast(pl.Int64) - theirs["page"].cast(pl.Int64)
+    assert apart[1:].n_unique() == 1
+    # ftrace's probe of an event runs before ours; once an interrupt came between the two.
+    starts, ends = ((own[name] - theirs[name]) for name in ("start_ns", "end_ns"))
+    assert ends.min() >= 0 and ends.max() < 40_000
+    assert starts.min() > 0 and (starts > 40_000).sum() == 1
+    assert (own["stall_ns"] - theirs["stall_ns"]).abs().sort()[-2] < 40_000
+
+
+def test_an_overrun_of_the_real_ring_is_a_loss(tmp_path: Path) -> None:
+    summary = import_file("trace-cmd", GOLDEN / "svm-6.1.ftrace-own.txt.gz", tmp_path / "x.trace")
+    assert summary.lost == 82_896

@@ -406,3 +406,17 @@ def test_packed_files(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path.write_bytes(pack(FAULT.encode() * 100)[:-30])
     with pytest.raises(IncompleteData, match="damaged packed file"):
         import_file("trace-cmd", path, tmp_path / "y.trace")
+
+
+def test_a_thread_that_perf_no_longer_knows(tmp_path: Path) -> None:
+    gone = "  :-1    -1/-1    [001]  5.1: sched:sched_process_exit: comm=q pid=12 prio=120\n"
+    trace = imported("x.txt", "perf-script", tmp_path, f"{gone}  q 12/13 [001] 5.123456: {EVENT}\n")
+    assert [thread.tid for target in trace.meta.targets for thread in target.threads] == [13]
+    assert not_taken(trace) == {"sched:sched_process_exit": (1, 1)}
+
+
+@pytest.mark.parametrize("tail", ["next_prio=1", "next_prio=1 more"])  # by columns, and line by line
+def test_a_thread_may_be_called_like_a_field(tail: str, tmp_path: Path) -> None:
+    switch = "sched_switch: prev_comm=a prev_pid=9 prev_pid=12 prev_prio=1 prev_state=S ==> next_comm=b next_pid=7"
+    frame = imported("x.txt", "trace-cmd", tmp_path, f"  a prev_pid=9-12 [001] 5.1: {switch} {tail}\n").events()
+    assert frame["tid"].to_list() == [12, 7]

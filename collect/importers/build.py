@@ -48,7 +48,7 @@ _BARE: Final = {
 _VCPU_NAME: Final = re.compile(r"^(?:CPU |fc_vcpu |(?:crosvm_)?vcpu[-_ ]?)(\d{1,5})(?:/KVM)?$", re.IGNORECASE)
 """Threads' names for vCPUs: QEMU, Firecracker, Cloud Hypervisor and crosvm."""
 _OF_VCPUS: Final = (Kind.KVM_ENTRY, Kind.KVM_EXIT, Kind.KVM_PAGE_FAULT, Kind.KVM_GUEST_FAULT)
-_IDLE: Final = "of the idle thread"
+_IDLE: Final = "of the idle thread, or of one that is gone"
 
 
 class Builder:
@@ -88,7 +88,7 @@ class Builder:
         else:
             self.kept[raw.name] += 1
         self._seen_at(raw.ts_ns, raw.ts_ns)
-        if raw.tid and raw.comm:
+        if raw.comm:
             self._name(raw.tid, raw.comm)
 
     def add_columns(self, raw: RawColumns) -> None:
@@ -119,6 +119,8 @@ class Builder:
             self._name(tid, comm)
 
     def _name(self, tid: int, comm: str) -> None:
+        if tid <= 0:
+            return  # the idle thread; -1: one that perf no longer knows
         before = self._comm.get(tid, comm)
         if before != comm and not self.not_a_thread:
             vcpus = [found[1] for found in map(_VCPU_NAME.search, (before, comm)) if found]

@@ -167,7 +167,7 @@ def task_state(letters: str) -> int:
 
 
 def _sched_switch(text: str) -> dict[str, int]:
-    found = re.search(r"prev_pid=(\d+) .*prev_state=(\S+) ==> .*next_pid=(\d+)", text)
+    found = re.search(r".* prev_pid=(\d+) .*prev_state=(\S+) ==> .*next_pid=(\d+)", text)
     if not found:  # as libtraceevent's plugin prints it
         found = _match(r":(\d+) \[-?\d+\] (\S+) ==> .*:(\d+) \[-?\d+\]", text)
     state = int(found[2], 0) if found[2].isdigit() or found[2].startswith("0x") else task_state(found[2])
