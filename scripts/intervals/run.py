@@ -86,17 +86,17 @@ def make(folder: Path, pages: int) -> None:
                 raise FaultreplayError(f"{path.name}: {problem}")
 
 
-def pairs(folder: Path, mechanisms: Sequence[str]) -> Iterator[Pair]:
+def pairs(folder: Path, mechanisms: Sequence[str], costs: Sequence[str]) -> Iterator[Pair]:
     """Every ordered pair of mechanisms of each group of like runs."""
     found, _ = find(folder)
     wanted = [one for one in found if one.mechanism in mechanisms]
     for source, target, _again in plan(wanted):
-        yield predicted(source, target)
+        yield predicted(source, target, costs)
 
 
-def predicted(source: Found, target: Found) -> Pair:
+def predicted(source: Found, target: Found, costs: Sequence[str]) -> Pair:
     """As a user would: compare the source, read the row of the target's mechanism."""
-    case = open_case(open_trace(source.path), Setup(bounds=frozenset({"cpus", "retouch"})))
+    case = open_case(open_trace(source.path), Setup(cost_files=costs, bounds=frozenset({"cpus", "retouch"})))
     name = f"{target.mechanism}:handlers={target.handlers}" if target.mechanism == "uffd-missing" else target.mechanism
     comparison = compare(case, [name])
     if not comparison.rows:
@@ -141,6 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--calibrated", action="store_true", help="use the costs that calibrate --lab filed here")
+    parser.add_argument("--costs", action="append", default=[], help="a cost file, as of compare")
     parser.add_argument("--mechanisms", default=",".join(MECHANISMS))
     parser.add_argument("--pages", type=int, default=2000, help="of each vCPU, in runs that are made")
     parser.add_argument("--json", type=Path, help="keep every pair here")
@@ -152,7 +153,7 @@ def main() -> int:
                 make(arguments.directory, arguments.pages)
             if not arguments.calibrated:
                 os.environ["XDG_CONFIG_HOME"] = nowhere
-            found = list(pairs(arguments.directory, arguments.mechanisms.split(",")))
+            found = list(pairs(arguments.directory, arguments.mechanisms.split(","), arguments.costs))
         except FaultreplayError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
