@@ -17,6 +17,7 @@ from faultreplay.analysis.compare.compare import Comparison, Row, compare
 from faultreplay.analysis.compare.predict import Setup, Used, load_with, run
 from faultreplay.cli import compare_view, render
 from faultreplay.cli.main import _exit_code
+from faultreplay.collect.recorder import observe
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.meta import Meta, Target, Thread, WindowSpan
 from faultreplay.faulttrace.store import open_trace
@@ -455,3 +456,16 @@ def test_a_question_is_held_against_no_mechanism_of_the_recording(tmp_path: Path
     got = compare(opened(write_trace(tmp_path / "x.trace", stage2_faults(), mechanism=None)))
     assert got.asked == ("as-recorded", "uffd-missing", "kvm-exit", "ideal")
     assert got.baseline == "uffd-missing"
+
+
+def test_threads_that_stand_for_vcpus_are_told_when_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = [Thread(11, "CPU 0/TCG"), Thread(12, "worker-1"), Thread(13, "CPU 1/KVM", "vcpu", 1)]
+    monkeypatch.setattr(observe.proc, "describe_target", lambda tgid: Target(tgid, threads=list(threads)))
+    meta = Meta(targets=[Target(10, threads=list(threads))])
+    observe.complete_targets(meta, observe.Observer(), ("worker-*",))
+    assert [(t.tid, t.role, t.vcpu) for t in meta.targets[0].threads] == [
+        (11, "vcpu", 0),
+        (12, "vcpu", 1),
+        (13, "vcpu", 1),
+    ]
+    assert meta.extra["vcpu_threads"] == [11, 12]

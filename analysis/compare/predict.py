@@ -23,7 +23,7 @@ from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism, Param, list_mechanisms, load_mechanism
 from faultreplay.replay.language.words import CLASSES
-from faultreplay.replay.workload.workload import Workload
+from faultreplay.replay.workload.workload import Workload, derived
 
 if TYPE_CHECKING:
     import polars as pl
@@ -331,7 +331,7 @@ def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -
         run_time_ns=time_ns,
         ideal_run_time_ns=ideal_run_time_ns(workload),
         bytes_moved=result.bytes_moved,
-        needed_bytes=len(np.unique(workload.page)) * workload.page_bytes,
+        needed_bytes=derived(workload, "pages touched", lambda: len(np.unique(workload.page))) * workload.page_bytes,
         uses=uses,
         hazards=result.hazards,
         where_ns=result.stage_ns,
@@ -384,10 +384,17 @@ def rows_of(workload: Workload, pairs: Sequence[tuple[int, int]]) -> npt.NDArray
 
 def present(workload: Workload) -> list[tuple[tuple[int, int], tuple[str, str]]]:
     """The (class, accessor kind) that occur, as numbers and as names."""
-    kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
-    numbers = np.unique(workload.cls.astype(np.int64) * len(ACCESSORS) + kinds)
-    pairs = [divmod(int(number), len(ACCESSORS)) for number in numbers]
+    seen = derived(workload, "classes by kind", lambda: _classes_by_kind(workload))
+    pairs = [(int(cls), int(kind)) for cls, kind in zip(*np.nonzero(seen), strict=True)]
     return [((cls, kind), (CLASSES[cls], ACCESSORS[kind])) for cls, kind in pairs]
+
+
+def _classes_by_kind(workload: Workload) -> npt.NDArray[np.int64]:
+    """int64[classes, accessor kinds]: faults of each."""
+    kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
+    place = workload.cls.astype(np.int64) * len(ACCESSORS) + kinds
+    counts: npt.NDArray[np.int64] = np.bincount(place, minlength=len(CLASSES) * len(ACCESSORS))
+    return counts.reshape(len(CLASSES), len(ACCESSORS))
 
 
 def mean_metrics(several: Sequence[Metrics]) -> Metrics:
