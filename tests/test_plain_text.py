@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from made_mechanisms import HEAD
-from made_traces import uffd_faults, write_trace
+from made_traces import keep, uffd_faults, write_trace
 
 from faultreplay.cli import main as cli
 from faultreplay.cli import progress
@@ -66,8 +66,9 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = [Thread(200, comm=EVIL, role="vcpu", vcpu=0), Thread(300, comm=EVIL, role="handler")]
     meta.targets = [Target(100, comm=EVIL, name=EVIL, role=EVIL, cmdline=[EVIL], threads=threads)]
     meta.probes = [Probe(EVIL, EVIL, "missing", EVIL)]
-    meta.losses.total, meta.losses.by_probe = 1, {EVIL: 1}
-    (path / "meta.json").write_bytes(msgspec.json.encode(meta))
+    (path / "meta.json").write_bytes(meta.to_json())
+    keep(path, uffd_faults(each=60))
+    assert cli._exit_code(["compare", str(path), "-m", "ideal"]) == 0  # it is read, not refused
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from busy_host import judged_in_time
 from recording_host import LACKING
 
 from faultreplay.collect.backends.backends import kept_attached
@@ -23,7 +25,7 @@ from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, record
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import stitch_trace
-from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.store import Trace, open_trace
 
 NEVER = threading.Event()
 live = pytest.mark.live
@@ -251,19 +253,25 @@ def _between(start_ns: int, end_ns: int) -> object:
 @live
 @needs_host
 def test_a_flight_recorder_keeps_the_last_segments(tmp_path: Path, userfaults: str) -> None:
-    load = subprocess.Popen([userfaults, "100000000"])
-    try:
-        spec = RecordSpec(
-            pids=(load.pid,), rotation=Rotation(keep=2, segment_ns=300_000_000), duration_ns=3_000_000_000
-        )
-        record(spec, tmp_path / "a.trace", NEVER)
-    finally:
-        load.kill()
-        load.wait()
-    trace = open_trace(tmp_path / "a.trace", allow_incomplete=False)
-    times = trace.events(columns=["ts_ns"])["ts_ns"]
-    assert 300_000_000 < times[-1] - times[0] < 1_500_000_000
-    assert trace.meta.clock.end_ns - times[-1] < 300_000_000
+    numbers = itertools.count()
+
+    def attempt() -> Trace:
+        path = tmp_path / f"{next(numbers)}.trace"
+        load = subprocess.Popen([userfaults, "100000000"])
+        try:
+            rotation = Rotation(keep=2, segment_ns=300_000_000)
+            record(RecordSpec(pids=(load.pid,), rotation=rotation, duration_ns=3_000_000_000), path, NEVER)
+        finally:
+            load.kill()
+            load.wait()
+        return open_trace(path, allow_incomplete=False)
+
+    def judge(trace: Trace) -> None:
+        times = trace.events(columns=["ts_ns"])["ts_ns"]
+        assert 300_000_000 < times[-1] - times[0] < 1_500_000_000
+        assert trace.meta.clock.end_ns - times[-1] < 300_000_000
+
+    judged_in_time(attempt, judge)
 
 
 @live

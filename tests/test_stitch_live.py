@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
+from busy_host import judged_in_time
 from recording_host import LACKING
 
 from faultreplay.analysis.calibrate.calibrate import fit_costs
-from faultreplay.analysis.judge.accuracy import accuracy_of
+from faultreplay.analysis.judge.accuracy import Accuracy, Agreement, accuracy_of
 from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.collect.recorder.recorder import RecordSpec, record
 from faultreplay.faulttrace.stitch import stitch_trace
@@ -53,15 +55,24 @@ def test_1009_userfaults_are_1009_joined_faults(tmp_path: Path, userfaults: str)
 
 @pytest.mark.parametrize("mechanism", ["uffd-missing", "uffd-minor"])
 def test_a_process_agrees_with_its_own_clock(tmp_path: Path, mechanism: str) -> None:
-    trace = _lab(tmp_path / "p.trace", mechanism=mechanism, target="process", pages=400, fetch="100us")
-    accuracy = accuracy_of(trace)
-    (row,) = [row for row in accuracy.rows if row.n > 10]
-    assert row.join == "page-fault/mmap-lock"
-    assert (row.n, accuracy.other_page, accuracy.unmatched_faults) == (400, 0, 0)
-    # The first event comes after the fault and the last one before its end.
-    assert -10_000 < row.bias_ns < 0
-    assert row.start_bias_ns > 0 > row.end_bias_ns
-    assert row.stretch_p95_ns < 10_000  # docs/accuracy.md has the figures
+    numbers = itertools.count()
+
+    def attempt() -> Agreement:
+        path = tmp_path / f"p{next(numbers)}.trace"
+        trace = _lab(path, mechanism=mechanism, target="process", pages=400, fetch="100us")
+        accuracy = accuracy_of(trace)
+        (row,) = [row for row in accuracy.rows if row.n > 10]
+        assert row.join == "page-fault/mmap-lock"
+        assert (row.n, accuracy.other_page, accuracy.unmatched_faults) == (400, 0, 0)
+        # The first event comes after the fault and the last one before its end.
+        assert row.start_bias_ns > 0 > row.end_bias_ns
+        return row
+
+    def judge(row: Agreement) -> None:
+        assert -10_000 < row.bias_ns < 0
+        assert row.stretch_p95_ns < 10_000  # docs/accuracy.md has the figures
+
+    judged_in_time(attempt, judge)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +86,26 @@ def test_a_process_agrees_with_its_own_clock(tmp_path: Path, mechanism: str) -> 
     ],
 )
 def test_a_guest_agrees_with_its_own_clock(tmp_path: Path, mechanism: str, cause: str, resolution: str) -> None:
-    trace = _lab(tmp_path / "g.trace", mechanism=mechanism, pages=300, fetch="100us")
-    faults = trace.faults()
-    ours = faults.filter(cause=cause, accessor="vcpu")
-    assert set(ours["resolution"]) == {resolution}
-    assert ours["end_ns"].null_count() == 0
-    accuracy = accuracy_of(trace)
-    assert sum(row.n for row in accuracy.rows if row.cause == cause) == 300
-    assert accuracy.other_page == 0
-    assert accuracy.silent_stalls <= 3
-    for row in accuracy.rows:
-        if row.n > 10:
-            assert row.bias_ns < 0
-            assert row.stretch_p95_ns < 100_000  # of a typical stretch: the host may be busy in some
+    numbers = itertools.count()
+
+    def attempt() -> Accuracy:
+        trace = _lab(tmp_path / f"g{next(numbers)}.trace", mechanism=mechanism, pages=300, fetch="100us")
+        ours = trace.faults().filter(cause=cause, accessor="vcpu")
+        assert set(ours["resolution"]) == {resolution}
+        assert ours["end_ns"].null_count() == 0
+        accuracy = accuracy_of(trace)
+        assert sum(row.n for row in accuracy.rows if row.cause == cause) == 300
+        assert accuracy.other_page == 0
+        return accuracy
+
+    def judge(accuracy: Accuracy) -> None:
+        assert accuracy.silent_stalls <= 3  # a vCPU that lost its CPU between two accesses is one, too
+        for row in accuracy.rows:
+            if row.n > 10:
+                assert row.bias_ns < 0
+                assert row.stretch_p95_ns < 100_000  # of a typical stretch
+
+    judged_in_time(attempt, judge)
 
 
 def test_two_vcpus_on_the_same_pages_are_all_accounted_for(tmp_path: Path) -> None:

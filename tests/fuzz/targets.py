@@ -20,6 +20,7 @@ from judged import Numbers, Outcome, call, plain_outcome
 from made_traces import uffd_faults, write_trace
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.seal import seal_meta
 from faultreplay.replay.language.costs import COSTS_DIR
 from faultreplay.replay.language.mechanism import MECHANISMS_DIR
 
@@ -116,7 +117,10 @@ def meta(data: DataObject, bench: Bench) -> tuple[Outcome, str]:
     """Values of meta.json. What it alone knows (names, losses, the clock) cannot be judged."""
     trace = bench.copy()
     path = trace / "meta.json"
-    path.write_bytes(inputs.damaged_json(data, path.read_bytes()))
+    damaged = inputs.damaged_json(data, path.read_bytes())
+    if data.draw(inputs.st.integers(0, 3)):  # else its own digest tells, and no value is looked at
+        damaged = seal_meta(b"{" + damaged.strip()[1:-1] + b"\n}\n")
+    path.write_bytes(damaged)
     runs = [call("inspect", str(trace)), call("compare", str(trace), "-m", "uffd-missing", "--format", "md")]
     return plain_outcome(*runs)
 
