@@ -53,3 +53,13 @@ def test_a_seed_changes_the_draws(trace: Path, tmp_path: Path) -> None:
         assert _exit_code(["replay", str(trace), "-m", "uffd-missing", "--seed", seed, "-o", out]) == 0
     one, two = (pl.read_parquet(tmp_path / f"{s}.parquet") for s in "12")
     assert not one["stall_ns"].equals(two["stall_ns"])
+
+
+def test_rows_are_of_what_was_asked_for_alone(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.parquet"
+    window = ["--window", "1ms+2ms:uffd-wp", "-o", str(out)]
+    assert _exit_code(["replay", str(trace), "-m", "freeze,uffd-missing,hugetlb-2m", *window]) == 0
+    assert sorted(pl.read_parquet(out)["mechanism"].unique()) == ["freeze", "uffd-missing"]
+    assert "no rows of hugetlb-2m" in capsys.readouterr().err
+    assert _exit_code(["replay", str(trace), "-m", "hugetlb-2m", "--rows", "--format", "csv"]) == 2
+    assert "--link" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,8 @@ def command(  # noqa: D103 - the help text is below
         case = open_case(open_trace(trace), setup, **more)
         check_settings(setup, names, (window.kind for window in case.windows))
         done = compare(case, names, weigh=False, progress=step)
+        asked = {case.load(name).name for name in names}
+        done = replace(done, blackouts=tuple(still for still in done.blackouts if still.mechanism in asked))
     wants_rows = fmt == "parquet" if rows is None else rows
     if wants_rows:
         _write_rows(case, done, fmt, output, force=force)
