@@ -175,7 +175,7 @@ def _sched_switch(text: str) -> dict[str, int]:
 
 
 def _sched_waking(text: str) -> dict[str, int]:
-    found = re.search(r"pid=(\d+)", text) or _match(r":(\d+) \[-?\d+\]", text)
+    found = re.search(r"^(?:.* )?pid=(\d+)", text) or _match(r":(\d+) \[-?\d+\]", text)
     return {"pid": int(found[1])}
 
 

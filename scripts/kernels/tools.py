@@ -38,7 +38,7 @@ def main() -> int:
     words = (str(REPO), sys.executable, str(guest), str(share), str(args.pages), args.backing)
     try:
         script = shutil.copy(HERE / "tools.sh", share)
-        boot(fetch(args.kernel), Path(script), share, args=words, timeout_s=550)
+        boot(fetch(args.kernel), Path(script), share, args=words, timeout_s=1500)
     except KernelUnavailable as error:
         print(f"error: {error}", file=sys.stderr)
         return 5
