@@ -340,3 +340,28 @@ def test_a_number_and_its_unit_stay_on_one_line() -> None:
         text = render.to_table(render.Report((), (render.Column("a", "a"),), notes=[words]), width)[0]
         assert not re.search(r"\d\n\s*(ms|%|KiB)", text)
         assert " ".join(text.split()).endswith(words)
+
+
+def test_load_of_other_processes_is_said_and_in_the_interval(tmp_path: Path) -> None:
+    def made(after_tid: int) -> Comparison:
+        rows = uffd_faults(vcpus=1, each=100)
+        for row in rows:
+            row |= {"wake_after_tid": after_tid, "wake_run_ns": 1_000}
+            for key in ("wake_ns", "stall_ns", "end_ns"):
+                row[key] = int(str(row[key])) + 200_000
+        late = 0
+        for row in rows:
+            row["start_ns"] = int(str(row["start_ns"])) + late
+            row["end_ns"] = int(str(row["end_ns"])) + late
+            late += 200_000
+        return compared(write_trace(tmp_path / f"{after_tid}.trace", rows))
+
+    idle, busy = made(0), made(999)
+    assert idle.others_share == 0
+    assert made(300).others_share == 0, "its own handler is no other process"
+    assert busy.others_share == pytest.approx(230 / 440, abs=0.05)
+    assert "host was busy" in " ".join(compare_view.report(busy).lead)
+    quiet, unsure = idle.rows[0].uncertainty, busy.rows[0].uncertainty
+    assert quiet is not None and unsure is not None
+    assert unsure.total_ns.low < 0.6 * quiet.total_ns.low
+    assert unsure.total_ns.high > 1.8 * quiet.total_ns.high

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.calibrate.calibrate import fit_costs
+from faultreplay.analysis.compare.busy import TOLD_FROM, others_share
 from faultreplay.analysis.compare.environment import brought_bytes, guest_memory_bytes, in_environment, with_memory
 from faultreplay.analysis.compare.known import why_no_faults
 from faultreplay.analysis.compare.metrics import Ints
@@ -142,6 +143,12 @@ class Case:
             return np.zeros(self.workload.faults, np.bool_)
         mine: npt.NDArray[np.bool_] = self.workload.cls == CLASSES.index("stage2")
         return mine & (self.workload.recorded_start_ns >= self.emptied_ns)
+
+    @functools.cached_property
+    def others_share(self) -> float:
+        """Share of the recorded stall that other processes' load made; 0 where it is too little to tell."""
+        share = others_share(self.faults)
+        return share if share >= TOLD_FROM else 0.0
 
     @property
     def read_as_missing(self) -> int:

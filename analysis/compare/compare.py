@@ -99,6 +99,8 @@ class Comparison:
     baseline: str = ""
     """what rows are held against; empty: nothing"""
     seed: int = 0
+    others_share: float = 0.0
+    """of the recorded stall, made by other processes' load"""
 
     @property
     def trust(self) -> Trust:
@@ -178,6 +180,7 @@ def compare(
         what_if=case.what_if,
         baseline=against,
         seed=case.setup.seed,
+        others_share=case.others_share,
     )
 
 

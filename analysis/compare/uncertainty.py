@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from faultreplay.analysis.compare.busy import WORSE
 from faultreplay.analysis.compare.case import RAILS, Case
 from faultreplay.analysis.compare.judged import Judged
 from faultreplay.analysis.compare.predict import counted, run
@@ -107,6 +108,8 @@ class Doubt:
         self.model_sd = math.hypot(judged.model_sd if judged else 0.0, MODEL_PERCENT / 100)
         # Costs that change over time change for row and baseline alike: of a difference that is no doubt.
         self.drift_sd = judged.drift_sd if judged else 0.0
+        # Waits for CPUs that other processes had may be gone another time, or be longer: no matter of a few percent.
+        self.others = case.others_share
         self._baseline: tuple[str, Replayed, _Drawn] | None = None
         self._others: list[tuple[str, str, Case, Replayed | None]] = []
 
@@ -131,7 +134,11 @@ class Doubt:
         bounds = self._bounds(row)
         totals = [total, *(b.total_ns for b in bounds)]
         return Uncertainty(
-            total_ns=Interval(min(totals) * math.exp(low), max(totals) * math.exp(high), LEVEL),
+            total_ns=Interval(
+                min(totals) * math.exp(low) * (1 - self.others),
+                max(totals) * math.exp(high) * (1 + (WORSE - 1) * self.others),
+                LEVEL,
+            ),
             baseline=label,
             change_percent=change,
             change=_over(interval, change, bounds),
@@ -156,8 +163,9 @@ class Doubt:
             "model": self.model_sd,
         }
         low, high = _hull(float(ratio.mean()) - math.log(total / other), _width(parts))
+        quiet = 1 - self.others
         return change, Interval(
-            100 * (total / other * math.exp(low) - 1), 100 * (total / other * math.exp(high) - 1), LEVEL
+            100 * (total / other * math.exp(low) * quiet - 1), 100 * (total / other * math.exp(high) / quiet - 1), LEVEL
         )
 
     def _bounds(self, row: Replayed) -> tuple[Bound, ...]:

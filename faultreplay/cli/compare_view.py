@@ -127,6 +127,7 @@ def report(
             "what_if": list(comparison.what_if),
             "verdict": " ".join(verdict(comparison)),
             "trust": comparison.trust.value,
+            "others_share": comparison.others_share,
             "baseline": comparison.baseline,
             "trace_id": trace_id,
             "seed": comparison.seed,

@@ -20,6 +20,11 @@ def verdict(comparison: Comparison) -> list[str]:
     words = [_trust_words(comparison)]
     if comparison.trust is Trust.NOT:
         words[0] = f"{_NO_PREDICTION} {words[0]}"
+    if comparison.others_share:
+        words.append(
+            f"The host was busy while it was recorded: other processes had the CPUs for "
+            f"{comparison.others_share:.0%} of the stall. Intervals reach from none of that to three times as much."
+        )
     asked = [f"{row.mechanism}: {', '.join(row.differs)}" for row in comparison.rows if row.differs]
     if asked:
         words.append(f"What if: {'; '.join(asked)}. That is a question to the model, so no error stands beside it.")
