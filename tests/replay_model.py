@@ -32,6 +32,8 @@ class Model:
         self.env = simpy.Environment()
         self.resources: dict[tuple[str, int], simpy.Resource] = {}
         self.sleepers: dict[tuple[str, int], int] = {}
+        self.inside: dict[str, set[Any]] = {}
+        self.lock_users: dict[tuple[str, int], int] = {}
         self.pages: dict[int, Any] = {}
         self.start = np.full(workload.faults, -1, np.int64)
         self.stall = np.full(workload.faults, -1, np.int64)
@@ -107,7 +109,7 @@ class Model:
             if conditions and not self.holds(conditions, a, row):
                 continue
             if stage.verb == "delay":
-                factor = self.factor(stage.options.get("times", ""), a, row)
+                factor = self.factor(stage.options.get("times", ""), a, row, stage)
                 yield env.timeout(self.cost(stage.operand) * factor)
             elif stage.verb == "acquire":
                 resource = self.resource(stage.operand, a, row)
@@ -118,6 +120,18 @@ class Model:
                     yield env.timeout(self.cost(stage.options.get("idle", 0)))
             elif stage.verb == "release":
                 self.resource(stage.operand, a, row).release(held[stage.operand])
+            elif stage.verb == "hold":
+                counted = 0
+                if "times" in stage.options:
+                    counted = self.cost(stage.options["also"]) * self.factor(stage.options["times"], a, row, stage)
+                yield from self.held(stage.operand, stage.options, a, row, counted)
+            elif stage.verb == "enter":
+                within = self.inside.setdefault(stage.operand, set())
+                slower = self.slower(stage, len(within))
+                within.add((a, row))
+                yield env.timeout(slower)
+            elif stage.verb == "leave":
+                self.inside[stage.operand].discard((a, row))
             elif stage.verb == "transfer":
                 yield env.timeout(self.cost(stage.options.get("latency", 0)))
                 size = int(stage.options.get("bytes", self.m.granule_bytes))
@@ -146,23 +160,38 @@ class Model:
                 awake.succeed()
                 return
             elif stage.verb == "wake":
+                section = stage.options.get("within")
+                within = self.inside.setdefault(section, set()) if section else set()
+                slower = self.slower(stage, len(within))
+                within.add((a, row))  # from when the wake begins
                 if queue:
                     key = self.index(queue, a, row)
                     self.sleepers[key] -= 1
-                    walked = self.sleepers[key] * self.cost(stage.options.get("walk", 0))
-                    joined = self.pages.get(page) if tracked else None
-                    if walked:
-                        yield env.timeout(walked)
+                    others = self.sleepers[key]
+                    walked = others * self.cost(stage.options.get("walk", 0))
+                    if "cold" in stage.options:
+                        readers = int(self.m.value(self.m.resources[stage.options["readers"]].size))
+                        walked += min(others, readers - 1) * self.cost(stage.options["cold"])
+                    if "under" in stage.options:
+                        # who joins meanwhile finds the page placed: the wake is known to come
+                        joined = self.placed(page) if tracked else None
+                        yield from self.held(stage.options["under"], stage.options, a, row, walked)
+                    else:
                         joined = self.pages.get(page) if tracked else None
+                        if walked:
+                            yield env.timeout(walked)
+                            joined = self.pages.get(page) if tracked else None
                 else:
                     joined = self.pages.get(page) if tracked else None
+                if section:
+                    env.process(self.leaves(within, (a, row), slower + self.cost(stage.operand)))
                 if tracked:
                     self.pages[page] = True
                 for placed, where in joined or []:
                     if where:
                         self.sleepers[where] -= 1
                     placed.succeed()
-                env.process(self.later(self.cost(stage.operand), awake))
+                env.process(self.later(slower + self.cost(stage.operand), awake))
             elif stage.verb == "recorded":
                 yield env.timeout(max(int(self.w.recorded_stall_ns[row]), 0))
             elif stage.verb == "retry":
@@ -173,6 +202,24 @@ class Model:
                     pc = next(i for i, s in enumerate(path) if s.options.get("label") == stage.operand)
             else:
                 self.latency[row] = env.now - self.start[row]
+
+    def slower(self, stage: Any, others: int) -> int:
+        return self.cost(stage.options.get("each", 0)) * others + self.cost(stage.options.get("once", 0)) * (others > 0)
+
+    def leaves(self, within: set[Any], who: Any, ns: int) -> Any:
+        yield self.env.timeout(ns)
+        within.discard(who)
+
+    def held(self, lock: str, options: Any, a: int, row: int, longer: int) -> Any:
+        """A lock asked for, had, held and given back; dearer where anybody had it or waited when it was asked for."""
+        key = self.index(lock, a, row)
+        users = self.lock_users.get(key, 0)
+        self.lock_users[key] = users + 1
+        alone = options.get("takes", 0)
+        with self.resource(lock, a, row).request() as turn:
+            yield turn
+            yield self.env.timeout(self.cost(options.get("contended", alone) if users else alone) + longer)
+        self.lock_users[key] -= 1
 
     def later(self, ns: int, event: Any) -> Any:
         yield self.env.timeout(ns)
@@ -185,13 +232,16 @@ class Model:
         fits = ("read", "write", "exec")[self.w.access[row]] in access or not access
         return fits and (("vcpu", "vmm", "kernel")[self.w.accessor_kind[a]] in kinds or not kinds)
 
-    def factor(self, times: str, a: int, row: int) -> int:
+    def factor(self, times: str, a: int, row: int, stage: Any) -> int:
         if not times:
             return 1
         if times in ("granule_pages", "further_pages"):
             return self.native - (times == "further_pages")
+        if times.startswith("$"):
+            return int(self.m.value(times))
         what, _, name = times.partition(":")
+        most = int(self.m.value(stage.options.get("most", 1 << 40)))
         if what == "waiters":
-            return max(self.sleepers.get(self.index(name, a, row), 0) - 1, 0)
+            return min(max(self.sleepers.get(self.index(name, a, row), 0) - 1, 0), most)
         resource = self.resource(name, a, row)
-        return resource.capacity - resource.count
+        return min(max(resource.capacity - resource.count - (what == "spare"), 0), most)

@@ -32,6 +32,12 @@ COSTS = CostTable({}).with_constants(
     lock=307_079,
     herd_per_reader=503_089,
     stage2_fault=2_700_101,
+    mm_share=300_109,
+    mm_once=1_200_113,
+    lock_contended=811_123,
+    wake_cold=95_131,
+    mm_serial=103_141,
+    mm_serial_contended=1_503_149,
 )
 
 RESOURCES = """shards = 3
@@ -45,6 +51,13 @@ servers = 1
 [resources.queue]
 kind = "waitqueue"
 per = "{per}"
+[resources.spin]
+kind = "lock"
+[resources.own]
+kind = "lock"
+per = "{per}"
+[resources.mm]
+kind = "section"
 [resources.wire]
 kind = "link"
 bandwidth = 999983
@@ -71,6 +84,52 @@ STAGES: dict[str, list[str]] = {
         'delay = "herd_per_reader"\ntimes = "idle:pool"',
         'release = "pool"',
         'wake = "wake"\nfrom = "queue"',
+    ],
+    "hold": ['delay = "trap"', 'hold = "spin"\ntakes = "lock"\ncontended = "lock_contended"', 'wake = "wake"'],
+    "hold for what is counted": [
+        'delay = "trap"',
+        'sleep = "queue"',
+        'hold = "own"\ntakes = "lock"\nalso = "herd_per_reader"\ntimes = "spare:pool"\nmost = 2',
+        'acquire = "pool"\nidle = "message"',
+        'hold = "own"\ntakes = "lock"\nalso = "handler_loop"\ntimes = "waiters:queue"\nmost = 1',
+        "recorded = true",  # a random time: faults in lockstep would make ties
+        'delay = "stage2_fault"\ntimes = "idle:pool"\nmost = 1',
+        'release = "pool"',
+        'wake = "wake"\nfrom = "queue"',
+    ],
+    "section": [
+        'enter = "mm"\neach = "mm_share"\nonce = "mm_once"',
+        'delay = "trap"',
+        'leave = "mm"',
+        'acquire = "pool"',
+        'enter = "mm"\neach = "mm_share"',
+        'delay = "resolve"',
+        'hold = "spin"\ntakes = "lock"',
+        'leave = "mm"',
+        'release = "pool"',
+        'wake = "0ns"',
+    ],
+    "wake under a lock, warm and cold": [
+        'delay = "trap"',
+        'sleep = "queue"',
+        'hold = "own"\ntakes = "lock"\ncontended = "lock_contended"',
+        'acquire = "pool"\nidle = "message"',
+        'hold = "own"\ntakes = "lock"\ncontended = "lock_contended"',
+        'delay = "resolve"',
+        'wake = "wake"\nfrom = "queue"\nwalk = "wake_per_waiter"\ncold = "wake_cold"\nreaders = "pool"\nunder = "own"'
+        '\ntakes = "lock"\ncontended = "lock_contended"\nwithin = "mm"\neach = "mm_share"\nonce = "mm_once"',
+        'delay = "handler_loop"',
+        'release = "pool"',
+    ],
+    "wake through a section": [
+        'enter = "mm"\neach = "mm_share"',
+        'delay = "trap"',
+        'leave = "mm"',
+        'sleep = "queue"',
+        'acquire = "pool"',
+        'wake = "wake"\nfrom = "queue"\nwalk = "wake_per_waiter"\nwithin = "mm"\nonce = "mm_once"',
+        'delay = "handler_loop"',
+        'release = "pool"',
     ],
     "transfer": ['delay = "trap"', 'transfer = "wire"\nlatency = "message"', 'wake = "wake"'],
     "transfer in pool": [

@@ -44,9 +44,9 @@ def test_show_draws_every_stage_and_every_cost(name: str, capsys: pytest.Capture
 def test_the_lanes_of_uffd_missing_say_who_sleeps_and_who_works() -> None:
     steps = path_steps(load_mechanism("uffd-missing"), "missing", load_costs())
     drawn = [(step.accessor[:1], step.other) for step in steps]
-    assert drawn[0] == ("├", "")  # trap, in the accessor
-    assert drawn[1] == ("╵", "")  # asleep
-    assert drawn[3] == ("┆", "┌")  # the handler takes over
+    assert drawn[0] == ("├", "")  # the accessor's own fault
+    assert drawn[4] == ("╵", "")  # asleep
+    assert drawn[7] == ("┆", "┌")  # the handler takes over
     assert drawn[-3] == ("╷", "┤")  # the wake
     assert drawn[-1] == ("│", "└")  # the accessor runs, the handler is free
 

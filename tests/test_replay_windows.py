@@ -14,7 +14,7 @@ from faultreplay.replay.language.mechanism import load_mechanism
 from faultreplay.replay.workload.workload import Workload, make_workload
 
 MS = 1_000_000
-NOTHING = load_costs().with_constants(
+NOTHING = load_costs().without_contention().with_constants(
     kick=0, resume=0, protect_fixed=0, protect_per_page=0, unprotect_fixed=0, unprotect_per_page=0, memslot_delete=0,
     memslot_add=0, wake=0, preempt=0,
 )  # fmt: skip

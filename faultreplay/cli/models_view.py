@@ -16,6 +16,7 @@ from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.words import ACCESSOR_KINDS
 
 _LANE = 12
+_COST_OPTIONS = ("idle", "walk", "latency", "takes", "contended", "also", "cold", "each", "once")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:g} {unit}"
 
 
-def _words(mechanism: Mechanism, verb: str, operand: Any, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:  # noqa: PLR0911
+def _words(mechanism: Mechanism, verb: str, operand: Any, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:  # noqa: PLR0911, PLR0912
     cost = _cost(mechanism, operand, costs) if verb in ("delay", "wake") else ""
     match verb:
         case "delay":
@@ -135,19 +136,48 @@ def _words(mechanism: Mechanism, verb: str, operand: Any, options: Mapping[str, 
         case "transfer":
             latency = f"{_cost(mechanism, options['latency'], costs)}, then " if "latency" in options else ""
             return f"{latency}{format_bytes(mechanism.value(options.get('bytes', mechanism.granule)))} over {operand}"
+        case "hold":
+            also = f" + {_cost(mechanism, options['also'], costs)} x {options['times']}" if "also" in options else ""
+            return f"holds {operand} for {_lock(mechanism, options, costs)}{also}"
+        case "enter":
+            return f"enters {operand}{_slowed(mechanism, options, costs)}"
+        case "leave":
+            return f"leaves {operand}"
         case "sleep":
             return f"sleeps among {operand}"
         case "coalesce":
             return "joins a fault on the same granule that is under way"
         case "wake":
-            walk = f"{_cost(mechanism, options['walk'], costs)} x other sleepers, then " if "walk" in options else ""
-            return f"{walk}runs after {cost}" if cost != "0 ns" else f"{walk}runs on"
+            walk = _walk(mechanism, options, costs)
+            slower = (
+                f" (through {options['within']}{_slowed(mechanism, options, costs)})" if "within" in options else ""
+            )
+            return f"{walk}runs after {cost}{slower}" if cost != "0 ns" else f"{walk}runs on{slower}"
         case "recorded":
             return "as long as in the recording"
         case "retry":
             return f"back to '{operand}' with chance {options['chance']}, at most {options['most']} times"
         case _:
             return "the content has come: end of the fault's latency"
+
+
+def _walk(mechanism: Mechanism, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
+    parts = [f"{_cost(mechanism, options['walk'], costs)} x other sleepers"] if "walk" in options else []
+    if "cold" in options:
+        parts.append(f"{_cost(mechanism, options['cold'], costs)} x cold ones")
+    if "under" in options:
+        parts.append(f"holding {options['under']} for {_lock(mechanism, options, costs)}")
+    return " + ".join(parts) + ", then " if parts else ""
+
+
+def _lock(mechanism: Mechanism, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
+    alone = _cost(mechanism, options.get("takes", 0), costs)
+    return alone + (f", {_cost(mechanism, options['contended'], costs)} if contended" if "contended" in options else "")
+
+
+def _slowed(mechanism: Mechanism, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
+    each = f", {_cost(mechanism, options['each'], costs)} for each other inside" if "each" in options else ""
+    return each + (f", {_cost(mechanism, options['once'], costs)} if there is any" if "once" in options else "")
 
 
 def _cost(mechanism: Mechanism, operand: Any, costs: Mapping[str, Cost]) -> str:
@@ -165,7 +195,7 @@ def used_costs(mechanism: Mechanism) -> list[str]:
     found = set()
     for path in mechanism.paths.values():
         for stage in path:
-            found |= {stage.operand, *(stage.options.get(key) for key in ("idle", "walk", "latency"))}
+            found |= {stage.operand, *(stage.options.get(key) for key in _COST_OPTIONS)}
     for rule in (mechanism.window or {}, mechanism.push or {}):
         for key in ("enter", "leave"):
             found |= {str(item).partition(" * ")[0] for item in rule.get(key, [])}

@@ -295,6 +295,7 @@ class _Run:
                 SLICE_NS,
                 self.preempt_ns,
                 self.write_again,
+                self.program.sections,
                 self.start,
                 self.stall,
                 self.latency,

@@ -62,17 +62,18 @@ _U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
 (
     END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, RELEASE_ONE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE,
     RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED, CPU_DELAY, RESUME,
+    LEAVE, LEAVE_NOW, HOLD, ENTER, WALK,
 ) = (
     o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.RELEASE_ONE, o.TRANSFER, o.SLEEP, o.COALESCE,
     o.WAKE, o.WAKE_QUEUE, o.RECORDED, o.RETRY, o.UNLESS, o.COMPLETE, o.ARRIVE, o.START, o.SHARED, o.CPU_DELAY,
-    o.RESUME,
+    o.RESUME, o.LEAVE, o.LEAVE_NOW, o.HOLD, o.ENTER, o.WALK,
 )  # fmt: skip
-PC_ARRIVE, PC_START, PC_NOTHING, PC_RESUME = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING, o.PC_RESUME
+PC_ARRIVE, PC_START, PC_NOTHING, PC_END, PC_RESUME = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING, o.PC_END, o.PC_RESUME
 TAIL_AWAKE = o.TAIL_AWAKE
 OK, STOPPED, MORE_SLOTS = o.STATUS_OK, o.STATUS_STOPPED, o.STATUS_MORE_SLOTS
 TIME_LIMIT, STUCK = o.STATUS_TIME, o.STATUS_STUCK
 PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
-TIMES_WAITERS = o.TIMES_WAITERS
+TIMES_WAITERS, TIMES_SPARE = o.TIMES_WAITERS, o.TIMES_SPARE
 # columns of a slot, of a resource instance and of an accessor; the latter two have what is reported behind them
 PC, CLOCK, ROW, DRAW, SINCE, NEXT, WHO, TRY = range(8)
 FREE, FREE_AT, HEAD, TAIL, QUEUED, BEGIN, SLEEPERS, SERVERS = range(8)
@@ -145,6 +146,26 @@ def histogram_bin(ns: Any) -> Any:
     return exponent * 32 + (ns >> exponent)
 
 
+@inline
+def threads_inside(inside: Any, section: Any, t: Any) -> Any:
+    """How many threads are inside a section at `t`; who asks has left it or was never there."""
+    count = np.int64(0)
+    for k in range(inside.shape[1]):
+        count += inside[section, k] > t
+    return count
+
+
+@inline
+def counted_of(rs: Any, r: Any, what: Any, t: Any) -> Any:
+    """Other sleepers on wait queue `r`, or idle servers of `r`: all, or all but the one that takes this fault."""
+    if what == TIMES_WAITERS:
+        return max(rs[r, SLEEPERS] - 1, 0)
+    idle = rs[r, FREE]
+    if rs[r, SERVERS] == 1 and rs[r, FREE_AT] > t:
+        idle = 0
+    return max(idle - 1, 0) if what == TIMES_SPARE else idle
+
+
 @jit
 def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     ops: Any, tables: Any, path_pc: Any, seed: Any,
@@ -155,7 +176,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     rs: Any, windows: Any, window_out: Any, granule_pages: Any,
     push_order: Any, push: Any,
     slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
-    cpus: Any, pinned: Any, slice_ns: Any, preempt_ns: Any, write_again: Any,
+    cpus: Any, pinned: Any, slice_ns: Any, preempt_ns: Any, write_again: Any, sections: Any,
     out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any, spent: Any,
 ) -> Any:  # fmt: skip
     """Run one program to its end. What the arrays are: `engine.simulate`. Returns (status, end of time, events)."""
@@ -184,6 +205,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
 
     st = np.zeros((slots, 8), np.int64)
     st[:, NEXT] = -1
+
+    # section -> slot -> until when its thread is inside
+    inside = np.zeros((sections, slots), np.int64)
 
     free_slots = np.empty(slots, np.int64)
     free_count = 0
@@ -429,6 +453,79 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     t += took
                     spent[up, np.uintp(place + 1)] += took
                 pc += 1
+            elif op == HOLD:
+                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
+                begin = rs[r, FREE_AT]
+                cost = np.int64(3)
+                if begin > t:  # somebody has it: what it costs then
+                    rs[r, R_WAIT] += begin - t
+                    cost = np.int64(6)
+                else:
+                    begin = t
+                held = ops[up, cost]
+                if ops[up, cost + 1] >= 0:
+                    draw = ops[up, cost + 2]
+                    if (draw >> 2) != word:
+                        word = draw >> 2
+                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                    held += sample(tables, ops[up, cost + 1], bits, draw)
+                if ops[up, 9]:
+                    counted = instance(ops[up, 10], ops[up, 11], acc, shard, row)
+                    held += ops[up, 13] * min(counted_of(rs, counted, ops[up, 9], t), ops[up, 12])
+                rs[r, R_ACQUIRED] += 1
+                rs[r, R_BUSY] += held
+                spent[up, 0] += begin - t
+                spent[up, 1] += held
+                t = begin + held
+                rs[r, FREE_AT] = t
+                pc += 1
+            elif op == ENTER:
+                others = threads_inside(inside, ops[up, 1], t)
+                if others > 0:
+                    slower = ops[up, 2] * others + ops[up, 3]
+                    spent[up, 1] += slower
+                    t += slower
+                inside[ops[up, 1], us] = INF
+                pc += 1
+            elif op == LEAVE or op == LEAVE_NOW:  # noqa: SIM109, PLR1714
+                inside[ops[up, 1], us] = t
+                pc += 1
+            elif op == WALK:
+                if cpus and ops[np.uintp(pc + 1), 11]:
+                    following = np.uintp(pc + 1)
+                    others = threads_inside(inside, ops[following, 11] - 1, now)
+                    th[us, T_WALKED] = ops[following, 12] * others + ops[following, 13] * np.int64(others > 0)
+                    inside[ops[following, 11] - 1, us] = INF
+                queue = instance(ops[up, 1], ops[up, 2], acc, shard, row)
+                rs[queue, SLEEPERS] -= 1
+                others = rs[queue, SLEEPERS]
+                held = ops[up, 10] * min(others, ops[up, 11] - 1)
+                if others > 0:
+                    held += ops[up, 7] * others
+                    if ops[up, 8] >= 0:
+                        draw = ops[up, 9]
+                        if (draw >> 2) != word:
+                            word = draw >> 2
+                            bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                        held += sample(tables, ops[up, 8], bits, draw) * others
+                if ops[up, 3] >= 0:
+                    r = instance(ops[up, 3], ops[up, 4], acc, shard, row)
+                    begin = rs[r, FREE_AT]
+                    if begin > t:
+                        rs[r, R_WAIT] += begin - t
+                        held += ops[up, 6]
+                    else:
+                        begin = t
+                        held += ops[up, 5]
+                    rs[r, R_ACQUIRED] += 1
+                    rs[r, R_BUSY] += held
+                    spent[up, 0] += begin - t
+                    t = begin + held
+                    rs[r, FREE_AT] = t
+                else:
+                    t += held
+                spent[up, 1] += held
+                pc += 1
             elif op == ACQUIRE:
                 r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1
@@ -500,7 +597,15 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 queue = ops[up, 4]
                 if queue >= 0:
                     queue = instance(queue, ops[up, 5], acc, shard, row)
-                if queue >= 0 and not (cpus and th[us, T_WALKED]):
+                slower = np.int64(0)
+                if ops[up, 11]:
+                    if cpus and ops[up, 10]:  # counted when the walk began
+                        slower = th[us, T_WALKED]
+                    else:
+                        others = threads_inside(inside, ops[up, 11] - 1, now)
+                        if others > 0:
+                            slower = ops[up, 12] * others + ops[up, 13]
+                if queue >= 0 and ops[up, 10] == 0 and not (cpus and th[us, T_WALKED]):
                     rs[queue, SLEEPERS] -= 1
                     others = rs[queue, SLEEPERS]
                     if others > 0:
@@ -543,7 +648,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                             stage2_epoch[g] = epoch
                         if cpus:
                             draw = ops[own, 3]
-                            latency = ops[own, 1]
+                            latency = ops[own, 1] + (slower if ops[own, 11] else 0)
                             if ops[own, 2] >= 0:
                                 pair = np.int64(ops[own, 9] != TAIL_AWAKE and queues[th[joiner, T_QUEUE], Q_FREE] == 0)
                                 bits = draw_bits(seed, st[joiner, DRAW], draw >> 2)
@@ -557,7 +662,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                             want(host, joiner, now, latency, 0)
                             joiner = following
                             continue
-                        wake = ops[own, 1]
+                        wake = ops[own, 1] + (slower if ops[own, 11] else 0)
                         if ops[own, 2] >= 0:
                             draw = ops[own, 3]
                             wake += sample(tables, ops[own, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
@@ -582,7 +687,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                             ready[ready_count] = joiner
                             ready_count += 1
                         joiner = following
-                resumes = t + ops[up, 1]
+                resumes = t + ops[up, 1] + slower
                 if ops[up, 2] >= 0:
                     draw = ops[up, 3]
                     if (draw >> 2) != word:
@@ -592,6 +697,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     pair = np.int64(cpus > 0 and ops[up, 9] != TAIL_AWAKE and queues[acc % run_queues, Q_FREE] == 0)
                     resumes += sample(tables, ops[up, 2] + pair, bits, draw)
                 spent[up, 1] += resumes - t
+                if ops[up, 11]:
+                    inside[ops[up, 11] - 1, us] = resumes
                 if cpus:
                     if ops[up, 9] == TAIL_AWAKE:  # all of it was its own work, and so is this
                         if resumes > t and t == now:
@@ -668,6 +775,11 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     ready[ready_count] = tail
                     ready_count += 1
                 if open_loop:
+                    if ops[up, 11]:  # inside a section until then: the slot is not free before
+                        pc = PC_END
+                        t = resumes
+                        key = (t << slot_bits) | slot
+                        break
                     free_slots[free_count] = slot
                     free_count += 1
                     break
@@ -925,12 +1037,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 pc += 1
             elif op == DELAY_TIMES:
                 r = instance(ops[up, 5], ops[up, 6], acc, shard, row)
-                if ops[up, 4] == TIMES_WAITERS:
-                    count = max(rs[r, SLEEPERS] - 1, 0)
-                else:
-                    count = rs[r, FREE]
-                    if rs[r, SERVERS] == 1 and rs[r, FREE_AT] > t:
-                        count = 0
+                count = min(counted_of(rs, r, ops[up, 4], t), ops[up, 7])
                 each = ops[up, 1]
                 if ops[up, 2] >= 0:
                     draw = ops[up, 3]

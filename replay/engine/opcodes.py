@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-WIDTH: Final = 10
+WIDTH: Final = 16
 
 # column 0; the others are named beside each operation. `per` picks the instance: see PER_*.
 END: Final = 0
 DELAY: Final = 1  # const_ns, number of draws up to 3, then table and draw of each
-WAKE: Final = (
-    2  # const_ns, table, draw, wait queue instance or -1, per, walk const_ns, walk table, walk draw, tail (TAIL_*)
-)
+WAKE: Final = 2
+# const_ns, table, draw, wait queue instance or -1, per, walk const_ns, walk table, walk draw, tail (TAIL_*), walked
+# before, section + 1 or 0, ns for each other thread in it, ns once if there is any
 RECORDED: Final = 3  # from how many ns on it was asleep, where CPUs are counted
 RETRY: Final = 4  # threshold of 65536, target pc, most times, draw
 UNLESS: Final = 5  # condition mask, target pc when it does not hold
@@ -26,14 +26,25 @@ RELEASE: Final = 11  # instance, per
 TRANSFER: Final = 12  # link instance, per, ns, bytes
 SLEEP: Final = 13  # wait queue instance, per
 WAKE_QUEUE: Final = 14  # as WAKE, from a wait queue
-DELAY_TIMES: Final = 15  # const_ns, table, draw, what (TIMES_*), instance, per
+DELAY_TIMES: Final = 15  # const_ns, table, draw, what (TIMES_*), instance, per, most
 CPU_DELAY: Final = 17  # as DELAY, on a host CPU that must be had first; column 9: asleep from so many ns on (0: never)
 ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
 RESUME: Final = 18  # where CPUs are counted: the accessor was woken and runs when it has one
 
+LEAVE: Final = -1  # section: its own end is known, so that it needs no event
+HOLD: Final = 19
+# lock, per, cost alone (const_ns, table, draw), cost contended (the same), what is counted (TIMES_* or 0), its
+# instance, per, most, ns of each
+ENTER: Final = 20  # section, ns for each other thread inside, ns once if there is any
+WALK: Final = 21
+# wait queue, per, lock or -1, per, ns alone, ns contended, walk (const_ns, table, draw), ns more for a cold
+# entry, readers
+LEAVE_NOW: Final = 22  # as LEAVE, where CPUs are counted and the end is not known ahead
+
 PC_ARRIVE: Final = 0
 PC_START: Final = 1
 PC_NOTHING: Final = 2  # a path that costs nothing: wake at once
+PC_END: Final = 3
 PC_RESUME: Final = 4  # behind the wake and the end of that path
 
 TAIL_NONE: Final = 0
@@ -47,6 +58,7 @@ PER_SHARD: Final = 2
 
 TIMES_WAITERS: Final = 1
 TIMES_IDLE: Final = 2
+TIMES_SPARE: Final = 3  # idle servers but the one that takes this fault
 
 # UNLESS: access bits 1 r, 2 w, 4 x; accessor bits 8 vcpu, 16 vmm, 32 kernel
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.language import contention
 from faultreplay.replay.language.costs import Cost, Distribution
 from faultreplay.replay.language.distributions import TABLE_SIZE
 from faultreplay.replay.language.expressions import is_expression
@@ -21,7 +22,8 @@ from faultreplay.replay.language.time_words import word_of
 from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, CONDITIONS, Stage
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
-_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE}
+_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
+_NO_LIMIT = 1 << 40
 _MOST_DRAWS = 60
 _DRAWS_PER_DELAY = 3
 
@@ -69,6 +71,7 @@ class Program:
     """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
     link_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
     """link -> (first instance, ns for one granule)"""
+    sections: int = 0
     push_latency_ns: int = 0
     """from the end of a pushed granule's transfer until it is placed"""
     shares: list[Share] = field(default_factory=list)
@@ -114,6 +117,7 @@ class Compiler:
         self.table_ids: dict[Distribution, int] = {}
         self.instances: dict[tuple[str, str], Instances] = {}
         self.servers: list[int] = []
+        self.sections: dict[tuple[str, str], int] = {}
         self.used: dict[str, str] = {}
         self.has_latency = False
         self.tails = 0
@@ -163,6 +167,7 @@ class Compiler:
             shards=self.shards,
             recorded_classes=self.unserved,
             link_ns=links,
+            sections=len(self.sections),
             push_latency_ns=round(pushed.mean),
             shares=self.shares,
         )
@@ -284,6 +289,8 @@ class Compiler:
             pc = self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.operand), ns, count)
             self.share(pc, "queue")
             self.share(pc, "fetch", 1)
+        elif stage.verb in ("hold", "enter", "leave"):
+            self.contended(mechanism, stage)
         elif stage.verb == "sleep":
             r = self.resource(mechanism, stage.operand)
             self.emit(o.SLEEP, r.first, self.per(mechanism, stage.operand))
@@ -302,11 +309,76 @@ class Compiler:
             queue = self.resource(mechanism, name).first
             per = self.per(mechanism, name)
         walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
-        op = o.WAKE if queue < 0 and not self.on_cpus else o.WAKE_QUEUE
-        pc = self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw)
+        held = contention.lock_matters(mechanism, stage.options.get("under"), self.mean)
+        cold = self.mean(mechanism, stage.options.get("cold", 0))
+        walked = queue >= 0 and (held or cold > 0)
+        if walked:
+            lock, lock_per, alone, contended = -1, 0, 0, 0
+            if held:
+                lock = self.resource(mechanism, stage.options["under"]).first
+                lock_per = self.per(mechanism, stage.options["under"])
+                alone = self.mean(mechanism, stage.options.get("takes", 0))
+                contended = self.mean(mechanism, stage.options.get("contended", stage.options.get("takes", 0)))
+            readers = self.readers(mechanism, stage) if cold else 1
+            taken = (lock, lock_per, alone, contended)
+            walking = self.emit(o.WALK, queue, per, *taken, walk, walk_table, walk_draw, cold, readers)
+            self.share(walking, "queue")
+            self.share(walking, "walk", 1)
+            walk, walk_table, walk_draw = 0, -1, 0
+        section, each, once = self.slowed(mechanism, stage, stage.options.get("within"))
+        at_its_time = self.on_cpus or (not walked and (queue >= 0 or section > 0))
+        op = o.WAKE_QUEUE if at_its_time else o.WAKE
+        more = (0, int(walked), section, each, once)
+        pc = self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw, *more)
         self.share(pc, "walk")
         self.share(pc, word_of(stage.operand, "wake"), 1)
         return pc
+
+    def readers(self, mechanism: Mechanism, stage: Stage) -> int:
+        """How many threads wake sleepers of the queue: the servers that a wake names."""
+        r = self.resource(mechanism, stage.options["readers"])
+        return r.servers or _NO_LIMIT
+
+    def slowed(self, mechanism: Mechanism, stage: Stage, section: str | None) -> tuple[int, int, int]:
+        """(section from 1 or 0, ns for each other thread inside, ns once) of a stage that enters a section."""
+        if section is None or not contention.section_matters(mechanism, section, self.mean):
+            return 0, 0, 0
+        each, once = (self.mean(mechanism, stage.options.get(key, 0)) for key in ("each", "once"))
+        number = self.sections.setdefault((mechanism.name, section), len(self.sections))
+        return number + 1, each, once
+
+    def mean(self, mechanism: Mechanism, operand: Any) -> int:
+        """A cost that is charged by its mean, whole ns."""
+        return round(self.distribution(mechanism, operand).mean)
+
+    def contended(self, mechanism: Mechanism, stage: Stage) -> None:
+        """A lock held, a section entered or left; nothing where all its costs are zero."""
+        if stage.verb == "hold":
+            if not contention.lock_matters(mechanism, stage.operand, self.mean):
+                return
+            r = self.resource(mechanism, stage.operand)
+            alone = self.cost(mechanism, stage.options.get("takes", 0))
+            contended = self.cost(mechanism, stage.options["contended"]) if "contended" in stage.options else alone
+            counted = (0, 0, 0, 0, 0)
+            if "also" in stage.options:
+                what, _, name = stage.options["times"].partition(":")
+                of = self.resource(mechanism, name)
+                most = self.most(mechanism, stage)
+                each = self.mean(mechanism, stage.options["also"])
+                counted = (_TIMES[what], of.first, self.per(mechanism, name), most, each)
+            pc = self.emit(o.HOLD, r.first, self.per(mechanism, stage.operand), *alone, *contended, *counted)
+            self.share(pc, "queue")
+            self.share(pc, "walk", 1)
+            return
+        section, each, once = self.slowed(mechanism, stage, stage.operand)
+        if section and stage.verb == "enter":
+            self.share(self.emit(o.ENTER, section - 1, each, once), "walk", 1)
+        elif section:
+            self.emit(o.LEAVE_NOW if self.on_cpus else o.LEAVE, section - 1)
+
+    def most(self, mechanism: Mechanism, stage: Stage) -> int:
+        """The cap of a count."""
+        return min(int(mechanism.value(stage.options.get("most", _NO_LIMIT))), _NO_LIMIT)
 
     def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """A delay, joined with a constant one before it when nothing can jump between them."""
@@ -315,11 +387,14 @@ class Compiler:
         if times in ("granule_pages", "further_pages"):
             factor = mechanism.granule_bytes // self.page_bytes - (times == "further_pages")
             times = ""
+        elif is_expression(times):
+            factor, times = int(mechanism.value(times)), ""
         const, table, draw = self.cost(mechanism, stage.operand, factor)
         if times:
             what, _, name = times.partition(":")
             r = self.resource(mechanism, name)
-            pc = self.emit(o.DELAY_TIMES, const, table, draw, _TIMES[what], r.first, self.per(mechanism, name))
+            counted = (_TIMES[what], r.first, self.per(mechanism, name), self.most(mechanism, stage))
+            pc = self.emit(o.DELAY_TIMES, const, table, draw, *counted)
             self.share(pc, word_of(stage.operand), 1)
         elif const or table >= 0:
             before = self.ops[-1]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.distributions import Distribution
-from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.names import CONTENTION, COST_NAMES
 from faultreplay.replay.language.reading import TomlFile, shown
 
 __all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "list_costs", "load_costs", "save_costs"]
@@ -91,6 +91,14 @@ class CostTable(Mapping[str, Cost]):
             merged.update(other)
         fitted = [table.fitted_to for table in others if isinstance(table, CostTable) and table.fitted_to]
         return CostTable(merged, self.name, fitted_to=fitted[-1] if fitted else self.fitted_to)
+
+    def with_distributions(self, distributions: Mapping[str, Distribution]) -> CostTable:
+        """The table with other values for some costs, which keep their provenance, source and range."""
+        return self.merge({k: replace(self._costs[k], distribution=v) for k, v in distributions.items()})
+
+    def without_contention(self) -> CostTable:
+        """The table with the costs of contention (`names.CONTENTION`) set to 0."""
+        return self.with_constants(**dict.fromkeys(CONTENTION, 0))
 
     def with_constants(self, **ns: float) -> CostTable:
         """The table with some costs set to constants of `ns`, marked as assumed."""

@@ -86,16 +86,55 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "handler",
     ),
     "lock": CostName(
-        "the wait-queue lock of the userfaultfd held once by a reader or a placing ioctl, besides the walk",
+        "the wait-queue lock of a userfaultfd held once (a message queued, a message read, a wake) where nobody else "
+        "wants it, besides the walk",
         "the lock is taken",
         "the lock is let go",
-        "handler",
+        "whoever holds it",
+    ),
+    "lock_contended": CostName(
+        "the same lock held once where somebody has it or waits for it: its cache lines come from another CPU",
+        "the lock is handed over",
+        "the lock is let go",
+        "whoever holds it, and all who wait",
+    ),
+    "wake_cold": CostName(
+        "on top of wake_per_waiter, for a sleeper whose entry was renewed since this reader's last walk: another CPU "
+        "has its cache lines",
+        "the walk reaches a sleeper",
+        "the walk leaves it",
+        "handler, holding the queue lock",
     ),
     "herd_per_reader": CostName(
-        "each idle reader of the same userfaultfd that a new message wakes in vain",
+        "each idle reader of the same userfaultfd that a new message wakes in vain (readers that poll())",
         "a message wakes the reader",
         "the reader finds the queue empty and sleeps",
-        "handler",
+        "accessor, holding the queue lock",
+    ),
+    "mm_once": CostName(
+        "a fault while anybody else is in one on the same memory, however many: cache lines of the address space come "
+        "from another CPU",
+        "access faults",
+        "the accessor has done its access",
+        "accessor",
+    ),
+    "mm_share": CostName(
+        "a fault, for each other thread that is in one on the same memory when it begins",
+        "access faults",
+        "the accessor has done its access",
+        "accessor",
+    ),
+    "mm_serial": CostName(
+        "what is serial in the whole process when a thread sleeps in a fault and is woken, where nobody else is at it",
+        "the lock is taken",
+        "the lock is let go",
+        "accessor",
+    ),
+    "mm_serial_contended": CostName(
+        "the same where somebody else is at it",
+        "the lock is handed over",
+        "the lock is let go",
+        "accessor, and all who wait",
     ),
     "exit_userspace": CostName(
         "the fault is taken until VMM code runs in the vCPU's own thread (KVM_RUN has returned)",
@@ -104,9 +143,15 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "vCPU",
     ),
     "reenter": CostName(
-        "KVM_RUN is called until the guest is past the fault, which is taken once more and now resolves",
+        "KVM_RUN is called until the guest is past the fault, which is taken once more and finds the page placed",
         "KVM_RUN is called",
         "the accessor has done its access",
+        "vCPU",
+    ),
+    "enter_guest": CostName(
+        "KVM_RUN is called until the guest runs: the same without the fault that is taken once more",
+        "KVM_RUN is called",
+        "the guest runs",
         "vCPU",
     ),
     "stage2_fault": CostName(
@@ -123,6 +168,18 @@ COST_NAMES: Final[dict[str, CostName]] = {
     ),
     "host_fault": CostName(
         "the kernel alone resolves a write: the page is allocated or found in the host and mapped in stage 2",
+        "access faults",
+        "the accessor has done its access",
+        "accessor",
+    ),
+    "host_fault_minor": CostName(
+        "the kernel alone resolves a fault on a page that is in the page cache: it is found and mapped",
+        "access faults",
+        "the accessor has done its access",
+        "accessor",
+    ),
+    "memfd_extra": CostName(
+        "what a fault takes on top of host_fault where the page is allocated in a memfd (shmem), not anonymous",
         "access faults",
         "the accessor has done its access",
         "accessor",
@@ -205,3 +262,16 @@ COST_NAMES: Final[dict[str, CostName]] = {
     ),
 }
 """Cost name -> what it is. Extend it here and nowhere else; `docs/mechanism-language.md` prints it."""
+
+CONTENTION: Final = (
+    "lock",
+    "lock_contended",
+    "wake_cold",
+    "herd_per_reader",
+    "mm_once",
+    "mm_share",
+    "mm_serial",
+    "mm_serial_contended",
+)
+"""Costs that threads which are at it at once put on each other. With all of them 0 nobody is in anybody's way but by
+queueing for a server, a link or a page."""

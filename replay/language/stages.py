@@ -16,6 +16,7 @@ from faultreplay.replay.language.words import Stage
 MOST_STAGES: Final = 56
 """Of a path: each stage may draw one random number, a wake two, and the engine gives a path sixty."""
 _MOST_RETRIES: Final = 1000
+_RESOURCE_OF: Final = {"from": "waitqueue", "under": "lock", "within": "section", "readers": "servers"}
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,14 @@ class Operands:
         self.file.known(entry, (name, *lang.VERBS[name].options, *lang.COMMON_OPTIONS), *place)
         self._operand(lang.VERBS[name].operand, entry[name], (*place, name))
         for key, value in entry.items():
-            if key != name:
+            if name not in (key, "retry"):
                 self._option(key, value, (*place, key))
         if name == "retry":
             self._retry(entry, place)
+            for key in set(lang.COMMON_OPTIONS) & set(entry):
+                self._option(key, entry[key], (*place, key))
+        if name == "hold":
+            self._hold(entry, place)
         options = {key: value for key, value in entry.items() if key != name}
         file, text, origin = self.file.origin((*place, name))
         return Stage(name, entry[name], options, line_of(text, origin), file)
@@ -159,10 +164,13 @@ class Operands:
             raise self.file.fail('the only way to coalesce is "join"', *place)
 
     def _option(self, key: str, value: Any, place: tuple[str | int, ...]) -> None:
+        if key in _RESOURCE_OF:
+            self.resource(_RESOURCE_OF[key], value, *place)
+            return
         match key:
             case "says" | "label":
                 self.file.words(value, *place)
-            case "idle" | "latency" | "walk":
+            case "idle" | "latency" | "walk" | "takes" | "contended" | "also" | "each" | "once" | "cold":
                 self.cost(value, *place)
             case "asleep" if not isinstance(value, bool):
                 self.cost(value, *place)
@@ -170,8 +178,8 @@ class Operands:
                 self.file.flag(value, *place)
             case "bytes":
                 self.size(value, *place)
-            case "from":
-                self.resource("waitqueue", value, *place)
+            case "most":
+                self.count(value, 0, 1 << 20, *place)
             case "times":
                 self._times(self.file.words(value, *place), place)
             case "when":
@@ -182,10 +190,13 @@ class Operands:
     def _times(self, text: str, place: tuple[str | int, ...]) -> None:
         if text in lang.TIMES_FIXED:
             return
+        if expressions.is_expression(text):
+            self.count(text, 0, 1 << 20, *place)
+            return
         what, _, name = text.partition(":")
         if what not in lang.TIMES_COUNTED:
-            fixed = ", ".join(lang.TIMES_FIXED)
-            raise self.file.fail(f"'{text}' is none of waiters:NAME, idle:NAME, {fixed}", *place)
+            known = ", ".join([f"{counted}:NAME" for counted in lang.TIMES_COUNTED] + list(lang.TIMES_FIXED))
+            raise self.file.fail(f"'{text}' is none of {known}, $param", *place)
         self.resource(lang.TIMES_COUNTED[what], name, *place)
 
     def _retry(self, entry: dict[str, Any], place: tuple[str, str, int]) -> None:
@@ -194,3 +205,9 @@ class Operands:
                 raise self.file.fail(f"missing '{key}': a retry needs a chance and a limit", *place)
         self.chance(entry["chance"], *place, "chance")
         self.file.whole(entry["most"], 1, _MOST_RETRIES, *place, "most")
+
+    def _hold(self, entry: dict[str, Any], place: tuple[str, str, int]) -> None:
+        if ("also" in entry) != ("times" in entry):
+            raise self.file.fail("also and times stand together: a cost, and what is counted", *place)
+        if "times" in entry and entry["times"].partition(":")[0] not in lang.TIMES_COUNTED:
+            raise self.file.fail("a lock is held longer for what is counted: waiters, idle or spare", *place, "times")

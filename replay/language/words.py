@@ -33,6 +33,8 @@ RESOURCE_KEYS: Final[dict[str, dict[str, str]]] = {
     "servers": {"servers": "how many at once ($param or number; 0: no limit)", "per": "vm, accessor or shard"},
     "link": {"bandwidth": "bytes/s ($param or size; 0: no limit)", "per": "vm, accessor or shard"},
     "waitqueue": {"per": "vm, accessor or shard"},
+    "lock": {"per": "vm, accessor or shard"},
+    "section": {},
 }
 PER: Final = ("vm", "accessor", "shard")
 
@@ -52,7 +54,8 @@ VERBS: Final[dict[str, Verb]] = {
         "cost",
         "takes this long",
         {
-            "times": "waiters:QUEUE or idle:RESOURCE (counted then), granule_pages or further_pages",
+            "times": "waiters:QUEUE, idle:SERVERS, spare:SERVERS (counted then), granule_pages, further_pages, $param",
+            "most": "no more times than this: a number or $param",
             "asleep": "true: the thread that waits sleeps and holds no CPU; or a cost: it sleeps from so long on",
         },
     ),
@@ -68,6 +71,26 @@ VERBS: Final[dict[str, Verb]] = {
             "bytes": "instead of the granule",
         },
     ),
+    "hold": Verb(
+        "lock",
+        "takes a lock, holds it and gives it back, first come first served; who waits for it spins",
+        {
+            "takes": "cost: how long it is held where nobody has it",
+            "contended": "cost instead of it: held where somebody has it or waits for it when it is asked for",
+            "also": "cost on top for each one counted by times, by its mean",
+            "times": "waiters:QUEUE, idle:SERVERS or spare:SERVERS",
+            "most": "no more times than this: a number or $param",
+        },
+    ),
+    "enter": Verb(
+        "section",
+        "the thread is inside this section until it leaves; others there slow it down",
+        {
+            "each": "cost for each other thread inside, by its mean",
+            "once": "cost if there is any, by its mean",
+        },
+    ),
+    "leave": Verb("section", "the thread is outside again"),
     "sleep": Verb("waitqueue", "the accessor goes to sleep on a wait queue"),
     "coalesce": Verb("join", "a fault on a granule that is on its way joins it: it wakes when that one does"),
     "wake": Verb(
@@ -76,6 +99,14 @@ VERBS: Final[dict[str, Verb]] = {
         {
             "from": "the wait queue it slept on",
             "walk": "cost for each other sleeper on that queue, paid by the waker before",
+            "cold": "cost on top for each entry renewed since its last walk: min(others, readers - 1); by its mean",
+            "readers": "the servers that wake sleepers of this queue, for cold",
+            "under": "the lock that the walk is made under",
+            "takes": "cost, by its mean: that lock besides the walk, where nobody has it",
+            "contended": "cost instead of it, by its mean: where somebody has it or waits for it",
+            "within": "the section that the woken accessor goes through before it runs",
+            "each": "cost for each other thread in that section when the wake begins, by its mean",
+            "once": "cost if there is any, by its mean",
             "awake": "true: the accessor's own thread did it all without a sleep, and this is its way back",
         },
     ),
@@ -89,7 +120,7 @@ COMMON_OPTIONS: Final = {
     "label": "a name for retry",
 }
 CONDITIONS: Final = {"read": 1, "write": 2, "exec": 4, "vcpu": 8, "vmm": 16, "kernel": 32}
-TIMES_COUNTED: Final = {"waiters": "waitqueue", "idle": "servers"}
+TIMES_COUNTED: Final = {"waiters": "waitqueue", "idle": "servers", "spare": "servers"}
 TIMES_FIXED: Final = ("granule_pages", "further_pages")
 
 WINDOW_KEYS: Final = {
@@ -205,6 +236,8 @@ class _Path:
             step = {
                 "acquire": self.server,
                 "release": self.server,
+                "enter": self.section,
+                "leave": self.section,
                 "sleep": self.sleep,
                 "retry": self.retry,
                 "coalesce": self.coalesce,
@@ -221,7 +254,8 @@ class _Path:
         if not self.woken:
             raise UsageError(f"{self.file}: {self.where}: missing wake: the accessor would stall for ever")
         for name, stage in self.held.items():
-            raise self.fail(stage, f"'{name}' is acquired and never released")
+            done = "entered and never left" if stage.verb == "enter" else "acquired and never released"
+            raise self.fail(stage, f"'{name.removeprefix('section ')}' is {done}")
         for name, stage in self.asleep.items():
             raise self.fail(stage, f"sleeps on '{name}', but the wake says no from = \"{name}\"")
 
@@ -238,6 +272,21 @@ class _Path:
         if taken.options.get("when") != stage.options.get("when"):
             raise self.fail(stage, f"'{name}' is acquired and released under different conditions")
 
+    def section(self, stage: Stage) -> None:
+        if self.woken:
+            raise self.fail(stage, "sections are entered and left before the wake")
+        name = f"section {stage.operand}"
+        if stage.verb == "enter":
+            if name in self.held:
+                raise self.fail(stage, f"'{stage.operand}' is entered twice")
+            self.held[name] = stage
+            return
+        entered = self.held.pop(name, None)
+        if entered is None:
+            raise self.fail(stage, f"'{stage.operand}' is left but not entered here")
+        if entered.options.get("when") != stage.options.get("when"):
+            raise self.fail(stage, f"'{stage.operand}' is entered and left under different conditions")
+
     def sleep(self, stage: Stage) -> None:
         if "when" in stage.options:
             raise self.fail(stage, "a sleep cannot depend on 'when': the wake does not")
@@ -248,6 +297,8 @@ class _Path:
     def coalesce(self, stage: Stage) -> None:
         if self.woken:
             raise self.fail(stage, "coalesce must stand before the wake")
+        if any(inside.verb == "enter" for inside in self.held.values()):
+            raise self.fail(stage, "a fault that joins another would never leave the section it is in")
         if "coalesce" in self.once:
             raise self.fail(stage, "a second coalesce: the fault would wait for itself")
         if self.held:
@@ -271,6 +322,18 @@ class _Path:
             raise self.fail(stage, "a second wake: the accessor runs already")
         if queue is not None and self.asleep.pop(queue, None) is None:
             raise self.fail(stage, f"wakes from '{queue}', on which nobody went to sleep here")
+        if queue is None and {"under", "cold", "walk"} & set(stage.options):
+            raise self.fail(stage, 'nobody is walked over: say from = "QUEUE"')
+        if ("cold" in stage.options) != ("readers" in stage.options):
+            raise self.fail(stage, "cold and readers stand together")
+        if ("each" in stage.options or "once" in stage.options) and "within" not in stage.options:
+            raise self.fail(stage, 'slowed down by whom? Say within = "SECTION"')
+        if ("takes" in stage.options or "contended" in stage.options) and "under" not in stage.options:
+            raise self.fail(stage, 'which lock? Say under = "LOCK"')
+        if stage.options.get("awake") and "within" in stage.options:
+            raise self.fail(stage, "an accessor that was awake enters and leaves by stages of its own")
+        if f"section {stage.options.get('within')}" in self.held:
+            raise self.fail(stage, f"'{stage.options['within']}' is entered twice")
         if stage.options.get("awake") and (queue is not None or not last):
             raise self.fail(stage, "awake: an accessor that slept, or leaves others at work, was woken by them")
         if "when" in stage.options:
