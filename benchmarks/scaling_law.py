@@ -85,14 +85,17 @@ def faults_of(vcpus: int) -> int:
     return FAULTS.get(vcpus, max(100, 6000 // vcpus))
 
 
-def rate(what: Setup, vcpus: int, costs: CostTable) -> float:
-    """Pages/s of each vCPU. ``NAME-minor`` is a mechanism whose placing ioctl is UFFDIO_CONTINUE."""
+def rate(what: Setup, vcpus: int, costs: CostTable, *, keep_fetch: bool = False) -> float:
+    """Pages/s of each vCPU. ``NAME-minor`` is a mechanism whose placing ioctl is UFFDIO_CONTINUE.
+
+    The content is there, unless `keep_fetch`: then `costs` says how long it takes.
+    """
     work = workload(vcpus, what.memory_class, faults_of(vcpus))
     name = what.mechanism
     if name.endswith("-minor") and name != "uffd-minor":
         name = name.removesuffix("-minor")
         costs = costs.merge({"resolve": costs["resolve_continue"]})
-    ready = costs.with_constants(fetch=0)  # the content is there
+    ready = costs if keep_fetch else costs.with_constants(fetch=0)
     result = simulate(work, load_mechanism(name).with_params(what.params), ready)
     return work.faults / vcpus / result.run_time_ns * 1e9
 

@@ -16,8 +16,7 @@ from faultreplay.replay.language.mechanism import MECHANISMS_DIR, list_mechanism
 def test_list_names_every_mechanism_and_cost_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._exit_code(["models", "list", "--format", "json"]) == 0
     text = capsys.readouterr().out
-    rows = json.loads(text)
-    rows = rows if isinstance(rows, list) else next(v for v in rows.values() if isinstance(v, list) and v)
+    rows = json.loads(text)["records"]
     assert [row["name"] for row in rows] == list_mechanisms()
     assert (
         next(row for row in rows if row["name"] == "kvm-exit")["fallback"] == "vmm: uffd-missing, kernel: uffd-missing"
