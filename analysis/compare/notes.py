@@ -7,6 +7,7 @@ from typing import Protocol
 
 from faultreplay.analysis.compare.blackout import Blackout
 from faultreplay.analysis.compare.case import RAILS, Case
+from faultreplay.analysis.compare.extrapolation import beyond_note
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
 from faultreplay.analysis.compare.served import Served
@@ -53,6 +54,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
         *_window_notes(case, rows, blackouts),
         *_blackout_cost_notes(blackouts),
         *cost_notes([*rows, *blackouts]),
+        *beyond_note(case.costs(), [row.result for row in rows if row.mechanism not in RAILS]),
         *_trace_notes(case),
         *_row_notes(rows),
         *host_notes(case, at_hand),

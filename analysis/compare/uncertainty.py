@@ -19,6 +19,7 @@ import numpy as np
 
 from faultreplay.analysis.compare.busy import WORSE
 from faultreplay.analysis.compare.case import RAILS, Case
+from faultreplay.analysis.compare.extrapolation import beyond_sd
 from faultreplay.analysis.compare.judged import Judged
 from faultreplay.analysis.compare.predict import counted, run
 from faultreplay.analysis.compare.ranges import LEVEL, Floats, drawn, factors, spread_of
@@ -128,6 +129,7 @@ class Doubt:
         total = row.result.total_stall_ns
         rail = row.mechanism.name in RAILS
         parts = {**mine.parts, "model": 0.0 if rail else self.model_sd, "drift": 0.0 if rail else self.drift_sd}
+        parts["accessors beyond the costs' fit"] = 0.0 if rail else beyond_sd(row.costs, row.result)
         width = _width(parts)
         low, high = _hull(mine.shift, width)
         change, interval = self._change(row, base, mine, base_drawn)
