@@ -2,7 +2,7 @@
  * handlers. It reads what benchmarks/engine.py wrote (think times and sampling tables) and uses the same counter-based
  * randomness, so its total stall must equal the engine's; prints "ns total_stall_ns run_time_ns".
  *
- * usage: engine DATA VCPUS FAULTS_PER_VCPU HANDLERS WALK_NS SEED
+ * usage: engine DATA VCPUS FAULTS_PER_VCPU HANDLERS WALK_NS SEED EACH ONCE SERIAL SERIAL_CONTENDED LOCK LOCK_CONTENDED HERD COLD
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -76,16 +76,32 @@ static struct event pop(void)
 }
 
 struct vcpu {
-	int64_t row, stop, start;
-	int resolving, next;
+	int64_t row, stop, start, inside;
+	int stage, next;
 };
+
+enum { FAULT, SERIAL, QUEUE, ACQUIRE, READ, PLACE };
+
+struct lock {
+	int64_t free_at, alone, contended;
+};
+
+static int64_t hold(struct lock *lock, int64_t now, int64_t longer)
+{
+	int64_t begin = lock->free_at > now ? lock->free_at : now;
+
+	lock->free_at = begin + (lock->free_at > now ? lock->contended : lock->alone) + longer;
+	return lock->free_at;
+}
 
 int main(int argc, char **argv)
 {
-	if (argc != 7)
+	if (argc != 15)
 		return 2;
 	int vcpus = atoi(argv[2]), idle = atoi(argv[4]), sleepers = 0, head = -1, tail = -1;
 	int64_t faults = atoll(argv[3]), total = 0, last = 0, walk = atoll(argv[5]);
+	int64_t each = atoll(argv[7]), once = atoll(argv[8]), herd = atoll(argv[13]), cold = atoll(argv[14]);
+	struct lock serial = { 0, atoll(argv[9]), atoll(argv[10]) }, queue = { 0, atoll(argv[11]), atoll(argv[12]) };
 	int64_t *think = malloc(sizeof(*think) * faults * vcpus), *start_ns = calloc(faults * vcpus, sizeof(*start_ns));
 	int64_t *stall_ns = calloc(faults * vcpus, sizeof(*stall_ns));
 	struct vcpu *vcpu = calloc(vcpus, sizeof(*vcpu));
@@ -103,7 +119,7 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (int v = 0; v < vcpus; v++) {
 		vcpu[v] = (struct vcpu){ .row = v * faults, .stop = (v + 1) * faults, .start = think[v * faults] };
-		push(vcpu[v].start + sample(TRAP, vcpu[v].row), v);
+		push(vcpu[v].start, v);
 	}
 	while (heap_size) {
 		struct event e = pop();
@@ -114,19 +130,40 @@ int main(int argc, char **argv)
 				idle++;
 				continue;
 			}
-			struct vcpu *w = &vcpu[head];
-			push(e.time + sample(FETCH, w->row) + sample(RESOLVE, w->row), head);
-			w->resolving = 1;
+			int woken = head;
+			struct vcpu *w = &vcpu[woken];
 			head = w->next;
+			w->stage = PLACE;
+			push(hold(&queue, e.time, 0) + sample(FETCH, w->row) + sample(RESOLVE, w->row), woken);
 			continue;
 		}
 		struct vcpu *v = &vcpu[e.slot];
-		if (!v->resolving) { /* the message is in the queue */
+		int64_t others = 0, slower = 0, t = e.time;
+		if (v->stage == FAULT || v->stage == PLACE) { /* who is in a fault makes one longer */
+			for (int k = 0; k < vcpus; k++)
+				others += vcpu[k].inside > t;
+			slower = others ? each * others + once : 0;
+		}
+		switch (v->stage) {
+		case FAULT:
+			v->inside = t + slower + sample(TRAP, v->row);
+			v->stage = SERIAL;
+			push(v->inside, e.slot);
+			continue;
+		case SERIAL:
+			v->stage = QUEUE;
+			push(hold(&serial, t, 0), e.slot);
+			continue;
+		case QUEUE: /* the message is in the queue */
 			sleepers++;
+			v->stage = ACQUIRE;
+			push(hold(&queue, t, idle > 1 ? herd * (idle - 1) : 0), e.slot);
+			continue;
+		case ACQUIRE:
 			if (idle) {
 				idle--;
-				v->resolving = 1;
-				push(e.time + sample(MESSAGE, v->row) + sample(FETCH, v->row) + sample(RESOLVE, v->row), e.slot);
+				v->stage = READ;
+				push(t + sample(MESSAGE, v->row), e.slot);
 			} else {
 				v->next = -1;
 				if (head < 0)
@@ -136,17 +173,24 @@ int main(int argc, char **argv)
 				tail = e.slot;
 			}
 			continue;
+		case READ:
+			v->stage = PLACE;
+			push(hold(&queue, t, 0) + sample(FETCH, v->row) + sample(RESOLVE, v->row), e.slot);
+			continue;
 		}
-		int64_t placed = e.time + walk * --sleepers, resumed = placed + sample(WAKE, v->row);
+		sleepers--;
+		int64_t longer = walk * sleepers + cold * (sleepers < handlers - 1 ? sleepers : handlers - 1);
+		int64_t placed = hold(&queue, t, longer), resumed = placed + slower + sample(WAKE, v->row);
+		v->inside = resumed;
 		push(placed + sample(LOOP, v->row), free_tail[--tails]);
 		start_ns[v->row] = v->start;
 		stall_ns[v->row] = resumed - v->start;
 		total += resumed - v->start;
 		last = resumed > last ? resumed : last;
-		v->resolving = 0;
+		v->stage = FAULT;
 		if (++v->row < v->stop) {
 			v->start = resumed + think[v->row];
-			push(v->start + sample(TRAP, v->row), e.slot);
+			push(v->start, e.slot);
 		}
 	}
 	clock_gettime(CLOCK_MONOTONIC, &end);

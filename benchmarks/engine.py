@@ -27,6 +27,10 @@ from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
 from faultreplay.replay.workload.workload import Workload, make_workload
 
 HERE = Path(__file__).parent
+CHARGED = (
+    "mm_share", "mm_once", "mm_serial", "mm_serial_contended", "lock", "lock_contended", "herd_per_reader", "wake_cold",
+)  # fmt: skip
+"""Contention, in the order of the C program's arguments."""
 DRAWN = ("trap", "message", "fetch", "resolve", "wake", "handler_loop")  # in the order the compiled path draws them
 
 
@@ -59,13 +63,14 @@ def run_c(program: Path, work: Workload, costs: CostTable, handlers: int, repeat
         work.think_ns.tofile(file)
     walk = round(costs["wake_per_waiter"].distribution.mean)
     per = work.faults // work.accessors
-    command = [str(program), str(data), str(work.accessors), str(per), str(handlers), str(walk), "0"]
+    charged = [str(round(costs[name].distribution.mean)) for name in CHARGED]
+    command = [str(program), str(data), str(work.accessors), str(per), str(handlers), str(walk), "0", *charged]
     outs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(repeat)]
     return min(int(out[0]) for out in outs) / 1e9, int(outs[0][1]), int(outs[0][2])
 
 
 def run_simpy(work: Workload, costs: CostTable, handlers: int) -> int:
-    """The same path as a simpy user would write it, with mean costs; the total stall."""
+    """The path without contention as a simpy user would write it, with mean costs; the total stall."""
     env = simpy.Environment()
     pool = simpy.Resource(env, handlers)
     ns = {name: round(costs[name].distribution.mean) for name in (*DRAWN, "wake_per_waiter")}
@@ -161,7 +166,7 @@ def beside(  # noqa: PLR0917
     begin = time.perf_counter()
     stall = run_simpy(part, means, handlers)
     simpy_seconds = time.perf_counter() - begin
-    engine = simulate(part, mechanism, means)
+    engine = simulate(part, mechanism, means.without_contention())
     if abs(stall / engine.total_stall_ns - 1) > 1e-3:
         sys.exit(f"simpy and the engine disagree: {stall} and {engine.total_stall_ns} ns of stall")
     rate, simpy_rate = work.faults / seconds, part.faults / simpy_seconds

@@ -40,12 +40,12 @@ def vcpu_tables(costs: CostTable) -> tuple[list[str], dict[str, float]]:
     lines: list[str] = []
     worst = {"fit": 0.0, "prediction": 0.0}
     for block, entries in BLOCKS.items():
-        others = law.fit(costs, law.figures([b for b in BLOCKS if b != block]), rounds=3)
+        others = law.fit(costs, law.figures([b for b in BLOCKS if b != block]), rounds=1)
         lines += ["", f"### {entries['memory']}", ""]
         lines += ["| thousand pages/s of each vCPU |" + " published | fit | error | predicted | error |" * 3]
         lines += ["|---|" + "--:|" * 15]
         for row in (r for r in ROWS if r in entries):
-            own = law.fit(others, {(block, row, 2): there[block, row, 2]}, OWN[row], rounds=8)
+            own = law.fit(others, {(block, row, 2): there[block, row, 2]}, OWN[row], rounds=6)
             cells = []
             for vcpus in VCPUS:
                 figure = there[block, row, vcpus]
@@ -199,14 +199,14 @@ def random_touches(vcpus: int, size: str) -> Workload:
 def latency_ms(variant: str, size: str, vcpus: int, *, fetch_us: float, backlog_bytes: float) -> float:
     """Mean of the stalls that were requests over the link."""
     costs = load_costs().with_constants(fetch=fetch_us * 1e3)
-    shared = {"granule": SIZES[size], "bandwidth": BANDWIDTH, "handlers": 1024}
+    shared = {"granule": SIZES[size], "bandwidth": round(BANDWIDTH), "handlers": 1024}
     if variant == "hgm":
         mechanism = load_mechanism("hgm").with_params({k: v for k, v in shared.items() if k != "granule"})
     elif variant == "preempt" and size != "4K":
         # A page in transit is interrupted: the request has the link to itself.
         mechanism = load_mechanism("hugetlb-1g").with_params(shared)
     else:
-        more = {"memory": GUEST_BYTES, "backlog": backlog_bytes if variant == "vanilla" else 0}
+        more = {"memory": GUEST_BYTES, "backlog": round(backlog_bytes) if variant == "vanilla" else 0}
         mechanism = load_mechanism("precopy-push").with_params({**shared, **more})
     result = simulate(random_touches(vcpus, size), mechanism, costs)
     reached = result.stall_ns[(result.start_ns >= 0) & (result.stall_ns > 100_000)]

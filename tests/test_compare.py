@@ -84,7 +84,7 @@ def test_the_recorded_mechanism_is_predicted_and_judged(comparison: Comparison) 
 def test_costs_of_the_trace_win_and_the_rest_is_named(comparison: Comparison) -> None:
     rows = {row.mechanism: row for row in comparison.rows}
     assert rows["uffd-missing"].costs["fetch"] == TRACE
-    assert rows["kvm-exit"].costs["exit_userspace"].origin is Origin.PUBLISHED
+    assert rows["kvm-exit"].costs["exit_userspace"].origin is Origin.DERIVED
     assert rows["kvm-exit"].marked
     assert not rows["uffd-missing"].marked
     assert any("costs measured in this trace" in note and "fetch" in note for note in comparison.notes)

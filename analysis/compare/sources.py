@@ -23,10 +23,11 @@ class Origin(Enum):
     SET = "set by you"
     OTHER_HOST = "another host"
     PUBLISHED = "published"
+    DERIVED = "derived"
     ASSUMED = "assumed"
 
 
-_FOREIGN: Final = frozenset({Origin.OTHER_HOST, Origin.PUBLISHED, Origin.ASSUMED})
+_FOREIGN: Final = frozenset({Origin.OTHER_HOST, Origin.PUBLISHED, Origin.DERIVED, Origin.ASSUMED})
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ _WORDS: Final = {
     Origin.SET: "costs set on the command line",
     Origin.OTHER_HOST: "costs measured on another host, so foreign",
     Origin.PUBLISHED: "costs published for other hardware, so foreign",
+    Origin.DERIVED: "costs derived from published figures of other hardware, so foreign",
     Origin.ASSUMED: "costs assumed, so foreign",
 }
 
@@ -106,8 +108,8 @@ def words_of(source: CostSource) -> str:
 
 
 def _shipped_source(cost: Cost) -> CostSource:
-    if cost.provenance == "published":
-        return CostSource(Origin.PUBLISHED)
+    if cost.provenance in ("published", "derived"):
+        return CostSource(Origin(cost.provenance))
     return CostSource(Origin.ASSUMED if cost.provenance == "assumed" else Origin.OTHER_HOST)
 
 
