@@ -50,7 +50,7 @@ def test_other_hosts_keep_the_default() -> None:
         table, where = load_cost_files((), Host(kvm_flavour=flavour))  # type: ignore[arg-type]
         assert dict(table) == dict(load_costs())
         assert all(source.foreign for source in where.values())
-        assert where["exit_userspace"].origin is Origin.PUBLISHED
+        assert where["exit_userspace"].origin is Origin.DERIVED
         assert where["trap"].origin is Origin.ASSUMED
         assert where["memslot_delete"].origin is Origin.OTHER_HOST
 
