@@ -171,6 +171,21 @@ def test_compare_does_not_replay_a_livelock(tmp_path: Path) -> None:
     assert "no progress: vcpu 1 faulted 5 times at rip 0xffffffffc0771aa2" in words
 
 
+def test_compare_says_first_that_an_access_never_got_past(tmp_path: Path) -> None:
+    """Beside faults that can be replayed, too, and not behind `-v`."""
+    lines = [(100, "CPU-11: kvm_exit: reason EPT_VIOLATION rip 0x771aa0 info 683 0"),
+             (101, "CPU-11: kvm_page_fault: vcpu 1 rip 0x771aa0 address 0x2590fe0 error_code 0x683"),
+             (106, "CPU-11: kvm_entry: vcpu 1, rip 0x771aa0")]  # fmt: skip
+    for n in range(4):
+        lines += [(10_400 + 3 * n, "CPU-11: kvm_exit: reason EPT_VIOLATION rip 0x771aa2 info 683 0"),
+                  (10_401 + 3 * n, "CPU-11: kvm_page_fault: vcpu 1 rip 0x771aa2 address 0x2594fe0 error_code 0x683"),
+                  (10_402 + 3 * n, "CPU-11: kvm_entry: vcpu 1, rip 0x771aa2")]  # fmt: skip
+    made(tmp_path, *lines)
+    result = CliRunner().invoke(main, ["compare", "-m", "host-lazy", str(tmp_path / "made.trace")])
+    words = " ".join(result.output.split())
+    assert "no progress: vcpu 1 faulted 4 times at rip 0x771aa2 on page 0x2594000" in words
+
+
 def test_one_view_at_a_time(tmp_path: Path) -> None:
     trace = imported(tmp_path, "14-mmio-kvm-only-ftrace.txt")
     code, words = refused("inspect", trace, "--exits", "--zaps")

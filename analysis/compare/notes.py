@@ -16,6 +16,7 @@ from faultreplay.faulttrace.store import UNCHECKED
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import WINDOW_KINDS
+from faultreplay.replay.workload.faults import NO_PROGRESS
 
 
 class Charged(Protocol):
@@ -48,6 +49,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
     at_hand |= {b.mechanism for b in blackouts}
     return [
         *_loss_notes(case),
+        *(note for note in case.workload.notes if note.startswith(NO_PROGRESS)),
         *(note for note in case.trace.notes if note != UNCHECKED),
         *_reading_notes(case, rows),
         *_hazard_notes(rows),
@@ -96,7 +98,8 @@ def _loss_notes(case: Case) -> list[str]:
 
 def _trace_notes(case: Case) -> list[str]:
     events = case.trace.event_rows
-    notes = [*case.workload.notes, *(note for note in case.trace.notes if note == UNCHECKED)]
+    left = [note for note in case.workload.notes if not note.startswith(NO_PROGRESS)]
+    notes = [*left, *(note for note in case.trace.notes if note == UNCHECKED)]
     if events and not case.trace.meta.losses.total:
         notes.append(f"losses: none of {events} events")
     if not case.workload.measured:

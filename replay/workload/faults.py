@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import polars
 
 _NO_CODE: Final = 255
-_MOST_STUCK: Final = 3
-"""So many accesses without progress are told one by one."""
+NO_PROGRESS: Final = "no progress"
+"""What a note begins with that is about accesses which never got past."""
 
 
 def workload_from_faults(
@@ -120,14 +120,14 @@ def _no_progress(unended: polars.DataFrame) -> list[str]:
     """Accesses that faulted again and again until the recording ended: no mechanism's stall stands for them."""
     if "rounds" not in unended.columns:
         return []
-    stuck = unended.filter((unended["rounds"] > 1) & (unended["cause"] == "stage2"))
+    stuck = unended.filter((unended["rounds"] > 1) & (unended["cause"] == "stage2")).sort("rounds", descending=True)
+    if stuck.is_empty():
+        return []
+    vcpu, rounds, ip, page = stuck.select("vcpu", "rounds", "ip", "page").row(0)
+    more = f" (and {len(stuck) - 1} more such)" if len(stuck) > 1 else ""
     return [
-        f"no progress: vcpu {vcpu} faulted {rounds} times at rip {ip or 0:#x} on page {page:#x} and was not seen to "
-        "get past; the replay leaves that access out and counts what follows as work"
-        for vcpu, rounds, ip, page in stuck.sort("rounds", descending=True)
-        .head(_MOST_STUCK)
-        .select("vcpu", "rounds", "ip", "page")
-        .iter_rows()
+        f"{NO_PROGRESS}: vcpu {vcpu} faulted {rounds} times at rip {ip or 0:#x} on page {page:#x} and was not seen to "
+        f"get past{more}; the replay leaves it out and counts what follows as work: no row says how that guest fared"
     ]
 
 
