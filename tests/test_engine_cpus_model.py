@@ -129,7 +129,8 @@ def test_each_path_on_cpus_equals_the_model(name: str, cpus: int, pinned: bool, 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    name=st.sampled_from(sorted(STAGES)),
+    # not "tasks": there two slots are one thread at once, and the order of its wake-ups at one instant decides
+    name=st.sampled_from(sorted(set(STAGES) - {"tasks"})),
     accessors=st.integers(1, 6),
     cpus=st.integers(1, 4),
     pinned=st.booleans(),
