@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_mechanisms import HEAD, pool_path, write_mechanism
+from made_traces import uffd_faults, write_trace
 
 from faultreplay.cli import main as cli
 from faultreplay.faulttrace.errors import UsageError
@@ -198,3 +199,9 @@ def test_no_draw_of_an_accepted_cost_is_past_the_bound() -> None:
     assert shape.table_ns().max() <= LONGEST_NS
     with pytest.raises(UsageError, match="a cost is at most"):
         shape.scaled(1e9)
+
+
+def test_a_told_parameter_that_is_no_number_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write_trace(tmp_path / "a.trace", uffd_faults(each=20), params={"handlers": ""})
+    assert cli._exit_code(["compare", str(trace)]) == 4
+    assert "mechanism.params.handlers is no whole number: ''" in capsys.readouterr().err

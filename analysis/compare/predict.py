@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_ns
-from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
@@ -102,7 +102,7 @@ def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
         params = dict(meta.mechanism.params)
         at_once = served_at_once(faults)
         # Threads of one userfaultfd; where memory is sharded each shard has its own.
-        threads = int(params.get("handlers", at_once)) * max(int(params.get("shards", 1)), 1)
+        threads = _whole(params, "handlers", at_once) * max(_whole(params, "shards", 1), 1)
         if at_once > threads:
             return Used(meta.mechanism.name, params | {"handlers": at_once}, inferred=False, asynchronous=True)
         return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
@@ -409,3 +409,11 @@ def mean_metrics(several: Sequence[Metrics]) -> Metrics:
         elif all(isinstance(v, float) for v in values):
             means[item.name] = sum(values) / len(values)
     return replace(several[0], **means)
+
+
+def _whole(params: Mapping[str, Any], key: str, default: int) -> int:
+    """A parameter that meta.json told, whatever its type is there."""
+    try:
+        return int(params.get(key, default))
+    except (TypeError, ValueError, OverflowError):
+        raise IncompleteData(f"meta.json: mechanism.params.{key} is no whole number: {params[key]!r}") from None
