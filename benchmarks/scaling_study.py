@@ -103,8 +103,8 @@ def ladder(costs: CostTable, fetch_us: int) -> dict[str, list[float]]:
 
 
 def crossing(rows: dict[str, list[float]], better: str, than: str) -> str:
-    """From how many vCPUs on `better` is ahead at every step of the ladder."""
-    ahead = [b > t for b, t in zip(rows[better], rows[than], strict=True)]
+    """From how many vCPUs on `better` makes half as many pages again, at every step of the ladder."""
+    ahead = [b > 1.5 * t for b, t in zip(rows[better], rows[than], strict=True)]
     first = next((n for n in range(len(ahead)) if all(ahead[n:])), None)
     return "never" if first is None else f"from {LADDER[first]} on"
 
@@ -120,6 +120,7 @@ def ends(costs: CostTable) -> list[CostTable]:
 def questions(costs: CostTable) -> list[str]:
     """The thread's questions, each as a table."""
     lines = ["", "### From how many vCPUs on", ""]
+    lines += ["the one makes half as many pages again as the other, and more. By less, an exit is ahead everywhere."]
     lines += ["In brackets: with the costs of contention at the low and high ends of their ranges.", ""]
     pairs = (
         ("KVM exit", "one userfaultfd, one reader"),

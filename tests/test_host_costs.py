@@ -51,8 +51,8 @@ def test_other_hosts_keep_the_default() -> None:
         assert dict(table) == dict(load_costs())
         assert all(source.foreign for source in where.values())
         assert where["exit_userspace"].origin is Origin.DERIVED
-        assert where["trap"].origin is Origin.ASSUMED
-        assert where["memslot_delete"].origin is Origin.OTHER_HOST
+        assert where["message"].origin is Origin.ASSUMED
+        assert where["memslot_delete"].origin is Origin.ASSUMED
 
 
 def test_default_table_is_of_no_one_kind() -> None:
