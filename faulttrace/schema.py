@@ -40,6 +40,8 @@ STITCH_LOG: Final[dict[int, str]] = {
     "by kvm_userspace_exit where system calls were not recorded; stage-2 exits without kvm_page_fault are faults; an "
     "access that faults again and again is one fault with rounds; a fault whose end was not recorded is kept; arm64; "
     "VMX exit qualifications are read as such",
+    6: "2026-11-25: what kvmmmu:fast_page_fault fixed is a page of 4 KiB (its `size` was taken for a level); a fault "
+    "handed to the VMM goes on after an interrupt's exit at the same instruction",
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)

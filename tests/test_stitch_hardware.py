@@ -147,6 +147,25 @@ def test_a_guest_that_was_kept_from_running_still_faults_on_what_the_vmm_placed(
     assert faults(result, "cause", "rounds", "stall_ns") == [("exit", 2, late + 5 - 1000)]
 
 
+def test_an_interrupt_before_the_access_faults_on_what_the_vmm_placed() -> None:
+    """As in a real 6.1: the guest ran no instruction between, however long the interrupt took."""
+    late = 9_000_000
+    handed = [leave(1000), fault(1001), to_user(1005, 0, -14), enter(2000)]
+    again = [fault(late + 1), enter(late + 5)]
+    result = stitched(*handed, leave(2500, 1), enter(2600), leave(late), *again)
+    assert faults(result, "cause", "rounds", "stall_ns") == [("exit", 2, late + 5 - 1000)]
+    ran = stitched(*handed, leave(2500, 1, ip=RIP + 4), enter(2600), leave(late), *again)
+    assert faults(ran, "cause", "rounds", "stall_ns") == [("exit", 1, 1000), ("stage2", 1, 5)]
+
+
+def test_a_fast_fix_is_of_a_small_page() -> None:
+    """What the event says of the entry, changed or not, is no level of it."""
+    gpa = GPA + 0x5000
+    fixed = at(1002, Kind.KVM_MMU_FAST_PAGE_FAULT, addr=gpa, size=2)
+    result = stitched(leave(1000), fault(1001, gpa), fixed, enter(1010))
+    assert faults(result, "page", "granule") == [(gpa, 4096)]
+
+
 def test_a_fault_handed_to_the_vmm_again_and_again() -> None:
     """The VMM comes back with the page still missing; at the end of the trace that is no progress."""
     tries = []

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.found import ENDS, UNKNOWN, Claims, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
@@ -102,8 +102,9 @@ def _is_retry(context: Context, faults: Stage2, trips: Trips, rows: I64) -> Bool
     stayed = (there >= 0) & (here >= 0) & (take(run, there, -1) == take(run, here, -2))
     same &= tells | stayed | handed_over
     entered_ns = np.where(trips.entry_row[before] >= 0, trips.entry_ns[before], faults.ts_ns[before])
-    # The first exit after the VMM's work is the access again, however long the host kept the guest from running.
-    at_once = handed_over & (here >= 0) & (trips.next_exit_pos[before] == trips.open_pos[now])
+    # The first exit after the VMM's work is the access again, however long the host kept the guest from running; an
+    # interrupt's exit at the same instruction may come before it.
+    at_once = handed_over & (here >= 0) & (stayed | (trips.next_exit_pos[before] == trips.open_pos[now]))
     same &= at_once | (trips.start_ns[now] - entered_ns < _RETRY_NS)
     return np.append(np.zeros(1, bool), same)
 
@@ -174,7 +175,10 @@ def _resolve(context: Context, accesses: _Accesses, found: Found) -> None:
 
 def _place(context: Context, found: Found, gpa: U64, spte: I64, known: Bools) -> None:
     """Page and granule: host virtual where a memory slot is known, else guest physical; granule 0: not known."""
-    level = np.clip(take(context.guest.sptes.size, spte, 1).astype(np.int64), 1, 3)
+    sptes = context.guest.sptes
+    # A fast fix has no level: its `size` says whether the entry was changed.
+    fast = take(sptes.kind, spte, 0) == Kind.KVM_MMU_FAST_PAGE_FAULT
+    level = np.where(fast, 1, np.clip(take(sptes.size, spte, 1).astype(np.int64), 1, 3))
     granule = np.int64(4096) << (_LEVEL_BITS * (level - 1))
     host = context.memory.host_address(found.vm, gpa, found.start_ns)
     found.page = np.where(host > 0, host, gpa) & ~(granule.astype(np.uint64) - np.uint64(1))

@@ -47,7 +47,8 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
     messages = events.filter(pl.col("kind") == int(Kind.UFFD_MSG), pl.col("ip") == 0x12)
     # A full dirty ring makes KVM exit before the faulting write is done: it faults, and is pushed, once more.
     # What fails with EFAULT faults a second time when its page is there.
-    again = facts.get("ring_exits", 0) + facts.get("efault_exits", 0)
+    full, failed = facts.get("ring_exits", 0), facts.get("efault_exits", 0)
+    again = full + failed
     devices = facts.get("mmio_exits", 0)
     served = pages if backing in ("uffd", "apf") else 0
     found = [
@@ -71,7 +72,7 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         Expectation("pages the handler says it served", served, facts["served"]),
     ]
     asynchronous = pages if backing == "apf" else 0
-    pushed = pages + again if backing == "ring" else 0
+    pushed = pages + full if backing == "ring" else 0
     pushes = vcpu.filter(pl.col("kind") == int(Kind.KVM_DIRTY_RING_PUSH), pl.col("code") == 1)  # slot 1: the data
     completed = events.filter(pl.col("kind") == int(Kind.KVM_ASYNC_PF_COMPLETED), in_data)  # in a kernel worker
     found += [
@@ -80,13 +81,14 @@ def check(trace: Trace, facts: dict[str, Any]) -> list[Expectation]:
         Expectation("kvm_async_pf_completed", asynchronous, completed.height),
         Expectation("kvm_async_pf_ready", asynchronous, count(Kind.KVM_ASYNC_PF_READY)),
         Expectation("kvm_dirty_ring_push", pushed, pushes.height),
-        Expectation("pages of kvm_dirty_ring_push", pushed - again, pushes["addr"].unique().len()),
-        Expectation("kvm_dirty_ring_exit", again, count(Kind.KVM_DIRTY_RING_EXIT)),
+        Expectation("pages of kvm_dirty_ring_push", pushed - full, pushes["addr"].unique().len()),
+        Expectation("kvm_dirty_ring_exit", full, count(Kind.KVM_DIRTY_RING_EXIT)),
         Expectation("entries that the VMM found in the ring", pushed, facts.get("harvested", 0)),
     ]
     if any(probe.name.endswith("handle_userfault") and probe.status == "attached" for probe in trace.meta.probes):
         # Twice per KVM fault: a try that may not wait comes first. Where the fault is asynchronous a worker waits.
-        tries = served if backing == "apf" else 2 * served
+        # One that fails is tried a third time, to see whether the page is poisoned.
+        tries = (served if backing == "apf" else 2 * served) + 3 * failed
         found.append(Expectation("handle_userfault in the vCPU", tries, count(Kind.HANDLE_USERFAULT)))
     return found + _stitched(trace, facts) + _by_reason(trace, facts, exits)
 
