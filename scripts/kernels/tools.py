@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--kernel", default="6.1", help="series (default: 6.1)")
     parser.add_argument("--backing", default="lazy", choices=BACKINGS)
     parser.add_argument("--pages", type=int, default=23, help="pages the guest touches (default: 23)")
+    parser.add_argument("--backend", default="bcc", help="of our own recording (default: bcc)")
     parser.add_argument("--out", type=Path, required=True, help="the folder for what the tools print")
     args = parser.parse_args()
     lacking = missing_tools() + [f"{tool} ({package})" for tool, package in TOOLS.items() if not shutil.which(tool)]
@@ -35,7 +37,7 @@ def main() -> int:
         return 5
     share = args.out.resolve()
     guest = build_guest(share)
-    words = (str(REPO), sys.executable, str(guest), str(share), str(args.pages), args.backing)
+    words = (str(REPO), sys.executable, str(guest), str(share), str(args.pages), args.backing, args.backend)
     try:
         script = shutil.copy(HERE / "tools.sh", share)
         boot(fetch(args.kernel), Path(script), share, args=words, timeout_s=1500)
@@ -45,6 +47,7 @@ def main() -> int:
     except BootFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    subprocess.run(["sh", HERE / "tools-print.sh", share], check=True)
     print(f"wrote {share}", file=sys.stderr)
     return 0
 
