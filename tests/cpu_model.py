@@ -15,6 +15,8 @@ from typing import Any
 
 SLICE = 2_800_000
 FIRM = 5_000
+TAILS = 1 << 30
+"""numbers of tails begin here, behind all accessors"""
 Steps = Generator[tuple[Any, ...], None, None]
 
 
@@ -35,8 +37,8 @@ class Flow:
 
     steps: Steps
     thread: Thread
-    number: int = 1 << 30
-    """of two at one instant the lower one comes first: threads that began together end their slices together"""
+    number: int
+    """of two at one instant the lower one comes first"""
     left: int = 0
     firm: bool = False
     since: int = 0
@@ -99,6 +101,9 @@ class Host:
         self.worked = 0
         self.free: dict[Any, int] = {}
         self.lines: dict[Any, list[Flow]] = {}
+        self.numbers = itertools.count(TAILS)
+        self.freed: list[int] = []
+        """numbers of tails that are over, the newest last"""
 
     # ---- calendar
     def at(self, flow: Flow, time: int) -> None:
@@ -251,6 +256,8 @@ class Host:
         self.rest(flow)
         if verb == "sleep":
             self.at(flow, self.now + given[0])
+        elif flow.number >= TAILS:
+            self.freed.append(flow.number)
         return False
 
     def rest(self, flow: Flow) -> None:
@@ -316,7 +323,7 @@ class Host:
     def wake(self, flow: Flow, ns: int, thread: Thread, tail: Steps | None, ready: list[Flow]) -> bool:
         """The accessor's thread is woken in `ns` of its own work; `tail` goes on as the thread that did it."""
         if tail:
-            other = Flow(tail, flow.thread)
+            other = Flow(tail, flow.thread, self.freed.pop() if self.freed else next(self.numbers))
             ready.append(other)
             self.pass_on(flow, other)
         if ns > 0 or flow.thread is not thread:
