@@ -105,7 +105,10 @@ def test_a_trace_without_truth_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fmt", ["table", "json", "csv", "md"])
-def test_inspect_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str], fmt: str) -> None:
+def test_inspect_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fmt: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     make_trace(tmp_path / "a.trace")
     assert _exit_code(["inspect", str(tmp_path / "a.trace"), "--truth", "--format", fmt]) == 0
     out = capsys.readouterr().out

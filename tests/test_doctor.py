@@ -299,7 +299,8 @@ def doctor(*args: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProc
     )
 
 
-def test_the_command_here() -> None:
+def test_the_command_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     done = doctor("--format", "json")
     answer = json.loads(done.stdout)
     assert done.returncode == answer["exit_code"] in (0, 5, 77)

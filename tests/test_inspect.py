@@ -81,7 +81,10 @@ def test_inspection_counts(trace: Path) -> None:
     }
 
 
-def test_the_table_names_what_matters(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_what_matters(
+    trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert _exit_code(["inspect", str(trace), "--events"]) == 0
     out = capsys.readouterr().out
     for words in (

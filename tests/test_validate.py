@@ -194,7 +194,8 @@ def test_a_read_that_the_kernel_resolves_may_fault_again_when_written(tmp_path: 
     assert cell.bounds is not None
     lower, upper = cell.bounds
     assert (lower.refaults, upper.refaults) == (0, len(rows))
-    assert upper.total == lower.total + upper.refault
+    # the two vCPUs meet more often where pages fault twice: contention is on top
+    assert lower.total + upper.refault <= upper.total < 1.1 * (lower.total + upper.refault)
     assert upper.refault > 0
 
 
