@@ -94,7 +94,7 @@ def test_a_run_that_stops_early_accounts_until_then(name: str, cpus: int | None)
 
 def test_who_joins_the_fault_of_another_mechanism_pays_its_own_wake() -> None:
     """A vCPU leaves KVM_RUN for a page; the VMM faults on it meanwhile and sleeps on its userfaultfd's queue."""
-    costs = COSTS.with_constants(
+    costs = COSTS.without_contention().with_constants(
         exit_userspace=1_000, fetch=50_000, resolve=2_000, reenter=4_000, trap=500, wake=3_000, message=0
     )
     for first, other in (("vcpu", "vmm"), ("vmm", "vcpu")):

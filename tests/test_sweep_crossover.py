@@ -92,7 +92,7 @@ def test_values_of_an_axis(text: str, values: tuple[float, ...]) -> None:
         ("fetch=1us..1ms:1", "2 to 1000 points"),
         ("fech=1us", "no cost"),
         ("freeze.granule=4K", "not in this sweep"),
-        ("uffd-missing.readers=1", "no parameter 'readers': it has handlers"),
+        ("uffd-missing.readers=1", "no parameter 'readers': did you mean 'handlers'"),
         ("uffd-missing.handlers=0,1", "out of bounds"),
         ("uffd-missing.handlers=two", "not a number"),
     ],

@@ -330,8 +330,6 @@ class _Path:
             raise self.fail(stage, 'slowed down by whom? Say within = "SECTION"')
         if ("takes" in stage.options or "contended" in stage.options) and "under" not in stage.options:
             raise self.fail(stage, 'which lock? Say under = "LOCK"')
-        if stage.options.get("awake") and "within" in stage.options:
-            raise self.fail(stage, "an accessor that was awake enters and leaves by stages of its own")
         if f"section {stage.options.get('within')}" in self.held:
             raise self.fail(stage, f"'{stage.options['within']}' is entered twice")
         if stage.options.get("awake") and (queue is not None or not last):
