@@ -111,7 +111,7 @@ _SIDE_BAND: Final = re.compile(r"PERF_RECORD_\w+")
 _PERF_LOST: Final = re.compile(r"PERF_RECORD_LOST\w*\b.*?\blost\s*:?\s*(\d+)|\[lost (\d+) events\]", re.IGNORECASE)
 _PERF_CHUNKS: Final = re.compile(r"^Processed \d+ events and lost (\d+) chunks!")
 _FTRACE_LOST: Final = re.compile(r"^\s*CPU:\s*(\d+) \[(?:LOST (\d+) EVENTS|EVENTS DROPPED)\]")
-_OVERRUN: Final = re.compile(r"^#\s*entries-in-buffer/entries-written:\s*(\d+)/(\d+)")
+_OVERRUN: Final = re.compile(r"^#\s*(?:entries-in-buffer/entries-written:\s*|latency: \d+ us, #)(\d+)/(\d+)")
 _STATISTICS: Final = re.compile(r"^(?:overrun|dropped events): (\d+)$")
 _PRINTK: Final = re.compile(r"^(?:<\d+>)?(?:\S.{0,80}? kernel: ?)?\[\s*\d+\.\d{6}\](?:\s?\[\s*[TC]\d+\])?:?\s?")
 

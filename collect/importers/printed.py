@@ -16,6 +16,8 @@ from faultreplay.faulttrace.exits import exit_number
 
 _PAIRS = re.compile(r"(\w+)(?:=|: )(-?0x[0-9a-fA-F]+|-?\d+)\b")
 _RAW = re.compile(r"^\s*(?:\[FAILED TO PARSE\]\s*)?\w+=")
+_SPTE_HEX = re.compile(r"^\s*gfn=[0-9a-f]+ spte=([0-9a-f]+) sptep=([0-9a-f]+) ")
+_SPTE_PAIRS = re.compile(r"(\w+)=([0-9a-f]+)\b")
 _PRINTED_AS_PAIRS: Final = (
     "sched_switch", "page_fault_user", "page_fault_kernel", "task_newtask", "mmap_lock_released", *PRINTED,
 )  # fmt: skip
@@ -48,12 +50,23 @@ def _raw_form(text: str) -> dict[str, int] | None:
     """Fields of ``field=number ...``: trace-cmd report -R, or what libtraceevent prints of a format it cannot parse."""
     if not _RAW.match(text):
         return None
-    fields = {key: number(value) for key, value in _PAIRS.findall(text)}
+    if (spte := _SPTE_HEX.match(text)) and not _is_decimal(*spte.groups()):
+        fields = {key: int(value, 16) for key, value in _SPTE_PAIRS.findall(text)}
+    else:
+        fields = {key: number(value) for key, value in _PAIRS.findall(text)}
     if "isa" in fields:  # 1: VMX, 2: SVM; the reason is the number already
         fields.pop("isa")
     if "ret" in fields:
         fields["ret"] = _signed(fields["ret"])
     return fields
+
+
+def _is_decimal(spte: str, sptep: str) -> bool:
+    """Whether an entry and its address are told in decimal: one that is present, at a multiple of 8.
+
+    libtraceevent 1.7 prints them as the kernel's format says, hexadecimal without 0x; older ones in decimal.
+    """
+    return spte.isdecimal() and sptep.isdecimal() and int(spte) % 2 == 1 and int(sptep) % 8 == 0
 
 
 def _match(pattern: str, text: str) -> re.Match[str]:
