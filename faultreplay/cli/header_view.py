@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.cli.imported_view import imported_facts, losses_words
 from faultreplay.cli.render import Column, Report
@@ -12,6 +12,9 @@ from faultreplay.faulttrace.units import format_bytes, format_ns
 if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta, WindowSpan
     from faultreplay.faulttrace.store import Trace
+
+
+_NAMED: Final = 8
 
 
 def header_report(trace: Trace) -> Report:
@@ -62,7 +65,7 @@ def facts_of(meta: Meta, duration_ns: int, seen: Sequence[WindowSpan] = ()) -> l
     for probe in meta.probes:
         if probe.status in ("missing", "shed"):
             absent.setdefault(f"{probe.status}, {probe.reason or 'no reason given'}", []).append(probe.name)
-    facts += [f"probes {why}: {', '.join(names)}" for why, names in absent.items()]
+    facts += [f"probes {why}: {_some(names)}" for why, names in absent.items()]
     facts.append(losses_words(meta))
     facts += imported_facts(meta)
     cost = meta.recorder
@@ -77,6 +80,13 @@ def facts_of(meta: Meta, duration_ns: int, seen: Sequence[WindowSpan] = ()) -> l
         if len(windows) > 5:
             facts.append(f"{label}: and {len(windows) - 5} more")
     return facts
+
+
+def _some(names: list[str]) -> str:
+    """A short list whole, of a long one the beginning: imports lack most of what our own recorder has."""
+    if len(names) <= _NAMED:
+        return ", ".join(names)
+    return f"{len(names)}, as {', '.join(names[:3])} (all with --format json)"
 
 
 def _window(window: WindowSpan, start_ns: int) -> str:
