@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from faultreplay.analysis.calibrate.contention import descend
+from faultreplay.analysis.calibrate.saturated import saturated_workload
 from faultreplay.replay.engine.engine import simulate
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.mechanism import load_mechanism
-from faultreplay.replay.workload.workload import Workload, make_workload
 
 PUBLISHED: Final[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
 VCPUS: Final[tuple[int, ...]] = tuple(PUBLISHED["houghton"]["vcpus"])
@@ -42,8 +42,6 @@ FITTED: Final = (
 """The eight costs of a host that are fitted. `enter_guest` equals `exit_userspace`; `reenter` is it and the fault that
 finds the page (`host_fault_minor`); `wake` keeps its share of `trap`."""
 WAKE_OF_TRAP: Final = 5 / 3
-FAULTS: Final = {1: 2000, 2: 1500, 8: 600, 64: 150}
-"""Made by each vCPU here, 16384 there: the rate settles after some tens."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +72,12 @@ def setup(block: str, row: str, vcpus: int) -> Setup:
     return Setup("uffd-missing" if anonymous else "uffd-minor", "missing", {"handlers": readers})
 
 
-@cache
-def workload(vcpus: int, memory_class: str, faults: int) -> Workload:
-    """vCPUs that touch page after page of their own without a think time, as `demand_paging_test`."""
-    return make_workload([{"think_ns": [0] * faults, "cls": memory_class} for _ in range(vcpus)])
-
-
-def faults_of(vcpus: int) -> int:
-    """How many faults each vCPU makes here."""
-    return FAULTS.get(vcpus, max(100, 6000 // vcpus))
-
-
 def rate(what: Setup, vcpus: int, costs: CostTable, *, keep_fetch: bool = False) -> float:
     """Pages/s of each vCPU. ``NAME-minor`` is a mechanism whose placing ioctl is UFFDIO_CONTINUE.
 
     The content is there, unless `keep_fetch`: then `costs` says how long it takes.
     """
-    work = workload(vcpus, what.memory_class, faults_of(vcpus))
+    work = saturated_workload(vcpus, what.memory_class)
     name = what.mechanism
     if name.endswith("-minor") and name != "uffd-minor":
         name = name.removesuffix("-minor")
@@ -135,7 +122,7 @@ def figures(blocks: Iterable[str] = BLOCKS) -> dict[Figure, float]:
 def fit(costs: CostTable, there: Mapping[Figure, float], names: Sequence[str] = FITTED, rounds: int = 3) -> CostTable:
     """`costs` with `names` fitted to published figures: the largest error counts most (sixth powers of logarithms).
 
-    Coordinate descent with shrinking steps: one cost moves few rows, and no gradient is to be had from a simulation.
+    Each vCPU makes fewer faults here than there (16384): the rate settles after some tens.
     """
     values = {name: costs[name].distribution.mean for name in names}
     seen: dict[tuple[str, str, int, tuple[float, ...]], float] = {}
@@ -150,30 +137,7 @@ def fit(costs: CostTable, there: Mapping[Figure, float], names: Sequence[str] = 
             total += math.log(seen[key] / rate_there) ** 6
         return total
 
-    best = loss(values)
-    step = 1.25
-    for _ in range(rounds):
-        for name in names:
-            best = _line(loss, values, name, step, best)
-        step = math.sqrt(step)
-    return with_values(costs, values)
-
-
-def _line(
-    loss: Callable[[Mapping[str, float]], float], values: dict[str, float], name: str, step: float, best: float
-) -> float:
-    """Move one value by factors of `step` as long as that helps."""
-    for factor in (step, 1 / step):
-        moved = False
-        while True:
-            tried = {**values, name: values[name] * factor}
-            here = loss(tried)
-            if here >= best:
-                break
-            values[name], best, moved = tried[name], here, True
-        if moved:
-            break
-    return best
+    return with_values(costs, descend(loss, values, rounds))
 
 
 def _moves(row: str) -> frozenset[str]:

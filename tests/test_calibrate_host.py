@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_traces import uffd_faults, write_trace
 
 from faultreplay.analysis.calibrate import host as host_module
+from faultreplay.analysis.calibrate.contention import fit_contention
+from faultreplay.analysis.calibrate.growth import SERIES, Growth, growing_runs, planned
 from faultreplay.analysis.calibrate.host import calibrate_host
 from faultreplay.analysis.calibrate.microruns import MicroTraces
 from faultreplay.analysis.calibrate.quiet import Conditions, Watch, worst
+from faultreplay.analysis.calibrate.saturated import Row, saturated_rate
 from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.meta import Host, fingerprint_of
 from faultreplay.faulttrace.store import open_trace
+from faultreplay.replay.language.costs import load_costs
 from faultreplay.replay.language.filed import filed_dir
+from faultreplay.replay.language.names import CONTENTION
 
 HOST = Host(kernel="6.18", cpu_model="A CPU", kvm_flavour="pvm")
 QUIET = "cpu  100 0 50 5000 0 0 0 0 0 0\n"
 
 
-def passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slower: float, conditions: Conditions) -> None:
+def grown(cpus: int, **known: float) -> Growth:
+    """The lab's growing runs as a host with these costs of contention would make them."""
+    runs, left_out = planned(cpus)
+    costs = load_costs().with_constants(**known)
+    growth = Growth(left_out=left_out)
+    for series, n in runs:
+        row = Row(series.name, series.mechanism, n, (1.0,), series.params(n))
+        growth.rows.append(replace(row, faults_per_s=(saturated_rate(row, costs),)))
+    return growth
+
+
+def passes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slower: float,
+    conditions: Conditions,
+    growth: Growth | None = None,
+) -> None:
     """The lab's runs are made traces: in the second pass every stage takes `slower` times as long."""
+    monkeypatch.setattr(host_module, "growing_runs", lambda say: growth or Growth())
     HOST.fingerprint = fingerprint_of(HOST)
     made = 0
 
@@ -143,3 +168,67 @@ def test_the_worst_of_several() -> None:
     one, other = Conditions(1, 2, None, 0.5, 30), Conditions(3, 0, 7, 0.1, 0)
     assert worst([one, other]) == Conditions(3, 2, 7, 0.5, 30)
     assert worst([one, other]).problems[-1] == "a thread was preempted in 30 % of the faults"
+
+
+def test_contention_is_fitted_filed_and_said_to_be_extrapolated_beyond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growth = grown(4, mm_once=700, mm_share=450)
+    passes(tmp_path, monkeypatch, 1, Conditions(0, 0, None, 0.0), growth)
+    assert _exit_code(["calibrate", "--lab", "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)["contention"]
+    assert {"mm_once", "mm_share"} <= set(told["fitted"])
+    assert "herd_per_reader" in told["not_told"]
+    (path,) = filed_dir().iterdir()
+    filed = load_costs(path)
+    assert filed.fitted_to == told["fitted_to"] == 4
+    assert filed["mm_share"].provenance == "measured-host"
+    assert filed["mm_share"].low < 450 < filed["mm_share"].high
+    assert filed["mm_once"].distribution.mean == pytest.approx(700, rel=0.3)
+    assert "herd_per_reader" not in filed
+
+    trace = str(tmp_path / "eight.trace")
+    assert _exit_code(["synth", "demand-paging", "--vcpus", "8", "--pages", "20", "-o", trace]) == 0
+    capsys.readouterr()
+    asked = ["replay", trace, "-m", "kvm-exit", "--costs", str(path)]
+    for ask in (asked, [*asked, "--rows", "--format", "csv"]):
+        assert _exit_code(ask) == 0
+        seen = capsys.readouterr()
+        assert "extrapolated from 4 to 8 accessors" in " ".join((seen.out + seen.err).split())
+    assert _exit_code(["calibrate", "--lab", "--require", "herd_per_reader"]) == 4
+    assert "herd_per_reader (changes no run" in capsys.readouterr().err
+
+
+def test_growing_runs_take_a_cpu_for_each_thread() -> None:
+    runs, left_out = planned(2)
+    assert [(series.name, n) for series, n in runs] == [
+        (name, n) for name in ("plain faults", "KVM exits") for n in (1, 2)
+    ]
+    assert left_out["userfaultfd, one reader"] == "2 accessors and their readers need 3 CPUs"
+    runs, left_out = planned(256)
+    assert not left_out
+    assert {series.name for series, n in runs if n == 64} == {series.name for series in SERIES}
+    assert all(series.threads(n) <= 48 for series, n in planned(48)[0])
+    assert planned(1)[0] == []
+
+
+def test_a_run_that_one_pass_lacks_is_left_out() -> None:
+    row = Row("plain faults", "host-lazy", 1, (10.0,))
+    together = Growth.together([Growth([row, replace(row, accessors=2)]), Growth([replace(row, faults_per_s=(12.0,))])])
+    assert [(r.accessors, r.faults_per_s) for r in together.rows] == [(1, (10.0, 12.0))]
+    assert together.left_out == {"plain faults, 2": "not made each time"}
+
+
+@pytest.mark.lab
+def test_growing_runs_are_real() -> None:
+    """Two CPUs: plain faults and exits, alone and together. Rates are of this host, so only their order is judged."""
+    growth = growing_runs(words, cpus=2)
+    assert {(row.series, row.accessors) for row in growth.rows} == {
+        (name, n) for name in ("plain faults", "KVM exits") for n in (1, 2)
+    }
+    rates = {(row.series, row.accessors): row.rate for row in growth.rows}
+    assert all(1e3 < rate < 1e8 for rate in rates.values())
+    assert rates["plain faults", 1] > rates["KVM exits", 1]
+    got = fit_contention(Growth.together([growth, growing_runs(words, cpus=2)]).rows, load_costs(), source="here")
+    assert got.costs.fitted_to in (0, 2)
+    assert {*got.costs, *got.not_told} == set(CONTENTION)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from faultreplay.analysis.calibrate.calibrate import Fit, calibrate
+from faultreplay.analysis.calibrate.contention import ContentionFit, fit_contention
+from faultreplay.analysis.calibrate.growth import Growth, growing_runs
 from faultreplay.analysis.calibrate.microruns import MicroTraces, micro_traces
 from faultreplay.analysis.calibrate.quiet import Conditions, Watch, worst
 from faultreplay.faulttrace.errors import IncompleteData
-from faultreplay.replay.language.costs import Cost, CostTable
+from faultreplay.replay.language.costs import Cost, CostTable, load_costs, shipped_for
 
 if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta
@@ -41,6 +43,8 @@ class HostFit:
     """cost -> by how many percent its means of the passes differ"""
     meta: Meta
     """of one of the runs: which host it was"""
+    contention: ContentionFit
+    """what growing runs told; its costs are in `fit` already"""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -72,11 +76,13 @@ def calibrate_host(
     """
     with ExitStack() as stack:
         made: list[MicroTraces] = []
+        grown: list[Growth] = []
         conditions: list[Conditions] = []
         for number in range(PASSES):
             say(f"pass {number + 1} of {PASSES}")
             with Watch() as watch:
                 traces = stack.enter_context(micro_traces(say))
+                grown.append(growing_runs(say))
             assert watch.conditions is not None
             conditions.append(replace(watch.conditions, preempted_percent=_preempted_percent(traces.quiet)))
             made.append(traces)
@@ -109,7 +115,20 @@ def calibrate_host(
         for name in whole.costs
         if (difference := _difference_percent([p[name] for p in apart if name in p])) > UNSTEADY_PERCENT
     }
-    return HostFit(replace(whole, costs=CostTable(costs, whole.costs.name)), tuple(conditions), unsteady, meta)
+    contention = _contention(Growth.together(grown), costs, meta.host.kvm_flavour, spoiled)
+    table = CostTable(costs | dict(contention.costs), whole.costs.name, fitted_to=contention.costs.fitted_to)
+    return HostFit(replace(whole, costs=table), tuple(conditions), unsteady, meta, contention)
+
+
+def _contention(growth: Growth, own: Mapping[str, Cost], kvm_flavour: str, spoiled: Sequence[str]) -> ContentionFit:
+    """Contention beside this host's other costs, and those of its kind where it shows none."""
+    base = load_costs().merge(*shipped_for(kvm_flavour), own)
+    most = max((row.accessors for row in growth.rows), default=0)
+    found = fit_contention(growth.rows, base, source=f"fitted to saturated lab runs with 1 to {most} accessors")
+    if spoiled:
+        busy = {name: _no_narrower(_with_range(cost, (), spoiled), cost) for name, cost in found.costs.items()}
+        found = replace(found, costs=CostTable(busy, fitted_to=found.costs.fitted_to))
+    return replace(found, refused=growth.left_out | dict(found.refused))
 
 
 def _with_range(cost: Cost, passes: Sequence[Cost], spoiled: Sequence[str]) -> Cost:
@@ -125,6 +144,10 @@ def _with_range(cost: Cost, passes: Sequence[Cost], spoiled: Sequence[str]) -> C
         factor = max(factor, BUSY_FACTOR)
         source = f"{source}; on a busy host: {'; '.join(spoiled)}"
     return replace(cost, low=round(mean / factor, 1), high=round(mean * factor, 1), source=source)
+
+
+def _no_narrower(cost: Cost, before: Cost) -> Cost:
+    return replace(cost, low=min(cost.low, before.low), high=max(cost.high, before.high))
 
 
 def _difference_percent(passes: Sequence[Cost]) -> float:

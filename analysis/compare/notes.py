@@ -56,12 +56,18 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
         *_window_notes(case, rows, blackouts),
         *_blackout_cost_notes(blackouts),
         *cost_notes([*rows, *blackouts]),
-        *beyond_note(case.costs(), [row.result for row in rows if row.mechanism not in RAILS]),
+        *beyond_notes(case, rows, blackouts),
         *_trace_notes(case),
         *_row_notes(rows),
         *host_notes(case, at_hand),
         *_model_notes(case),
     ]
+
+
+def beyond_notes(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout] = ()) -> list[str]:
+    """Whether more accessors fault at once than the costs of contention were fitted with."""
+    results = [row.result for row in rows if row.mechanism not in RAILS]
+    return beyond_note(case.costs(), [*results, *(still.result for still in blackouts)])
 
 
 def cost_notes(rows: Sequence[Charged]) -> list[str]:

@@ -15,6 +15,7 @@ from faultreplay.faulttrace.errors import IncompleteData, UsageError
 
 if TYPE_CHECKING:
     from faultreplay.analysis.calibrate.calibrate import Fit
+    from faultreplay.analysis.calibrate.contention import ContentionFit
     from faultreplay.analysis.calibrate.host import HostFit
     from faultreplay.faulttrace.meta import Host
     from faultreplay.faulttrace.store import Trace
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--lab",
     is_flag=True,
-    help="Make small lab runs on this host, twice (a minute; needs root and KVM), "
-    "and file their costs for all traces of this host.",
+    help="Make small lab runs on this host, twice (a minute; needs root and KVM), with 1, 2, 4 ... accessors "
+    "where contention is fitted, and file their costs for all traces of this host.",
 )
 @click.option(
     "--split",
@@ -94,7 +95,8 @@ def command(
         fit, hosts = calibrate(opened, **how), [trace.meta.host for trace in opened]
     absent = [name for name in wanted if name not in fit.costs]
     if absent:
-        why = ", ".join(f"{name} ({fit.refused.get(name, 'no samples')})" for name in absent)
+        reasons = {**fit.refused, **(measured.contention.not_told if measured else {})}
+        why = ", ".join(f"{name} ({reasons.get(name, 'no samples')})" for name in absent)
         raise IncompleteData(f"not fitted: {why}: record more, or lower --min-samples")
     costs = fit.some()
     emit(_report(fit, measured), fmt)
@@ -117,7 +119,8 @@ def _file(costs: CostTable, host: Host, *, allow_busy: bool) -> None:
         return
     path = filed_path(host.fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(CostTable({name: cost for name, cost in costs.items() if name not in ENVIRONMENT}), path, [host], True)
+    kept = {name: cost for name, cost in costs.items() if name not in ENVIRONMENT}
+    _save(CostTable(kept, fitted_to=costs.fitted_to), path, [host], True)
     hand_over(path)
     say(f"filed for traces of this host (fingerprint {host.fingerprint}): {path}")
 
@@ -135,6 +138,7 @@ def _save(costs: CostTable, path: Path, hosts: list[Host], lab: bool) -> None:
         date=time.strftime("%Y-%m-%d"),
         kvm_flavour=flavours.pop() if len(flavours) == 1 else "",
         fingerprint=fingerprints.pop() if len(fingerprints) == 1 else "",
+        fitted_to=costs.fitted_to,
     )
 
 
@@ -179,10 +183,41 @@ def _report(fit: Fit, measured: HostFit | None) -> Report:
     notes = [*sources, *(f"refused: {name}: {why}" for name, why in fit.refused.items())]
     extra: dict[str, Any] = {"refused": dict(fit.refused)}
     if measured is not None:
-        notes = [*_host_notes(measured), *notes]
+        notes = [*_host_notes(measured), *_contention_notes(measured.contention), *notes]
         extra["conditions"] = [dict(one.__dict__) for one in measured.conditions]
         extra["unsteady_percent"] = dict(measured.unsteady)
+        told = measured.contention
+        extra["contention"] = {
+            "fitted": list(told.costs),
+            "fitted_to": told.costs.fitted_to,
+            "worst_percent": told.worst_percent,
+            "not_told": dict(told.not_told),
+            "refused": dict(told.refused),
+            "alone_ns": {series: {"measured": ns, "costs": model} for series, (ns, model) in told.alone.items()},
+        }
     return Report(records, columns, "costs", notes, extra=extra)
+
+
+def _contention_notes(told: ContentionFit) -> list[str]:
+    """What growing runs told of contention, and what they left open."""
+    from faultreplay.faulttrace.units import format_ns
+
+    notes = []
+    if len(told.costs):
+        notes.append(
+            f"contention, fitted with up to {told.costs.fitted_to} accessors: {', '.join(told.costs)} (the runs "
+            f"are met within {told.worst_percent:.0f} %); a replay of more says that it is extrapolated"
+        )
+    by_reason: dict[str, list[str]] = {}
+    for name, why in told.not_told.items():
+        by_reason.setdefault(why, []).append(name)
+    notes += [f"contention, not fitted, so foreign: {', '.join(names)}: {why}" for why, names in by_reason.items()]
+    notes += [f"contention, left out: {what}: {why}" for what, why in told.refused.items()]
+    notes += [
+        f"{series}: one accessor takes {format_ns(round(ns))} a fault, {format_ns(round(model))} by the costs"
+        for series, (ns, model) in told.alone.items()
+    ]
+    return notes
 
 
 def _host_notes(measured: HostFit) -> list[str]:

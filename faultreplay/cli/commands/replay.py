@@ -81,6 +81,7 @@ def command(  # noqa: D103 - the help text is below
 
 
 def _write_rows(case: Case, done: Comparison, fmt: str, output: Path | None, *, force: bool) -> None:
+    from faultreplay.analysis.compare.notes import beyond_notes
     from faultreplay.analysis.compare.rows import rows_of_all
     from faultreplay.cli import replay_view
     from faultreplay.cli.render import emit_frame, say
@@ -89,6 +90,8 @@ def _write_rows(case: Case, done: Comparison, fmt: str, output: Path | None, *, 
         raise UsageError("; ".join(f"{row.mechanism}: {row.reason}" for row in done.unanswered))
     for row in done.unanswered:
         say(f"no rows of {row.mechanism}: {row.reason}")
+    for note in beyond_notes(case, done.rows, done.blackouts):  # rows have no place for it
+        say(note)
     pairs = [(case.read, row.result) for row in done.rows]
     frame = rows_of_all([*pairs, *((still.workload, still.result) for still in done.blackouts)])
     emit_frame(frame, fmt, output, replay_view.ROW_COLUMNS, force=force)
