@@ -65,6 +65,23 @@ def test_every_number_of_asynchronous_faults_and_the_dirty_ring(
     assert stalls.sum() > over - begun > 0
 
 
+def test_every_number_of_six_guests_in_one_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Device writes, faults that fail and the page a full dirty ring holds back, too; by the precompiled programs."""
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
+    check, backings = importlib.import_module("check").check, importlib.import_module("run").BACKINGS
+    copy = shutil.copytree(ROOT / "tests/golden/kernel-6.12-all", tmp_path / "x.trace")  # stitching leaves a cache
+    trace = open_trace(copy, allow_incomplete=False)
+    guests = trace.meta.extra["guests"]
+    assert [facts["backing"] for facts in guests] == backings
+    found = [item for facts in guests for item in check(trace, facts)]
+    assert len(found) == 169 and [item for item in found if not item.holds] == []
+    # Wrong facts are named: no failed fault is one of a full ring.
+    failed = next(facts for facts in guests if facts["backing"] == "exit")
+    wrong = failed | {"efault_exits": 0, "ring_exits": failed["efault_exits"]}
+    named = [item.what for item in check(trace, wrong) if not item.holds]
+    assert {"kvm_dirty_ring_exit", "handle_userfault in the vCPU"} <= set(named)
+
+
 def test_a_number_that_is_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events of the shipped trace held against other facts: each wrong fact is named."""
     monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
