@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from faultreplay.collect.importers import import_file
+from faultreplay.collect.importers.printed import parse_fields
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import Trace, open_trace
 
@@ -102,6 +103,27 @@ def test_the_raw_text_of_trace_cmd_has_the_same_numbers(run: str, tmp_path: Path
     entries = pl.col("kind") == Kind.KVM_MMU_SET_SPTE
     assert usual.filter(entries).select(told).equals(raw.filter(entries).select(told))
     assert usual.height == raw.height
+
+
+def test_the_raw_text_of_a_guest_with_a_dirty_ring(tmp_path: Path) -> None:
+    """One entry is mended by fast_page_fault, of which the address and the new entry have no 0x."""
+    usual, raw = (imported("svm-6.1-ring", tool, tmp_path).events() for tool in ("trace-cmd", "trace-cmd-R"))
+    told = ["ts_ns", "tid", "kind", "addr", "size"]
+    kinds = pl.col("kind").is_in([int(Kind.KVM_MMU_SET_SPTE), int(Kind.KVM_MMU_FAST_PAGE_FAULT)])
+    assert usual.filter(kinds).height == 213
+    assert usual.filter(kinds).select(told).equals(raw.filter(kinds).select(told))
+    (mended,) = raw.filter(pl.col("kind") == Kind.KVM_MMU_FAST_PAGE_FAULT)["addr"]
+    assert mended == 0x100BF000
+
+
+def test_raw_text_without_letters_is_read_in_the_base_it_is_in() -> None:
+    assert parse_fields("kvm_mmu_set_spte", "gfn=10 spte=110300867 sptep=110390020 level=1 r=1 x=1 u=1")["gfn"] == 0x10
+    # In decimal the entry is present and its address a multiple of 8.
+    decimal = f"gfn=10 spte={0x1033D5E67} sptep={0x1108C9008} level=1 r=1 x=1 u=1"
+    assert parse_fields("kvm_mmu_set_spte", decimal)["gfn"] == 10
+    fast = "vcpu_id=12 cr2_or_gpa=10000000 error_code=7 sptep=0xff1100010 old_spte=0x103190065 new_spte=103190067 ret=4"
+    fields = parse_fields("fast_page_fault", fast)
+    assert (fields["cr2_or_gpa"], fields["new_spte"], fields["vcpu_id"]) == (0x10000000, 0x103190067, 12)
 
 
 def test_perf_with_call_graphs_and_perf_kvm_stat_and_ftrace(run: str, tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from faultreplay.faulttrace.exits import exit_number
 _PAIRS = re.compile(r"(\w+)(?:=|: )(-?0x[0-9a-fA-F]+|-?\d+)\b")
 _RAW = re.compile(r"^\s*(?:\[FAILED TO PARSE\]\s*)?\w+=")
 _SPTE_HEX = re.compile(r"^\s*gfn=[0-9a-f]+ spte=([0-9a-f]+) sptep=([0-9a-f]+) ")
-_SPTE_PAIRS = re.compile(r"(\w+)=([0-9a-f]+)\b")
+_FAST_HEX = re.compile(
+    r"^\s*vcpu_id=\d+ (cr2_or_gpa)=([0-9a-f]+) .*\bold_spte=0x[0-9a-f]+ (new_spte)=(?:0x)?([0-9a-f]+)"
+)
+_HEX_PAIRS = re.compile(r"(\w+)=([0-9a-f]+)\b")
 _PRINTED_AS_PAIRS: Final = (
     "sched_switch", "page_fault_user", "page_fault_kernel", "task_newtask", "mmap_lock_released", *PRINTED,
 )  # fmt: skip
@@ -51,9 +54,11 @@ def _raw_form(text: str) -> dict[str, int] | None:
     if not _RAW.match(text):
         return None
     if (spte := _SPTE_HEX.match(text)) and not _is_decimal(*spte.groups()):
-        fields = {key: int(value, 16) for key, value in _SPTE_PAIRS.findall(text)}
+        fields = {key: int(value, 16) for key, value in _HEX_PAIRS.findall(text)}
     else:
         fields = {key: number(value) for key, value in _PAIRS.findall(text)}
+    if fast := _FAST_HEX.match(text):
+        fields |= {fast[1]: int(fast[2], 16), fast[3]: int(fast[4], 16)}
     if "isa" in fields:  # 1: VMX, 2: SVM; the reason is the number already
         fields.pop("isa")
     if "ret" in fields:
