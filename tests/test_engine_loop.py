@@ -72,8 +72,11 @@ def spread(name: str, low: int, high: int) -> CostTable:
 
 
 # ---- run queues: who is picked, who is taken out
-def waiting(ran: list[int], runs: int | None = None) -> tuple[Any, ...]:
-    """A run queue of two CPUs in which slots 0, 1, ... wait, with these runtimes; `runs`: that of one on a CPU."""
+def waiting(ran: list[int], runs: int | None = None, *, last_first: bool = False) -> tuple[Any, ...]:
+    """A run queue of two CPUs in which slots 0, 1, ... wait, with these runtimes; `runs`: that of one on a CPU.
+
+    They came in this order, or with `last_first` the other way round.
+    """
     slots = len(ran) + 1
     th = np.zeros((slots, T_COLUMNS), np.int64)
     th[:, T_WHO] = np.arange(slots)
@@ -87,7 +90,7 @@ def waiting(ran: list[int], runs: int | None = None) -> tuple[Any, ...]:
     if runs is not None:
         on[0, 0] = slots - 1
     host = (np.zeros(16, np.int64), 8, 3, th, tv, queues, on, SLICE_NS, 0)
-    for slot in range(len(ran)):
+    for slot in sorted(range(len(ran)), reverse=last_first):
         enqueue(host, slot)
     return host
 
@@ -117,6 +120,12 @@ def test_who_is_picked_next(ran: list[int], runs: int | None, picked: int) -> No
     assert earliest(waiting(ran, runs), np.int64(0)) == picked
 
 
+def test_who_came_last_has_no_advantage() -> None:
+    assert earliest(waiting([70, 80, 90, 95], 0, last_first=True), np.int64(0)) == 0  # nobody is eligible
+    assert earliest(waiting([10, 12, 30], last_first=True), np.int64(0)) == 0
+    assert earliest(waiting([12, 10, 30], last_first=True), np.int64(0)) == 1
+
+
 @pytest.mark.parametrize("taken", [0, 1, 2])
 def test_who_is_taken_out_of_a_run_queue_is_away_and_the_rest_stay_in_order(taken: int) -> None:
     host = waiting([1, 2, 3])
@@ -144,6 +153,14 @@ def test_each_page_touched_before_a_window_is_touched_once_again(cpus: int | Non
     assert result.refault_stall_ns.tolist() == [15 * 2_000] * 3
     twice = windowed(work, cpus, Window(5 * MS + 500 * US, MS), Window(12 * MS + 500 * US, MS))
     assert twice.refaults.tolist() == [5 + 10] * 3
+
+
+@pytest.mark.parametrize("cpus", [None, 2])
+def test_protecting_takes_longer_by_each_page_touched_before(cpus: int | None) -> None:
+    """Two accessors have touched five pages each."""
+    costs, window = FREE.with_constants(protect_per_page=100), Window(5 * MS + 500 * US, MS)
+    result = simulate(together(2, 10, MS), load_mechanism("uffd-wp-freeze"), costs, windows=[window], cpus=cpus)
+    assert result.windows == ((5 * MS + 500 * US, 6 * MS + 500 * US + 10 * 100),)
 
 
 CLASSED = "".join(
