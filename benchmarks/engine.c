@@ -1,8 +1,10 @@
 /* The path of uffd-missing as anybody would write it in C: a binary heap of events, one state a vCPU, a FIFO before the
  * handlers. It reads what benchmarks/engine.py wrote (think times and sampling tables) and uses the same counter-based
- * randomness, so its total stall must equal the engine's; prints "ns total_stall_ns run_time_ns".
+ * randomness and order of events on one instant, so its total stall and run time must equal the engine's; prints
+ * "ns total_stall_ns run_time_ns".
  *
- * usage: engine DATA VCPUS FAULTS_PER_VCPU HANDLERS WALK_NS SEED EACH ONCE SERIAL SERIAL_CONTENDED LOCK LOCK_CONTENDED HERD COLD
+ * usage: engine DATA VCPUS FAULTS_PER_VCPU HANDLERS WALK_NS SEED IN_VAIN EACH ONCE SERIAL SERIAL_CONTENDED LOCK LOCK_CONTENDED
+ *               HERD COLD
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -19,6 +21,7 @@ static uint64_t draw_bits(uint64_t row, uint64_t word)
 {
 	uint64_t z = seed + (row * 16 + word) * 0x9E3779B97F4A7C15ull;
 
+	z = z ? z : 0x9E3779B97F4A7C15ull; /* the mix leaves 0 as it is */
 	z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
 	z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
 	return z ^ (z >> 31);
@@ -38,7 +41,7 @@ static int64_t sample(int which, uint64_t row)
 
 struct event {
 	int64_t time;
-	int slot; /* a vCPU, or vcpus + n for the n-th tail of a handler */
+	int slot; /* a vCPU; or vcpus + n for the n-th tail of a handler, -1 for that of a single one: it comes first */
 };
 
 static struct event *heap;
@@ -96,12 +99,13 @@ static int64_t hold(struct lock *lock, int64_t now, int64_t longer)
 
 int main(int argc, char **argv)
 {
-	if (argc != 15)
+	if (argc != 16)
 		return 2;
 	int vcpus = atoi(argv[2]), idle = atoi(argv[4]), sleepers = 0, head = -1, tail = -1;
 	int64_t faults = atoll(argv[3]), total = 0, last = 0, walk = atoll(argv[5]);
-	int64_t each = atoll(argv[7]), once = atoll(argv[8]), herd = atoll(argv[13]), cold = atoll(argv[14]);
-	struct lock serial = { 0, atoll(argv[9]), atoll(argv[10]) }, queue = { 0, atoll(argv[11]), atoll(argv[12]) };
+	int64_t each = atoll(argv[8]), once = atoll(argv[9]), herd = atoll(argv[14]), cold = atoll(argv[15]);
+	int in_vain = atoi(argv[7]); /* so many idle readers a message wakes beside the one that takes it, at most */
+	struct lock serial = { 0, atoll(argv[10]), atoll(argv[11]) }, queue = { 0, atoll(argv[12]), atoll(argv[13]) };
 	int64_t *think = malloc(sizeof(*think) * faults * vcpus), *start_ns = calloc(faults * vcpus, sizeof(*start_ns));
 	int64_t *stall_ns = calloc(faults * vcpus, sizeof(*stall_ns));
 	struct vcpu *vcpu = calloc(vcpus, sizeof(*vcpu));
@@ -115,7 +119,7 @@ int main(int argc, char **argv)
 	seed = strtoull(argv[6], NULL, 10);
 	heap = malloc(sizeof(*heap) * (vcpus + handlers + 1));
 	for (int h = 0; h < handlers; h++)
-		free_tail[h] = vcpus + handlers - 1 - h;
+		free_tail[h] = handlers == 1 ? -1 : vcpus + handlers - 1 - h;
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (int v = 0; v < vcpus; v++) {
 		vcpu[v] = (struct vcpu){ .row = v * faults, .stop = (v + 1) * faults, .start = think[v * faults] };
@@ -124,7 +128,9 @@ int main(int argc, char **argv)
 	while (heap_size) {
 		struct event e = pop();
 
-		if (e.slot >= vcpus) { /* a handler is back at its read() */
+		if (handlers > 1 && e.time > last) /* as the engine: of a single handler the way back has no event of its own */
+			last = e.time;
+		if (e.slot < 0 || e.slot >= vcpus) { /* a handler is back at its read() */
 			free_tail[tails++] = e.slot;
 			if (head < 0) {
 				idle++;
@@ -133,6 +139,11 @@ int main(int argc, char **argv)
 			int woken = head;
 			struct vcpu *w = &vcpu[woken];
 			head = w->next;
+			if (handlers == 1) { /* known ahead: goes on in its own turn */
+				w->stage = READ;
+				push(e.time, woken);
+				continue;
+			}
 			w->stage = PLACE;
 			push(hold(&queue, e.time, 0) + sample(FETCH, w->row) + sample(RESOLVE, w->row), woken);
 			continue;
@@ -157,7 +168,8 @@ int main(int argc, char **argv)
 		case QUEUE: /* the message is in the queue */
 			sleepers++;
 			v->stage = ACQUIRE;
-			push(hold(&queue, t, idle > 1 ? herd * (idle - 1) : 0), e.slot);
+			others = idle - 1 < in_vain ? idle - 1 : in_vain;
+			push(hold(&queue, t, others > 0 ? herd * others : 0), e.slot);
 			continue;
 		case ACQUIRE:
 			if (idle) {
