@@ -14,6 +14,7 @@ import pytest
 from recording_host import LACKING
 
 from faultreplay.collect.backends.bpftrace_backend import BpftraceBackend
+from faultreplay.collect.backends.precompiled_program import check_object, object_path
 from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, record
 from faultreplay.faulttrace.errors import MissingFeature, UsageError
 from faultreplay.faulttrace.schema import Kind
@@ -28,6 +29,14 @@ SAME = ["kind", "tgid", "tid", "cpu", "fd", "vcpu", "addr", "ip", "code", "size"
 
 
 PAIRS = [("bcc", "bpftrace"), ("bcc", "precompiled")]
+
+
+def _needs(*backends: str) -> None:
+    if "precompiled" in backends:
+        try:
+            check_object(object_path())
+        except MissingFeature as error:
+            pytest.skip(f"needs the precompiled programs: {error}")
 
 
 def _both(tmp_path: Path, names: tuple[str, str], go: subprocess.Popen[bytes]) -> tuple[Trace, Trace]:
@@ -67,6 +76,7 @@ def _assert_same(one: Trace, other: Trace) -> None:
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_same_events_of_a_process(names: tuple[str, str], tmp_path: Path, userfaults: str) -> None:
+    _needs(*names)
     shell = subprocess.Popen(["/bin/sh", "-c", f"read go; {userfaults} {FAULTS}"], stdin=subprocess.PIPE)
     one, other = _both(tmp_path, names, shell)
     for trace in (one, other):
@@ -81,6 +91,7 @@ def test_same_events_of_a_process(names: tuple[str, str], tmp_path: Path, userfa
 @pytest.mark.slow
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_same_events_of_a_kvm_guest(names: tuple[str, str], tmp_path: Path) -> None:
+    _needs(*names)
     if not Path("/dev/kvm").exists():
         pytest.skip("needs /dev/kvm")
     guest = f"{sys.executable} -m faultreplay lab run --no-record --pages 499 --vcpus 2 --fetch 20us"
@@ -156,6 +167,7 @@ def test_signs_and_sizes_are_those_of_this_kernel() -> None:
 
 def test_the_prompt_is_back_at_once(tmp_path: Path) -> None:
     """Compiled before and detached after by a process of its own: starting and ending take no seconds."""
+    _needs("precompiled")
     began = time.monotonic()
     command = [sys.executable, "-m", "faultreplay", "record", "--backend", "precompiled", "-o", tmp_path / "a.trace"]
     done = subprocess.run([*command, "--", "true"], capture_output=True, text=True, timeout=60, check=False)
