@@ -83,9 +83,9 @@ def test_compiling_is_said_once_and_not_where_the_cache_has_it(tmp_path: Path) -
         ).stderr.splitlines()
         for env in (environment, environment, environment | nowhere)
     ]
-    assert said[0] == ["compiling the replay engine, some 10 s (once for this version)"]
+    assert said[0] == ["compiling the replay engine, some 30 s (once for this version)"]
     assert said[1] == []
-    assert said[2] == ["compiling the replay engine, some 10 s (in each process: no cache can be written)"]
+    assert said[2] == ["compiling the replay engine, some 30 s (in each process: no cache can be written)"]
 
 
 def test_the_cache_is_of_all_sources_that_are_folded_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

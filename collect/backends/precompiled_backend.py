@@ -25,6 +25,7 @@ from faultreplay.collect.backends.precompiled_program import (
     unfit,
 )
 from faultreplay.collect.backends.probes import PROBES, select
+from faultreplay.collect.backends.probes import Probe as ProbeRow
 from faultreplay.collect.backends.program import Available, function_name
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter
 from faultreplay.faulttrace.meta import Probe
@@ -67,13 +68,13 @@ class PrecompiledBackend(MapBackend):
             self._object = self._lib.checked("bpf_object__open_file", str(path).encode(), ctypes.byref(options))
             try:
                 self._load(available, host_values(groups, wanted, pid_offset))
+                if wanted.cgroup:
+                    self._watch(wanted.cgroup)
+                programs = self._attach(available)
+                self.use_maps({name: self._map_fd(name) for name in MAPS}, self._map_calls(), programs)
             except BaseException:
-                self._lib.bpf_object__close(self._object)
+                self._close()
                 raise
-        programs = self._attach(available)
-        self.use_maps({name: self._map_fd(name) for name in MAPS}, self._map_calls(), programs)
-        if wanted.cgroup:
-            self._watch(wanted.cgroup)
 
     def _refuses(self, item: Available) -> bool:
         reason = unfit(item)
@@ -82,7 +83,7 @@ class PrecompiledBackend(MapBackend):
         return bool(reason)
 
     def _load(self, available: Iterable[Available], values: ctypes.Structure) -> None:
-        wanted = {self._function(item.probe.tracepoint) for item in available}
+        wanted = {self._function(item.probe) for item in available}
         for probe in PROBES:
             for function in {function_name(probe), function_name(probe, raw=True)}:
                 program = self._lib.bpf_object__find_program_by_name(self._object, function.encode())
@@ -94,13 +95,12 @@ class PrecompiledBackend(MapBackend):
         self._lib.checked("bpf_map__set_max_entries", ring, self.ring_bytes)
         self._lib.checked("bpf_object__load", self._object)
 
-    def _function(self, tracepoint: str) -> str:
-        probe = next(p for p in PROBES if p.tracepoint == tracepoint)
-        return function_name(probe, raw=tracepoint in self._raw)
+    def _function(self, probe: ProbeRow) -> str:
+        return function_name(probe, raw=probe.tracepoint in self._raw)
 
     def _attach(self, available: list[Available]) -> dict[str, int]:
-        names = [item.probe.tracepoint for item in available]
-        found = [self._lib.bpf_object__find_program_by_name(self._object, self._function(n).encode()) for n in names]
+        functions = [self._function(item.probe).encode() for item in available]
+        found = [self._lib.bpf_object__find_program_by_name(self._object, name) for name in functions]
         with ThreadPoolExecutor(_THREADS) as pool:
             links = list(pool.map(self._lib.bpf_program__attach, found))
         programs = {}
@@ -142,6 +142,9 @@ class PrecompiledBackend(MapBackend):
         """Detach all probes and give everything back to the kernel; the end of this object."""
         self.pause()
         _hand_descriptors_over()
+        self._close()
+
+    def _close(self) -> None:
         links, self._links = self._links, []
         for link in links:
             self._lib.bpf_link__destroy(link)
@@ -151,7 +154,7 @@ class PrecompiledBackend(MapBackend):
 def _hand_descriptors_over() -> None:
     """Leave the waiting to another process.
 
-    Detaching takes the kernel some 3 s: it waits for all CPUs, probe after probe, in whoever closes the last one.
+    Detaching takes the kernel 2 to 3 s: it waits for all CPUs, probe after probe, in whoever closes the last one.
     A process with nothing else to do holds them until ours are closed, and the user has the prompt back.
     """
     child = os.fork()

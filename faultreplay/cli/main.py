@@ -32,7 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 class _Verbs(click.Group):
-    """A group whose commands are modules of `faultreplay.commands`, imported when called."""
+    """A group whose commands are modules of `faultreplay.cli.commands`, imported when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

@@ -94,7 +94,7 @@ class _Listener(event.Listener):  # type: ignore[misc]
         if event.data["dispatcher"] is self._owner._compiled and not self._quiet:
             self._quiet = True
             how = "once for this version" if self._owner._kept else "in each process: no cache can be written"
-            _LOG.warning("compiling the replay engine, some 10 s (%s)", how)
+            _LOG.warning("compiling the replay engine, some 30 s (%s)", how)
 
     def on_end(self, event: Any) -> None:
         """Nothing to say."""
