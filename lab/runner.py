@@ -151,7 +151,8 @@ def _recording(out: Path | None, meta: Meta, record: bool, force: bool) -> Itera
         with writer.TraceWriter(out, meta, force=force):
             yield
         return
-    from faultreplay.collect.recorder.recorder import Recorder, RecordSpec
+    from faultreplay.collect.recorder.recorder import Recorder
+    from faultreplay.collect.recorder.spec import RecordSpec
 
     known = {"origin": meta.origin, "mechanism": meta.mechanism, "command": meta.command, "memory_map": meta.memory_map}
     with Recorder(RecordSpec(pids=(meta.targets[0].tgid,), force=force, meta_extra=known), out):

@@ -23,7 +23,7 @@ from faultreplay.cli.commands import record as record_verb
 from faultreplay.cli.render import Column, Report, to_csv, to_markdown
 from faultreplay.collect.doctor import doctor
 from faultreplay.collect.doctor.checks import Check
-from faultreplay.collect.recorder.recorder import RecordSummary
+from faultreplay.collect.recorder.spec import RecordSummary
 from faultreplay.faulttrace.meta import Meta, Probe, Target, Thread
 from faultreplay.faulttrace.plain_text import plain
 

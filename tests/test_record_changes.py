@@ -14,7 +14,8 @@ import pytest
 from recording_host import LACKING
 
 from faultreplay.collect.backends.backends import kept_attached
-from faultreplay.collect.recorder.recorder import Recorder, RecordSpec, record
+from faultreplay.collect.recorder.recorder import Recorder, record
+from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import stitch_trace
 from faultreplay.faulttrace.store import open_trace

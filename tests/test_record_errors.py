@@ -8,7 +8,7 @@ import pytest
 
 from faultreplay.cli.main import _exit_code
 from faultreplay.collect.backends import bcc_loader, tracefs
-from faultreplay.collect.recorder import recorder
+from faultreplay.collect.recorder import recorder, spec
 from faultreplay.collect.recorder.host import kvm_flavour
 from faultreplay.faulttrace.errors import MissingFeature, NoPermission
 
@@ -24,7 +24,7 @@ def _fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
 def test_without_privileges(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "missing_capabilities", lambda: ["CAP_BPF", "CAP_PERFMON"])
+    monkeypatch.setattr(spec, "missing_capabilities", lambda: ["CAP_BPF", "CAP_PERFMON"])
     code, said = _fails(capsys, "-o", str(tmp_path / "a.trace"), "--", "true")
     assert (code, said) == (77, "error: recording needs CAP_BPF and CAP_PERFMON: run as root or grant them\n")
 
@@ -51,14 +51,14 @@ def test_bad_options(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recorder, "missing_capabilities", list)
+    monkeypatch.setattr(spec, "missing_capabilities", list)
     code, said = _fails(capsys, "-o", str(tmp_path / "a.trace"), *options, "--", "true")
     assert code == 2
     assert words in said
 
 
 def test_unknown_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "missing_capabilities", list)
+    monkeypatch.setattr(spec, "missing_capabilities", list)
     code, said = _fails(capsys, "-o", str(tmp_path / "a.trace"), "--", "/no/such/program")
     assert code == 2
     assert "'/no/such/program'" in said
@@ -113,10 +113,10 @@ def test_kvm_flavour(tmp_path: Path, module: str, flavour: str) -> None:
 def test_a_kernel_that_refuses_probes_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "missing_capabilities", list)
-    monkeypatch.setattr(recorder, "tracefs_root", lambda: tmp_path)
-    monkeypatch.setattr(recorder, "try_tracepoint", lambda _: "Permission denied")
+    monkeypatch.setattr(spec, "missing_capabilities", list)
+    monkeypatch.setattr(spec, "tracefs_root", lambda: tmp_path)
+    monkeypatch.setattr(spec, "try_tracepoint", lambda _: "Permission denied")
     with pytest.raises(NoPermission, match=r"refuses to attach .*Permission denied.*paranoid") as caught:
-        recorder.record(recorder.RecordSpec(command=("true",)), tmp_path / "a.trace", lambda: True)
+        recorder.record(spec.RecordSpec(command=("true",)), tmp_path / "a.trace", lambda: True)
     assert caught.value.exit_code == 77
     assert not (tmp_path / "a.trace").exists()

@@ -14,7 +14,8 @@ import pytest
 from recording_host import LACKING
 
 from faultreplay.collect.backends.backends import kept_attached
-from faultreplay.collect.recorder.recorder import Recorder, RecordSpec
+from faultreplay.collect.recorder.recorder import Recorder
+from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.schema import Kind, ZapCause
 from faultreplay.faulttrace.stitch.zaps import ZapGroup, zap_groups
 from faultreplay.faulttrace.store import Trace, open_trace

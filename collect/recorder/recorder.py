@@ -2,130 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import resource
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 
-from faultreplay.collect.backends.attaching import try_tracepoint
 from faultreplay.collect.backends.backends import acquire_backend, release_backend
-from faultreplay.collect.backends.probes import DEFAULT_GROUPS, group_of_kind
-from faultreplay.collect.backends.tracefs import tracefs_root
+from faultreplay.collect.backends.probes import group_of_kind
+from faultreplay.collect.recorder.chosen import Chosen, choose
 from faultreplay.collect.recorder.drain import Columns, Drain
-from faultreplay.collect.recorder.hints import children_of, serves_nobody, why_nothing
-from faultreplay.collect.recorder.host import describe_host, memory_available_bytes, missing_capabilities
-from faultreplay.collect.recorder.keep import Retention, Rotation, StallWatch, Trigger
-from faultreplay.collect.recorder.limits import NO_LIMITS, Limits, Shedder
+from faultreplay.collect.recorder.hints import why_nothing
+from faultreplay.collect.recorder.host import memory_available_bytes
+from faultreplay.collect.recorder.keep import Retention, StallWatch
+from faultreplay.collect.recorder.limits import Shedder
 from faultreplay.collect.recorder.observe import Observer, add_map, complete_targets
+from faultreplay.collect.recorder.spec import RecordSpec, RecordStatus, RecordSummary, check_spec, default_ring_bytes
+from faultreplay.collect.recorder.telling import first_meta, tell_shed, tell_trigger
 from faultreplay.collect.targets import proc
-from faultreplay.collect.targets.launch import Launched
-from faultreplay.collect.targets.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, find_vms, select_vms
-from faultreplay.faulttrace.directory import check_free, remove_trace
-from faultreplay.faulttrace.errors import NoPermission, UsageError
-from faultreplay.faulttrace.meta import Meta, Tool
+from faultreplay.collect.targets.targets import NAMED_ONLY
+from faultreplay.faulttrace.directory import remove_trace
 from faultreplay.faulttrace.schema import Kind
-from faultreplay.faulttrace.units import format_ns
 from faultreplay.faulttrace.writer import TraceWriter
 
-_STEP_S = 0.05
-_STATUS_S = 0.5
-_MAP_AGE_S = 1.0
-_AFTER_TRIGGER_NS = 500_000_000
-_SILENT_NS = 5_000_000_000
-FAULT_KINDS = (Kind.UFFD_MSG, Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.KVM_PAGE_FAULT, Kind.KVM_MMU_WALK)
+FAULT_KINDS: Final = (
+    Kind.UFFD_MSG,
+    Kind.PAGE_FAULT_USER,
+    Kind.PAGE_FAULT_KERNEL,
+    Kind.KVM_PAGE_FAULT,
+    Kind.KVM_MMU_WALK,
+)
 """Events that each begin a fault: what the live line counts."""
-_MIN_RING, _MAX_RING = 1 << 16, 1 << 30
-
-
-@dataclass(frozen=True)
-class RecordSpec:
-    """What to record.
-
-    Attributes:
-        pids: processes (or any of their threads); several when faults and their handler live apart.
-        children: also the processes below them that exist already; None: below those that hold neither a VM nor a
-            userfaultfd. Processes that targets make later are followed in any case.
-        vms: names or UUIDs of running VMs.
-        all_vms: all VMs, also those that start later.
-        cgroup: all processes of this cgroup (v2) and below, also later ones.
-        command: run this and record it; held back until the probes are attached.
-        duration_ns: end after this; None: when the targets end or `stop` says so.
-        groups: probe groups, see `faultreplay.collect.backends.probes.GROUPS`.
-        ring_bytes: size of the ring, a power of two; None: chosen from the memory that is free.
-        backend: ``auto``, ``bcc`` or ``bpftrace``.
-        force: replace an existing trace.
-        limits: ceilings of cost, past which groups are shed.
-        rotation: keep only the last segments.
-        trigger: end at a long stall and keep only the last seconds.
-        reserve_bytes: stop before the file system has less than this free.
-        part_age_ns: write a part at this age at the latest; None: 5 s, and up to a minute in long recordings.
-        vcpu_threads: names or ids of threads that are vCPUs though they never call KVM_RUN.
-        meta_extra: fields of `Meta` to set (origin, mechanism, lab...); other keys go into `Meta.extra`.
-    """
-
-    pids: tuple[int, ...] = ()
-    children: bool | None = None
-    vms: tuple[str, ...] = ()
-    all_vms: bool = False
-    cgroup: str | None = None
-    command: tuple[str, ...] = ()
-    duration_ns: int | None = None
-    groups: tuple[str, ...] = DEFAULT_GROUPS
-    ring_bytes: int | None = None
-    backend: str = "auto"
-    force: bool = False
-    limits: Limits = NO_LIMITS
-    rotation: Rotation | None = None
-    trigger: Trigger | None = None
-    reserve_bytes: int = 256 << 20
-    part_age_ns: int | None = None
-    vcpu_threads: tuple[str, ...] = ()
-    meta_extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RecordStatus:
-    """A moment of a running recording."""
-
-    elapsed_ns: int
-    events: int
-    events_per_s: float
-    lost: int
-    bytes_written: int
-    faults: int = 0
-    cpu_percent: float = 0.0
-    """of one core, since recording began"""
-    silent_because: tuple[str, ...] = ()
-    """why no event has come yet, where none has for some seconds"""
-
-
-@dataclass(frozen=True)
-class RecordSummary:
-    """What a recording came to."""
-
-    path: Path
-    events: int
-    lost: dict[str, int]
-    missing: dict[str, str]  # tracepoint -> why
-    duration_ns: int
-    ended_by: str
-    cpu_ns: int
-    max_rss_bytes: int
-    bytes_written: int
-    backend: str
-    ring_bytes: int
-    exit_status: int | None = None
-    notes: tuple[str, ...] = ()
-    nothing_because: tuple[str, ...] = ()
-    """why the trace has no event, where it has none"""
+_STEP_S: Final = 0.05
+_STATUS_S: Final = 0.5
+_MAP_AGE_S: Final = 1.0
+_AFTER_TRIGGER_NS: Final = 500_000_000
+_SILENT_NS: Final = 5_000_000_000
 
 
 class Recorder:
@@ -143,52 +58,28 @@ class Recorder:
     def __init__(self, spec: RecordSpec, out: Path) -> None:
         self.spec = spec
         self.out = Path(out)
-        self.command: Launched | None = None
         self.summary: RecordSummary | None = None
+        self._chosen = Chosen()
         self._observer = Observer()
         self._ended_by = "request"
         self._notes: list[str] = []
         self._maps_read = 0.0
         self._ended: set[int] = set()
         self._kinds = np.zeros(256, np.int64)
-        self._names: dict[int, str] = {}
-        self._wanted = NAMED_ONLY
         self._silence: tuple[str, ...] = ()
         self._silence_told = False
 
     def __enter__(self) -> Recorder:
-        spec = self.spec
-        _check(spec, self.out)
-        tgids = [proc.check_pid(pid) for pid in spec.pids]
-        tgids += self._children_of(tgids)
-        if spec.vms or spec.all_vms:
-            vms = find_vms()
-            tgids += [vm.tgid for vm in vms] if spec.all_vms else select_vms(spec.vms, vms)
-            self._names = {vm.tgid: vm.name or vm.uuid for vm in vms}
-        self._wanted = Filter(spec.all_vms, cgroup_path(spec.cgroup) if spec.cgroup else None)
-        if self._wanted.cgroup:
-            tgids += cgroup_members(self._wanted.cgroup)
-        tgids = list(dict.fromkeys(tgids))
-        if spec.command:
-            self.command = Launched(spec.command)
-            tgids.append(self.command.pid)
+        check_spec(self.spec, self.out)
+        self._chosen = choose(self.spec)
+        self._notes += self._chosen.notes
         try:
-            self._start(tgids)
+            self._start()
         except BaseException:
-            if self.command is not None:
-                self.command.stop()
+            if self._chosen.command is not None:
+                self._chosen.command.stop()
             raise
         return self
-
-    def _children_of(self, tgids: list[int]) -> list[int]:
-        if self.spec.children is False:
-            return []
-        above = [tgid for tgid in tgids if self.spec.children or serves_nobody(tgid)]
-        below = [tgid for tgid in children_of(above) if tgid not in tgids] if above else []
-        if below:
-            whose = ", ".join(map(str, above))
-            self._notes.append(f"also recorded: {len(below)} processes below {whose} (--no-children leaves them out)")
-        return below
 
     @property
     def _faults(self) -> int:
@@ -196,21 +87,22 @@ class Recorder:
 
     def why_nothing(self) -> list[str]:
         """Why no fault came so far; empty where some did."""
-        if self._faults or self._wanted != NAMED_ONLY:
+        if self._faults or self._chosen.wanted != NAMED_ONLY:
             return []
-        return why_nothing(self._tgids)
+        return why_nothing(self._chosen.tgids)
 
-    def _start(self, tgids: list[int]) -> None:
-        spec = self.spec
-        self._tgids = tgids
+    def _start(self) -> None:
+        spec, tgids = self.spec, self._chosen.tgids
         self._backend = acquire_backend(
-            (spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes(), self._wanted)
+            (spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes(), self._chosen.wanted)
         )
         try:
-            self._writer = TraceWriter(self.out, self._first_meta(tgids), force=spec.force)
+            self._writer = TraceWriter(self.out, first_meta(spec, self._chosen, self._backend), force=spec.force)
         except BaseException:
             release_backend(self._backend)
             raise
+        if self._backend.why:
+            self._notes.append(self._backend.why)
         queue_bytes = min(memory_available_bytes() // 8, 1 << 30)
         retention = Retention(spec.rotation, spec.trigger)
         keeps = spec.rotation is not None or spec.trigger is not None
@@ -228,6 +120,20 @@ class Recorder:
         )
         self._observer.processes.update(tgids)
         self._cpu_start_ns = time.process_time_ns()
+        self._follow(tgids)
+        try:
+            self._backend.start()
+        except BaseException:
+            release_backend(self._backend)
+            remove_trace(self.out)
+            raise
+        self._drain.start()
+        self.start_ns = time.monotonic_ns()
+        self._writer.meta.clock.start_ns = self.start_ns
+        if self._chosen.command is not None:
+            self._chosen.command.release()
+
+    def _follow(self, tgids: list[int]) -> None:
         for tgid in tgids:
             self._backend.follow(tgid)
             if proc.descriptors(tgid).denied:
@@ -239,17 +145,6 @@ class Recorder:
         for tgid in tgids:  # threads born between the first look and the programs knowing their process
             self._backend.refresh(tgid)
             add_map(self._writer.meta, proc.memory_map(tgid, time.monotonic_ns()))
-        try:
-            self._backend.start()
-        except BaseException:
-            release_backend(self._backend)
-            remove_trace(self.out)
-            raise
-        self._drain.start()
-        self.start_ns = time.monotonic_ns()
-        self._writer.meta.clock.start_ns = self.start_ns
-        if self.command is not None:
-            self.command.release()
 
     def _by_group(self) -> dict[str, int]:
         """Events so far by probe group."""
@@ -268,8 +163,8 @@ class Recorder:
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         end_ns = time.monotonic_ns()
-        if self.command is not None:
-            self.command.stop()
+        if self._chosen.command is not None:
+            self._chosen.command.stop()
         self._backend.pause()
         self._drain.stop()
         meta = self._writer.meta
@@ -281,19 +176,9 @@ class Recorder:
         cost.max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         cost.events = self._writer.rows
         self._shedder.end(end_ns)
-        if self._shedder.spans:
-            meta.extra["shed"] = self._shedder.spans
-        for span in self._shedder.spans:
-            self._notes.append(
-                f"group {span['group']} was shed for {format_ns(span['end_ns'] - span['start_ns'])}: {span['reason']}"
-            )
-        for probe in meta.probes:
-            if probe.status == "attached" and probe.group in self._shedder.shed_now:
-                probe.status = "shed"
+        self._notes += tell_shed(meta, self._shedder)
         if self._watch is not None and self._watch.seen is not None:
-            stall = self._watch.seen
-            meta.extra["trigger"] = dataclasses.asdict(stall)
-            self._notes.append(f"trigger: thread {stall.tid} stalled for {format_ns(stall.stall_ns)}")
+            self._notes.append(tell_trigger(meta, self._watch.seen))
         if self._drain.disk_full:
             self._notes.append(f"stopped to leave the disk its reserve: {self._drain.disk_full}")
         unfollowed = getattr(self._backend, "unfollowed", 0)
@@ -326,11 +211,11 @@ class Recorder:
 
     def targets_ended(self) -> bool:
         """Whether every target, with all processes it made, has ended and none can come."""
-        if self.command is not None:
-            _ = self.command.returncode  # reap
-        if self._wanted != NAMED_ONLY:
+        if self._chosen.command is not None:
+            _ = self._chosen.command.returncode  # reap
+        if self._chosen.wanted != NAMED_ONLY:
             return False
-        living = (self._observer.processes | set(self._tgids)) - self._ended
+        living = (self._observer.processes | set(self._chosen.tgids)) - self._ended
         self._ended |= {tgid for tgid in living if not proc.exists(tgid)}
         return living <= self._ended
 
@@ -369,7 +254,7 @@ class Recorder:
 
     def _look_again(self) -> None:
         self._maps_read = time.monotonic()
-        if self._wanted != NAMED_ONLY:
+        if self._chosen.wanted != NAMED_ONLY:
             fresh = self._backend.found() - self._observer.processes
             self._observer.processes |= fresh
             self._observer.changed |= fresh
@@ -378,34 +263,6 @@ class Recorder:
             if proc.exists(tgid):
                 self._backend.refresh(tgid)
                 add_map(self._writer.meta, proc.memory_map(tgid, time.monotonic_ns()))
-
-    def _first_meta(self, tgids: list[int]) -> Meta:
-        meta = Meta(
-            tool=Tool(version=_version()),
-            host=describe_host(),
-            command=list(self.spec.command),
-            targets=[proc.describe_target(tgid) for tgid in tgids],
-            probes=self._backend.probes,
-        )
-        for target in meta.targets:
-            target.name = self._names.get(target.tgid, "")
-        if self.command is not None:
-            meta.targets[-1].cmdline = list(self.spec.command)
-            meta.targets[-1].comm = Path(self.spec.command[0]).name[:15]
-            meta.targets[-1].threads = meta.targets[-1].threads[:1]
-        meta.clock.start_ns = time.monotonic_ns()
-        meta.clock.start_realtime = datetime.now(UTC).isoformat()
-        meta.recorder.backend = self._backend.name
-        if self._backend.why:
-            self._notes.append(self._backend.why)
-        meta.recorder.ring_bytes = self._backend.ring_bytes
-        known = {f.name for f in fields(Meta)}
-        for key, value in self.spec.meta_extra.items():
-            if key in known:
-                setattr(meta, key, value)
-            else:
-                meta.extra[key] = value
-        return meta
 
     def _summarise(self, end_ns: int) -> RecordSummary:
         meta = self._writer.meta
@@ -421,7 +278,7 @@ class Recorder:
             bytes_written=self._writer.bytes_written,
             backend=self._backend.name,
             ring_bytes=self._backend.ring_bytes,
-            exit_status=self.command.returncode if self.command is not None else None,
+            exit_status=self._chosen.command.returncode if self._chosen.command is not None else None,
             notes=tuple(self._notes),
             nothing_because=tuple(self.why_nothing()) if not self._writer.rows else (),
         )
@@ -470,40 +327,3 @@ def _reason_to_end(recorder: Recorder, spec: RecordSpec, asked: Callable[[], boo
     if spec.duration_ns is not None and now_ns - recorder.start_ns >= spec.duration_ns:
         return "duration"
     return "targets ended" if recorder.targets_ended() else ""
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("faultreplay")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return ""
-
-
-def default_ring_bytes() -> int:
-    """64 MiB, or less where a sixty-fourth of the free memory is less."""
-    ring = 64 << 20
-    while ring > memory_available_bytes() // 64 and ring > 1 << 20:
-        ring //= 2
-    return ring
-
-
-def _check(spec: RecordSpec, out: Path) -> None:
-    if not (spec.pids or spec.vms or spec.all_vms or spec.cgroup or spec.command):
-        raise UsageError("nothing to record: give -p PID, --vm NAME, --all-vms, --cgroup PATH or -- COMMAND")
-    ring = spec.ring_bytes
-    if ring is not None and (ring & (ring - 1) or not _MIN_RING <= ring <= _MAX_RING):
-        raise UsageError(f"a ring of {ring} bytes: the size must be a power of two from 64K to 1G")
-    if out.exists() and not spec.force:
-        raise UsageError(f"{out}: exists: choose another name or give --force")
-    check_free(out, force=spec.force)
-    if spec.limits.any and spec.backend == "bpftrace":
-        raise UsageError("bpftrace cannot shed groups while it runs: ceilings need --backend bcc")
-    lacking = missing_capabilities()
-    if lacking:
-        raise NoPermission(f"recording needs {' and '.join(lacking)}: run as root or grant them")
-    if refusal := try_tracepoint(tracefs_root() / "events"):
-        level = Path("/proc/sys/kernel/perf_event_paranoid").read_text().strip()
-        raise NoPermission(
-            f"the kernel refuses to attach probes (perf_event_open: {refusal}; kernel.perf_event_paranoid is {level}): "
-            "run as root, or where CAP_PERFMON is there: sysctl kernel.perf_event_paranoid=2"
-        )

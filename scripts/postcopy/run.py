@@ -22,7 +22,8 @@ from qmp import Qmp, QmpError
 
 from faultreplay.cli.qemu_view import beside
 from faultreplay.cli.render import emit
-from faultreplay.collect.recorder.recorder import Recorder, RecordSpec
+from faultreplay.collect.recorder.recorder import Recorder
+from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.meta import MechanismUsed
 from faultreplay.faulttrace.store import open_trace

@@ -19,7 +19,7 @@ from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration
 
 if TYPE_CHECKING:
     from faultreplay.collect.recorder.keep import Rotation, Trigger
-    from faultreplay.collect.recorder.recorder import RecordStatus, RecordSummary
+    from faultreplay.collect.recorder.spec import RecordStatus, RecordSummary
 
 
 @click.command("record", short_help="Record a trace.")
@@ -97,7 +97,8 @@ def command(
     """
     from faultreplay.collect.backends.probes import DEFAULT_GROUPS
     from faultreplay.collect.recorder.limits import Limits
-    from faultreplay.collect.recorder.recorder import RecordSpec, record
+    from faultreplay.collect.recorder.recorder import record
+    from faultreplay.collect.recorder.spec import RecordSpec
 
     spec = RecordSpec(
         pids=_pids(pids),
