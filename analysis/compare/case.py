@@ -67,6 +67,8 @@ class Case:
     windows: tuple[Window, ...]
     windows_from: str
     fit: bool = True
+    set_by_user: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """the settings that were asked for; those of `setup` hold the host's too"""
     reading: Reading = "recorded"
     """how faults of memory that was there are taken in the table on missing memory"""
     _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
@@ -264,9 +266,10 @@ def open_case(
     shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)
     spans, windows_from = windows_for(trace, workload, windows, used)
+    asked = setup.settings
     setup = for_host(setup, trace.meta.host.kvm_flavour)
     setup = for_lab(setup, trace.meta) if as_pinned else setup
-    case = Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit)
+    case = Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit, asked)
     reading = reading_of(workload) if setup.reading == "auto" else setup.reading
     read = replace(case, reading=reading)
     return case if setup.reading == "auto" and not read.read_as_missing else read

@@ -19,6 +19,7 @@ from faultreplay.analysis.compare.predict import (
     replications,
 )
 from faultreplay.analysis.compare.served import Served, served, why_no_row
+from faultreplay.analysis.compare.settings import check_settings
 from faultreplay.analysis.compare.sources import CostSource
 from faultreplay.analysis.compare.uncertainty import Doubt, Replayed, Uncertainty
 from faultreplay.faulttrace.errors import UsageError
@@ -132,9 +133,12 @@ def compare(
         progress: called with a word on each long step.
 
     Raises:
-        UsageError: an unknown mechanism, parameter or cost; or `baseline` has no numbers for this trace.
+        UsageError: an unknown mechanism, parameter or cost; one is set for a mechanism that is not replayed; or
+            `baseline` has no numbers for this trace.
     """
     step = progress or (lambda _: None)
+    asked = mechanisms or [*default_names(case), *blackout_names(case, ())]
+    check_settings(case.set_by_user, asked, (window.kind for window in case.windows))
     measured = measured_metrics(case.workload, case.stops)
     loaded = [case.load(name) for name in mechanisms or default_names(case)]
     missing = [mechanism for mechanism in loaded if mechanism.window is None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from faultreplay.cli.render import FORMATS
-from faultreplay.faulttrace.errors import UsageError, nearest
+from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns, parse_rate_bytes
 
 if TYPE_CHECKING:
@@ -305,21 +305,3 @@ def _bounds(options: Mapping[str, Any]) -> frozenset[str]:
         return frozenset()
     asked = click.get_current_context().get_parameter_source("retouch") is not ParameterSource.DEFAULT
     return frozenset({"cpus"} if options["cpus"] is None else ()) | frozenset(() if asked else {"retouch"})
-
-
-def check_settings(setup: Setup, names: Sequence[str], window_kinds: Iterable[str]) -> None:
-    """Refuse `--set` of a mechanism that is not replayed: it would change nothing, without a word.
-
-    Raises:
-        UsageError: one is set that is neither among `names` nor the rule of a window.
-    """
-    from faultreplay.analysis.compare.predict import split_choice
-    from faultreplay.replay.engine.windows import WINDOW_KINDS
-
-    plain = [split_choice(name)[0] for name in names]
-    replayed = {*plain, *(Path(name).stem for name in plain)}
-    replayed |= {WINDOW_KINDS[kind] for kind in window_kinds if kind}
-    for name, values in setup.settings.items():
-        if name not in replayed:
-            what = f"--set {name}.{next(iter(values))}: '{name}' is not replayed"
-            raise UsageError(f"{what}:{nearest(name, sorted(replayed))} add it with -m {name}")

@@ -70,7 +70,7 @@ def command(
 
     A cost is the interval that `faultreplay models` gives for its name. Without -o the table is only shown.
     """
-    from faultreplay.faulttrace.store import open_trace
+    import faultreplay
 
     if not traces and not lab:
         raise UsageError("nothing to calibrate from: name traces, or give --lab")
@@ -79,7 +79,7 @@ def command(
     if output is not None:
         check_output(output, force=force)
     wanted = _wanted(require)
-    opened: list[Trace] = [open_trace(path) for path in traces]
+    opened: list[Trace] = [faultreplay.open_trace(path) for path in traces]
     how: dict[str, Any] = {"first_share": split, "with_truth": with_truth, "min_samples": min_samples}
     measured = None
     if lab:
@@ -90,9 +90,7 @@ def command(
         measured = calibrate_host(say, extra=opened, left_out=left_out, allow_busy=allow_busy, **how)
         fit, hosts = measured.fit, [measured.meta.host, *(trace.meta.host for trace in opened)]
     else:
-        from faultreplay.analysis.calibrate.calibrate import calibrate
-
-        fit, hosts = calibrate(opened, **how), [trace.meta.host for trace in opened]
+        fit, hosts = faultreplay.calibrate(opened, **how), [trace.meta.host for trace in opened]
     absent = [name for name in wanted if name not in fit.costs]
     if absent:
         reasons = {**fit.refused, **(measured.contention.not_told if measured else {})}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultreplay.cli.options import (
-    check_settings,
     mechanisms_option,
     output_format,
     output_options,
@@ -70,22 +69,17 @@ def command(  # noqa: D103 - the help text is below
 
 def _one(trace: Path, names: list[str], options: Mapping[str, Any]) -> tuple[Report, str]:
     """The table of one trace, and why it is not to be trusted; empty where it is."""
-    from faultreplay.analysis.compare.case import open_case
-    from faultreplay.analysis.compare.compare import blackout_names, compare, default_names
+    import faultreplay
     from faultreplay.analysis.compare.judged import Trust
     from faultreplay.cli import compare_view
     from faultreplay.cli.progress import steps
     from faultreplay.faulttrace.remote import identity
-    from faultreplay.faulttrace.store import open_trace
 
     setup, more = setup_from(options)
     with steps() as step:
         step("reading the trace")
-        case = open_case(open_trace(trace), setup, **more)
-        check_settings(
-            setup, names or [*default_names(case), *blackout_names(case, ())], (window.kind for window in case.windows)
-        )
-        done = compare(case, names, baseline=options["baseline"], progress=step)
+        case = faultreplay.open_case(trace, setup, **more)
+        done = faultreplay.compare(case, names, baseline=options["baseline"], progress=step)
     asked = {**options, "mechanisms": names}
     report = compare_view.report(done, verbose=options["verbose"], options=asked, trace_id=identity(str(trace)))
     if done.trust in (Trust.NOT, Trust.UNJUDGED):

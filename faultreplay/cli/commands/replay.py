@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultreplay.cli.options import (
-    check_settings,
     named_mechanisms_option,
     output_format,
     output_options,
@@ -48,12 +47,10 @@ def command(  # noqa: D103 - the help text is below
     force: bool,
     **options: Any,
 ) -> None:
-    from faultreplay.analysis.compare.case import open_case
-    from faultreplay.analysis.compare.compare import compare
+    import faultreplay
     from faultreplay.cli import replay_view
     from faultreplay.cli.progress import steps
     from faultreplay.cli.render import check_output, emit
-    from faultreplay.faulttrace.store import open_trace
 
     fmt = output_format(fmt, output)
     if output is not None:
@@ -68,9 +65,8 @@ def command(  # noqa: D103 - the help text is below
     setup, more = setup_from(options)
     with steps() as step:
         step("reading the trace")
-        case = open_case(open_trace(trace), setup, **more)
-        check_settings(setup, names, (window.kind for window in case.windows))
-        done = compare(case, names, weigh=False, progress=step)
+        case = faultreplay.open_case(trace, setup, **more)
+        done = faultreplay.compare(case, names, weigh=False, progress=step)
         asked = {case.load(name).name for name in names}
         done = replace(done, blackouts=tuple(still for still in done.blackouts if still.mechanism in asked))
     wants_rows = fmt == "parquet" if rows is None else rows

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from faultreplay.cli.options import (
-    check_settings,
     mechanisms_option,
     parse_names,
     question_options,
@@ -43,15 +42,13 @@ def command(  # noqa: D103 - the help text is below
     verbose: bool,
     **options: Any,
 ) -> None:
-    from faultreplay.analysis.compare.case import open_case
-    from faultreplay.analysis.compare.compare import blackout_names, compare, default_names
+    import faultreplay
     from faultreplay.cli.progress import steps
     from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.cli.render import check_output, write_text
     from faultreplay.cli.report_view import figures_page, page
-    from faultreplay.faulttrace.store import open_trace
 
-    opened = open_trace(trace)
+    opened = faultreplay.open_trace(trace)
     output = output or Path(f"{opened.name}.html")
     check_output(output, force=force)
     qemu = qemu_reports(opened)
@@ -61,12 +58,8 @@ def command(  # noqa: D103 - the help text is below
     setup, more = setup_from(options)
     with steps() as step:
         step("reading the trace")
-        case = open_case(opened, setup, **more)
-        names = parse_names(mechanisms)
-        check_settings(
-            setup, names or [*default_names(case), *blackout_names(case, ())], (window.kind for window in case.windows)
-        )
-        comparison = compare(case, names, baseline=baseline, progress=step)
+        case = faultreplay.open_case(opened, setup, **more)
+        comparison = faultreplay.compare(case, parse_names(mechanisms), baseline=baseline, progress=step)
         step("drawing")
         text = page(comparison, opened.meta, qemu)
     write_text(output, text)

@@ -15,7 +15,6 @@ import click
 
 from faultreplay.cli.options import (
     Finite,
-    check_settings,
     named_mechanisms_option,
     parse_names,
     question_options,
@@ -68,6 +67,7 @@ def command(  # noqa: D103 - the help text is below
     force: bool,
     **options: Any,
 ) -> None:
+    from faultreplay.analysis.compare.settings import check_settings
     from faultreplay.analysis.explore import workers
     from faultreplay.analysis.explore.axes import parse_axis
     from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
@@ -79,7 +79,7 @@ def command(  # noqa: D103 - the help text is below
     if len(names) < 1:
         raise UsageError("which mechanisms? name them with -m, as -m uffd-missing,kvm-exit")
     setup, more = setup_from(options)
-    check_settings(setup, names, (kind for _, _, kind in more["windows"]))
+    check_settings(setup.settings, names, (kind for _, _, kind in more["windows"]))
     axes = tuple(parse_axis(text, names) for text in varied)
     common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
     made = plan(traces, names, common)
