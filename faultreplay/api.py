@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import threading
@@ -48,10 +48,10 @@ def faults(trace: TraceLike, *, vcpu_threads: Sequence[str] = ()) -> pl.DataFram
 
     >>> import faultreplay
     >>> frame = faultreplay.faults("sample-traces/guest-uffd-missing.trace")
-    >>> frame["cause"].value_counts().rows()
-    [('missing', 8000)]
+    >>> frame["cause"].value_counts(sort=True).rows()
+    [('missing', 8000), ('minor-host', 3)]
     >>> int(frame["stall_ns"].median())
-    377158
+    377235
     """
     return _trace(trace).faults(vcpu_threads=vcpu_threads)
 
@@ -66,8 +66,8 @@ def workload(
 
     Args:
         trace: a trace, or a case (then the rest is the case's).
-        reading: faults of memory that was there ``recorded`` as they were, or the ``first-touch`` of each page as one of
-            missing memory; ``auto``: first touches where no fault was of missing memory.
+        reading: faults of memory that was there ``recorded`` as they were, or the ``first-touch`` of each page as one
+            of missing memory; ``auto``: first touches where no fault was of missing memory.
         vcpu_threads: as of `faults`.
 
     Raises:
@@ -119,7 +119,7 @@ def costs(*files: str | Path, trace: CaseLike | None = None) -> CostTable:
 
     >>> import faultreplay
     >>> faultreplay.costs()["trap"].provenance
-    'measured-lab'
+    'derived'
     >>> faultreplay.costs(trace="sample-traces/guest-uffd-missing.trace")["trap"].provenance
     'measured-trace'
     """
@@ -154,9 +154,7 @@ def open_case(
     from faultreplay.analysis.compare import case
     from faultreplay.analysis.compare.predict import Setup
 
-    return case.open_case(
-        _trace(trace), setup or Setup(), windows=windows, fit=fit, max_loss_percent=max_loss_percent
-    )
+    return case.open_case(_trace(trace), setup or Setup(), windows=windows, fit=fit, max_loss_percent=max_loss_percent)
 
 
 def compare(
@@ -218,8 +216,8 @@ def calibrate(
 
     >>> import faultreplay
     >>> fit = faultreplay.calibrate(["sample-traces/guest-uffd-missing.trace"])
-    >>> fit.costs["resolve"].n
-    8000
+    >>> fit.costs["resolve"].provenance, fit.costs["resolve"].n > 7000
+    ('measured-lab', True)
     """
     from faultreplay.analysis.calibrate import calibrate as fitting
 
@@ -269,4 +267,4 @@ def _trace(trace: TraceLike) -> Trace:
 def _case(trace: CaseLike, setup: Setup | None = None) -> Case:
     from faultreplay.analysis.compare.case import Case
 
-    return trace if isinstance(trace, Case) else open_case(cast("TraceLike", trace), setup)
+    return trace if isinstance(trace, Case) else open_case(trace, setup)

@@ -95,12 +95,11 @@ def command(
 
     Ends after -d, when all targets have ended, or on Ctrl-C; a COMMAND that still runs then gets SIGTERM.
     """
+    import faultreplay
     from faultreplay.collect.backends.probes import DEFAULT_GROUPS
     from faultreplay.collect.recorder.limits import Limits
-    from faultreplay.collect.recorder.recorder import record
-    from faultreplay.collect.recorder.spec import RecordSpec
 
-    spec = RecordSpec(
+    spec = faultreplay.RecordSpec(
         pids=_pids(pids),
         children=children,
         vms=vms,
@@ -126,7 +125,7 @@ def command(
         raise UsageError("--ring-size 0: a ring buffer needs a size")
     stop = threading.Event()
     with _signals_set(stop), _status_line() as show:
-        summary = record(spec, _trace_path(out), stop, show)
+        summary = faultreplay.record(spec, _trace_path(out), stop, show)
     _report(summary)
     if summary.nothing_because:
         raise IncompleteData(f"{summary.path}: no event was recorded: {'; '.join(summary.nothing_because)}")
