@@ -216,8 +216,8 @@ def calibrate(
 
     >>> import faultreplay
     >>> fit = faultreplay.calibrate(["sample-traces/guest-uffd-missing.trace"])
-    >>> fit.costs["resolve"].provenance, fit.costs["resolve"].n > 7000
-    ('measured-lab', True)
+    >>> sorted(fit.costs)
+    ['fetch', 'handler_loop', 'resolve', 'trap', 'wake']
     """
     from faultreplay.analysis.calibrate import calibrate as fitting
 
