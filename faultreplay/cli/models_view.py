@@ -96,7 +96,9 @@ def _bullet(what: str, text: str, width: int) -> list[str]:
 
 
 def _facts(mechanism: Mechanism, width: int) -> list[str]:
-    lines = [f"granule: {format_bytes(mechanism.granule_bytes)}"]
+    told = f" ({mechanism.status.source})" if mechanism.status.source else ""
+    lines = textwrap.wrap(f"upstream: {mechanism.status}{told}", width, subsequent_indent="  ", break_long_words=False)
+    lines.append(f"granule: {format_bytes(mechanism.granule_bytes)}")
     served = ", ".join(mechanism.serves)
     falls = "; ".join(f"{kind} falls back to {other.name}" for kind, other in mechanism.fallback.items())
     nobody = [k for k in ACCESSOR_KINDS if k not in mechanism.serves and k not in mechanism.fallback]

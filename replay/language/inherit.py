@@ -116,12 +116,12 @@ def merge(base: dict[str, Any], own: dict[str, Any], fail: Fail) -> dict[str, An
 
     Parameters, resources, classes, fall-backs and paths are taken over by name, one of the same name in `own` stands in
     the place of the inherited one; of a parameter, single keys. ``[changes.PATH]`` puts other stages in the place of a
-    labelled one. All else that `own` says replaces what it inherits.
+    labelled one. All else that `own` says replaces what it inherits; the upstream status is each file's own.
 
     Raises:
         UsageError: by way of `fail`, for a change of what is not there.
     """
-    out = dict(base)
+    out = {key: entry for key, entry in base.items() if key != "status"}
     for key, entry in own.items():
         if key in ("extends", "changes"):
             continue

@@ -13,6 +13,7 @@ from faultreplay.replay.language import expressions, inherit
 from faultreplay.replay.language import words as lang
 from faultreplay.replay.language.reading import TomlFile, number_in, shown
 from faultreplay.replay.language.stages import Operands, Param, Resource
+from faultreplay.replay.language.status import UNKNOWN, Status, read_status
 from faultreplay.replay.language.words import Stage
 
 __all__ = ["Mechanism", "Param", "Resource", "list_mechanisms", "load_mechanism"]
@@ -26,6 +27,7 @@ _TOP: Final = frozenset(
         "stands_for",
         "source",
         "limits",
+        "status",
         "granule",
         "serves",
         "fallback",
@@ -44,7 +46,7 @@ _STAGE2: Final = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awak
 _RECORDED: Final = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
 _RECORDED_AWAKE: Final = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
 _NOTHING: Final = (Stage("wake", 0, {}, 0),)
-_WORDS: Final = frozenset({"title", "stands_for", "source", "limits", "params", "changes", "extends"})
+_WORDS: Final = frozenset({"title", "stands_for", "source", "limits", "status", "params", "changes", "extends"})
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
 MOST_SERVERS: Final = 1 << 20
 MOST_SHARDS: Final = 1 << 16
@@ -92,6 +94,7 @@ class Mechanism:
     window: Mapping[str, Any] | None
     push: Mapping[str, Any] | None
     shards: Any
+    status: Status = UNKNOWN
 
     def value(self, operand: Any) -> float:
         """The number behind a number, a size, ``$param`` or an expression of parameters.
@@ -265,6 +268,7 @@ class _Reader:
             window=self.window(),
             push=self.push(),
             shards=operands.count(data.get("shards", 1), 1, MOST_SHARDS, "shards"),
+            status=read_status(file, data.get("status")),
         )
 
     def check_used(self, params: Mapping[str, Param]) -> None:

@@ -27,6 +27,7 @@ def list_(fmt: str) -> None:
             {
                 "name": name,
                 "title": mechanism.title,
+                "status": mechanism.status.state,
                 "granule_bytes": mechanism.granule_bytes,
                 "params": ", ".join(mechanism.params) or "-",
                 "serves": ", ".join(mechanism.serves),
@@ -36,6 +37,7 @@ def list_(fmt: str) -> None:
     columns = [
         Column("name", "mechanism"),
         Column("title", "stands for", keep=7),
+        Column("status", "upstream", keep=6),
         Column("granule_bytes", "granule", "bytes", keep=5),
         Column("params", "parameters", keep=4),
         Column("serves", "serves", keep=2),
