@@ -72,6 +72,7 @@ def write_trace(
     windows: list[WindowSpan] | None = None,
     targets: list[Target] | None = None,
     host: Host | None = None,
+    lab: dict[str, object] | None = None,
 ) -> Path:
     """A trace directory whose faults are `rows`; it holds one event, so that a share of losses has a meaning."""
     end = max((int(str(r["end_ns"])) for r in rows if r["end_ns"]), default=BEGIN_NS)
@@ -82,6 +83,7 @@ def write_trace(
         mechanism=MechanismUsed(mechanism, params or {"handlers": 1}) if mechanism else None,
         windows=windows or [],
         targets=targets or [],
+        lab=lab or {},
     )
     event = {f.name: 0 for f in EVENTS} | {"ts_ns": BEGIN_NS}
     with TraceWriter(path, meta) as writer:

@@ -75,6 +75,34 @@ def passes(
     monkeypatch.setattr(host_module, "Watch", Told)
 
 
+def test_the_range_of_a_cost_holds_runs_that_slept_and_runs_that_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes(tmp_path, monkeypatch, 1, Conditions(0, 0, 0, 0.0))
+    made = 0
+
+    @contextmanager
+    def micro_traces(say: Callable[[str], None]) -> Iterator[MicroTraces]:
+        nonlocal made
+        made += 1
+        traces = []
+        for fetch, times in (("200us", 3), ("0us", 1)):
+            rows = uffd_faults(each=100, vcpus=1, seed=made)
+            for row in rows:
+                row["wake_ns"] = int(str(row["wake_ns"])) * times
+            path = tmp_path / f"{made}-{fetch}.trace"
+            lab = {"spec": {"mechanism": "uffd-missing", "fetch": fetch}}
+            traces.append(open_trace(write_trace(path, rows, host=HOST, lab=lab)))
+        yield MicroTraces(traces, [])
+
+    monkeypatch.setattr(host_module, "micro_traces", micro_traces)
+    wake, trap = (calibrate_host(words).fit.costs[name] for name in ("wake", "trap"))
+    assert wake.low < 30_000, "asleep it is three times as long: both are in the range"
+    assert wake.high > 90_000
+    assert wake.distribution.mean == pytest.approx(60_000, rel=0.02)
+    assert trap.high / trap.low < 1.1, "the passes agree on what the way does not change"
+
+
 def words(_: str) -> None:
     pass
 

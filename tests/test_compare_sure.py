@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,17 @@ from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import Comparison, compare
 from faultreplay.analysis.compare.judged import ERROR_FIELDS, Trust
 from faultreplay.analysis.compare.predict import Setup
-from faultreplay.analysis.compare.ranges import FOREIGN_FACTOR, LEVEL, factors, spread_of, stated_width
-from faultreplay.analysis.compare.sources import HOST, CostSource, Origin
+from faultreplay.analysis.compare.ranges import (
+    FOREIGN_FACTOR,
+    LEVEL,
+    OWN_PERCENT,
+    RUN_PERCENT,
+    factors,
+    placements,
+    spread_of,
+    stated_width,
+)
+from faultreplay.analysis.compare.sources import HOST, TRACE, CostSource, Origin
 from faultreplay.analysis.judge.bootstrap import mean_sd
 from faultreplay.cli import compare_view, render
 from faultreplay.cli.main import _exit_code
@@ -255,6 +265,42 @@ def test_spreads_of_costs() -> None:
     assert inside == pytest.approx(LEVEL, abs=0.03), "low and high hold nine of ten draws"
     again = factors({"wake": spread_of("wake", stated, foreign), "trap": spread_of("trap", cost, HOST)}, 400, 3)
     assert (again["wake"][1] == drawn).all(), "rows that share a cost move together"
+
+
+def test_own_costs_of_another_run_are_faster_or_slower_together() -> None:
+    cost = Cost(Distribution.constant(50_000), "measured-host", "s")
+    own = {name: spread_of(name, cost, HOST) for name in ("trap", "wake", "fetch")}
+    drawn = {name: np.log(both[0]) for name, both in factors(own, 2000, 1).items()}
+    assert drawn["trap"].std() == pytest.approx(math.hypot(RUN_PERCENT, OWN_PERCENT) / 100, rel=0.05)
+    together = np.cov(drawn["trap"], drawn["wake"])[0, 1]
+    assert together == pytest.approx((RUN_PERCENT / 100) ** 2, rel=0.2)
+    assert abs(np.corrcoef(drawn["trap"], drawn["fetch"])[0, 1]) < 0.1, "a timer does not care"
+    there = spread_of("wake", cost, HOST, elsewhere=True)
+    assert there.own > own["wake"].own, "another mechanism's costs are less sure"
+    short, long = (Cost(Distribution.constant(ns), "measured-trace", "s") for ns in (2_000, 200_000))
+    work = [spread_of("fetch", c, TRACE, elsewhere=True).own for c in (short, long)]
+    assert work[0] > 10 * work[1], "a fetch that is only a handler's work differs with the handler"
+
+
+def test_where_threads_wake_up_is_in_the_interval_of_other_mechanisms(tmp_path: Path) -> None:
+    """Half of the wakes found a busy CPU: those of another mechanism may all do, or none."""
+    wakes = {"wake": Cost(Distribution.constant(20_000), "measured-trace", "s")}
+    assert placements(wakes) == ({}, {}), "not seen both ways"
+    both = replace(wakes["wake"], on_idle_cpu=Distribution.constant(30_000), on_busy_cpu=Distribution.constant(10_000))
+    assert placements({"wake": both}) == ({"wake": 0.5}, {"wake": 1.5})
+    rows = uffd_faults(vcpus=2, each=300)
+    for number, row in enumerate(rows):
+        row["wake_after_tid"] = 0 if number % 2 else row["handler_tid"]
+        row["wake_run_ns"] = int(str(row["wake_ns"])) // (1 if number % 2 else 3)
+        row["wake_ns"] = int(str(row["wake_run_ns"]))
+    got = compared(write_trace(tmp_path / "t.trace", rows), ("uffd-missing", "uffd-minor"))
+    own, other = (row.uncertainty for row in got.rows)
+    assert own is not None and other is not None
+    case = open_case(open_trace(tmp_path / "t.trace"), Setup())
+    wake = case.costs()["wake"]
+    assert wake.on_idle_cpu is not None and wake.on_busy_cpu is not None
+    doubt = {row.mechanism: (row.uncertainty.total_ns.low / row.metrics.total_stall_ns) for row in got.rows}  # type: ignore[union-attr]
+    assert doubt["uffd-minor"] < doubt["uffd-missing"], "the recorded mechanism's threads are placed as they were"
 
 
 def test_the_bootstraps_own_deviation_is_that_of_its_draws() -> None:

@@ -1,4 +1,7 @@
-"""Costs of this host from the lab's short runs, made twice: what differs between the two is how sure they are."""
+"""Costs of this host from the lab's short runs, made twice and with and without a sleep through the fetch.
+
+What differs between the two times, and between the two ways, is how sure the costs are.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
@@ -105,10 +109,16 @@ def calibrate_host(
 
         whole = fitted(made, extra, min_samples)
         apart = [fitted([one], (), max(min_samples // PASSES, 2)).costs for one in made]
+        ways = [
+            fitted([MicroTraces([*chain(*runs)], [])], (), max(min_samples // PASSES, 2)).costs
+            for runs in zip(*(one.by_fetch() for one in made), strict=True)
+            if any(runs)
+        ]
         meta = made[0].quiet[0].meta
     spoiled = worst(conditions).problems
     costs = {
-        name: _with_range(cost, [p[name] for p in apart if name in p], spoiled) for name, cost in whole.costs.items()
+        name: _with_range(cost, [p[name] for p in apart if name in p], spoiled, [w[name] for w in ways if name in w])
+        for name, cost in whole.costs.items()
     }
     unsteady = {
         name: difference
@@ -131,8 +141,11 @@ def _contention(growth: Growth, own: Mapping[str, Cost], kvm_flavour: str, spoil
     return replace(found, refused=growth.left_out | dict(found.refused))
 
 
-def _with_range(cost: Cost, passes: Sequence[Cost], spoiled: Sequence[str]) -> Cost:
-    """The cost with `low` and `high`: its means of the passes are two draws of what it is worth another time."""
+def _with_range(cost: Cost, passes: Sequence[Cost], spoiled: Sequence[str], ways: Sequence[Cost] = ()) -> Cost:
+    """The cost with `low` and `high`: its means of the passes are two draws of what it is worth another time.
+
+    `ways`: fitted to the runs that slept through the fetch, and to those that had it at once: the range holds both.
+    """
     mean = cost.distribution.mean
     if mean <= 0:
         return cost
@@ -143,7 +156,8 @@ def _with_range(cost: Cost, passes: Sequence[Cost], spoiled: Sequence[str]) -> C
     if spoiled:
         factor = max(factor, BUSY_FACTOR)
         source = f"{source}; on a busy host: {'; '.join(spoiled)}"
-    return replace(cost, low=round(mean / factor, 1), high=round(mean * factor, 1), source=source)
+    means = [mean, *(way.distribution.mean for way in ways if way.distribution.mean > 0)]
+    return replace(cost, low=round(min(means) / factor, 1), high=round(max(means) * factor, 1), source=source)
 
 
 def _no_narrower(cost: Cost, before: Cost) -> Cost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _MS: Final = 1_000_000
 _WINDOWS: Final = 16  # a run, and the most it takes; two sizes of memory and two runs of each make 64 of each kind
 _CONTENDED_CORES: Final = 2
+AT_ONCE: Final = ", at once"
+_FETCHING: Final = ("uffd-missing", "kvm-exit", "mmio-exit")
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,23 @@ class MicroTraces:
     quiet: list[Trace]
     contended: list[Trace]
 
+    def by_fetch(self) -> tuple[list[Trace], list[Trace]]:
+        """Of the quiet ones those that slept through a fetch, and those that had it at once."""
+        fetching = {trace: spec["fetch"] for trace in self.quiet if (spec := _spec(trace))["mechanism"] in _FETCHING}
+        at_once = [trace for trace, fetch in fetching.items() if fetch == "0us"]
+        return [trace for trace in fetching if trace not in at_once], at_once
+
+
+def _spec(trace: Trace) -> Mapping[str, str]:
+    spec = trace.meta.lab.get("spec")
+    return spec if isinstance(spec, dict) else {"mechanism": "", "fetch": ""}
+
 
 def micro_specs() -> dict[str, LabSpec]:
-    """Name -> what to run. Handlers sleep through the fetch, as they do on a network: a CPU they hog costs others.
+    """Name -> what to run: handlers that sleep through the fetch, as on a network, and ones that have it at once.
 
+    After a sleep a CPU is idle more deeply and its caches are colder: the same step takes up to three times as long, or
+    a half. Each run of which that holds is made both ways; what they differ by is in the costs' ranges.
     There is no run of uffd-minor: its placing ioctl would blur that of the others. guest-memfd and dirty-log have no
     cost that a mechanism charges.
     """
@@ -42,14 +57,15 @@ def micro_specs() -> dict[str, LabSpec]:
         return tuple(Window((5 + 8 * n) * _MS, 2 * _MS, kind) for n in range(_WINDOWS))
 
     specs = {
-        # One accessor: the handler is always idle. Two: it never is.
-        "uffd-idle": LabSpec("uffd-missing", vcpus=1, handlers=1, pages=1000, fetch="100us"),
-        "uffd-busy": LabSpec("uffd-missing", vcpus=2, handlers=1, pages=500, fetch="200us"),
-        "kvm-exit": LabSpec("kvm-exit", vcpus=1, pages=500, fetch="100us"),
-        "mmio-exit": LabSpec("mmio-exit", vcpus=1, pages=300, fetch="100us"),
         "host-lazy": LabSpec("host-lazy", vcpus=1, pages=1000),
         "host-lazy-write": LabSpec("host-lazy", vcpus=1, pages=1000, access="w"),
     }
+    for name, fetch in (("", "200us"), (AT_ONCE, "0us")):
+        # One accessor: the handler is always idle. Two: it never is.
+        specs["uffd-idle" + name] = LabSpec("uffd-missing", vcpus=1, handlers=1, pages=1000, fetch=fetch)
+        specs["uffd-busy" + name] = LabSpec("uffd-missing", vcpus=2, handlers=1, pages=500, fetch=fetch)
+        specs["kvm-exit" + name] = LabSpec("kvm-exit", vcpus=1, pages=500, fetch=fetch)
+        specs["mmio-exit" + name] = LabSpec("mmio-exit", vcpus=1, pages=300, fetch=fetch)
     for pages, kind, seed in product((500, 4000), ("freeze", "memslot-destroy", "pause"), (1, 2)):
         specs[f"{kind}-{pages}-{seed}"] = LabSpec(
             kind, vcpus=1, pages=pages, access="w", order="uniform", accesses=6000, windows=windows(kind), seed=seed

@@ -28,10 +28,19 @@ ENVIRONMENT: Final = frozenset({"fetch", "swap_in"})
 """Costs of where content comes from, not of the host's kernel: the same whatever the mechanism."""
 FOREIGN_FACTOR: Final = 3.5
 """A foreign cost without a range may be so many times less or more: `reenter` of two PVM hosts is 17.8 and 61.6 us."""
-OWN_PERCENT: Final = 10.0
-"""Standard deviation of an own cost from run to run and from mechanism to mechanism: docs/validation.md, fetch 0."""
-OWN_ENVIRONMENT_PERCENT: Final = 1.0
-"""The same of a fetch, which no scheduler makes."""
+RUN_PERCENT: Final = 13.0
+"""Standard deviation of all own costs together from one run to another: a host is faster or slower as a whole."""
+OWN_PERCENT: Final = 12.0
+"""The same of each own cost by itself, in another run of the mechanism that showed it."""
+ELSEWHERE_PERCENT: Final = 17.0
+"""The same of each own cost in a run of another mechanism. All three by method of moments over 48 runs of 4 mechanisms,
+of which the intervals are not judged (docs/validation.md)."""
+OWN_ENVIRONMENT_PERCENT: Final = 3.0
+"""The same of a fetch: a timer or a network makes it,"""
+FETCH_WORK_NS: Final = 1200.0
+"""and the work of a handler around it, which differs between mechanisms by so much,"""
+FETCH_WORK_PERCENT: Final = 35.0
+"""or by so much where the fetch is nothing else."""
 _COMMON: Final = 0.5
 """Share of the variance of foreign costs that they have in common: another machine is slower in all of them."""
 
@@ -41,14 +50,23 @@ class CostSpread:
     """Relative standard deviations of one cost, in logarithms."""
 
     own: float
-    """of a cost of this host: from its samples and from run to run"""
+    """of a cost of this host by itself: from its samples, its stated range, from run to run"""
     foreign: float
     """of a cost of other hardware"""
     stated: bool
     """`low` and `high` stand in the cost's file"""
+    run: float = 0.0
+    """of all costs of this host together, from run to run"""
 
 
-def spread_of(name: str, cost: Cost, source: CostSource, samples: npt.NDArray[np.int64] | None = None) -> CostSpread:
+def spread_of(
+    name: str,
+    cost: Cost,
+    source: CostSource,
+    samples: npt.NDArray[np.int64] | None = None,
+    *,
+    elsewhere: bool = False,
+) -> CostSpread:
     """How far one cost may be off.
 
     Args:
@@ -56,18 +74,39 @@ def spread_of(name: str, cost: Cost, source: CostSource, samples: npt.NDArray[np
         cost: its figure, and its range if it states one.
         source: whose figure it is.
         samples: what it was fitted on, in order of time, if this trace showed it.
+        elsewhere: the replay is one of another mechanism than the trace's, or the cost is of other runs.
     """
     width = stated_width(cost)
     if source.foreign:
         return CostSpread(0.0, math.log(FOREIGN_FACTOR) / _Z if width is None else width, width is not None)
     if source.origin is Origin.FILE:
         return CostSpread(width or 0.0, 0.0, width is not None)
-    usual = (OWN_ENVIRONMENT_PERCENT if name in ENVIRONMENT else OWN_PERCENT) / 100
     fit = 0.0
     if samples is not None and len(samples) > 1:
         mean = float(samples.mean())
         fit = mean_sd(samples) / mean if mean > 0 else 0.0
-    return CostSpread(math.hypot(usual, fit, width or 0.0), 0.0, width is not None)
+    if name in ENVIRONMENT:
+        work = min(FETCH_WORK_NS / max(cost.distribution.mean, 1.0), FETCH_WORK_PERCENT / 100)
+        usual = math.hypot(OWN_ENVIRONMENT_PERCENT / 100, work if elsewhere else 0.0)
+        return CostSpread(math.hypot(usual, fit, width or 0.0), 0.0, width is not None)
+    usual = (ELSEWHERE_PERCENT if elsewhere else OWN_PERCENT) / 100
+    return CostSpread(math.hypot(usual, fit, width or 0.0), 0.0, width is not None, RUN_PERCENT / 100)
+
+
+def placements(costs: Mapping[str, Cost]) -> tuple[dict[str, float], dict[str, float]]:
+    """Factors of the costs of woken threads if all CPUs that they wake up on were busy, and if all were idle.
+
+    A cost's mean is the mixture of the runs that showed it; threads of another mechanism are placed otherwise, which
+    only a replay with host CPUs knows. Costs that no run showed both ways are left out.
+    """
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    for name, cost in costs.items():
+        means = [part.mean for part in (cost.on_idle_cpu, cost.on_busy_cpu) if part is not None and part.mean > 0]
+        mean = cost.distribution.mean
+        if len(means) == 2 and mean > 0:
+            low[name], high[name] = min(*means, mean) / mean, max(*means, mean) / mean
+    return low, high
 
 
 def stated_width(cost: Cost) -> float | None:
@@ -80,12 +119,12 @@ def factors(spreads: Mapping[str, CostSpread], draws: int, seed: int) -> dict[st
 
     The same seed gives a cost the same factors whichever other costs are drawn: rows that share it move together.
     """
-    common = _normal(draws, seed, "")
+    common, run = (_normal(draws, seed, name) for name in ("", ":run"))
     found = {}
     for name, spread in spreads.items():
         mine = _normal(draws, seed, name)
         foreign = math.sqrt(_COMMON) * common + math.sqrt(1 - _COMMON) * mine
-        found[name] = np.exp(spread.own * mine), np.exp(spread.foreign * foreign)
+        found[name] = np.exp(spread.own * mine + spread.run * run), np.exp(spread.foreign * foreign)
     return found
 
 

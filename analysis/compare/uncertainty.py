@@ -22,21 +22,18 @@ from faultreplay.analysis.compare.case import RAILS, Case
 from faultreplay.analysis.compare.extrapolation import beyond_sd
 from faultreplay.analysis.compare.judged import Judged
 from faultreplay.analysis.compare.predict import counted, run
-from faultreplay.analysis.compare.ranges import LEVEL, Floats, drawn, factors, spread_of
+from faultreplay.analysis.compare.ranges import LEVEL, Floats, drawn, factors, placements, spread_of
+from faultreplay.analysis.compare.sources import Origin
 from faultreplay.analysis.judge.bootstrap import Interval, sum_sd
 from faultreplay.analysis.judge.judge import by_accessor
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import Window
-from faultreplay.replay.language.costs import CostTable
+from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.mechanism import Mechanism
 
 DRAWS: Final = 24
 MODEL_PERCENT: Final = 1.0
 """Standard deviation of what the model misses even where nothing else is unsure: docs/validation.md, fetch 1 ms."""
-ANOTHER_RUN_PERCENT: Final = 8.0
-"""Standard deviation of a total from run to run of one host, with equal mechanism and workload: median difference
-5.4 % over 24 pairs of runs on a quiet host (docs/validation.md). In a total's interval; the difference of two rows is
-of one run."""
 BOUNDS_FROM_PERCENT: Final = 2.0
 """Two bounds are named where they differ by so much."""
 TOUCHED: Final = "what is touched again"
@@ -133,13 +130,12 @@ class Doubt:
         total = row.result.total_stall_ns
         rail = row.mechanism.name in RAILS
         parts = {**mine.parts, "model": 0.0 if rail else self.model_sd, "drift": 0.0 if rail else self.drift_sd}
-        parts["another run"] = 0.0 if rail else ANOTHER_RUN_PERCENT / 100
         parts["accessors beyond the costs' fit"] = 0.0 if rail else beyond_sd(row.costs, row.result)
         width = _width(parts)
         low, high = _hull(mine.shift, width)
         change, interval = self._change(row, base, mine, base_drawn)
         bounds = self._bounds(row)
-        totals = [total, *(b.total_ns for b in bounds)]
+        totals = [*(total * math.exp(end) for end in mine.placed), *(b.total_ns for b in bounds)]
         return Uncertainty(
             total_ns=Interval(
                 min(totals) * math.exp(low) * (1 - self.others),
@@ -170,6 +166,7 @@ class Doubt:
             "model": self.model_sd,
         }
         low, high = _hull(float(ratio.mean()) - math.log(total / other), _width(parts))
+        low, high = low + mine.placed[0], high + mine.placed[1]
         quiet = 1 - self.others
         return change, Interval(
             100 * (total / other * math.exp(low) * quiet - 1), 100 * (total / other * math.exp(high) / quiet - 1), LEVEL
@@ -198,11 +195,24 @@ class Doubt:
         costs = case.costs()
         return replace(row, costs=costs, result=run(case.read, row.mechanism, costs, case.setup, row.windows))
 
+    def _recorded(self, row: Replayed) -> bool:
+        used = self.case.used
+        return used is not None and row.mechanism.name.split(":")[0] == used.name
+
     def _draw(self, row: Replayed) -> _Drawn:
         case, total = self.case, row.result.total_stall_ns
         sources = case.sources(row.result.costs_used)
         samples = case.fitted_samples()
-        spreads = {name: spread_of(name, row.costs[name], src, samples.get(name)) for name, src in sources.items()}
+        spreads = {
+            name: spread_of(
+                name,
+                row.costs[name],
+                source,
+                samples.get(name),
+                elsewhere=source.origin is not Origin.TRACE or not self._recorded(row),
+            )
+            for name, source in sources.items()
+        }
         trace_sd = _trace_sd(case, row.result)
         if not total or not spreads:  # nothing of it is drawn: a rail
             return _Drawn(np.full(DRAWS, math.log(max(total, 1))), 0.0, {"trace": trace_sd}, None)
@@ -217,7 +227,18 @@ class Doubt:
             alone -= math.log(total)
             low, high = _hull(float(alone.mean()), 2 * _T * float(alone.std(ddof=1)))
             foreign = Interval(100 * (math.exp(low) - 1), 100 * (math.exp(high) - 1), LEVEL)
-        return _Drawn(everything, float(everything.mean()) - math.log(total), parts, foreign)
+        placed = self._placed(row, {name: row.costs[name] for name in sources})
+        return _Drawn(everything, float(everything.mean()) - math.log(total), parts, foreign, placed)
+
+    def _placed(self, row: Replayed, used: Mapping[str, Cost]) -> tuple[float, float]:
+        """How far the logarithm of the total goes down and up if woken threads find all CPUs busy, or all idle."""
+        if self.case.setup.cpus is not None or self._recorded(row):
+            return 0.0, 0.0
+        ends = placements(used)
+        if not ends[0]:
+            return 0.0, 0.0
+        low, high = _log_totals(self.case, row, ends, one=True) - math.log(row.result.total_stall_ns)
+        return min(float(low), 0.0), max(float(high), 0.0)
 
 
 @dataclass(frozen=True)
@@ -228,6 +249,8 @@ class _Drawn:
     """of their mean from the row's own"""
     parts: Mapping[str, float]
     foreign: Interval | None
+    placed: tuple[float, float] = (0.0, 0.0)
+    """of the logarithm: as of `Doubt._placed`"""
 
 
 def _log_totals(case: Case, row: Replayed, by: Sequence[Mapping[str, float]], *, one: bool = False) -> Floats:

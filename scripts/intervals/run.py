@@ -33,6 +33,7 @@ from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.lab.runner import run
 from faultreplay.lab.spec import LabSpec
+from faultreplay.replay.language.mechanism import load_mechanism
 
 MECHANISMS = ("uffd-missing", "kvm-exit", "uffd-sharded", "uffd-minor")
 FETCHES = ("0us", "50us", "200us")
@@ -90,27 +91,43 @@ def pairs(folder: Path, mechanisms: Sequence[str], costs: Sequence[str]) -> Iter
     """Every ordered pair of mechanisms of each group of like runs."""
     found, _ = find(folder)
     wanted = [one for one in found if one.mechanism in mechanisms]
+    targets: dict[Path, tuple[Found, list[Found]]] = {}
     for source, target, _again in plan(wanted):
-        yield predicted(source, target, costs)
+        targets.setdefault(source.path, (source, []))[1].append(target)
+    for source, several in targets.values():
+        yield from predicted(source, several, costs)
 
 
-def predicted(source: Found, target: Found, costs: Sequence[str]) -> Pair:
-    """As a user would: compare the source, read the row of the target's mechanism."""
+def predicted(source: Found, targets: Sequence[Found], costs: Sequence[str]) -> Iterator[Pair]:
+    """As a user would: compare the source, read the row of each target's mechanism."""
     case = open_case(open_trace(source.path), Setup(cost_files=costs, bounds=frozenset({"cpus", "retouch"})))
-    name = f"{target.mechanism}:handlers={target.handlers}" if target.mechanism == "uffd-missing" else target.mechanism
-    comparison = compare(case, [name])
-    if not comparison.rows:
-        raise FaultreplayError(f"{source.path.name} under {name}: {comparison.unanswered[0].reason}")
-    row, sure = comparison.rows[0], comparison.rows[0].uncertainty
-    assert sure is not None
-    measured = measured_metrics(open_case(open_trace(target.path), Setup()).workload)
-    # Of as many faults: a run may touch a page or two of its own code more.
-    share = row.metrics.faults / max(measured.faults, 1)
-    return Pair(
-        source.path.name, target.path.name, target.mechanism, source.mechanism, target.vcpus, target.fetch,
-        row.metrics.total_stall_ns, sure.total_ns.low, sure.total_ns.high, round(measured.total_stall_ns * share),
-        row.marked,
-    )  # fmt: skip
+    names = [asked(target) for target in targets]
+    comparison = compare(case, names)
+    rows = {row.mechanism: row for row in comparison.rows}
+    for target, name in zip(targets, names, strict=True):
+        if name not in rows:
+            raise FaultreplayError(f"{source.path.name} under {name}: {comparison.unanswered[0].reason}")
+        row, sure = rows[name], rows[name].uncertainty
+        assert sure is not None
+        measured = measured_metrics(open_case(open_trace(target.path), Setup()).workload)
+        # Of as many faults: a run may touch a page or two of its own code more.
+        share = row.metrics.faults / max(measured.faults, 1)
+        yield Pair(
+            source.path.name, target.path.name, target.mechanism, source.mechanism, target.vcpus, target.fetch,
+            row.metrics.total_stall_ns, sure.total_ns.low, sure.total_ns.high,
+            round(measured.total_stall_ns * share), row.marked,
+        )  # fmt: skip
+
+
+def asked(target: Found) -> str:
+    """The row that stands for a run: its mechanism with the handlers and the shards that the run had."""
+    meta = open_trace(target.path).meta
+    had = meta.mechanism.params if meta.mechanism else {}
+    declared = load_mechanism(target.mechanism).params
+    own = [f"{name}={had[name]}" for name in ("handlers", "shards") if name in declared and had.get(name)]
+    if target.mechanism == "uffd-sharded":  # the lab counts them all, a row those of each shard
+        own = [f"shards={had['shards']}", f"handlers={int(had['handlers']) // int(had['shards'])}"]
+    return ":".join([target.mechanism, *own])
 
 
 def table(found: Sequence[Pair]) -> str:
