@@ -53,8 +53,9 @@ loop: $(VENV)/.installed-dev  ## lines of the engine's loop that tests run, the 
 	  -m pytest -q $(LOOP_TESTS)
 	$(BIN)/coverage report -m --fail-under=95
 
-mutate: $(VENV)/.installed-dev  ## small faults in the stitch and in replay: do tests notice? (MUTATE_SHARE=0.1 MUTATE_SECONDS=7200)
-	$(BIN)/python tests/mutation/run.py --share $(or $(MUTATE_SHARE),0.1) --seconds $(or $(MUTATE_SECONDS),7200)
+mutate: $(VENV)/.installed-dev  ## small faults in the stitch and in replay: do tests notice? (MUTATE_SAMPLE=400 MUTATE_SECONDS=7200)
+	$(BIN)/python tests/mutation/run.py --sample $(or $(MUTATE_SAMPLE),400) --seconds $(or $(MUTATE_SECONDS),7200) \
+	  --results .mutate.jsonl
 
 bench: $(VENV)/.installed-dev  ## speed claims, as ratios against a named peer in one run
 	$(BIN)/python benchmarks/engine.py

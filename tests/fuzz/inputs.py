@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -103,7 +104,7 @@ def damaged_json(data: DataObject, base: bytes) -> bytes:
             case "many" if isinstance(node[key], list):
                 node[key] = (node[key] or [0]) * data.draw(st.sampled_from((2, 100)))
             case _:
-                node[key] = data.draw(st.sampled_from(JSON_VALUES))
+                node[key] = copy.deepcopy(data.draw(st.sampled_from(JSON_VALUES)))  # a later change may be inside it
     return json.dumps(tree).encode()
 
 

@@ -1,6 +1,10 @@
 """`make mutate`: small faults put into a module, one at a time; do the tests nearest to it notice?
 
-    python tests/mutation/run.py [faulttrace/stitch/markers.py ...] [--share 0.1] [--lines 160-170] [--seed 1]
+    python tests/mutation/run.py [faulttrace/stitch/markers.py ...] [--sample 400] [--lines 160-170] [--seed 1]
+
+Of all modules a stratified sample is run: each module's share of it is its share of all mutants, drawn by --seed. What
+came of each mutant goes to --results at once; a run that was cut short goes on from there while module and tests are
+the same.
 
 A driver of our own, of two hundred lines, as the known tools do not fit: mutmut puts a trampoline in the place of each
 function, which numba cannot compile, and copies a tree whose packages are links; cosmic-ray starts the tests anew for
@@ -14,8 +18,10 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import hashlib
 import importlib.machinery
 import json
+import math
 import os
 import random
 import signal
@@ -130,28 +136,70 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
         low, _, high = args.lines.partition("-")
         chosen = [m for m in every if int(low) <= m.line <= int(high or low)]
     else:
-        count = max(round(len(every) * args.share), 1)
-        chosen = sorted(
-            random.Random(f"{args.seed} {module}").sample(every, min(count, len(every))), key=lambda m: m.line
-        )
-    begun = time.monotonic()
-    baseline = run_tests(module, None, source, 1800)
-    took = time.monotonic() - begun
-    if baseline != "survived":
-        return {"module": module, "error": f"the tests {baseline} without a mutant", "all": len(every)}
+        drawn = random.Random(f"{args.seed} {module}").sample(every, min(args.sample, len(every)))
+        chosen = sorted(drawn, key=lambda mutant: mutant.line)
+    state = _state(module)
+    kept = _kept(args.results, module, state)
+    took = 0.0
     counts: collections.Counter[str] = collections.Counter()
     survivors = []
     for mutant in chosen:
-        if time.time() > args.deadline:
-            break
-        outcome = run_tests(module, mutant, source, max(LEAST_SECONDS, 4 * took))
-        counts[outcome] += 1
-        if outcome == "survived":
+        key = f"{mutant.number}.{mutant.variant}"
+        if key not in kept:
+            if time.time() > args.deadline:
+                break
+            if not took:
+                begun = time.monotonic()
+                if (baseline := run_tests(module, None, source, 1800)) != "survived":
+                    return {"module": module, "error": f"the tests {baseline} without a mutant", "all": len(every)}
+                took = time.monotonic() - begun
+            kept[key] = run_tests(module, mutant, source, max(LEAST_SECONDS, 5 * took))
+            _keep(args.results, {"module": module, "state": state, "mutant": key, "outcome": kept[key]})
+        counts[kept[key]] += 1
+        if kept[key] == "survived":
             survivors.append(
                 f"{module}:{mutant.line}: {mutant.words}: `{source.splitlines()[mutant.line - 1].strip()[:90]}`"
             )
             print(survivors[-1], file=sys.stderr, flush=True)
     return {"module": module, "all": len(every), "baseline_s": round(took, 1), "counts": counts, "survivors": survivors}
+
+
+def _state(module: str) -> str:
+    """A digest of the module and of its tests: an outcome holds as long as they are the same."""
+    data = hashlib.sha256()
+    for path in (module, *tests_of(module)):
+        data.update((ROOT / path).read_bytes())
+    return data.hexdigest()[:16]
+
+
+def _kept(results: Path | None, module: str, state: str) -> dict[str, str]:
+    if results is None or not results.exists():
+        return {}
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    return {row["mutant"]: row["outcome"] for row in rows if (row["module"], row["state"]) == (module, state)}
+
+
+def _keep(results: Path | None, row: dict[str, str]) -> None:
+    if results is not None:
+        with results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion (Wilson 1927)."""
+    if not trials:
+        return 0.0, 1.0
+    share, scale = hits / trials, 1 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def shares(sizes: dict[str, int], sample: int) -> dict[str, int]:
+    """How many mutants of each module are run: in proportion, at least one each, all where `sample` is 0."""
+    whole = sum(sizes.values())
+    return {module: size if not sample else min(size, max(round(size * sample / whole), 1))
+            for module, size in sizes.items()}  # fmt: skip
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -167,9 +215,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(_line(row["module"], row["all"], counts))
     found = whole.pop("all", 0)
     lines.append(_line("all", found, whole))
-    ran = whole.total()
-    lines.append(f"\n{ran} of {found} mutants run ({ran / max(found, 1):.0%}); "
-                 f"{(whole['killed'] + whole['timeout']) / max(ran, 1):.1%} noticed.")  # fmt: skip
+    ran, noticed = whole.total(), whole["killed"] + whole["timeout"]
+    low, high = wilson(noticed, ran)
+    lines.append(f"\n{ran} of {found} mutants run ({ran / max(found, 1):.0%}); {noticed / max(ran, 1):.1%} noticed "
+                 f"(95 % confidence: {low:.1%} to {high:.1%} of all).")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -182,7 +231,8 @@ def main() -> int:
     """The parent, which starts a process a module; or with --child one module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="default: faulttrace/stitch and replay")
-    parser.add_argument("--share", type=float, default=0.1, help="of each module's mutants, chosen by --seed")
+    parser.add_argument("--sample", type=int, default=400, help="mutants of all modules together; 0: each one")
+    parser.add_argument("--results", type=Path, help="keep what came of each mutant here, and go on from there")
     parser.add_argument("--lines", help="only those of these lines, as 160 or 160-170")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=7200.0, help="stop after so long")
@@ -194,10 +244,14 @@ def main() -> int:
         return 0
     rows = []
     deadline = time.time() + args.seconds
-    for module in args.modules or modules():
+    chosen = args.modules or modules()
+    sample = shares({module: len(mutants((ROOT / module).read_text())) for module in chosen}, args.sample)
+    for module in chosen:
         if time.time() > deadline:
             break
-        words = [module, "--child", "--share", str(args.share), "--seed", str(args.seed), "--deadline", str(deadline)]
+        words = [module, "--child", "--sample", str(sample[module]), "--seed", str(args.seed)]
+        words += ["--deadline", str(deadline)]
+        words += ["--results", str(args.results.absolute())] if args.results else []
         words += ["--lines", args.lines] if args.lines else []
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         if module in LOOP:
