@@ -57,14 +57,15 @@ def test_a_few_inputs_of_two_targets(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_the_watch_sees_a_hang_and_goes_on(tmp_path: Path) -> None:
-    """A target that never returns is counted as a hang, and the next seed runs."""
+@pytest.mark.parametrize("hangs", ["while True:\n            pass", "time.sleep(600)"])
+def test_the_watch_sees_a_hang_and_goes_on(tmp_path: Path, hangs: str) -> None:
+    """A target that works or waits for ever is counted as a hang, and the next seed runs."""
     script = tmp_path / "hanging.py"
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(FUZZ)!r})\nimport targets, run\n"
-        "def stuck(data, bench):\n    if data.draw(targets.inputs.st.booleans()):\n        time.sleep(600)\n"
+        f"def stuck(data, bench):\n    if data.draw(targets.inputs.st.booleans()):\n        {hangs}\n"
         "    return 'accepted', ''\n"
-        "targets.TARGETS['stuck'] = stuck\nrun.__file__ = __file__\nsys.exit(run.main())\n"
+        "targets.TARGETS['stuck'] = stuck\nrun.__file__ = __file__\nrun._CLOCK = 1\nsys.exit(run.main())\n"
     )
     words = [sys.executable, str(script), "stuck", "--inputs", "6", "--seconds", "40", "--hang", "5"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)

@@ -95,6 +95,22 @@ def test_no_option_is_a_bare_float() -> None:
     assert seen >= 7
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "x/.."])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["record", "-o", "%", "--", "true"], ["synth", "phases", "-o", "%"], ["export", "a.trace", "-o", "%"],
+        ["import", "--from", "perf-script", "x", "-o", "%"], ["compare", "a.trace", "-o", "%"],
+        ["report", "a.trace", "-o", "%"], ["lab", "run", "-m", "uffd-missing", "-o", "%"], ["calibrate", "-o", "%"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_what_is_made_has_a_name(words: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._exit_code([name if word == "%" else word for word in words]) == 2
+    said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if line.lower().startswith("error:")] == [said.splitlines()[-1]]
+
+
 def test_what_the_lab_draws_has_bounds() -> None:
     for text in ("lognormal:200us:nan", "lognormal:200us:-1", "lognormal:200us:99"):
         with pytest.raises(UsageError, match="--fetch"):

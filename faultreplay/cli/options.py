@@ -37,6 +37,20 @@ class Finite(click.FloatRange):
         return number
 
 
+class NewPath(click.Path):
+    """What is made under a name of its own: "", ".", ".." and "/" have none."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or a usage error."""
+        path = super().convert(value, param, ctx)
+        if path.name in ("", ".."):
+            self.fail(f"'{value}' names no file that could be made.", param, ctx)
+        return path
+
+
 _WINDOW = re.compile(r"(?P<start>[^+:]+)\+(?P<length>[^+:]+):(?P<kind>[a-z][a-z-]*)")
 _SETTING = re.compile(r"(?P<mechanism>[^=]+)\.(?P<param>[A-Za-z_][\w-]*)=(?P<value>.+)")
 
@@ -65,9 +79,7 @@ def _mechanisms(words: str) -> Callable[[F], F]:
 def output_options(function: F) -> F:
     """--format, -o, --force."""
     function = click.option("--force", is_flag=True, help="Write over an existing output file.")(function)
-    function = click.option(
-        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to stdout."
-    )(function)
+    function = click.option("-o", "--output", type=NewPath(dir_okay=False), help="Write here, not to stdout.")(function)
     return click.option(
         "--format", "fmt", type=click.Choice(FORMATS), default=None, help="Default: table, or what -o's name ends in."
     )(function)

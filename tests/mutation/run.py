@@ -19,6 +19,7 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import importlib
 import importlib.machinery
 import json
 import math
@@ -42,12 +43,17 @@ LOOP: Final = ("replay/engine/kernel.py", "replay/engine/cpus.py", "replay/engin
 _LANGUAGE: Final = [
     "tests/test_toml_checks.py", "tests/test_mechanism_language.py", "tests/test_replay_costs.py",
     "tests/test_engine_simpy.py", "tests/test_mechanism_models.py", "tests/test_host_costs.py",
+    "tests/test_mechanism_extends.py", "tests/test_contention.py", "tests/test_engine_books.py",
+    "tests/test_replay_cpus.py",
 ]  # fmt: skip
-_WORKLOAD: Final = ["tests/test_replay_workload.py", "tests/test_synth.py", "tests/test_replay_windows.py"]
+_WORKLOAD: Final = [
+    "tests/test_replay_workload.py", "tests/test_synth.py", "tests/test_replay_windows.py",
+    "tests/test_compare_replay.py",
+]  # fmt: skip
 TESTS: Final[dict[str, list[str]]] = {
     "faulttrace/stitch": [
         "tests/test_stitch_edges.py", "tests/test_stitch.py", "tests/test_stitch_zaps.py",
-        "tests/test_stitch_properties.py",
+        "tests/test_exits.py", "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py",
     ],
     "replay/engine": [
         "tests/test_engine_simpy.py", "tests/test_engine_books.py", "tests/test_replay_windows.py",
@@ -64,6 +70,10 @@ TESTS: Final[dict[str, list[str]]] = {
 """module or folder -> the tests nearest to it, the quickest first"""
 SLOW: Final = "not enough_cpus and not repairman and not any_cpus_and_pinning"
 """left out where the loop runs uncompiled"""
+
+
+LIBRARIES: Final = ("msgspec", "numba", "numpy", "polars", "pyarrow.parquet", "simpy", "rich.table")
+"""imported once, before the forks"""
 
 
 def tests_of(module: str) -> list[str]:
@@ -126,9 +136,8 @@ def _child(module: str, mutant: Mutant | None, source: str) -> int:
 
 def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
     """A share of a module's mutants; needs a process in which the module is not imported."""
-    import msgspec  # noqa: F401 - imported once, before the forks
-    import numba  # noqa: F401
-    import numpy as np  # noqa: F401
+    for library in LIBRARIES:
+        importlib.import_module(library)
 
     source = (ROOT / module).read_text()
     every = mutants(source)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from faultreplay.cli.options import NewPath
+
 
 @click.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="*.json.gz, *.csv or *.parquet.")
+@click.option("-o", "--output", required=True, type=NewPath(), help="*.json.gz, *.csv or *.parquet.")
 @click.option(
     "--what",
     type=click.Choice(["faults", "events", "losses"]),

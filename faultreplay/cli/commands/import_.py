@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from faultreplay.cli.options import NewPath
+
 
 @click.command()
 @click.option(
@@ -16,7 +18,7 @@ import click
     help="The tool whose output the files are.",
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The trace to make: NAME.trace.")
+@click.option("-o", "--output", type=NewPath(), help="The trace to make: NAME.trace.")
 @click.option("--into", type=click.Path(path_type=Path), help="qemu-migrate: add the figures to this trace.")
 @click.option(
     "--max-errors", type=click.IntRange(min=0), default=0, show_default=True, help="Lines that may be unreadable."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultreplay.cli.options import SEED
+from faultreplay.cli.options import SEED, NewPath
 from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.plain_text import plain
@@ -64,7 +64,7 @@ def command() -> None:
 @click.option("--pin/--no-pin", default=None, help="A core for each thread. Default: when there are enough.")
 @click.option("--nice", type=click.IntRange(-20, 19), default=-20, show_default=True, help="0: like other work.")
 @click.option("--fail", default="", help="Break something: handler-exit@MESSAGES, source-exit@PAGES, hugetlb-enomem.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Trace to write. Default: none is kept.")
+@click.option("-o", "--output", type=NewPath(), help="Trace to write. Default: none is kept.")
 @click.option("--no-record", is_flag=True, help="Truth only: attach no probes.")
 @click.option("--force", is_flag=True, help="Write over an existing trace.")
 def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> int:

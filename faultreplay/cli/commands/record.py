@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultreplay.cli.options import Finite
+from faultreplay.cli.options import Finite, NewPath
 from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 @click.command("record", short_help="Record a trace.")
 @click.argument("command_line", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="The trace to make: NAME.trace."
-)
+@click.option("-o", "--output", "out", type=NewPath(), required=True, help="The trace to make: NAME.trace.")
 @click.option(
     "-p", "--pid", "pids", multiple=True, metavar="PID,...", help="Record these processes; may be given several times."
 )

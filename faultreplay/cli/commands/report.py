@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from faultreplay.cli.options import (
+    NewPath,
     mechanisms_option,
     parse_names,
     question_options,
@@ -27,7 +28,7 @@ from faultreplay.cli.options import (
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewPath(dir_okay=False),
     metavar="FILE.html",
     help="Default: the trace's name with .html, here.",
 )

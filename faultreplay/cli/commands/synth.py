@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from faultreplay.cli.options import MOST_CPUS, SEED, Finite
+from faultreplay.cli.options import MOST_CPUS, SEED, Finite, NewPath
 
 _KINDS = ("demand-paging", "zipf", "phases")
 
@@ -20,7 +20,7 @@ _KINDS = ("demand-paging", "zipf", "phases")
 @click.option("--skew", type=Finite(0, 10), default=1.0, show_default=True, help="zipf: chance of page k is k^-SKEW.")
 @click.option("--phases", type=click.IntRange(1), default=4, show_default=True, help="phases: bursts of each vCPU.")
 @click.option("--quiet", default="10ms", show_default=True, help="phases: pause between two bursts.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Trace to write, NAME.trace.")
+@click.option("-o", "--output", type=NewPath(), required=True, help="Trace to write, NAME.trace.")
 @click.option("--force", is_flag=True, help="Write over an existing trace.")
 def command(  # noqa: D103 - the help text is below
     *,
