@@ -45,7 +45,7 @@ class NewPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, or a usage error."""
-        path = super().convert(value, param, ctx)
+        path = Path(str(super().convert(value, param, ctx)))
         if path.name in ("", ".."):
             self.fail(f"'{value}' names no file that could be made.", param, ctx)
         return path
