@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_traces import BEGIN_NS, uffd_faults, write_trace
 
+from faultreplay.analysis.compare.blackout import blackout
 from faultreplay.analysis.compare.case import Case, open_case
 from faultreplay.analysis.compare.compare import Comparison, Row, compare
 from faultreplay.analysis.compare.predict import Setup, Used, load_with, run
@@ -294,6 +295,14 @@ def test_a_windows_stop_is_in_max_and_in_no_other_rows_way(tmp_path: Path) -> No
     assert 7_000_000 <= still.low.standstill_ns < 9_000_000
     assert still.low.make_undo_ns is not None
     assert 0 < still.low.make_undo_ns < 2_000_000
+    sure = still.standstill
+    assert sure is not None
+    assert sure.low < still.low.standstill_ns <= still.high.standstill_ns < sure.high
+    assert sure.low > 6_500_000, "the window itself is given"
+    text = render.to_table(compare_view.report(got), 100)[0]
+    assert f"{sure.low / 1e6:.2f}-{sure.high / 1e6:.2f} ms" in text
+    assert still.as_record()["standstill_interval_high_ns"] == round(sure.high)
+    assert blackout("freeze", case, case.costs()).standstill is None, "looked at only where rows are weighed"
 
 
 def test_no_window_no_blackout_table(tmp_path: Path) -> None:

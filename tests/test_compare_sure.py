@@ -32,13 +32,13 @@ from faultreplay.analysis.compare.ranges import (
     spread_of,
     stated_width,
 )
-from faultreplay.analysis.compare.sources import HOST, TRACE, CostSource, Origin
+from faultreplay.analysis.compare.sources import HOST, TRACE, CostSource, Origin, with_host_parts
 from faultreplay.analysis.judge.bootstrap import mean_sd
 from faultreplay.cli import compare_view, render
 from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.meta import Host
 from faultreplay.faulttrace.store import open_trace
-from faultreplay.replay.language.costs import Cost, Distribution
+from faultreplay.replay.language.costs import Cost, CostTable, Distribution
 
 SCALE = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
@@ -280,6 +280,21 @@ def test_own_costs_of_another_run_are_faster_or_slower_together() -> None:
     short, long = (Cost(Distribution.constant(ns), "measured-trace", "s") for ns in (2_000, 200_000))
     work = [spread_of("fetch", c, TRACE, elsewhere=True).own for c in (short, long)]
     assert work[0] > 10 * work[1], "a fetch that is only a handler's work differs with the handler"
+
+
+def test_a_trace_without_idle_wakes_takes_them_from_its_own_host_alone() -> None:
+    seen = Cost(Distribution.constant(13_000), "measured-trace", "s", on_busy_cpu=Distribution.constant(8_000))
+    host = Cost(
+        Distribution.constant(30_000), "measured-host", "s",
+        on_idle_cpu=Distribution.constant(35_000), on_busy_cpu=Distribution.constant(11_000),
+    )  # fmt: skip
+    fitted, table = CostTable({"wake": seen}), CostTable({"wake": host})
+    own = with_host_parts(fitted, table, {"wake": HOST})["wake"]
+    assert own.distribution == seen.distribution
+    assert own.on_busy_cpu == seen.on_busy_cpu, "what the trace shows stays"
+    assert own.on_idle_cpu == host.on_idle_cpu
+    assert with_host_parts(fitted, table, {"wake": CostSource(Origin.OTHER_HOST)})["wake"] == seen
+    assert with_host_parts(fitted, CostTable({}), {})["wake"] == seen
 
 
 def test_where_threads_wake_up_is_in_the_interval_of_other_mechanisms(tmp_path: Path) -> None:

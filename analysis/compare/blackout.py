@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from faultreplay.analysis.compare.case import Case
 from faultreplay.analysis.compare.metrics import Ints, Metrics, overlap_ns, stops_ns, union_ns
 from faultreplay.analysis.compare.predict import counted, doubled, load_with, metrics_of, run, simulated_rows
 from faultreplay.analysis.compare.sources import CostSource
+from faultreplay.analysis.compare.still_sure import standstill_interval
+from faultreplay.analysis.judge.bootstrap import Interval
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.engine.windows import Window
 from faultreplay.replay.language.costs import CostTable
@@ -20,6 +23,7 @@ from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.reading import without
 from faultreplay.replay.workload.workload import Workload
 
+Retouch = Literal["recorded", "working-set"]
 BLACKOUTS: Final = ("pause-only", "freeze", "memslot-destroy", "uffd-wp-freeze")
 """Shipped mechanisms that hold memory still."""
 
@@ -60,6 +64,8 @@ class Blackout:
     costs: Mapping[str, CostSource] = field(default_factory=dict)
     borrowed_effect_percent: float | None = None
     """by how much the longest stand-still changes when every foreign cost is doubled"""
+    standstill: Interval | None = None
+    """of the longest stand-still, over both bounds; None: not looked at, or nobody stood still"""
 
     @property
     def borrowed(self) -> dict[str, CostSource]:
@@ -77,6 +83,9 @@ class Blackout:
                 f"refault_stall_{end}_ns": still.refault_stall_ns,
                 f"make_undo_{end}_ns": still.make_undo_ns,
             }
+        if self.standstill is not None:
+            record["standstill_interval_low_ns"] = round(self.standstill.low)
+            record["standstill_interval_high_ns"] = round(self.standstill.high)
         return record | {"hazards": dict(self.low.hazards), "params": dict(self.params)}
 
 
@@ -106,8 +115,14 @@ def over(base: Mechanism | None, rule: Mechanism) -> Mechanism:
     )
 
 
-def blackout(name: str, case: Case, costs: CostTable) -> Blackout:
+def blackout(name: str, case: Case, costs: CostTable, *, weigh: bool = False) -> Blackout:
     """Replay the case's windows under the rule of `name`, by both bounds of what is touched again.
+
+    Args:
+        name: of the rule.
+        case: from `open_case`.
+        costs: to replay with.
+        weigh: also say how sure the longest stand-still is.
 
     Raises:
         UsageError: no such mechanism, or it has no window rule.
@@ -119,7 +134,7 @@ def blackout(name: str, case: Case, costs: CostTable) -> Blackout:
         # What faulted because the recorded window emptied stage 2 would not have faulted here.
         workload, refaulted = without(workload, refaulted), refaulted[~refaulted]
     ends: list[tuple[Stillness, Result]] = []
-    bounds: tuple[Literal["recorded", "working-set"], ...] = ("recorded", "working-set")
+    bounds: tuple[Retouch, ...] = ("recorded", "working-set")
     for retouch in bounds:
         setup = replace(case.setup, retouch=retouch)
         results = [run(workload, mechanism, costs, setup, case.windows, seed=k) for k in range(setup.seeds)]
@@ -130,6 +145,13 @@ def blackout(name: str, case: Case, costs: CostTable) -> Blackout:
     foreign = [cost for cost, source in sources.items() if source.foreign]
     twice = run(workload, mechanism, doubled(costs, foreign), case.setup, case.windows)
     more = _stillness(twice, workload, case.windows, refaulted).standstill_ns - low.standstill_ns
+
+    def longest(retouch: Retouch, table: CostTable, seed: int) -> int:
+        setup = replace(case.setup, retouch=retouch)
+        result = run(workload, mechanism, table, setup, case.windows, seed=seed)
+        return _stillness(result, workload, case.windows, refaulted).standstill_ns
+
+    ways = [partial(longest, retouch) for retouch in bounds]
     return Blackout(
         mechanism=rule.name,
         title=rule.title,
@@ -142,6 +164,7 @@ def blackout(name: str, case: Case, costs: CostTable) -> Blackout:
         metrics=metrics_of(result, workload),
         costs=sources,
         borrowed_effect_percent=100 * more / low.standstill_ns if low.standstill_ns else 0.0,
+        standstill=standstill_interval(case, costs, sources, ways) if weigh else None,
     )
 
 

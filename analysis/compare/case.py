@@ -28,7 +28,7 @@ from faultreplay.analysis.compare.predict import (
     replications,
     simulated_rows,
 )
-from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of
+from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
 from faultreplay.analysis.judge.judge import Errors, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
@@ -243,7 +243,7 @@ class Case:
         fit = fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits)
         if samples is not None:
             samples.update(fit.samples)
-        return fit.within(self.shipped)
+        return with_host_parts(fit.within(self.shipped), self.shipped, self.where)
 
 
 def open_case(

@@ -156,7 +156,7 @@ def compare(
     still = []
     for name in blackout_names(case, mechanisms):
         step(f"replaying windows under {name}")
-        still.append(blackout(name, case, case.costs()))
+        still.append(blackout(name, case, case.costs(), weigh=weigh))
     judged, against = None, ""
     if weigh:
         step("judging the recorded mechanism on faults held out")

@@ -163,7 +163,8 @@ def _window_notes(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Bla
     if blackouts:
         notes.append(
             "blackout: a trace shows first touches only, so each row is a lower bound; at most: all memory touched so "
-            "far is touched again at once; hazards: recorded writes inside that nothing stops"
+            "far is touched again at once; interval: over both bounds, costs and seeds, of this one window at this one "
+            "moment; hazards: recorded writes inside that nothing stops"
         )
     if case.setup.retouch == "working-set":
         notes.append("inside windows: upper bound, all memory touched so far is taken to be touched again at once")

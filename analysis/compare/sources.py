@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -100,6 +100,25 @@ def sources_of(
         fitted: costs that the trace itself showed.
     """
     return {name: TRACE if name in fitted else where.get(name, CostSource(Origin.ASSUMED)) for name in used}
+
+
+def with_host_parts(fitted: CostTable, table: CostTable, where: Mapping[str, CostSource]) -> CostTable:
+    """`fitted`, with what woken threads pay on idle and on busy CPUs from this host's own costs where a trace lacks it.
+
+    A trace whose threads share CPUs hardly shows an idle one; under another mechanism they may find nothing else.
+    """
+
+    def whole(name: str, cost: Cost) -> Cost:
+        if where.get(name) != HOST or name not in table:
+            return cost
+        own = table[name]
+        return replace(
+            cost,
+            on_idle_cpu=cost.on_idle_cpu or own.on_idle_cpu,
+            on_busy_cpu=cost.on_busy_cpu or own.on_busy_cpu,
+        )
+
+    return fitted.merge({name: whole(name, cost) for name, cost in fitted.items()})
 
 
 def words_of(source: CostSource) -> str:

@@ -131,8 +131,7 @@ class Doubt:
         rail = row.mechanism.name in RAILS
         parts = {**mine.parts, "model": 0.0 if rail else self.model_sd, "drift": 0.0 if rail else self.drift_sd}
         parts["accessors beyond the costs' fit"] = 0.0 if rail else beyond_sd(row.costs, row.result)
-        width = _width(parts)
-        low, high = _hull(mine.shift, width)
+        low, high = hull(mine.shift, width(parts))
         change, interval = self._change(row, base, mine, base_drawn)
         bounds = self._bounds(row)
         totals = [*(total * math.exp(end) for end in mine.placed), *(b.total_ns for b in bounds)]
@@ -165,7 +164,7 @@ class Doubt:
             "trace": _paired_sd(self.case, row.result, base.result),
             "model": self.model_sd,
         }
-        low, high = _hull(float(ratio.mean()) - math.log(total / other), _width(parts))
+        low, high = hull(float(ratio.mean()) - math.log(total / other), width(parts))
         low, high = low + mine.placed[0], high + mine.placed[1]
         quiet = 1 - self.others
         return change, Interval(
@@ -225,7 +224,7 @@ class Doubt:
                 case, row, [{n: float(f[k]) for n, (_, f) in by.items()} for k in range(DRAWS)], one=True
             )
             alone -= math.log(total)
-            low, high = _hull(float(alone.mean()), 2 * _T * float(alone.std(ddof=1)))
+            low, high = hull(float(alone.mean()), 2 * _T * float(alone.std(ddof=1)))
             foreign = Interval(100 * (math.exp(low) - 1), 100 * (math.exp(high) - 1), LEVEL)
         placed = self._placed(row, {name: row.costs[name] for name in sources})
         return _Drawn(everything, float(everything.mean()) - math.log(total), parts, foreign, placed)
@@ -283,13 +282,14 @@ def _same(row: Replayed, base: Replayed) -> bool:
     return row.mechanism.name == base.mechanism.name and dict(row.mechanism.values) == dict(base.mechanism.values)
 
 
-def _width(parts: Mapping[str, float]) -> float:
+def width(parts: Mapping[str, float]) -> float:
+    """Of a 90 % interval, by the standard deviations of its independent parts."""
     return 2 * _T * math.sqrt(sum(sd * sd for sd in parts.values()))
 
 
-def _hull(shift: float, width: float) -> tuple[float, float]:
-    """An interval of `width` about `shift` that holds the row's own figure, 0."""
-    return min(shift - width / 2, 0.0), max(shift + width / 2, 0.0)
+def hull(shift: float, wide: float) -> tuple[float, float]:
+    """An interval of `wide` about `shift` that holds the row's own figure, 0."""
+    return min(shift - wide / 2, 0.0), max(shift + wide / 2, 0.0)
 
 
 def _over(interval: Interval | None, change: float | None, bounds: Sequence[Bound]) -> Interval | None:

@@ -57,11 +57,12 @@ _OPTIONAL: Final = {
 BLACKOUT_COLUMNS: Final = (
     Column("mechanism", "blackout"),
     Column("standstill_ns", "longest\nstand-still", "ns"),
+    Column("sure_text", "90 %\ninterval"),
     Column("all_stalled_ns", "all\nstalled", "ns"),
     Column("make_undo_ns", "make and\nundo", "ns"),
     Column("refaults", "refaults", "count"),
-    Column("refault_stall_ns", "their\nstall", "ns"),
-    Column("hazards_text", "hazards", "count", keep=8),
+    Column("refault_stall_ns", "their\nstall", "ns", keep=8),
+    Column("hazards_text", "hazards", "count", keep=7),
 )
 NOTES: Final = 3
 """So many are shown unless all are asked for."""
@@ -149,7 +150,9 @@ def blackout_report(comparison: Comparison) -> Report:
     for still in comparison.blackouts:
         low, high = _still_cells(still.low), _still_cells(still.high)
         marked = abs(still.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
-        rows.append({"mechanism": still.mechanism + (" *" if marked else ""), **low})
+        sure = still.standstill
+        reach = _span(round(sure.low), round(sure.high)) if sure else None
+        rows.append({"mechanism": still.mechanism + (" *" if marked else ""), **low, "sure_text": reach})
         if [format_cell(v, "ns") for v in low.values()] != [format_cell(v, "ns") for v in high.values()]:
             rows.append({"mechanism": "  at most", **high, "hazards_text": None})
     spans = ", ".join(f"{format_ns(w.start_ns)}+{format_ns(w.length_ns)}".replace(" ", "") for w in comparison.windows)
@@ -161,6 +164,13 @@ def blackout_report(comparison: Comparison) -> Report:
         rows=rows,
         rules=frozenset(rules),
     )
+
+
+def _span(low_ns: int, high_ns: int) -> str:
+    """`26.9-28.3 ms`; both units where they differ."""
+    low, high = format_ns(low_ns), format_ns(high_ns)
+    number, _, unit = low.partition(" ")
+    return f"{number}-{high}" if high.endswith(f" {unit}") else f"{low}-{high}"
 
 
 def _still_cells(still: Stillness) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from faultreplay.analysis.judge.matrix import Found, find, plan
 from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.lab.runner import run
 from faultreplay.lab.spec import LabSpec
 from faultreplay.replay.language.mechanism import load_mechanism
@@ -100,7 +101,10 @@ def pairs(folder: Path, mechanisms: Sequence[str], costs: Sequence[str]) -> Iter
 
 def predicted(source: Found, targets: Sequence[Found], costs: Sequence[str]) -> Iterator[Pair]:
     """As a user would: compare the source, read the row of each target's mechanism."""
-    case = open_case(open_trace(source.path), Setup(cost_files=costs, bounds=frozenset({"cpus", "retouch"})))
+    # Where nothing was fetched the trace does not tell what a fetch takes: a user says it.
+    fetch_ns = parse_duration_ns(source.fetch, default_unit="ns") if source.mechanism == "host-lazy" else None
+    setup = Setup(cost_files=costs, bounds=frozenset({"cpus", "retouch"}), fetch_ns=fetch_ns)
+    case = open_case(open_trace(source.path), setup)
     names = [asked(target) for target in targets]
     comparison = compare(case, names)
     rows = {row.mechanism: row for row in comparison.rows}
