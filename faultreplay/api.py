@@ -46,12 +46,13 @@ def faults(trace: TraceLike, *, vcpu_threads: Sequence[str] = ()) -> pl.DataFram
         IncompleteData: damaged, or a file is missing.
         UsageError: no such trace, or no such thread.
 
-    >>> import faultreplay
-    >>> frame = faultreplay.faults("sample-traces/guest-uffd-missing.trace")
-    >>> frame["cause"].value_counts(sort=True).rows()
-    [('missing', 8000), ('minor-host', 3)]
-    >>> int(frame["stall_ns"].median())
-    377235
+    Examples:
+        >>> import faultreplay
+        >>> frame = faultreplay.faults("sample-traces/guest-uffd-missing.trace")
+        >>> frame["cause"].value_counts(sort=True).rows()
+        [('missing', 8000), ('minor-host', 3)]
+        >>> int(frame["stall_ns"].median())
+        377235
     """
     return _trace(trace).faults(vcpu_threads=vcpu_threads)
 
@@ -73,10 +74,11 @@ def workload(
     Raises:
         IncompleteData: more than 1 % of its events are lost, or it has no fault that can be replayed.
 
-    >>> import faultreplay
-    >>> work = faultreplay.workload("sample-traces/guest-uffd-missing.trace")
-    >>> work.accessors, work.faults
-    (2, 8000)
+    Examples:
+        >>> import faultreplay
+        >>> work = faultreplay.workload("sample-traces/guest-uffd-missing.trace")
+        >>> work.accessors, work.faults
+        (2, 8000)
     """
     from faultreplay.analysis.compare.predict import Setup
 
@@ -94,9 +96,10 @@ def mechanism(name: str | Path, *, trace: CaseLike | None = None, **params: floa
     Raises:
         UsageError: no such mechanism or parameter, a value out of bounds, or the file breaks the language.
 
-    >>> import faultreplay
-    >>> faultreplay.mechanism("uffd-missing", handlers=4).title
-    'userfaultfd, missing pages'
+    Examples:
+        >>> import faultreplay
+        >>> faultreplay.mechanism("uffd-missing", handlers=4).title
+        'userfaultfd, missing pages'
     """
     from faultreplay.replay.language.mechanism import load_mechanism
 
@@ -117,11 +120,12 @@ def costs(*files: str | Path, trace: CaseLike | None = None) -> CostTable:
     Raises:
         UsageError: no such file, or it breaks the format.
 
-    >>> import faultreplay
-    >>> faultreplay.costs()["trap"].provenance
-    'derived'
-    >>> faultreplay.costs(trace="sample-traces/guest-uffd-missing.trace")["trap"].provenance
-    'measured-trace'
+    Examples:
+        >>> import faultreplay
+        >>> faultreplay.costs()["trap"].provenance
+        'derived'
+        >>> faultreplay.costs(trace="sample-traces/guest-uffd-missing.trace")["trap"].provenance
+        'measured-trace'
     """
     from faultreplay.replay.language.costs import load_costs
 
@@ -182,12 +186,13 @@ def compare(
     Raises:
         UsageError: an unknown mechanism or parameter, or `baseline` has no numbers for this trace.
 
-    >>> import faultreplay
-    >>> done = faultreplay.compare("sample-traces/guest-uffd-missing.trace", ["uffd-missing", "kvm-exit"])
-    >>> [row.mechanism for row in done.rows if row.metrics.total_stall_ns < done.measured.total_stall_ns]
-    ['kvm-exit']
-    >>> done.trust.value
-    'reproduced'
+    Examples:
+        >>> import faultreplay
+        >>> done = faultreplay.compare("sample-traces/guest-uffd-missing.trace", ["uffd-missing", "kvm-exit"])
+        >>> [row.mechanism for row in done.rows if row.metrics.total_stall_ns < done.measured.total_stall_ns]
+        ['kvm-exit']
+        >>> done.trust.value
+        'reproduced'
     """
     from faultreplay.analysis.compare import compare as comparing
 
@@ -214,10 +219,11 @@ def calibrate(
     Raises:
         UsageError: traces of different kinds of KVM; `with_truth`, and one has no truth.
 
-    >>> import faultreplay
-    >>> fit = faultreplay.calibrate(["sample-traces/guest-uffd-missing.trace"])
-    >>> sorted(fit.costs)
-    ['fetch', 'handler_loop', 'resolve', 'trap', 'wake']
+    Examples:
+        >>> import faultreplay
+        >>> fit = faultreplay.calibrate(["sample-traces/guest-uffd-missing.trace"])
+        >>> sorted(fit.costs)
+        ['fetch', 'handler_loop', 'resolve', 'trap', 'wake']
     """
     from faultreplay.analysis.calibrate import calibrate as fitting
 
