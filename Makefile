@@ -12,7 +12,8 @@ LOOP_TESTS := tests/test_engine_loop.py tests/test_engine_simpy.py tests/test_en
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo test lint slow kernels postcopy check bpf recorder fuzz loop mutate bench soak lock clean
+PAGES := $(wildcard docs/tutorial.md docs/which-mechanism.md docs/howto/*.md docs/guides/*.md docs/questions/*.md)
+.PHONY: help demo test lint slow docs examples man kernels postcopy check bpf recorder fuzz loop mutate bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -37,6 +38,16 @@ lint: $(VENV)/.installed-dev  ## style, types, and which package may import whic
 	$(BIN)/lint-imports
 
 check: lint test  ## style, types, imports and the tests
+
+docs: $(VENV)/.installed-dev  ## the documentation site in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
+	@echo "wrote build/site/index.html"
+
+examples: $(VENV)/.installed-dev  ## run the examples of docs/ and README.md, and write down what they print now
+	$(BIN)/python scripts/docs/examples.py --write $(PAGES)
+
+man: $(VENV)/.installed  ## man pages from the help, in build/man
+	$(BIN)/python scripts/docs/man.py build/man
 
 bpf: $(VENV)/.installed  ## compile the BPF programs once for all hosts (needs clang and libbpf-dev)
 	$(BIN)/python -m faultreplay.collect.backends.build_precompiled

@@ -65,7 +65,10 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
     lines += [f"**Upstream**: {mechanism.status}.{told}", ""]
     falls = {kind: f"[{other.name}]({other.name}.md)" for kind, other in mechanism.fallback.items()}
     nobody = [kind for kind in ACCESSOR_KINDS if kind not in mechanism.serves and kind not in falls]
-    serves = [f"serves {', '.join(mechanism.serves)}", *(f"{kind} falls back to {name}" for kind, name in falls.items())]
+    serves = [
+        f"serves {', '.join(mechanism.serves)}",
+        *(f"{kind} falls back to {name}" for kind, name in falls.items()),
+    ]
     serves += [f"nobody serves {', '.join(nobody)}"] if nobody else []
     lines += [f"One fault brings {format_bytes(mechanism.granule_bytes)}; {'; '.join(serves)}.", ""]
     for name in mechanism.paths:
@@ -76,7 +79,12 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
     if mechanism.window is not None:
         lines += ["## Inside a window", "", window_words(mechanism), ""]
     if mechanism.push is not None:
-        lines += ["## Background stream", "", f"{mechanism.push.get('says', '')} (order: {mechanism.push['order']})", ""]
+        lines += [
+            "## Background stream",
+            "",
+            f"{mechanism.push.get('says', '')} (order: {mechanism.push['order']})",
+            "",
+        ]
     if mechanism.params:
         lines += ["## Parameters", "", f"Set with `--set {mechanism.name}.NAME=VALUE`.", ""]
         lines += ["| parameter | unit | default | from | to | meaning |", "|---|---|--:|--:|--:|---|"]
@@ -107,7 +115,12 @@ def cost_table(mechanism: Mechanism, costs: CostTable) -> list[str]:
 
 def command_line() -> str:
     """`--help` of every verb."""
-    lines = ["# Command line", "", "The text of `--help`; as man pages: `make man`. Completion: see [manners](manners.md).", ""]
+    lines = [
+        "# Command line",
+        "",
+        "The text of `--help`; as man pages: `make man`. Completion: see [manners](manners.md).",
+        "",
+    ]
     for name, command, context in commands():
         depth = "##" if name.count(" ") < 2 else "###"
         lines += [f"{depth} {name}", "", "```text", help_of(command, context), "```", ""]

@@ -1,0 +1,66 @@
+"""Every example on the pages runs, and prints what its page says."""
+
+import difflib
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path
+    for pattern in ("tutorial.md", "which-mechanism.md", "howto/*.md", "guides/*.md", "questions/*.md")
+    for path in DOCS.glob(pattern)
+)
+
+
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("examples", ROOT / "scripts/docs/examples.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_page_prints_what_it_says(page: Path) -> None:
+    old = page.read_text()
+    new = runner().fresh(old)
+    diff = "".join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(page), "printed now"))
+    assert not diff, f"run: make examples\n{diff}"
+
+
+def test_a_wrong_number_is_noticed() -> None:
+    fresh = runner().fresh
+    assert fresh("```python\nprint(40 + 2)\n```\n\n```text\n43\n```\n").endswith("```text\n42\n```\n")
+    page = "```console\n$ faultreplay --version\nfaultreplay, version 99\n```\n"
+    assert "version 99" not in fresh(page)
+
+
+def test_an_example_that_fails_is_no_example() -> None:
+    with pytest.raises(SystemExit, match="no such trace"):
+        runner().fresh("```console\n$ faultreplay inspect nowhere.trace\n```\n")
+    with pytest.raises(SystemExit, match="no text block"):
+        runner().fresh("```python\nprint(1)\n```\n")
+
+
+def test_a_page_that_is_out_of_date_fails_and_is_written_anew(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(2)\n```\n```text\n1\n```\n")
+    command = [sys.executable, ROOT / "scripts/docs/examples.py"]
+    assert subprocess.run([*command, page], capture_output=True, check=False).returncode == 1
+    assert subprocess.run([*command, "--write", page], capture_output=True, check=False).returncode == 0
+    assert page.read_text() == "```python\nprint(2)\n```\n```text\n2\n```\n"
+
+
+def test_every_page_of_examples_is_in_the_makefile() -> None:
+    line = re.search(r"^PAGES := \$\(wildcard (.*)\)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert line
+    named = {path for pattern in line[1].split() for path in ROOT.glob(pattern)}
+    runs = {path for path in DOCS.rglob("*.md") if re.search(r"^```(console|python)$", path.read_text(), re.MULTILINE)}
+    assert runs <= named
