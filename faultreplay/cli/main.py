@@ -9,6 +9,7 @@ import sys
 import click
 
 from faultreplay import __version__
+from faultreplay.cli.manners import quiet_option, with_quiet
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.plain_text import plain
 
@@ -43,14 +44,14 @@ class _Verbs(click.Group):
         module = importlib.import_module(f"faultreplay.cli.commands.{VERBS[cmd_name][0]}")
         command = module.command
         assert isinstance(command, click.Command)
-        return command
+        return with_quiet(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Verbs, params=[quiet_option()], context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="faultreplay")
 def main() -> None:
     """Record guest-memory faults, replay them through other mechanisms, compare with what was measured.

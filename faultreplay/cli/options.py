@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
+from faultreplay.cli import completion
 from faultreplay.cli.render import FORMATS
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns, parse_rate_bytes
@@ -57,7 +58,7 @@ _SETTING = re.compile(r"(?P<mechanism>[^=]+)\.(?P<param>[A-Za-z_][\w-]*)=(?P<val
 
 def trace_argument(function: F) -> F:
     """TRACE, a directory."""
-    return click.argument("trace", type=click.Path(path_type=Path))(function)
+    return click.argument("trace", type=click.Path(path_type=Path), shell_complete=completion.traces)(function)
 
 
 def mechanisms_option(function: F) -> F:
@@ -73,7 +74,15 @@ def named_mechanisms_option(function: F) -> F:
 
 
 def _mechanisms(words: str) -> Callable[[F], F]:
-    return click.option("-m", "--mechanisms", "mechanisms", multiple=True, metavar="NAME,...", help=words)
+    return click.option(
+        "-m",
+        "--mechanisms",
+        "mechanisms",
+        multiple=True,
+        metavar="NAME,...",
+        help=words,
+        shell_complete=completion.mechanisms,
+    )
 
 
 def output_options(function: F) -> F:
@@ -136,6 +145,7 @@ def weighing_options(function: F) -> F:
         (
             click.option(
                 "--baseline",
+                shell_complete=completion.mechanisms,
                 metavar="NAME",
                 default="",
                 help="Hold every row against this mechanism (or file, or NAME:PARAM=VALUE). "
@@ -162,6 +172,7 @@ def replay_options(function: F) -> F:
             click.option(
                 "--set",
                 "settings",
+                shell_complete=completion.settings,
                 multiple=True,
                 metavar="MECH.PARAM=VALUE",
                 help="Set a mechanism's parameter, as uffd-missing.handlers=4. `faultreplay models` lists them.",
@@ -169,6 +180,7 @@ def replay_options(function: F) -> F:
             click.option(
                 "--costs",
                 "costs",
+                shell_complete=completion.cost_files,
                 multiple=True,
                 metavar="FILE",
                 help="Cost file (name or path) on top of the shipped one; several: the later wins.",

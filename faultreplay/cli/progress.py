@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
+from faultreplay.cli.manners import person_watches
 from faultreplay.faulttrace.plain_text import plain
 
 
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """A spinner with the current step; yields the function that names the next one."""
-    if not sys.stderr.isatty():
+    if not person_watches():
         yield lambda _: None
         return
     from rich.console import Console
@@ -26,7 +26,7 @@ def steps() -> Iterator[Callable[[str], None]]:
 @contextlib.contextmanager
 def bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar; yields the function that takes what is done now, its number and how many there are."""
-    if not sys.stderr.isatty():
+    if not person_watches():
         yield lambda _words, _number, _all: None
         return
     from rich.console import Console
@@ -44,7 +44,7 @@ def bar() -> Iterator[Callable[[str, int, int], None]]:
 @contextlib.contextmanager
 def amount(words: str) -> Iterator[Callable[[int, int], None] | None]:
     """A bar of bytes read; yields the function that takes those so far and all (0: not known), None where piped."""
-    if not sys.stderr.isatty():
+    if not person_watches():
         yield None
         return
     from rich.console import Console

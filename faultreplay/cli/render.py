@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay import __version__
 from faultreplay.cli.cells import DEAR, SPAN, Column, Record, Report, Unit, format_cell
+from faultreplay.cli.manners import quiet
 from faultreplay.cli.tables import (
     DEFAULT_WIDTH,
     TEXT_WIDTH,
@@ -123,8 +124,13 @@ def write_text(output: Path, text: str) -> None:
     say(f"wrote {output}")
 
 
-def say(words: str, width: int = 0) -> None:
-    """One line for the reader, not for the next program: on stderr; folded to `width` columns where given."""
+def say(words: str, width: int = 0, *, always: bool = False) -> None:
+    """One line for the reader, not for the next program: on stderr; folded to `width` columns where given.
+
+    With -q only what is `always` said: what makes a result doubtful.
+    """
+    if quiet() and not always:
+        return
     print(wrapped(words, width) if width else plain(words), file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import Finite, NewPath
 from faultreplay.cli.render import FORMATS, Column, Report, check_output, emit, say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("calibrate", short_help="Fit a cost file.")
-@click.argument("traces", metavar="[TRACE]...", type=click.Path(path_type=Path), nargs=-1)
+@click.argument("traces", metavar="[TRACE]...", type=click.Path(path_type=Path), nargs=-1, shell_complete=traces_here)
 @click.option("-o", "--output", type=NewPath(dir_okay=False), help="The cost file to make: NAME.toml.")
 @click.option(
     "--lab",

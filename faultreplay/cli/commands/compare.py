@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import (
     mechanisms_option,
     output_format,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 
 @click.command(name="compare")
-@click.argument("traces", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TRACE...")
+@click.argument(
+    "traces", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TRACE...", shell_complete=traces_here
+)
 @mechanisms_option
 @replay_options
 @question_options

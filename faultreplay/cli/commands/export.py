@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import NewPath
 
 
 @click.command()
-@click.argument("trace", type=click.Path(path_type=Path))
+@click.argument("trace", type=click.Path(path_type=Path), shell_complete=traces_here)
 @click.option("-o", "--output", required=True, type=NewPath(), help="*.json.gz, *.csv or *.parquet.")
 @click.option(
     "--what",

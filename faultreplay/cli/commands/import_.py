@@ -68,7 +68,8 @@ def command(
         assert output is not None
         with amount(f"reading {files[0].name}") as progress:
             summary = import_file(source, files[0], output, max_errors=max_errors, force=force, progress=progress)
-        say(f"imported {summary.events:,} events" + (f", {summary.lost:,} lost by {source}" if summary.lost else ""))
+        lost = f", {summary.lost:,} lost by {source}" if summary.lost else ""
+        say(f"imported {summary.events:,} events{lost}", always=bool(lost))
     for note in summary.notes:
         say(f"note: {note}")
     say(f"wrote {summary.path}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,6 @@ import click
 from faultreplay.cli.options import SEED, NewPath
 from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
-from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns, parse_duration_ns, parse_size_bytes
 
 if TYPE_CHECKING:
@@ -107,16 +104,17 @@ def matrix(output: Path, budget: str | None, no_record: bool, validate: bool, **
     Leaves traces, results.parquet, costs.toml and the validation (validation.parquet, validation.md). Each thread is
     pinned to a CPU: vCPU n to CPU n modulo their number, then the handlers.
     """
+    from faultreplay.cli.progress import bar
     from faultreplay.lab.matrix import run_matrix
 
     spec = make_matrix(**axes)
-    with _bar() as show:
+    with bar() as show:
         done = run_matrix(
             spec,
             output,
             budget_ns=parse_duration_ns(budget) if budget else None,
             record=not no_record,
-            on_run=lambda item, number, total: show(number, total, item.name),
+            on_run=lambda item, number, total: show(item.name, number, total),
         )
     for problem in done.problems:
         say(problem)
@@ -145,24 +143,6 @@ def _judge(output: Path) -> None:
     say(f"wrote {output / 'costs.toml'}")
     emit(validate_view.matrix(whole, shown="cells"), "parquet", output / "validation.parquet", force=True)
     emit(validate_view.matrix(whole, shown="parts"), "md", output / "validation.md", force=True)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar for a person, nothing when piped; yields what moves it: runs done, of how many, the next."""
-    if not sys.stderr.isatty():
-        yield lambda number, total, words: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda number, total, words: bar.update(
-            task, completed=number, total=total, description=escape(plain(words))
-        )
 
 
 def make_matrix(mechanisms: tuple[str, ...], workloads: tuple[str, ...], run_time: str, **axes: Any) -> Any:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from faultreplay.cli import completion
+
 
 @click.group(name="models")
 def command() -> None:
@@ -48,9 +50,22 @@ def list_(fmt: str) -> None:
 
 
 @command.command()
-@click.argument("name")
-@click.option("--costs", default="default", show_default=True, metavar="FILE", help="Cost file, by name or path.")
-@click.option("--set", "settings", multiple=True, metavar="PARAM=VALUE", help="As handlers=4.")
+@click.argument("name", shell_complete=completion.mechanisms)
+@click.option(
+    "--costs",
+    default="default",
+    show_default=True,
+    metavar="FILE",
+    shell_complete=completion.cost_files,
+    help="Cost file, by name or path.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PARAM=VALUE",
+    help="As handlers=4.",
+)
 def show(name: str, costs: str, settings: tuple[str, ...]) -> None:
     """Draw the mechanism NAME (or a .toml file): its paths step by step, its costs and their provenance."""
     import sys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.manners import person_watches
 from faultreplay.cli.options import Finite, NewPath
 from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -186,7 +186,7 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
 @contextmanager
 def _status_line() -> Iterator[Any]:
     """A function that shows a status: a live line on a terminal; elsewhere one line when recording has begun."""
-    if not sys.stderr.isatty():
+    if not person_watches():
         said: set[str] = set()
 
         def say_once(status: RecordStatus) -> None:
@@ -197,17 +197,17 @@ def _status_line() -> Iterator[Any]:
 
         yield say_once
         return
-    from rich.console import Console
-    from rich.status import Status
+    from faultreplay.cli.progress import steps
 
-    with Status("attaching probes...", console=Console(stderr=True)) as line:
+    with steps() as step:
+        step("attaching probes")
 
         def show(status: RecordStatus) -> None:
-            lost = f"[red]{status.lost} lost[/red]" if status.lost else "0 lost"
-            line.update(
+            lost = f"{status.lost:,} LOST" if status.lost else "0 lost"
+            step(
                 f"recording {format_ns(status.elapsed_ns)}: {status.events_per_s:,.0f} events/s, "
                 f"{status.events:,} events, {status.faults:,} faults, {lost}, {format_bytes(status.bytes_written)}, "
-                f"{status.cpu_percent:.0f} % CPU" + "".join(f"\n{text}" for text in _silence(status))
+                f"{status.cpu_percent:.0f} % CPU" + "".join(f"; {text}" for text in _silence(status))
             )
 
         yield show
@@ -229,11 +229,14 @@ def _report(summary: RecordSummary) -> None:
     if lost:
         share = lost / (summary.events + lost)
         by_probe = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.lost.items()))
-        say(f"LOST {lost:,} events ({share:.2%}): {by_probe}; a larger --ring-size or fewer --probes may help")
+        say(
+            f"LOST {lost:,} events ({share:.2%}): {by_probe}; a larger --ring-size or fewer --probes may help",
+            always=True,
+        )
     else:
         say("lost: none")
     for name, reason in summary.missing.items():
-        say(f"missing probe {name}: {reason}")
+        say(f"missing probe {name}: {reason}", always=True)
     for note in summary.notes:
         say(f"note: {note}")
     if summary.exit_status is not None:

@@ -85,7 +85,7 @@ def _write_rows(case: Case, done: Comparison, fmt: str, output: Path | None, *, 
     if done.unanswered and not (done.rows or done.blackouts):
         raise UsageError("; ".join(f"{row.mechanism}: {row.reason}" for row in done.unanswered))
     for row in done.unanswered:
-        say(f"no rows of {row.mechanism}: {row.reason}")
+        say(f"no rows of {row.mechanism}: {row.reason}", always=True)
     for note in beyond_notes(case, done.rows, done.blackouts):  # rows have no place for it
         say(note)
     pairs = [(case.read, row.result) for row in done.rows]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import (
     Finite,
     named_mechanisms_option,
@@ -28,7 +28,7 @@ _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p5
 
 
 @click.command(name="sweep")
-@click.argument("traces", nargs=-1, required=True, metavar="TRACE...")
+@click.argument("traces", nargs=-1, required=True, metavar="TRACE...", shell_complete=traces_here)
 @named_mechanisms_option
 @click.option(
     "--vary",
@@ -72,6 +72,7 @@ def command(  # noqa: D103 - the help text is below
     from faultreplay.analysis.explore.axes import parse_axis
     from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
     from faultreplay.cli import sweep_view
+    from faultreplay.cli.progress import bar
     from faultreplay.cli.render import emit, put, say
     from faultreplay.replay.engine.warm import warm_engine
 
@@ -88,9 +89,15 @@ def command(  # noqa: D103 - the help text is below
     else:
         count = min(jobs or os.cpu_count() or 1, max(len(made.cells), 1))
         pool = functools.partial(workers.here, run_cell, jobs=count, prepare=warm_engine)
-    with _directory(output) as directory, _bar() as progress:
+    with _directory(output) as directory, bar() as show:
         done = sweep(
-            made, pool, directory, ranked_by=_RANKS[rank], tolerance=tolerance / 100, again=force, progress=progress
+            made,
+            pool,
+            directory,
+            ranked_by=_RANKS[rank],
+            tolerance=tolerance / 100,
+            again=force,
+            progress=lambda done, total: show("cells", done, total),
         )
     if fmt in ("table", "md"):
         for number, report in enumerate(sweep_view.tables(done)):
@@ -112,21 +119,6 @@ def _directory(output: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="faultreplay-sweep-") as name:
         yield Path(name)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, for a person only."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("cells", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 command.help = """Replay TRACEs under mechanisms at each point of a grid.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import Finite, output_format, output_options, replay_options, setup_from
 from faultreplay.faulttrace.errors import ThresholdExceeded, UsageError
 
@@ -19,7 +20,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(name="validate")
-@click.argument("trace", type=_PATH, required=False)
+@click.argument("trace", type=_PATH, required=False, shell_complete=traces_here)
 @click.option("--from", "source", type=_PATH, metavar="A.trace", help="Take accesses and costs from this trace ...")
 @click.option("--to", "target", type=_PATH, metavar="B.trace", help="... predict this one's mechanism, judge on it.")
 @click.option("--again", type=_PATH, metavar="B2.trace", help="B's mechanism measured once more: the A/A floor.")
