@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from made_mechanisms import HEAD, write_mechanism
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.language.costs import CostTable, load_costs
-from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
+from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
 from faultreplay.replay.language.names import CONTENTION
+from faultreplay.replay.language.stages import Stage
 from faultreplay.replay.workload.workload import Workload, make_workload
 
 READY = load_costs().with_constants(fetch=0)
@@ -100,6 +102,61 @@ def test_with_costs_of_zero_nobody_is_in_anybodys_way(  # noqa: PLR0917
     )
     np.testing.assert_array_equal(rows(now), rows(before))
     assert not set(CONTENTION) - {name for name, cost in costs.items() if cost.distribution.mean == 0}
+
+
+CONTENDING = ("enter", "leave", "hold")
+OF_CONTENTION = ("within", "each", "once", "under", "takes", "contended", "cold", "readers")
+SERVING = [
+    name for name in list_mechanisms() if name not in ("ideal", "as-recorded") and load_mechanism(name).window is None
+]
+
+
+def stripped(mechanism: Mechanism) -> Mechanism:
+    """The same without a word on contention."""
+
+    def plain(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        left = [stage for stage in stages if stage.verb not in CONTENDING]
+        return tuple(
+            replace(stage, options={k: v for k, v in stage.options.items() if k not in OF_CONTENTION}) for stage in left
+        )
+
+    return replace(
+        mechanism,
+        paths={name: plain(path) for name, path in mechanism.paths.items()},
+        fallback={kind: stripped(other) for kind, other in mechanism.fallback.items()},
+    )
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_costs_of_zero_are_no_contention_in_every_shipped_mechanism(name: str) -> None:
+    rng = np.random.default_rng(len(name))
+    work = make_workload(
+        [{"think_ns": rng.integers(0, 20_000, 60), "page": rng.integers(0, 300, 60)} for _ in range(7)]
+    )
+    # A cold entry is walked for wake_cold instead of wake_per_waiter: without contention neither is paid.
+    costs = load_costs().without_contention().with_constants(wake_per_waiter=0)
+    mechanism = load_mechanism(name)
+    before = simulate(work, stripped(mechanism), costs, seed=3)
+    now = simulate(work, mechanism, costs, seed=3)
+    np.testing.assert_array_equal(rows(now), rows(before))
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_no_shipped_mechanism_grows_without_end(name: str) -> None:
+    """From 64 to 256 vCPUs, each on pages of its own and with all that it can be given: less than 1.3 times as much."""
+    params = load_mechanism(name).params
+    # A read from swap takes 100 us, which limits 256 vCPUs, too.
+    costs = READY.with_constants(swap_in=0) if name == "swap" else READY
+    at = {}
+    for vcpus in (64, 256):
+        given = {"shards": vcpus} if "shards" in params else {"handlers": vcpus} if "handlers" in params else {}
+        work = make_workload(
+            [{"think_ns": np.zeros(12), "page": (np.arange(12) + 12 * vcpu) << 18} for vcpu in range(vcpus)]
+        )
+        result = simulate(work, load_mechanism(name).with_params(given), costs)
+        at[vcpus] = work.faults / result.run_time_ns * 1e9
+    assert at[256] < 1.3 * at[64]
+    assert at[256] < 4.5e6
 
 
 def test_one_accessor_alone_meets_no_contention(tmp_path: Path) -> None:
