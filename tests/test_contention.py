@@ -196,11 +196,17 @@ def test_the_commands_of_the_issue_give_what_was_published() -> None:
 
 
 def test_more_readers_that_poll_are_slower_and_those_that_do_not_hardly_are() -> None:
-    poll = [rate("uffd-minor", 4, handlers=readers, woken_in_vain=4096) for readers in (4, 16, 32)]
-    rest = [rate("uffd-minor", 4, handlers=readers) for readers in (4, 16, 32)]
-    assert poll[0] > poll[1] > poll[2]
-    assert poll[2] < poll[0] * 0.7
+    """Published with poll(): 249, 201, 186, 150, 89 k pages/s for 1, 2, 4, 16, 32 readers; epoll: no trend."""
+    costs = READY.merge({"resolve": READY["resolve_continue"]})
+    readers = (1, 2, 4, 16, 32)
+    poll = dict(zip(readers, (rate("uffd-poll", 4, costs, handlers=n) for n in readers), strict=True))
+    rest = [rate("uffd-missing", 4, costs, handlers=n) for n in readers[1:]]
+    assert poll[2] > poll[4] > poll[16] > poll[32]
+    assert poll[32] < poll[2] * 0.5
     assert max(rest) < min(rest) * 1.15
+    for n, published in zip(readers, (249e3, 201e3, 186e3, 150e3, 89e3), strict=True):
+        assert poll[n] == pytest.approx(published, rel=0.28), n
+    assert poll[2] < 1.15 * poll[1], "a second reader gains little where each comes back under the queue's lock"
 
 
 def test_a_reader_that_hands_fetches_on_has_many_under_way() -> None:

@@ -136,7 +136,7 @@ def test_parameters_are_checked_and_read_with_units() -> None:
 NAMES = """
 uffd-missing uffd-minor uffd-sharded uffd-sigbus uffd-wp kvm-exit kvm-userfault kvm-notify-wait kvm-notify-external
 async-pf swap host-lazy mmio-exit hugetlb-1g hugetlb-2m hgm guest-memfd prefetch-working-set precopy-push pause-only
-freeze uffd-handoff memslot-destroy uffd-wp-freeze as-recorded ideal
+freeze uffd-handoff uffd-poll memslot-destroy uffd-wp-freeze as-recorded ideal
 """
 EXPECTED = set(NAMES.split())
 
