@@ -12,11 +12,18 @@ LOOP_TESTS := tests/test_engine_loop.py tests/test_engine_simpy.py tests/test_en
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-PAGES := $(wildcard docs/tutorial.md docs/which-mechanism.md docs/howto/*.md docs/guides/*.md docs/questions/*.md)
+PAGES := $(wildcard README.md docs/tutorial.md docs/which-mechanism.md docs/howto/*.md docs/guides/*.md docs/questions/*.md)
 .PHONY: help demo test lint slow docs examples man kernels postcopy check bpf recorder fuzz loop mutate bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
+	@printf '%s\n' '' 'What next:' \
+	  '  . $(BIN)/activate                                         # faultreplay is on your PATH' \
+	  '  faultreplay compare $(SAMPLE) -m uffd-missing:handlers=2,kvm-userfault' \
+	  '  faultreplay compare $(SAMPLE) --fetch 30us       # a faster network' \
+	  '  faultreplay models show kvm-exit                            # what the model does, step by step' \
+	  '  sudo faultreplay doctor                                     # can this host record?' \
+	  '  docs/tutorial.md: your own VM in ten minutes; make docs: all pages as a site'
 
 test: $(VENV)/.installed-dev  ## the tests of a few minutes
 	$(BIN)/pytest
@@ -45,6 +52,7 @@ docs: $(VENV)/.installed-dev  ## the documentation site in build/site; warnings 
 
 examples: $(VENV)/.installed-dev  ## run the examples of docs/ and README.md, and write down what they print now
 	$(BIN)/python scripts/docs/examples.py --write $(PAGES)
+	XDG_CONFIG_HOME=build/no-costs $(BIN)/python scripts/docs/picture.py
 
 man: $(VENV)/.installed  ## man pages from the help, in build/man
 	$(BIN)/python scripts/docs/man.py build/man

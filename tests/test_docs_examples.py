@@ -17,6 +17,7 @@ PAGES = sorted(
     for pattern in ("tutorial.md", "which-mechanism.md", "howto/*.md", "guides/*.md", "questions/*.md")
     for path in DOCS.glob(pattern)
 )
+PAGES.append(ROOT / "README.md")
 
 
 def runner() -> ModuleType:
@@ -27,7 +28,7 @@ def runner() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_prints_what_it_says(page: Path) -> None:
     old = page.read_text()
     new = runner().fresh(old)
@@ -64,3 +65,15 @@ def test_every_page_of_examples_is_in_the_makefile() -> None:
     named = {path for pattern in line[1].split() for path in ROOT.glob(pattern)}
     runs = {path for path in DOCS.rglob("*.md") if re.search(r"^```(console|python)$", path.read_text(), re.MULTILINE)}
     assert runs <= named
+
+
+def test_the_readmes_picture_shows_todays_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    out = tmp_path / "demo.svg"
+    subprocess.run([sys.executable, ROOT / "scripts/docs/picture.py", out], check=True)
+
+    def words(path: Path) -> list[str]:
+        return re.findall(r">([^<]*\d[^<]*)</text>", path.read_text())
+
+    assert words(out)
+    assert words(DOCS / "assets/demo.svg") == words(out), "run: make examples"
