@@ -62,7 +62,7 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
     """One mechanism: what it is, how far upstream, its ladder, parameters, costs, limits, sources."""
     told = f" Source: {mechanism.status.source}." if mechanism.status.source else ""
     lines = [f"# {mechanism.name}", "", f"**{mechanism.title}.** {' '.join(mechanism.stands_for.split())}", ""]
-    lines += [f"**Upstream**: {mechanism.status}.{told}", ""]
+    lines += [f"**Status**: {mechanism.status}.{told}", ""]
     falls = {kind: f"[{other.name}]({other.name}.md)" for kind, other in mechanism.fallback.items()}
     nobody = [kind for kind in ACCESSOR_KINDS if kind not in mechanism.serves and kind not in falls]
     serves = [
@@ -89,7 +89,12 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
         lines += ["## Parameters", "", f"Set with `--set {mechanism.name}.NAME=VALUE`.", ""]
         lines += ["| parameter | unit | default | from | to | meaning |", "|---|---|--:|--:|--:|---|"]
         for p in mechanism.params.values():
-            row = (p.name, p.unit, *(f"{value:g}" for value in (p.default, p.minimum, p.maximum)), cell(p.help))
+            row = (
+                p.name,
+                p.unit,
+                *(amount(value, p.unit) for value in (p.default, p.minimum, p.maximum)),
+                cell(p.help),
+            )
             lines.append(f"| {' | '.join(row)} |")
         lines.append("")
     lines += cost_table(mechanism, costs)
@@ -125,6 +130,13 @@ def command_line() -> str:
         depth = "##" if name.count(" ") < 2 else "###"
         lines += [f"{depth} {name}", "", "```text", help_of(command, context), "```", ""]
     return "\n".join(lines)
+
+
+def amount(value: float, unit: str) -> str:
+    """A parameter's value as a person writes it."""
+    if unit == "ns":
+        return format_ns(value)
+    return format_bytes(value) + unit.removeprefix("bytes") if unit.startswith("bytes") else f"{value:g}"
 
 
 def cell(text: str) -> str:
