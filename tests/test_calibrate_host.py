@@ -15,7 +15,7 @@ from made_traces import uffd_faults, write_trace
 
 from faultreplay.analysis.calibrate import host as host_module
 from faultreplay.analysis.calibrate.contention import fit_contention
-from faultreplay.analysis.calibrate.growth import SERIES, Growth, growing_runs, planned
+from faultreplay.analysis.calibrate.growth import SERIES, Growth, growing_runs, planned, spec_of
 from faultreplay.analysis.calibrate.host import calibrate_host
 from faultreplay.analysis.calibrate.microruns import MicroTraces
 from faultreplay.analysis.calibrate.quiet import Conditions, Watch, worst
@@ -238,6 +238,15 @@ def test_growing_runs_take_a_cpu_for_each_thread() -> None:
     assert {series.name for series, n in runs if n == 64} == {series.name for series in SERIES}
     assert all(series.threads(n) <= 48 for series, n in planned(48)[0])
     assert planned(1)[0] == []
+
+
+def test_userfaultfd_is_also_run_without_a_guest() -> None:
+    """Each series can be asked of the lab, and those of a process are none of a guest's."""
+    specs = {series.name: spec_of(series, 2) for series in SERIES}
+    alone = {name for name, spec in specs.items() if spec.target == "process"}
+    assert alone == {"process, one reader", "process, a reader each", "process, a userfaultfd each"}
+    assert {specs[name].real_mechanism for name in alone} == {"uffd-missing", "uffd-sharded"}
+    assert all(spec.fetch == "0us" and spec.pin for spec in specs.values())
 
 
 def test_a_run_that_one_pass_lacks_is_left_out() -> None:

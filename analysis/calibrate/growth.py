@@ -26,6 +26,8 @@ class Series:
     handlers: Callable[[int], int]
     params: Callable[[int], Mapping[str, float]]
     """of the replay's mechanism, which has the lab's name"""
+    target: str = "kvm"
+    """or `process`: threads that touch their own memory, without a guest"""
 
     def threads(self, accessors: int) -> int:
         """Threads that want a CPU each."""
@@ -39,6 +41,12 @@ SERIES: Final = (
     Series("userfaultfd, a reader each", "uffd-missing", lambda n: n, lambda n: {"handlers": n}),
     Series("a userfaultfd each", "uffd-sharded", lambda n: n, lambda n: {"shards": n, "handlers": 1}),
     Series("memfd, a reader each", "uffd-minor", lambda n: n, lambda n: {"handlers": n}),
+    # Without a guest the locks of userfaultfd are more of a fault, and a host without KVM has these alone.
+    Series("process, one reader", "uffd-missing", lambda n: 1, lambda n: {"handlers": 1}, "process"),
+    Series("process, a reader each", "uffd-missing", lambda n: n, lambda n: {"handlers": n}, "process"),
+    Series(
+        "process, a userfaultfd each", "uffd-sharded", lambda n: n, lambda n: {"shards": n, "handlers": 1}, "process"
+    ),
 )
 
 
@@ -89,6 +97,7 @@ def spec_of(series: Series, accessors: int) -> LabSpec:
 
     return LabSpec(
         series.mechanism,
+        target=series.target,
         vcpus=accessors,
         handlers=series.handlers(accessors) or None,
         pages=PAGES,

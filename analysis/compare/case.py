@@ -26,9 +26,11 @@ from faultreplay.analysis.compare.predict import (
     measured_run_time_ns,
     mechanism_used,
     replications,
+    run,
     simulated_rows,
 )
 from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
+from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
 from faultreplay.analysis.judge.judge import Errors, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
@@ -201,8 +203,24 @@ class Case:
 
     def costs(self, fitted: CostTable | None = None) -> CostTable:
         """All costs: shipped, the trace's own (`fitted`, or what the whole trace shows), and the environment's."""
-        table = self.shipped.merge(self.fitted() if fitted is None else fitted)
+        own = uncontended(self.fitted() if fitted is None else fitted, self.uncontended_share)
+        table = self.shipped.merge(own)
         return in_environment(table, self.setup, self.used, self.brought)
+
+    @functools.cached_property
+    def uncontended_share(self) -> float:
+        """What is left of the trace's own costs without the contention that it was recorded with."""
+        used = self.used
+        if used is None or used.name not in self.known or not self.workload.measured:
+            return 1.0
+        mechanism = load_with(used.name, replace(self.setup, settings={}), used)
+        windows = self.windows_of(mechanism.name)
+
+        def total(table: CostTable) -> int:
+            costs = in_environment(table, self.setup, self.used, self.brought)
+            return run(self.running, mechanism, costs, self.setup, windows).total_stall_ns
+
+        return share_uncontended(self.shipped, self.fitted(), total)
 
     def sources(self, used: Mapping[str, str]) -> dict[str, CostSource]:
         """Where each cost that a replay used comes from."""

@@ -57,6 +57,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
         *_blackout_cost_notes(blackouts),
         *cost_notes([*rows, *blackouts]),
         *beyond_notes(case, rows, blackouts),
+        *_uncontended_notes(case),
         *_trace_notes(case),
         *_row_notes(rows),
         *host_notes(case, at_hand),
@@ -80,6 +81,16 @@ def cost_notes(rows: Sequence[Charged]) -> list[str]:
     return [
         f"{words_of(source)}: {', '.join(sorted(by_source[source]))}"
         for source in sorted(by_source, key=lambda s: (order.index(s.origin), s.file))
+    ]
+
+
+def _uncontended_notes(case: Case) -> list[str]:
+    share = case.uncontended_share
+    if share == 1.0:
+        return []
+    return [
+        f"costs measured in this trace hold the contention that it was recorded with: each is taken {1 - share:.1%} "
+        "shorter, so that it is not charged twice"
     ]
 
 
