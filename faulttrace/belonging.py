@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from faultreplay.faulttrace.directory import FAULTS_FILE, FILES, META, TRUTH_FIL
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.files import Footer, check_footer
 from faultreplay.faulttrace.meta import LOSSES_FILE, Losses, Meta
+from faultreplay.faulttrace.place import Location, size_of
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ NO_FAULTS: Final = "missing: a synthetic trace has nothing else, make it again"
 class Part:
     """One file of raw events."""
 
-    path: Path
+    path: Location
     name: str
     """within the trace"""
     number: int
     rows: int
 
 
-def read_parts(path: Path, meta: Meta) -> list[Part]:
+def read_parts(path: Location, meta: Meta) -> list[Part]:
     """The event parts of the trace at `path`, in order; each whole, with the right columns and of this recording.
 
     Raises:
@@ -54,7 +54,7 @@ def read_parts(path: Path, meta: Meta) -> list[Part]:
     return parts
 
 
-def check_belonging(path: Path, meta: Meta, parts: list[Part]) -> None:
+def check_belonging(path: Location, meta: Meta, parts: list[Part]) -> None:
     """See that the files of a trace are those that its meta.json speaks of, none missing and none too many.
 
     Raises:
@@ -81,7 +81,7 @@ def check_belonging(path: Path, meta: Meta, parts: list[Part]) -> None:
             raise IncompleteData(f"{path}/events: {rows} events, meta.json says {meta.recorder.events}: {why}, {_COPY}")
 
 
-def check_losses(path: Path, meta: Meta, losses: pa.Table) -> None:
+def check_losses(path: Location, meta: Meta, losses: pa.Table) -> None:
     """See that meta.json says of losses what `losses.parquet` does; of a killed recording the file's are taken.
 
     Raises:
@@ -124,7 +124,7 @@ def made_from(meta: Meta, digests: Mapping[str, str]) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
-def _check_marks(path: Path, name: str, footer: Footer, meta: Meta) -> None:
+def _check_marks(path: Location, name: str, footer: Footer, meta: Meta) -> None:
     """See that a file is of this recording and has its own name."""
     marks, recording = footer.marks, meta.integrity.recording
     if not recording and footer.sealed:
@@ -137,7 +137,7 @@ def _check_marks(path: Path, name: str, footer: Footer, meta: Meta) -> None:
         raise IncompleteData(f"{path / name}: was written as {marks.file}: a copy, or renamed: {_COPY}")
 
 
-def _check_listed(path: Path, meta: Meta, parts: list[Part]) -> None:
+def _check_listed(path: Location, meta: Meta, parts: list[Part]) -> None:
     listed = {name for name in meta.integrity.files if name.startswith("events/")}
     here = {part.name for part in parts}
     if gone := sorted(listed - here):
@@ -157,12 +157,12 @@ def _check_listed(path: Path, meta: Meta, parts: list[Part]) -> None:
         _check_one_listed(path, FAULTS_FILE, meta)
         _check_marks(path, FAULTS_FILE, check_footer(path / FAULTS_FILE, FAULTS), meta)
     for name, entry in meta.integrity.files.items():
-        size = (path / name).stat().st_size
+        size = size_of(path / name)
         if size != entry.bytes:
             raise IncompleteData(f"{path / name}: {size} bytes, meta.json lists {entry.bytes}: {_COPY}")
 
 
-def _check_one_listed(path: Path, name: str, meta: Meta) -> None:
+def _check_one_listed(path: Location, name: str, meta: Meta) -> None:
     if not meta.integrity.recording:
         return
     here, listed = (path / name).exists(), name in meta.integrity.files

@@ -10,6 +10,7 @@ from faultreplay.faulttrace import limits
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, NoPermission, UsageError
 from faultreplay.faulttrace.files import disk_errors
 from faultreplay.faulttrace.meta import LOSSES_FILE, MAX_META_BYTES
+from faultreplay.faulttrace.place import Location, is_pack, open_pack
 from faultreplay.faulttrace.regular import read_bytes_file
 
 META: Final = "meta.json"
@@ -29,7 +30,7 @@ def part_name(number: int) -> str:
     return f"{EVENTS_DIR}/part-{number:06d}.parquet"
 
 
-def part_numbers(path: Path) -> list[int]:
+def part_numbers(path: Location) -> list[int]:
     """Numbers of the event parts of the trace at `path`, in order.
 
     Raises:
@@ -92,6 +93,9 @@ def remove_trace(path: Path) -> None:
         return
     check_free(path, force=True)
     with disk_errors(path):
+        if path.is_file():
+            path.unlink()
+            return
         for name in _names(path / EVENTS_DIR):
             (path / EVENTS_DIR / name).unlink()
         for name in _names(path):
@@ -102,7 +106,7 @@ def remove_trace(path: Path) -> None:
 def looks_like_trace(path: Path) -> bool:
     """Whether a meta.json of ours is there, of any version, also a damaged one."""
     try:
-        data = read_bytes_file(path / META, MAX_META_BYTES, IncompleteData)
+        data = read_bytes_file((open_pack(path) if is_pack(path) else path) / META, MAX_META_BYTES, IncompleteData)
         return b'"schema_version"' in data
     except (FaultreplayError, OSError):
         return False
@@ -111,7 +115,13 @@ def looks_like_trace(path: Path) -> bool:
 def _foreign(path: Path) -> str:
     """What in `path` no trace has, in words; empty: all of it is a trace's, or it is empty."""
     if path.is_symlink() or not path.is_dir():
+        if not path.is_symlink() and is_pack(path):
+            return "" if looks_like_trace(path) else "a zip without a trace"
         return "not a directory"
+    return _foreign_inside(path)
+
+
+def _foreign_inside(path: Path) -> str:
     names = _names(path)
     for name in names:
         inside = path / name
@@ -132,7 +142,7 @@ def _is_dir(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Location) -> list[str]:
     try:
         return sorted(entry.name for entry in path.iterdir())
     except (FileNotFoundError, NotADirectoryError):

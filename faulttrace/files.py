@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from faultreplay.faulttrace import limits
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, NoPermission
 from faultreplay.faulttrace.meta import FileEntry
+from faultreplay.faulttrace.place import Location, Place
 from faultreplay.faulttrace.regular import check_regular
 from faultreplay.faulttrace.schema import EVENTS
 from faultreplay.faulttrace.seal import BLANK, SEAL_KEY, Digest, digest_parquet, seal_parquet
@@ -31,7 +32,7 @@ _FILE_MODE: Final = 0o600  # addresses of a production guest are nobody else's b
 _TIMES: Final = {"ts_ns", "start_ns", "end_ns"}
 _PREFIX: Final = "faultreplay."
 
-Source: TypeAlias = Path | pa.BufferReader
+Source: TypeAlias = Location | pa.BufferReader
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _damage(where: object, what: str) -> Iterator[None]:
         raise IncompleteData(f"{where}: {what.format(reason)}") from None
 
 
-def check_footer(path: Path, schema: pa.Schema) -> Footer:
+def check_footer(path: Location, schema: pa.Schema) -> Footer:
     """See that a regular file is a whole Parquet file and has the columns of `schema`.
 
     Raises:
@@ -163,10 +164,20 @@ def check_footer(path: Path, schema: pa.Schema) -> Footer:
     return footer_of(path, path, schema)
 
 
+def _stream(source: Source, *, whole: bool) -> Any:
+    """What Arrow reads from; `whole`: all of it will be read, else the footer only."""
+    if not isinstance(source, Place):
+        return source
+    if not whole:
+        return pa.PythonFile(source.open(), mode="r")
+    with source.open() as stream:  # Arrow's threads read no Python stream: that ends badly when the interpreter does
+        return pa.BufferReader(stream.read())
+
+
 def footer_of(source: Source, where: object, schema: pa.Schema) -> Footer:
     """As `check_footer`, also of bytes in memory; `where` names them."""
     with _damage(where, "not a whole Parquet file (truncated?): copy it again"):
-        with pq.ParquetFile(source) as file:
+        with pq.ParquetFile(_stream(source, whole=False)) as file:
             metadata, stored = file.metadata, file.schema_arrow
         rows = sum(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
         told = {
@@ -189,7 +200,7 @@ def footer_of(source: Source, where: object, schema: pa.Schema) -> Footer:
     return Footer(rows, frozenset(stored.names), Marks(**marks), SEAL_KEY in told)
 
 
-def check_digest(path: Path, expected: str | None = None) -> str:
+def check_digest(path: Location, expected: str | None = None) -> str:
     """See that a file is what was written; its digest.
 
     Args:
@@ -211,7 +222,7 @@ def held(digest: Digest, where: object, expected: str | None = None) -> str:
     return digest.found
 
 
-def read_parquet(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+def read_parquet(path: Location, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """A file's columns, checked against `schema`; checksums of pages are verified where it has them.
 
     Raises:
@@ -229,7 +240,8 @@ def read_source(source: Source, where: object, schema: pa.Schema, columns: Seque
     with _damage(where, "damaged: {}"):
         # Of pages without a checksum there is nothing to verify: older files are read as they are.
         stored = [name for name in wanted.names if name in footer.names]
-        table = pq.read_table(source, columns=stored, partitioning=None, page_checksum_verification=True)
+        stream = _stream(source, whole=True)
+        table = pq.read_table(stream, columns=stored, partitioning=None, page_checksum_verification=True)
         for name in set(wanted.names) - footer.names:  # a column that may be empty and came later than the file
             table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     if table.num_rows != footer.rows:

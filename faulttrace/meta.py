@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from faultreplay.faulttrace import limits
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.lab_facts import LabFacts
+from faultreplay.faulttrace.place import Location
 from faultreplay.faulttrace.regular import read_bytes_file
 from faultreplay.faulttrace.schema import SCHEMA_VERSION
 from faultreplay.faulttrace.seal import digest_meta, seal_meta
@@ -252,7 +252,7 @@ class Meta:
         return meta
 
     @classmethod
-    def read(cls, path: Path) -> Meta:
+    def read(cls, path: Location) -> Meta:
         """Read and check the file at `path`.
 
         Raises:

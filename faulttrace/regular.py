@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from faultreplay.faulttrace.errors import FaultreplayError, NoPermission, UsageError
+from faultreplay.faulttrace.place import Location, Place, size_of
 
 MAX_TEXT_BYTES: Final = 4 << 20
 """Of a mechanism or cost file; the largest shipped one has 10 KB."""
@@ -26,7 +27,7 @@ _KINDS: Final = {
 }
 
 
-def check_regular(path: Path, error: type[FaultreplayError] = UsageError) -> os.stat_result:
+def check_regular(path: Location, error: type[FaultreplayError] = UsageError) -> None:
     """See that `path` is a regular file (links are followed), without opening it.
 
     Raises:
@@ -34,6 +35,11 @@ def check_regular(path: Path, error: type[FaultreplayError] = UsageError) -> os.
         NoPermission: it may not be looked at.
         error: something else is there; the message says what.
     """
+    if isinstance(path, Place):
+        if path.is_dir():
+            raise error(f"{path}: a directory, not a regular file")
+        size_of(path)
+        return
     try:
         info = path.stat()
     except PermissionError as refused:
@@ -44,12 +50,13 @@ def check_regular(path: Path, error: type[FaultreplayError] = UsageError) -> os.
         raise error(f"{path}: {getattr(wrong, 'strerror', None) or wrong}") from None
     if not stat.S_ISREG(info.st_mode):
         raise error(f"{path}: {_KINDS.get(stat.S_IFMT(info.st_mode), 'something else')}, not a regular file")
-    return info
 
 
-def open_regular(path: Path, error: type[FaultreplayError] = UsageError) -> BinaryIO:
+def open_regular(path: Location, error: type[FaultreplayError] = UsageError) -> BinaryIO:
     """`path` opened for reading; what it raises is as in `check_regular`."""
     check_regular(path, error)
+    if isinstance(path, Place):
+        return path.open()
     try:
         # O_NONBLOCK: what was a file a moment ago may be a FIFO now; opening that would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -65,12 +72,13 @@ def open_regular(path: Path, error: type[FaultreplayError] = UsageError) -> Bina
     return os.fdopen(descriptor, "rb")
 
 
-def read_bytes_file(path: Path, limit_bytes: int, error: type[FaultreplayError] = UsageError) -> bytes:
+def read_bytes_file(path: Location, limit_bytes: int, error: type[FaultreplayError] = UsageError) -> bytes:
     """The whole of a regular file of at most `limit_bytes`; what it raises is as in `check_regular`."""
     with open_regular(path, error) as stream:
         try:
             # As much as it has, and a byte to see that it does not grow: memory for the limit is not asked for.
-            data = stream.read(min(os.fstat(stream.fileno()).st_size, limit_bytes) + 1)
+            size = size_of(path) if isinstance(path, Place) else os.fstat(stream.fileno()).st_size
+            data = stream.read(min(size, limit_bytes) + 1)
         except OSError as wrong:
             raise error(f"{path}: {wrong.strerror or 'cannot be read'}") from None
     if len(data) > limit_bytes:

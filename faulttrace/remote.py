@@ -1,6 +1,6 @@
 """Traces by address: a directory here, an fsspec URL, or a bare `faults.parquet`.
 
-What is far away is read for its faults only, never for its events: they were stitched where they were recorded.
+What is far away is read for its faults where it has them: they were stitched where they were recorded.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from faultreplay.faulttrace.belonging import made_from
-from faultreplay.faulttrace.directory import FAULTS_FILE, META, part_name, part_numbers
+from faultreplay.faulttrace.directory import EVENTS_DIR, FAULTS_FILE, META, part_name, part_numbers
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
 from faultreplay.faulttrace.files import footer_of, held, read_source
 from faultreplay.faulttrace.limits import MEMORY_VARIABLE, allowed_bytes
-from faultreplay.faulttrace.meta import Meta
-from faultreplay.faulttrace.regular import read_bytes_file
+from faultreplay.faulttrace.meta import MAX_META_BYTES, Meta
+from faultreplay.faulttrace.place import ZIP_BEGINS, Location, Place, UrlFiles, ZipFiles, size_of
+from faultreplay.faulttrace.regular import open_regular, read_bytes_file
 from faultreplay.faulttrace.schema import FAULTS, STITCH_VERSION
 from faultreplay.faulttrace.seal import digest_stream
 from faultreplay.faulttrace.store import Trace, open_trace
@@ -69,6 +70,9 @@ class FaultsOnly(Trace):
 def open_address(address: str) -> Trace:
     """The trace at a path or URL (``s3://bucket/x.trace``, ``https://...``), or a bare file of faults.
 
+    A trace in one file is read where it is, range by range. Of a directory behind a URL the faults are taken; where
+    it has none and can be listed, its events are read and stitched.
+
     Raises:
         UsageError: nothing there.
         IncompleteData: no faults of this version there, or not those of that trace.
@@ -77,16 +81,40 @@ def open_address(address: str) -> Trace:
     if not _is_far(address):
         return open_trace(address)
     if address.endswith(".parquet"):
-        meta, name = Meta(origin="imported", complete=True), address
         data = _read(address, address)
-    else:
-        meta, name = (
-            Meta.from_json(_read(address, f"{address}/{META}"), f"{address}/{META}"),
-            f"{address}/{FAULTS_FILE}",
-        )
-        data = _read(address, name)
-    table, notes = _faults(name, data, None if name == address else meta)
+        table, notes = _faults(address, data, None)
+        return FaultsOnly(address, Meta(origin="imported", complete=True), table, notes)
+    if (packed := _far_pack(address)) is not None:
+        return open_trace(packed)
+    meta = Meta.from_json(_read(address, f"{address}/{META}"), f"{address}/{META}")
+    name = f"{address}/{FAULTS_FILE}"
+    if (whole := _far_events(address, meta)) is not None:
+        return open_trace(whole)
+    table, notes = _faults(name, _read(address, name), meta)
     return FaultsOnly(address, meta, table, notes)
+
+
+def _far_pack(address: str) -> Place | None:
+    """The root of the trace in one file at a URL; None: there is no such file."""
+    fs, path = _filesystem(address)
+    try:
+        if bytes(fs.cat_file(path, start=0, end=len(ZIP_BEGINS))) != ZIP_BEGINS:
+            return None
+        return Place(ZipFiles(fs.open(path, "rb"), address))
+    except (OSError, ValueError):  # no file: a directory, or nothing, which is said later
+        return None
+
+
+def _far_events(address: str, meta: Meta) -> Place | None:
+    """The directory at a URL where it has events and no faults, and can be listed."""
+    if not any(name.startswith(f"{EVENTS_DIR}/") for name in meta.integrity.files):
+        return None
+    fs, path = _filesystem(address)
+    try:
+        files = UrlFiles(fs, path, address)
+    except (OSError, ValueError, NotImplementedError):
+        return None
+    return Place(files) if FAULTS_FILE not in files.sizes and META in files.sizes else None
 
 
 def identity(address: str) -> str:
@@ -113,17 +141,20 @@ def _is_far(address: str) -> bool:
 
 def _parts(address: str) -> Iterable[tuple[str, int, bytes]]:
     if not _is_far(address):
-        path = Path(address)
-        trace = open_trace(path)  # says what is wrong, if anything is
-        told = (path / META).read_bytes()
+        trace = open_trace(address)  # says what is wrong, if anything is
+        path = trace.path
+        told = read_bytes_file(path / META, MAX_META_BYTES)
         if trace.meta.integrity.closed:
             return [(META, len(told), told)]
         events = [path / part_name(number) for number in part_numbers(path)]
         files = [path / META, *(events or [path / FAULTS_FILE])]
-        return [(file.name, file.stat().st_size, _tail(file)) for file in files if file.exists()]
+        return [(file.name, size_of(file), _tail(file)) for file in files if file.exists()]
     if address.endswith(".parquet"):
         data = _read(address, address)
         return [(FAULTS_FILE, len(data), data[-_TAIL_BYTES:])]
+    if (packed := _far_pack(address)) is not None:
+        told = read_bytes_file(packed / META, MAX_META_BYTES)
+        return [(META, len(told), told)]
     told = _read(address, f"{address}/{META}")
     if Meta.from_json(told, f"{address}/{META}").integrity.closed:
         return [(META, len(told), told)]
@@ -131,9 +162,9 @@ def _parts(address: str) -> Iterable[tuple[str, int, bytes]]:
     return [(META, len(told), told[-_TAIL_BYTES:]), (FAULTS_FILE, len(data), data[-_TAIL_BYTES:])]
 
 
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+def _tail(path: Location) -> bytes:
+    with open_regular(path) as stream:
+        stream.seek(max(size_of(path) - _TAIL_BYTES, 0))
         return stream.read()
 
 

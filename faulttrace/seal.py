@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.place import Location
 from faultreplay.faulttrace.regular import open_regular
 
 SEAL_KEY: Final = "faultreplay.sha256"
@@ -57,7 +58,7 @@ def seal_parquet(path: Path) -> str:
     return found
 
 
-def digest_parquet(path: Path) -> Digest:
+def digest_parquet(path: Location) -> Digest:
     """The digest of the Parquet file at `path`, told and found.
 
     Raises:

@@ -7,7 +7,7 @@ A trace is a directory: `meta.json`, `events/part-*.parquet`, `losses.parquet` a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, Usag
 from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read_parquet, write_parquet
 from faultreplay.faulttrace.limits import check_memory
 from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
+from faultreplay.faulttrace.place import Location, Place, open_pack, size_of
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH, Kind
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ UNCHECKED: Final = "without checksums (an older faultreplay's trace): damage ins
 class Trace:
     """An opened trace. Frames come out sorted by time; `notes` says what is incomplete."""
 
-    def __init__(self, path: Path, meta: Meta, parts: Sequence[Part], notes: list[str]) -> None:
+    def __init__(self, path: Location, meta: Meta, parts: Sequence[Part], notes: list[str]) -> None:
         self.path = path
         self.meta = meta
         self.notes = notes
@@ -52,7 +53,7 @@ class Trace:
     @property
     def size_bytes(self) -> int:
         """Bytes of the event parts on disk."""
-        return sum(part.path.stat().st_size for part in self._parts)
+        return sum(size_of(part.path) for part in self._parts)
 
     @property
     def end_ns(self) -> int:
@@ -98,6 +99,29 @@ class Trace:
         frame = pl.from_arrow(whole)
         assert isinstance(frame, pl.DataFrame)
         return frame.sort("ts_ns", maintain_order=True)
+
+    def event_tables(self) -> Iterator[pa.Table]:
+        """Raw events part by part (columns of `EVENTS`), each sorted by `ts_ns`.
+
+        Raises:
+            IncompleteData: a part cannot be read, or is not what was recorded.
+        """
+        for part in self._parts:
+            self._check(part.name)
+            yield read_parquet(part.path, EVENTS)
+
+    def losses_table(self) -> pa.Table:
+        """Losses (columns of `LOSSES`), as they were written."""
+        return self._table(LOSSES_FILE, LOSSES)
+
+    def truth_table(self) -> pa.Table | None:
+        """What the accessors measured themselves (columns of `TRUTH`); None where the trace has none."""
+        return self._table(TRUTH_FILE, TRUTH) if (self.path / TRUTH_FILE).exists() else None
+
+    def original_faults(self) -> pa.Table | None:
+        """Faults that no events stand behind (columns of `FAULTS`); None where there are events to stitch, or none."""
+        has = not self._parts and (self.path / FAULTS_FILE).exists()
+        return self._table(FAULTS_FILE, FAULTS) if has else None
 
     def losses(self) -> pl.DataFrame:
         """Losses (columns of `LOSSES`), sorted by `ts_ns`."""
@@ -151,7 +175,7 @@ class Trace:
 
     def keep_faults(self, faults: pl.DataFrame) -> None:
         """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
-        if not self._parts:
+        if not self._parts or isinstance(self.path, Place):  # what is packed is whole; it carries its faults
             return
         marks = Marks(self.meta.integrity.recording, FAULTS_FILE, self._made_from(), str(STITCH_VERSION))
         with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
@@ -210,11 +234,11 @@ class Trace:
         return read_parquet(path, schema)
 
 
-def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
+def open_trace(path: Location | str, *, allow_incomplete: bool = True) -> Trace:
     """Open a trace for reading: version, columns and what belongs to it are checked here and nowhere else.
 
     Args:
-        path: the `NAME.trace` directory.
+        path: `NAME.trace`, a directory or one file (`faulttrace.pack`).
         allow_incomplete: take a trace whose recorder was killed; `Trace.notes` says so.
 
     Raises:
@@ -223,11 +247,24 @@ def open_trace(path: Path | str, *, allow_incomplete: bool = True) -> Trace:
             unfinished.
         NoPermission: may not be read.
     """
-    path = Path(path)
+    place = path if isinstance(path, Place) else place_of(Path(path))
+    return _open(place, allow_incomplete=allow_incomplete)
+
+
+def place_of(path: Path) -> Location:
+    """Where the files of the trace at `path` are: that directory, or inside that file.
+
+    Raises:
+        UsageError: nothing there.
+        IncompleteData: a file that is no trace.
+        NoPermission: it may not be read.
+    """
     if not path.exists():
         raise UsageError(f"{path}: no such trace")
-    if not path.is_dir():
-        raise UsageError(f"{path}: a trace is a directory (NAME.trace), this is a file")
+    return path if path.is_dir() else open_pack(path)
+
+
+def _open(path: Location, *, allow_incomplete: bool) -> Trace:
     meta = Meta.read(path / META)
     parts = read_parts(path, meta)
     notes = []

@@ -13,8 +13,9 @@ from faultreplay.faulttrace.directory import FAULTS_FILE, META, TRUTH_FILE, part
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faultreplay.faulttrace.files import check_digest, check_footer, read_parquet
 from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
+from faultreplay.faulttrace.place import Location, size_of
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, TRUTH
-from faultreplay.faulttrace.store import open_trace
+from faultreplay.faulttrace.store import open_trace, place_of
 
 _SCHEMAS: Final = {LOSSES_FILE: LOSSES, FAULTS_FILE: FAULTS, TRUTH_FILE: TRUTH}
 
@@ -47,11 +48,19 @@ def verify_trace(path: Path) -> list[Verified]:
     """Each file of the trace at `path`: meta.json, the parts, the other files, and last the trace as a whole.
 
     Raises:
-        UsageError: nothing there, or not a directory.
+        UsageError: nothing there.
         NoPermission: it may not be read.
     """
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such trace: a trace is a directory (NAME.trace)")
+    if not path.exists():
+        raise UsageError(f"{path}: no such trace")
+    try:
+        place = place_of(path)
+    except IncompleteData as error:
+        return [Verified(path.name, None, size_of(path), "", str(error))]
+    return _verify(place)
+
+
+def _verify(path: Location) -> list[Verified]:
     try:
         meta = Meta.read(path / META)
     except IncompleteData as error:
@@ -65,7 +74,7 @@ def verify_trace(path: Path) -> list[Verified]:
     return [*found, _whole(path, broken)]
 
 
-def _file(path: Path, name: str, schema: pa.Schema, meta: Meta) -> Verified:
+def _file(path: Location, name: str, schema: pa.Schema, meta: Meta) -> Verified:
     place = path / name
     entry = meta.integrity.files.get(name)
     rows, checked = None, ""
@@ -84,7 +93,7 @@ def _file(path: Path, name: str, schema: pa.Schema, meta: Meta) -> Verified:
     return Verified(name, rows, _size(place), checked, problem)
 
 
-def _whole(path: Path, broken: str) -> Verified:
+def _whole(path: Location, broken: str) -> Verified:
     """Whether the files belong together, and the kept faults to the events."""
 
     def kept() -> None:
@@ -102,12 +111,12 @@ def _problem(check: Callable[[], object]) -> str:
     return ""
 
 
-def _parts(path: Path) -> tuple[list[int], str]:
+def _parts(path: Location) -> tuple[list[int], str]:
     try:
         return part_numbers(path), ""
     except IncompleteData as error:
         return [], str(error)
 
 
-def _size(path: Path) -> int | None:
-    return path.lstat().st_size if path.exists() else None
+def _size(path: Location) -> int | None:
+    return size_of(path) if path.exists() else None

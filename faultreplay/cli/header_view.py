@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.cli.imported_view import imported_facts, losses_words
 from faultreplay.cli.render import Column, Report
+from faultreplay.faulttrace.place import whole_size
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def header_report(trace: Trace) -> Report:
         "events": trace.event_rows,
         "lost": meta.losses.total,
         "duration_ns": meta.clock.end_ns - meta.clock.start_ns if meta.clock.end_ns else None,
-        "size_bytes": sum(path.stat().st_size for path in trace.path.rglob("*") if path.is_file()),
+        "size_bytes": whole_size(trace.path),
         "complete": meta.complete,
         "origin": meta.origin,
     }
