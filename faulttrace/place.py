@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
-from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 ZIP_BEGINS: Final = b"PK\x03\x04"
@@ -234,13 +234,18 @@ def open_pack(path: Path) -> Place:
     """The root of the trace in the one file at `path`.
 
     Raises:
-        IncompleteData: not such a file.
+        UsageError: not such a file.
+        IncompleteData: a damaged one.
         NoPermission: it may not be read.
     """
     # Not at the top: that module asks this one what a place is.
     from faultreplay.faulttrace.regular import open_regular
 
     with open_regular(path, IncompleteData) as stream:
+        if stream.read(len(ZIP_BEGINS)) != ZIP_BEGINS:
+            raise UsageError(
+                f"{path}: a file, and none of 'faultreplay export --pack': a trace is a directory or such a file"
+            )
         descriptor = os.dup(stream.fileno())
         try:
             files = ZipFiles(stream, str(path), lambda offset, length: os.pread(descriptor, length, offset))
