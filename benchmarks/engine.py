@@ -31,7 +31,14 @@ CHARGED = (
     "mm_share", "mm_once", "mm_serial", "mm_serial_contended", "lock", "lock_contended", "herd_per_reader", "wake_cold",
 )  # fmt: skip
 """Contention, in the order of the C program's arguments."""
-DRAWN = ("trap", "message", "fetch", "resolve", "wake", "handler_loop")  # in the order the compiled path draws them
+DRAWN = (
+    "fault_entry",
+    "reader_wakeup",
+    "fetch",
+    "resolve",
+    "wake",
+    "handler_loop",
+)  # in the order the compiled path draws them
 
 
 APART = 1_000
@@ -93,13 +100,13 @@ def run_simpy(work: Workload, costs: CostTable, handlers: int) -> int:
             yield env.timeout(took)
 
     def fault(since: int, event: simpy.Event) -> Any:
-        yield env.timeout(ns["trap"])
+        yield env.timeout(ns["fault_entry"])
         state["sleepers"] += 1
         yield from held(ns["lock"])
         idle = pool.count < pool.capacity
         turn = pool.request()
         yield turn
-        yield env.timeout(ns["message"] * idle)
+        yield env.timeout(ns["reader_wakeup"] * idle)
         yield from held(ns["lock"])
         yield env.timeout(ns["fetch"] + ns["resolve"])
         state["sleepers"] -= 1

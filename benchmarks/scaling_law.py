@@ -34,13 +34,13 @@ FITTED: Final = (
     "host_fault_minor",
     "exit_userspace",
     "mm_share",
-    "trap",
+    "fault_entry",
     "handler_loop",
     "lock_contended",
     "mm_serial_contended",
 )
 """The eight costs of a host that are fitted. `enter_guest` equals `exit_userspace`; `reenter` is it and the fault that
-finds the page (`host_fault_minor`); `wake` keeps its share of `trap`."""
+finds the page (`host_fault_minor`); `wake` keeps its share of `fault_entry`."""
 WAKE_OF_TRAP: Final = 5 / 3
 
 
@@ -92,8 +92,8 @@ def with_values(costs: CostTable, ns: Mapping[str, float]) -> CostTable:
     ns = dict(ns)
     if "exit_userspace" in ns:
         ns["enter_guest"] = ns["exit_userspace"]
-    if "trap" in ns:
-        ns["wake"] = ns["trap"] * WAKE_OF_TRAP
+    if "fault_entry" in ns:
+        ns["wake"] = ns["fault_entry"] * WAKE_OF_TRAP
     entry = ns.get("enter_guest", costs["enter_guest"].distribution.mean)
     found = ns.get("host_fault_minor", costs["host_fault_minor"].distribution.mean)
     ns["reenter"] = entry + found
@@ -148,4 +148,4 @@ def _moves(row: str) -> frozenset[str]:
         return frozenset({"host_fault", "host_fault_minor", "mm_share", "exit_userspace"})
     if row == "uffd-and-kvm-userfault":
         return frozenset({"host_fault_minor", "mm_share", "exit_userspace"})
-    return frozenset({"mm_share", "trap", "handler_loop", "lock_contended", "mm_serial_contended"})
+    return frozenset({"mm_share", "fault_entry", "handler_loop", "lock_contended", "mm_serial_contended"})

@@ -28,8 +28,8 @@ OWN = {
     "no-userfault": ("host_fault", "host_fault_minor"),
     "kvm-userfault": ("exit_userspace",),
     "uffd-and-kvm-userfault": ("exit_userspace",),
-    "single-reader": ("trap",),
-    "several-readers": ("trap",),
+    "single-reader": ("fault_entry",),
+    "several-readers": ("fault_entry",),
 }
 """What a row's own 2-vCPU figure sets, where a block is predicted from the others."""
 
@@ -281,8 +281,9 @@ def report(explain: Callable[[str], str]) -> str:
         *cost_table(costs),
         "",
         f"**fit**: the shipped costs; largest error {100 * worst['fit']:.0f} %. **predicted**: the eight costs",
-        "fitted to the two other blocks, and one cost (fault, exit or trap) set by the row's 2-vCPU figure;",
-        f"largest error {100 * worst['prediction']:.0f} %. Errors are of the rate: at +20 % the model is too fast.",
+        "fitted to the two other blocks, and one cost (`host_fault`, `exit_userspace` or `fault_entry`) set by the",
+        f"row's 2-vCPU figure; largest error {100 * worst['prediction']:.0f} %. Errors are of the rate: at +20 %"
+        " the model is too fast.",
         *tables,
         explain("vcpus"),
         "",

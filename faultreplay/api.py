@@ -122,9 +122,9 @@ def costs(*files: str | Path, trace: CaseLike | None = None) -> CostTable:
 
     Examples:
         >>> import faultreplay
-        >>> faultreplay.costs()["trap"].provenance
+        >>> faultreplay.costs()["fault_entry"].provenance
         'derived'
-        >>> faultreplay.costs(trace="sample-traces/guest-uffd-missing.trace")["trap"].provenance
+        >>> faultreplay.costs(trace="sample-traces/guest-uffd-missing.trace")["fault_entry"].provenance
         'measured-trace'
     """
     from faultreplay.replay.language.costs import load_costs
@@ -223,7 +223,7 @@ def calibrate(
         >>> import faultreplay
         >>> fit = faultreplay.calibrate(["sample-traces/guest-uffd-missing.trace"])
         >>> sorted(fit.costs)
-        ['fetch', 'handler_loop', 'resolve', 'trap', 'wake']
+        ['fault_entry', 'fetch', 'handler_loop', 'resolve', 'wake']
     """
     from faultreplay.analysis.calibrate import calibrate as fitting
 

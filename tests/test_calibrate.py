@@ -69,17 +69,17 @@ def test_an_idle_handlers_faults_give_every_stage() -> None:
     costs = fit_costs(stitch_events(frame(*idle_faults())).faults, Meta(), source="t").some()
     found = means(costs)
     # 100 in all: asleep at 10, read at 30, ioctl called at 60, the page there at 70, on at 100.
-    assert found == {"trap": 10, "message": 20, "fetch": 30, "resolve": 10, "wake": 30}
+    assert found == {"fault_entry": 10, "reader_wakeup": 20, "fetch": 30, "resolve": 10, "wake": 30}
     assert sum(found.values()) == 100
     assert {cost.provenance for cost in costs.values()} == {"measured-trace"}
     assert {cost.source for cost in costs.values()} == {"measured in this trace: t"}
     assert {cost.n for cost in costs.values()} == {40}
 
 
-def test_without_the_schedulers_events_trap_and_message_are_halves_of_their_sum() -> None:
+def test_without_the_schedulers_events_fault_entry_and_reader_wakeup_are_halves_of_their_sum() -> None:
     faults = stitch_events(frame(*idle_faults())).faults.with_columns(offcpu_ns=pl.lit(0, pl.Int64))
     found = means(fit_costs(faults, Meta(), source="t").some())
-    assert (found["trap"], found["message"]) == (15, 15)
+    assert (found["fault_entry"], found["reader_wakeup"]) == (15, 15)
 
 
 def busy_pair(start_ns: int, page: int) -> list[dict[str, Any]]:
@@ -98,13 +98,16 @@ def busy_pair(start_ns: int, page: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_idle_handlers_tell_of_trap_and_message_and_busy_ones_of_the_loop() -> None:
+def test_idle_handlers_tell_of_fault_entry_and_reader_wakeup_and_busy_ones_of_the_loop() -> None:
     events = [event for n in range(40) for event in busy_pair(100_000 * (n + 1), PAGE + 4096 * n)]
     fitted = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t")
-    assert (fitted.costs["trap"].n, means(fitted.costs)["trap"]) == (40, 10)  # the sum with message counts
-    every = observe(stitch_events(frame(*events)).faults, Meta(), waits=False).samples["trap"]
+    assert (fitted.costs["fault_entry"].n, means(fitted.costs)["fault_entry"]) == (
+        40,
+        10,
+    )  # the sum with message counts
+    every = observe(stitch_events(frame(*events)).faults, Meta(), waits=False).samples["fault_entry"]
     assert every.tolist() == [10] * 80
-    assert (fitted.costs["message"].n, means(fitted.costs)["message"]) == (40, 20)  # of 80 faults
+    assert (fitted.costs["reader_wakeup"].n, means(fitted.costs)["reader_wakeup"]) == (40, 20)  # of 80 faults
     assert (fitted.costs["handler_loop"].n, means(fitted.costs)["handler_loop"]) == (40, 7)
 
 
@@ -125,11 +128,11 @@ def served_in_turn(count: int, held_up: int) -> pl.DataFrame:
     return pl.DataFrame({name: columns.get(name, [None] * count) for name in FAULTS.names})
 
 
-def test_a_handler_that_is_hardly_ever_idle_tells_nothing_of_trap_and_message() -> None:
+def test_a_handler_that_is_hardly_ever_idle_tells_nothing_of_fault_entry_and_reader_wakeup() -> None:
     often = fit_costs(served_in_turn(1000, 100), Meta(), source="t").some()
-    assert means(often)["trap"] + means(often)["message"] == 50_000
+    assert means(often)["fault_entry"] + means(often)["reader_wakeup"] == 50_000
     rarely = fit_costs(served_in_turn(3000, 40), Meta(), source="t").some()
-    assert {"trap", "message"} & set(rarely) == set()
+    assert {"fault_entry", "reader_wakeup"} & set(rarely) == set()
     assert rarely["fetch"].n == 3000
 
 
@@ -161,8 +164,8 @@ def test_a_reader_that_hands_the_fetch_on_is_idle_when_it_reads_again() -> None:
             message(start + 31, page + (1 << 30), tid=FAULTER + 1),
         ]
     fitted = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t")
-    assert fitted.costs["trap"].n == 80
-    assert means(fitted.costs)["trap"] + means(fitted.costs)["message"] == 30
+    assert fitted.costs["fault_entry"].n == 80
+    assert means(fitted.costs)["fault_entry"] + means(fitted.costs)["reader_wakeup"] == 30
     assert "handler_loop" not in fitted.costs
 
 
@@ -262,9 +265,9 @@ def test_a_woken_threads_cost_has_a_part_for_idle_and_one_for_busy_cpus(
 ) -> None:
     events = [e for n in range(40) for e in scheduled(10_000 * (n + 1), PAGE + 4096 * n, handler_after, accessor_after)]
     costs = fit_costs(stitch_events(frame(*events)).faults, Meta(), source="t").some()
-    assert (means(costs)["message"], means(costs)["wake"]) == (20, 30)
+    assert (means(costs)["reader_wakeup"], means(costs)["wake"]) == (20, 30)
     # After another of the two threads: from 22 until read at 30; from 90 until on at 100.
-    for name, after, idle, busy in (("message", handler_after, 20, 8), ("wake", accessor_after, 30, 10)):
+    for name, after, idle, busy in (("reader_wakeup", handler_after, 20, 8), ("wake", accessor_after, 30, 10)):
         on_idle, on_busy = costs[name].on_idle_cpu, costs[name].on_busy_cpu
         expected = {0: (idle, None), STRANGER: (None, None)}.get(after, (None, busy))
         assert (on_idle and on_idle.mean, on_busy and on_busy.mean) == expected
@@ -282,7 +285,7 @@ def test_only_the_first_message_after_a_handlers_switch_in_tells_of_its_cpu(afte
         events += [*busy_pair(start, PAGE + 4096 * n), *switches]
     observed = observe(stitch_events(frame(*events)).faults, Meta())
     parts = observed.on_busy_cpu if after else observed.on_idle_cpu
-    assert parts["message"].tolist() == [8 if after else 20] * 40  # of 80 messages
+    assert parts["reader_wakeup"].tolist() == [8 if after else 20] * 40  # of 80 messages
 
 
 @pytest.mark.parametrize(("who", "samples"), [(FAULTER + 1, 40), (FAULTER, 0)])
@@ -540,7 +543,7 @@ def test_a_cost_file_is_fitted_without_preempted_faults_and_keeps_its_parts_by_c
     fitted = calibrate([open_trace(write(tmp_path / "a.trace", events))])
     assert fitted.costs["wake"].n == 50
     assert "without 30 faults with a preempted thread" in fitted.costs["wake"].source
-    on_busy, on_idle = fitted.costs["message"].on_busy_cpu, fitted.costs["wake"].on_idle_cpu
+    on_busy, on_idle = fitted.costs["reader_wakeup"].on_busy_cpu, fitted.costs["wake"].on_idle_cpu
     assert on_busy is not None
     assert on_idle is not None
     assert (on_busy.mean, on_idle.mean) == (8, 30)
@@ -598,7 +601,7 @@ def test_the_command_writes_a_file_that_replay_reads(tmp_path: Path, capsys: pyt
     assert "wrote" in captured.err
     assert max(map(len, captured.out.splitlines())) <= 80
     costs = load_costs(file)
-    assert means(costs) == {"trap": 10, "message": 20, "fetch": 30, "resolve": 10, "wake": 30}
+    assert means(costs) == {"fault_entry": 10, "reader_wakeup": 20, "fetch": 30, "resolve": 10, "wake": 30}
     assert costs["wake"].n == 40
     assert _exit_code(["calibrate", str(trace), "-o", str(file)]) == 2
     assert _exit_code(["calibrate", str(trace), "-o", str(file), "--force", "--split", "0.75"]) == 0
@@ -625,9 +628,9 @@ def test_the_command_tells_the_parts_by_cpu(tmp_path: Path, capsys: pytest.Captu
     trace = write(tmp_path / "a.trace", events)
     assert _exit_code(["calibrate", str(trace), "--format", "json"]) == 0
     records = {record["cost"]: record for record in json.loads(capsys.readouterr().out)["records"]}
-    assert records["message"]["on_idle_cpu_mean_ns"] == 20
+    assert records["reader_wakeup"]["on_idle_cpu_mean_ns"] == 20
     assert records["wake"]["on_busy_cpu_mean_ns"] == 10
-    assert "on_busy_cpu_mean_ns" not in records["message"]
+    assert "on_busy_cpu_mean_ns" not in records["reader_wakeup"]
 
 
 def test_the_lab_makes_quiet_runs_and_contended_ones() -> None:

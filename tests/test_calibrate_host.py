@@ -96,11 +96,11 @@ def test_the_range_of_a_cost_holds_runs_that_slept_and_runs_that_did_not(
         yield MicroTraces(traces, [])
 
     monkeypatch.setattr(host_module, "micro_traces", micro_traces)
-    wake, trap = (calibrate_host(words).fit.costs[name] for name in ("wake", "trap"))
+    wake, entry = (calibrate_host(words).fit.costs[name] for name in ("wake", "fault_entry"))
     assert wake.low < 30_000, "asleep it is three times as long: both are in the range"
     assert wake.high > 90_000
     assert wake.distribution.mean == pytest.approx(60_000, rel=0.02)
-    assert trap.high / trap.low < 1.1, "the passes agree on what the way does not change"
+    assert entry.high / entry.low < 1.1, "the passes agree on what the way does not change"
 
 
 def words(_: str) -> None:
@@ -110,12 +110,12 @@ def words(_: str) -> None:
 def test_the_range_of_a_cost_is_how_two_passes_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes(tmp_path, monkeypatch, 1.5, Conditions(1, 0, 5, 0.1))
     got = calibrate_host(words, left_out=("fetch",))
-    wake, trap = got.fit.costs["wake"], got.fit.costs["trap"]
+    wake, entry = got.fit.costs["wake"], got.fit.costs["fault_entry"]
     assert wake.n == 200
     assert wake.low < 30_000
     assert wake.high > 45_000
     assert wake.distribution.mean == pytest.approx(37_500, rel=0.02)
-    assert trap.high / trap.low < 1.1
+    assert entry.high / entry.low < 1.1
     assert set(got.unsteady) == {"wake", "resolve"}
     assert got.unsteady["wake"] == pytest.approx(50, abs=1)
     assert "fetch" not in got.fit.costs

@@ -263,18 +263,20 @@ def test_spreads_of_costs() -> None:
     drawn = factors({"wake": spread_of("wake", stated, foreign)}, 400, 3)["wake"][1]
     inside = ((drawn >= 0.5) & (drawn <= 2)).mean()
     assert inside == pytest.approx(LEVEL, abs=0.03), "low and high hold nine of ten draws"
-    again = factors({"wake": spread_of("wake", stated, foreign), "trap": spread_of("trap", cost, HOST)}, 400, 3)
+    again = factors(
+        {"wake": spread_of("wake", stated, foreign), "fault_entry": spread_of("fault_entry", cost, HOST)}, 400, 3
+    )
     assert (again["wake"][1] == drawn).all(), "rows that share a cost move together"
 
 
 def test_own_costs_of_another_run_are_faster_or_slower_together() -> None:
     cost = Cost(Distribution.constant(50_000), "measured-host", "s")
-    own = {name: spread_of(name, cost, HOST) for name in ("trap", "wake", "fetch")}
+    own = {name: spread_of(name, cost, HOST) for name in ("fault_entry", "wake", "fetch")}
     drawn = {name: np.log(both[0]) for name, both in factors(own, 2000, 1).items()}
-    assert drawn["trap"].std() == pytest.approx(math.hypot(RUN_PERCENT, OWN_PERCENT) / 100, rel=0.05)
-    together = np.cov(drawn["trap"], drawn["wake"])[0, 1]
+    assert drawn["fault_entry"].std() == pytest.approx(math.hypot(RUN_PERCENT, OWN_PERCENT) / 100, rel=0.05)
+    together = np.cov(drawn["fault_entry"], drawn["wake"])[0, 1]
     assert together == pytest.approx((RUN_PERCENT / 100) ** 2, rel=0.2)
-    assert abs(np.corrcoef(drawn["trap"], drawn["fetch"])[0, 1]) < 0.1, "a timer does not care"
+    assert abs(np.corrcoef(drawn["fault_entry"], drawn["fetch"])[0, 1]) < 0.1, "a timer does not care"
     there = spread_of("wake", cost, HOST, elsewhere=True)
     assert there.own > own["wake"].own, "another mechanism's costs are less sure"
     short, long = (Cost(Distribution.constant(ns), "measured-trace", "s") for ns in (2_000, 200_000))

@@ -34,14 +34,14 @@ servers = "$handlers"
 kind = "waitqueue"
 
 [[paths.missing]]
-delay = "trap"
+delay = "fault_entry"
 [[paths.missing]]
 sleep = "sleepers"
 [[paths.missing]]
 coalesce = "join"
 [[paths.missing]]
 acquire = "handler"
-idle = "message"
+idle = "reader_wakeup"
 [[paths.missing]]
 delay = "fetch"
 asleep = "$spin"
@@ -216,12 +216,12 @@ def test_a_reader_that_hands_fetches_on_has_many_under_way() -> None:
 
 
 BROKEN = [
-    ('enter = "mm"', 'delay = "trap"', "'mm' is left but not entered here"),
-    ('leave = "mm"', 'delay = "trap"', "'mm' is entered and never left"),
+    ('enter = "mm"', 'delay = "fault_entry"', "'mm' is left but not entered here"),
+    ('leave = "mm"', 'delay = "fault_entry"', "'mm' is entered and never left"),
     ('leave = "mm"', 'enter = "mm"', "'mm' is entered twice"),
     ('hold = "spin"', 'hold = "mm"', "'mm' is no resource of kind lock"),
-    ('takes = "lock"', 'takes = "lock"\nalso = "trap"', "also and times stand together"),
-    ('takes = "lock"', 'takes = "lock"\nalso = "trap"\ntimes = "granule_pages"', "for what is counted"),
+    ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"', "also and times stand together"),
+    ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"\ntimes = "granule_pages"', "for what is counted"),
     ('wake = "wake"', 'wake = "wake"\neach = "mm_share"', 'Say within = "SECTION"'),
     ('wake = "wake"', 'wake = "wake"\ncontended = "lock"', 'Say under = "LOCK"'),
     ('wake = "wake"', 'wake = "wake"\nunder = "spin"', "nobody is walked over"),

@@ -95,7 +95,7 @@ def test_a_run_that_stops_early_accounts_until_then(name: str, cpus: int | None)
 def test_who_joins_the_fault_of_another_mechanism_pays_its_own_wake() -> None:
     """A vCPU leaves KVM_RUN for a page; the VMM faults on it meanwhile and sleeps on its userfaultfd's queue."""
     costs = COSTS.without_contention().with_constants(
-        exit_userspace=1_000, fetch=50_000, resolve=2_000, reenter=4_000, trap=500, wake=3_000, message=0
+        exit_userspace=1_000, fetch=50_000, resolve=2_000, reenter=4_000, fault_entry=500, wake=3_000, reader_wakeup=0
     )
     for first, other in (("vcpu", "vmm"), ("vmm", "vcpu")):
         work = make_workload(
@@ -118,7 +118,7 @@ def test_a_thread_that_takes_a_cpu_pays_before_it_goes_on() -> None:
             holds(simulate(work, load_mechanism(name), PAID, cpus=cpus, pinned=cpus > 1), work)
 
 
-AGAIN, RETRY = 'delay = "trap"\nlabel = "a"', 'retry = "a"\nchance = 0.5\nmost = 2'
+AGAIN, RETRY = 'delay = "fault_entry"\nlabel = "a"', 'retry = "a"\nchance = 0.5\nmost = 2'
 
 
 def mechanism(tmp_path: Path, *stages: str, head: str = "") -> Mechanism:
@@ -131,7 +131,7 @@ def mechanism(tmp_path: Path, *stages: str, head: str = "") -> Mechanism:
 @pytest.mark.parametrize(
     ("stages", "word"),
     [
-        (['coalesce = "join"', 'delay = "trap"', 'coalesce = "join"', 'wake = "wake"'], "second coalesce"),
+        (['coalesce = "join"', 'delay = "fault_entry"', 'coalesce = "join"', 'wake = "wake"'], "second coalesce"),
         (['acquire = "pool"', 'coalesce = "join"', 'release = "pool"', 'wake = "wake"'], "while 'pool' is held"),
         (
             [AGAIN, 'coalesce = "join"', RETRY, 'wake = "wake"'],

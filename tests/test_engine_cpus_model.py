@@ -18,9 +18,9 @@ from faultreplay.replay.language.mechanism import load_mechanism
 from faultreplay.replay.workload.workload import make_workload
 
 NS = {
-    "trap": 1_517, "message": 2_003, "fetch": 130_021, "resolve": 2_203, "wake": 3_011, "wake_per_waiter": 61,
-    "handler_loop": 709, "exit_userspace": 1_511, "reenter": 4_703, "apf_inject": 2_503, "apf_ready": 2_903,
-    "unprotect_fixed": 6_007, "unprotect_per_page": 211, "host_fault": 3_301, "preempt": 1_709,
+    "fault_entry": 1_517, "reader_wakeup": 2_003, "fetch": 130_021, "resolve": 2_203, "wake": 3_011,
+    "wake_per_waiter": 61, "handler_loop": 709, "exit_userspace": 1_511, "reenter": 4_703, "apf_inject": 2_503,
+    "apf_ready": 2_903, "unprotect_fixed": 6_007, "unprotect_per_page": 211, "host_fault": 3_301, "preempt": 1_709,
 }  # fmt: skip
 COSTS = load_costs().with_constants(**NS)
 ASLEEP_FROM = 5_000
@@ -34,12 +34,13 @@ STAGES: dict[str, tuple[str, list[str]]] = {
     "lazy": ("", ['delay = "host_fault"', 'wake = "0ns"\nawake = true']),
     "exits": ("", ['delay = "exit_userspace"', 'delay = "fetch"\nasleep = true', 'delay = "resolve"',
                    'wake = "reenter"\nawake = true']),
-    "handlers": (HANDLER + SLEEPERS, ['delay = "trap"', 'sleep = "sleepers"', 'acquire = "handler"\nidle = "message"',
+    "handlers": (HANDLER + SLEEPERS, ['delay = "fault_entry"', 'sleep = "sleepers"',
+                 'acquire = "handler"\nidle = "reader_wakeup"',
                  'delay = "fetch"\nasleep = true', 'delay = "resolve"',
                  'wake = "wake"\nfrom = "sleepers"\nwalk = "wake_per_waiter"', 'delay = "handler_loop"',
                  'release = "handler"']),
-    "woken by itself": (HANDLER, ['delay = "trap"',
-                        'acquire = "handler"\nidle = "message"', 'delay = "unprotect_fixed"',
+    "woken by itself": (HANDLER, ['delay = "fault_entry"',
+                        'acquire = "handler"\nidle = "reader_wakeup"', 'delay = "unprotect_fixed"',
                         'delay = "unprotect_per_page"\nwhen = "write"', 'delay = "handler_loop"\nwhen = "write"',
                         'release = "handler"', 'delay = "wake"', 'wake = "0ns"']),
     "tasks": (TASK, ['delay = "apf_inject"', 'acquire = "task"', 'wake = "0ns"', 'delay = "fetch"\nasleep = true',
@@ -73,9 +74,9 @@ class Paths:
         yield "run", NS["reenter"]
 
     def handlers(self, a: int, own: Thread) -> Steps:
-        yield "run", NS["trap"]
+        yield "run", NS["fault_entry"]
         self.sleepers += 1
-        yield "get", "handler", self.server, NS["message"]
+        yield "get", "handler", self.server, NS["reader_wakeup"]
         yield from self.asleep(NS["fetch"])
         yield "run", NS["resolve"]
         self.sleepers -= 1
@@ -87,8 +88,8 @@ class Paths:
         yield "give", "handler", True
 
     def woken_by_itself(self, a: int, own: Thread) -> Steps:
-        yield "run", NS["trap"]
-        yield "get", "handler", self.server, NS["message"]
+        yield "run", NS["fault_entry"]
+        yield "get", "handler", self.server, NS["reader_wakeup"]
         for name in ("unprotect_fixed", "unprotect_per_page", "handler_loop"):
             yield "run", NS[name]
         yield "give", "handler", False

@@ -258,17 +258,19 @@ def test_a_short_recorded_stall_is_spent_on_the_cpu_and_a_long_one_is_not(record
 @pytest.mark.parametrize(
     "stages",
     [
-        ['acquire = "pool"\nidle = "message"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
+        ['acquire = "pool"\nidle = "reader_wakeup"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
         ['acquire = "pool"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
-        ['delay = "trap"', 'recorded = true', 'delay = "resolve"', 'wake = "wake"'],
-        ['delay = "trap"', 'recorded = true', 'wake = "0ns"'],
+        ['delay = "fault_entry"', 'recorded = true', 'delay = "resolve"', 'wake = "wake"'],
+        ['delay = "fault_entry"', 'recorded = true', 'wake = "0ns"'],
         ['enter = "mm"\neach = "mm_share"', 'recorded = true', 'leave = "mm"', 'wake = "0ns"'],
         ['hold = "lock"\ntakes = "lock"', 'recorded = true', 'wake = "wake"'],
     ],
 )  # fmt: skip
 def test_as_many_cpus_as_are_wanted_change_nothing(stages: list[str], tmp_path: Path) -> None:
     mech = made(tmp_path, *stages, head=heads(stages))
-    costs = FREE.with_constants(trap=1_009, message=2_003, resolve=7_001, wake=3_001, lock=301, mm_share=503)
+    costs = FREE.with_constants(
+        fault_entry=1_009, reader_wakeup=2_003, resolve=7_001, wake=3_001, lock=301, mm_share=503
+    )
     rng = np.random.default_rng(1)
     work = make_workload(
         [{"think_ns": rng.integers(1, 20_000, 12), "recorded_stall_ns": rng.integers(1, 9_000, 12)} for _ in range(3)]

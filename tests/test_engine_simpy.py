@@ -19,8 +19,8 @@ from faultreplay.replay.workload.workload import Workload, make_workload
 
 # a thousand times the real ones: at this scale two events on one instant are all but impossible
 COSTS = CostTable({}).with_constants(
-    trap=1_517_003,
-    message=2_003_011,
+    fault_entry=1_517_003,
+    reader_wakeup=2_003_011,
     fetch=30_011_017,
     resolve=2_203_019,
     resolve_per_page=311_027,
@@ -63,21 +63,21 @@ kind = "link"
 bandwidth = 999983
 """
 STAGES: dict[str, list[str]] = {
-    "delay": ['delay = "trap"', 'wake = "wake"'],
-    "pool": ['delay = "trap"', 'acquire = "pool"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
-    "idle": ['acquire = "pool"\nidle = "message"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
+    "delay": ['delay = "fault_entry"', 'wake = "wake"'],
+    "pool": ['delay = "fault_entry"', 'acquire = "pool"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
+    "idle": ['acquire = "pool"\nidle = "reader_wakeup"', 'delay = "resolve"', 'release = "pool"', 'wake = "wake"'],
     "tail": ['acquire = "pool"', 'delay = "resolve"', 'wake = "wake"', 'delay = "handler_loop"', 'release = "pool"'],
     "walk": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'sleep = "queue"',
-        'acquire = "pool"\nidle = "message"',
+        'acquire = "pool"\nidle = "reader_wakeup"',
         'delay = "resolve"',
         'wake = "wake"\nfrom = "queue"\nwalk = "wake_per_waiter"',
         'delay = "handler_loop"',
         'release = "pool"',
     ],
     "waiters": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'sleep = "queue"',
         'acquire = "pool"',
         'delay = "lock"\ntimes = "waiters:queue"',
@@ -85,12 +85,12 @@ STAGES: dict[str, list[str]] = {
         'release = "pool"',
         'wake = "wake"\nfrom = "queue"',
     ],
-    "hold": ['delay = "trap"', 'hold = "spin"\ntakes = "lock"\ncontended = "lock_contended"', 'wake = "wake"'],
+    "hold": ['delay = "fault_entry"', 'hold = "spin"\ntakes = "lock"\ncontended = "lock_contended"', 'wake = "wake"'],
     "hold for what is counted": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'sleep = "queue"',
         'hold = "own"\ntakes = "lock"\nalso = "herd_per_reader"\ntimes = "spare:pool"\nmost = 2',
-        'acquire = "pool"\nidle = "message"',
+        'acquire = "pool"\nidle = "reader_wakeup"',
         'hold = "own"\ntakes = "lock"\nalso = "handler_loop"\ntimes = "waiters:queue"\nmost = 1',
         "recorded = true",  # a random time: faults in lockstep would make ties
         'delay = "stage2_fault"\ntimes = "idle:pool"\nmost = 1',
@@ -99,7 +99,7 @@ STAGES: dict[str, list[str]] = {
     ],
     "section": [
         'enter = "mm"\neach = "mm_share"\nonce = "mm_once"',
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'leave = "mm"',
         'acquire = "pool"',
         'enter = "mm"\neach = "mm_share"',
@@ -110,10 +110,10 @@ STAGES: dict[str, list[str]] = {
         'wake = "0ns"',
     ],
     "wake under a lock, warm and cold": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'sleep = "queue"',
         'hold = "own"\ntakes = "lock"\ncontended = "lock_contended"',
-        'acquire = "pool"\nidle = "message"',
+        'acquire = "pool"\nidle = "reader_wakeup"',
         'hold = "own"\ntakes = "lock"\ncontended = "lock_contended"',
         'delay = "resolve"',
         'wake = "wake"\nfrom = "queue"\nwalk = "wake_per_waiter"\ncold = "wake_cold"\nreaders = "pool"\nunder = "own"'
@@ -123,7 +123,7 @@ STAGES: dict[str, list[str]] = {
     ],
     "wake through a section": [
         'enter = "mm"\neach = "mm_share"',
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'leave = "mm"',
         'sleep = "queue"',
         'acquire = "pool"',
@@ -131,7 +131,7 @@ STAGES: dict[str, list[str]] = {
         'delay = "handler_loop"',
         'release = "pool"',
     ],
-    "transfer": ['delay = "trap"', 'transfer = "wire"\nlatency = "message"', 'wake = "wake"'],
+    "transfer": ['delay = "fault_entry"', 'transfer = "wire"\nlatency = "reader_wakeup"', 'wake = "wake"'],
     "transfer in pool": [
         'acquire = "pool"',
         'transfer = "wire"\nbytes = 65537',
@@ -140,7 +140,7 @@ STAGES: dict[str, list[str]] = {
         'release = "pool"',
     ],
     "nested": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'acquire = "pool"',
         'delay = "resolve"',
         'acquire = "lock"',
@@ -154,17 +154,21 @@ STAGES: dict[str, list[str]] = {
         'release = "pool"',
     ],
     "retry": [
-        'delay = "trap"\nlabel = "again"',
+        'delay = "fault_entry"\nlabel = "again"',
         'acquire = "pool"',
         'delay = "resolve"',
         'release = "pool"',
         'retry = "again"\nchance = 0.4\nmost = 3',
         'wake = "wake"',
     ],
-    "when": ['delay = "trap"\nwhen = "write"', 'delay = "message"\nwhen = ["read", "vmm"]', 'wake = "wake"'],
+    "when": [
+        'delay = "fault_entry"\nwhen = "write"',
+        'delay = "reader_wakeup"\nwhen = ["read", "vmm"]',
+        'wake = "wake"',
+    ],
     "recorded": ["recorded = true", 'wake = "0ns"'],
     "complete": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'wake = "wake"',
         'acquire = "pool"',
         'delay = "fetch"',
@@ -172,7 +176,7 @@ STAGES: dict[str, list[str]] = {
         'release = "pool"',
     ],
     "coalesce": [
-        'delay = "trap"',
+        'delay = "fault_entry"',
         'sleep = "queue"',
         'coalesce = "join"',
         'acquire = "pool"',
@@ -248,7 +252,7 @@ def test_shipped_mechanisms_equal_simpy(name: str, handlers: int) -> None:
 @st.composite
 def paths(draw: Any) -> list[str]:
     """A valid path: delays, pools, links, walks and tails in any order."""
-    delays = st.sampled_from(["trap", "message", "resolve", "fetch", "lock"])
+    delays = st.sampled_from(["fault_entry", "reader_wakeup", "resolve", "fetch", "lock"])
     stages = [f'delay = "{draw(delays)}"']
     sleeps = draw(st.booleans())
     if sleeps:
@@ -267,7 +271,7 @@ def paths(draw: Any) -> list[str]:
         elif not held:  # never two at once in both orders: no deadlock
             held.append(what)
             stages.append("recorded = true")
-            stages.append(f'acquire = "{what}"' + ('\nidle = "message"' if draw(st.booleans()) else ""))
+            stages.append(f'acquire = "{what}"' + ('\nidle = "reader_wakeup"' if draw(st.booleans()) else ""))
     after = draw(st.booleans())
     if not after:
         stages += [f'delay = "lock"\n[[paths.missing]]\nrelease = "{name}"' for name in held]

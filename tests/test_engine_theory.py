@@ -132,14 +132,14 @@ def test_littles_law_holds_exactly(
 @given(
     count=st.integers(1, 12),
     seed=st.integers(0, 50),
-    what=st.sampled_from(["resolve", "fetch", "handler_loop", "trap"]),
+    what=st.sampled_from(["resolve", "fetch", "handler_loop", "fault_entry"]),
 )
 def test_faster_stages_and_more_handlers_never_lengthen_the_whole(count: int, seed: int, what: str) -> None:
     table = load_costs().without_contention().with_constants(wake_per_waiter=0)
     constants = table.with_constants(**{name: round(table[name].distribution.mean) for name in (
-        "trap", "message", "fetch", "resolve", "wake", "handler_loop")})  # fmt: skip
-    faster = constants.with_constants(**{what: constants[what].distribution.mean / 2}, message=0)
-    slower = constants.with_constants(message=0)
+        "fault_entry", "reader_wakeup", "fetch", "resolve", "wake", "handler_loop")})  # fmt: skip
+    faster = constants.with_constants(**{what: constants[what].distribution.mean / 2}, reader_wakeup=0)
+    slower = constants.with_constants(reader_wakeup=0)
     work = vcpus(count, 40, seed)
 
     def stalls(mechanism: Mechanism, table: CostTable) -> np.ndarray:

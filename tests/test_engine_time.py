@@ -17,7 +17,7 @@ from faultreplay.replay.language.time_words import TIME_WORDS, WORD_OF_COST
 from faultreplay.replay.workload.workload import Workload, make_workload
 
 ALONE = COSTS.without_contention().with_constants(
-    trap=1_000, message=200, fetch=20_000, resolve=2_000, wake=3_000, wake_per_waiter=100, handler_loop=500
+    fault_entry=1_000, reader_wakeup=200, fetch=20_000, resolve=2_000, wake=3_000, wake_per_waiter=100, handler_loop=500
 )
 
 

@@ -51,7 +51,7 @@ def test_other_hosts_keep_the_default() -> None:
         assert dict(table) == dict(load_costs())
         assert all(source.foreign for source in where.values())
         assert where["exit_userspace"].origin is Origin.DERIVED
-        assert where["message"].origin is Origin.ASSUMED
+        assert where["reader_wakeup"].origin is Origin.ASSUMED
         assert where["memslot_delete"].origin is Origin.ASSUMED
 
 

@@ -30,7 +30,7 @@ servers = "$handlers"
 kind = "waitqueue"
 
 """
-GOOD += pool_path('delay = "trap"\nlabel = "again"') + '[[paths.missing]]\nwake = "wake"\n'
+GOOD += pool_path('delay = "fault_entry"\nlabel = "again"') + '[[paths.missing]]\nwake = "wake"\n'
 
 
 def test_the_pattern_of_the_refusals_is_itself_accepted(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ REFUSED = [
     ('unit = "threads"', 'unit = "threads"\nhue = 1', 12, "params.handlers.hue", "unknown key"),
     ('servers = "$handlers"', 'servers = "$handlers"\nsize = 2', 17, "resources.pool.size", "unknown key"),
     ('acquire = "pool"', 'acquire = "pool"\nspeed = 1', 26, "paths.missing.2.speed", "unknown key"),
-    ('release = "pool"', 'delay = "trap"', 25, "paths.missing", "'pool' is acquired and never released"),
-    ('acquire = "pool"', 'delay = "trap"', 29, "paths.missing", "'pool' is released but not held"),
+    ('release = "pool"', 'delay = "fault_entry"', 25, "paths.missing", "'pool' is acquired and never released"),
+    ('acquire = "pool"', 'delay = "fault_entry"', 29, "paths.missing", "'pool' is released but not held"),
     ('[[paths.missing]]\nwake = "wake"\n', "", 1, "paths.missing", "missing wake"),
     ('wake = "wake"', 'wake = "wake"\n[[paths.missing]]\nwake = "0ns"', 33, "paths.missing", "a second wake"),
     ('delay = "resolve"', 'delay = "-5us"', 27, "paths.missing.3.delay", "negative cost"),
@@ -67,8 +67,8 @@ REFUSED = [
     ('delay = "resolve"', 'delay = "resolve"\nwhen = "noon"', 28, "paths.missing.3.when", "'noon' is none of"),
     ('delay = "resolve"', 'says = "nothing"', 26, "paths.missing.3", "exactly one of"),
     (
-        '[[paths.missing]]\ndelay = "trap"',
-        '[[paths.lost]]\nwake = "0ns"\n[[paths.missing]]\ndelay = "trap"',
+        '[[paths.missing]]\ndelay = "fault_entry"',
+        '[[paths.lost]]\nwake = "0ns"\n[[paths.missing]]\ndelay = "fault_entry"',
         21,
         "paths.lost",
         "unknown class",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from faultreplay.cli import main as cli
 from faultreplay.cli.models_view import path_steps, used_costs
 from faultreplay.replay.language.costs import COSTS_DIR, load_costs
 from faultreplay.replay.language.mechanism import MECHANISMS_DIR, list_mechanisms, load_mechanism
+from faultreplay.replay.language.names import RENAMED, FormerName
 
 
 def test_list_names_every_mechanism_and_cost_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +78,36 @@ def test_check_names_line_key_and_reason(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {path}:{line}: resources.handler.colour: unknown key")
     assert captured.err.count("\n") == 1
-    path.write_text('[costs.trap]\nvalue = "-3us"\nprovenance = "assumed"\nsource = "x"\n')
+    path.write_text('[costs.fault_entry]\nvalue = "-3us"\nprovenance = "assumed"\nsource = "x"\n')
     assert cli._exit_code(["models", "check", str(path)]) == 2
-    assert f"{path}:1: costs.trap: '-3us' is not a duration" in capsys.readouterr().err
+    assert f"{path}:1: costs.fault_entry: '-3us' is not a duration" in capsys.readouterr().err
     assert cli._exit_code(["models", "check", str(tmp_path / "no.toml")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "today", "former"),
+    [
+        ("uffd-missing", 'delay = "fault_entry"', 'delay = "trap"'),
+        ("uffd-missing", 'idle = "reader_wakeup"', 'idle = "message"'),
+        ("freeze", 'enter = ["kick"', 'enter = ["trap"'),
+        ("precopy-push", 'latency = "resolve"', 'latency = "message"'),
+    ],
+)
+def test_a_former_cost_name_is_read_as_the_one_of_today(name: str, today: str, former: str, tmp_path: Path) -> None:
+    text = (MECHANISMS_DIR / f"{name}.toml").read_text()
+    assert today in text
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text.replace(today, former))
+    with pytest.warns(FormerName, match=rf"{path}:\d+: .*is now called"):
+        mechanism = load_mechanism(path)
+    charged = f"{mechanism.paths} {mechanism.window} {mechanism.push}"
+    assert not any(f"'{name}'" in charged for name in RENAMED)
+    assert any(f"'{name}'" in charged for name in RENAMED.values())
+
+
+def test_the_command_line_says_that_a_name_is_a_former_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[costs.trap]\nvalue = "3us"\nprovenance = "assumed"\nsource = "x"\n')
+    command = [sys.executable, "-m", "faultreplay", "models", "check", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"note: {path}:1: costs.trap: the cost 'trap' is now called 'fault_entry'\n" in done.stderr

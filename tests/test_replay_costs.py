@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from faultreplay.analysis.calibrate.calibrate import distribution_of
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.replay.language.costs import Cost, CostTable, Distribution, load_costs, save_costs
-from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.names import COST_NAMES, RENAMED, FormerName
 
 SHAPES = [
     Distribution.constant(1_234),
@@ -74,7 +74,7 @@ def test_costs_are_written_and_read_back(tmp_path: Path) -> None:
     table = CostTable(
         {
             name: Cost(shape, "measured-trace", 'a "quoted" source', 7)
-            for name, shape in zip(("trap", "fetch", "wake", "resolve", "lock"), SHAPES, strict=True)
+            for name, shape in zip(("fault_entry", "fetch", "wake", "resolve", "lock"), SHAPES, strict=True)
         }
     )
     table = table.merge({"wake": Cost(Distribution.constant(3_000), "assumed", "a guess", low=1_500, high=9_000.5)})
@@ -89,16 +89,16 @@ def test_costs_are_written_and_read_back(tmp_path: Path) -> None:
 
 BROKEN = {
     "[costs.trip]\nvalue = 1": "unknown name",
-    "[costs.trap]\nvalue = 1\nprovenance = 'guess'\nsource = 'x'": "provenance must be one of",
-    "[costs.trap]\nvalue = 1\nprovenance = 'assumed'": "source must say",
-    "[costs.trap]\nvalue = 1\nmedian = 2\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
-    "[costs.trap]\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
-    "[costs.trap]\nvalue = 1\ncolour = 2\nprovenance = 'assumed'\nsource = 'x'": "unknown key 'colour'",
-    "[costs.trap]\nvalue = -1\nprovenance = 'assumed'\nsource = 'x'": "finite time of 0 ns or more",
-    "[costs.trap]\nvalue = 5\nlow = 2\nprovenance = 'assumed'\nsource = 'x'": "low and high go together",
-    "[costs.trap]\nvalue = 5\nlow = 8\nhigh = 6\nprovenance = 'assumed'\nsource = 'x'": "not above high",
-    "[costs.trap]\nvalue = 5\nlow = 6\nhigh = 8\nprovenance = 'assumed'\nsource = 'x'": "not between low and high",
-    "[costs]\ntrap = 3": "must be a table",
+    "[costs.fault_entry]\nvalue = 1\nprovenance = 'guess'\nsource = 'x'": "provenance must be one of",
+    "[costs.fault_entry]\nvalue = 1\nprovenance = 'assumed'": "source must say",
+    "[costs.fault_entry]\nvalue = 1\nmedian = 2\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
+    "[costs.fault_entry]\nprovenance = 'assumed'\nsource = 'x'": "exactly one of value",
+    "[costs.fault_entry]\nvalue = 1\ncolour = 2\nprovenance = 'assumed'\nsource = 'x'": "unknown key 'colour'",
+    "[costs.fault_entry]\nvalue = -1\nprovenance = 'assumed'\nsource = 'x'": "finite time of 0 ns or more",
+    "[costs.fault_entry]\nvalue = 5\nlow = 2\nprovenance = 'assumed'\nsource = 'x'": "low and high go together",
+    "[costs.fault_entry]\nvalue = 5\nlow = 8\nhigh = 6\nprovenance = 'assumed'\nsource = 'x'": "not above high",
+    "[costs.fault_entry]\nvalue = 5\nlow = 6\nhigh = 8\nprovenance = 'assumed'\nsource = 'x'": "not between low and",
+    "[costs]\nfault_entry = 3": "must be a table",
     "colour = 3": "unknown key 'colour'",
     "= 3": "not TOML",
 }
@@ -113,13 +113,25 @@ def test_a_broken_cost_file_is_refused(text: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(str(path))
 
 
+def test_a_former_cost_name_is_read_with_a_note_and_once_only(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    entry = 'value = "3us"\nprovenance = "assumed"\nsource = "x"\n'
+    for former, today in RENAMED.items():
+        path.write_text(f"[costs.{former}]\n{entry}")
+        with pytest.warns(FormerName, match=rf"{path}:1: .*the cost '{former}' is now called '{today}'"):
+            assert set(load_costs(path)) == {today}
+    path.write_text(f"[costs.trap]\n{entry}[costs.fault_entry]\n{entry}")
+    with pytest.warns(FormerName), pytest.raises(UsageError, match="'fault_entry' stands twice"):
+        load_costs(path)
+
+
 def test_low_high_derived_and_the_accessors_of_the_fit_are_written_and_read_back(tmp_path: Path) -> None:
     cost = Cost(Distribution.constant(700), "derived", "a difference of two rows", low=500.0, high=900.0)
-    table = CostTable({"resolve": cost, "trap": Cost(Distribution.constant(5), "assumed", "x")})
+    table = CostTable({"resolve": cost, "fault_entry": Cost(Distribution.constant(5), "assumed", "x")})
     path = tmp_path / "c.toml"
     save_costs(table, path, title="t", fitted_to=64)
     read = load_costs(path)
     assert (read["resolve"].low, read["resolve"].high, read["resolve"].provenance) == (500, 900, "derived")
-    assert read["trap"].high == 0
+    assert read["fault_entry"].high == 0
     assert read.fitted_to == 64
     assert load_costs().merge(read).fitted_to == 64

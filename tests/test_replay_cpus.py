@@ -21,7 +21,7 @@ from faultreplay.replay.workload.workload import Workload, make_workload
 US, MS = 1_000, 1_000_000
 IDEAL = load_mechanism("ideal")
 COSTS = load_costs().without_contention().with_constants(
-    trap=1_000, message=0, fetch=20_000, resolve=2_000, wake=3_000, wake_per_waiter=0, handler_loop=500,
+    fault_entry=1_000, reader_wakeup=0, fetch=20_000, resolve=2_000, wake=3_000, wake_per_waiter=0, handler_loop=500,
     preempt=0, kick=0, exit_userspace=1_500, reenter=4_500, host_fault=3_000, apf_inject=2_500, apf_ready=2_900,
     stage2_fault=2_700,
 )  # fmt: skip
@@ -107,7 +107,7 @@ PARTS = CostTable(
             Distribution.constant(5_000), "assumed", "test",
             on_idle_cpu=Distribution.constant(2_000), on_busy_cpu=Distribution.constant(9_000),
         )
-        for name in ("message", "wake")
+        for name in ("reader_wakeup", "wake")
     }
 )  # fmt: skip
 

@@ -137,10 +137,12 @@ def test_a_freeze_is_found_with_the_writer_it_stopped(tmp_path: Path) -> None:
 def test_costs_fitted_on_a_real_trace(tmp_path: Path) -> None:
     trace = _lab(tmp_path / "k.trace", pages=300, fetch="100us")
     fit = fit_costs(trace.faults(), trace.meta, source=trace.name)
-    assert {"trap", "message", "fetch", "resolve", "wake"} <= set(fit.costs)
+    assert {"fault_entry", "reader_wakeup", "fetch", "resolve", "wake"} <= set(fit.costs)
     fetch = fit.costs["fetch"].distribution
     assert 95_000 < fetch.quantile(0.5) < 160_000
     # What was fitted adds up to what was measured.
-    parts = sum(fit.costs[name].distribution.mean for name in ("trap", "message", "fetch", "resolve", "wake"))
+    parts = sum(
+        fit.costs[name].distribution.mean for name in ("fault_entry", "reader_wakeup", "fetch", "resolve", "wake")
+    )
     measured = trace.faults().filter(cause="missing")["stall_ns"].to_numpy().mean()
     assert abs(parts / measured - 1) < 0.02

@@ -119,23 +119,23 @@ def test_a_value_that_cannot_be_is_refused_in_one_line(old: str, new: str, reaso
 
 COST = "provenance = 'assumed'\nsource = 'x'\n"
 WRONG_COSTS = {
-    f"[costs.trap]\nvalue = 1e17\n{COST}": "a cost is at most 1e.15 ns",
-    f"[costs.trap]\nvalue = '278h'\n{COST}": "is more than 1e15 ns",
-    f"[costs.trap]\nvalue = nan\n{COST}": "finite time of 0 ns or more",
-    f"[costs.trap]\nvalue = true\n{COST}": "True is not a number",
-    f"[costs.trap]\nvalue = []\n{COST}": "\\[\\] is not a number",
-    f"[costs.trap]\nvalue = 0x{'f' * 400}\n{COST}": "is not a number",
-    f"[costs.trap]\nmedian = 1\nsigma = 8\n{COST}": "sigma is 8: of a lognormal cost it lies between 0 and 5",
-    f"[costs.trap]\nmedian = 1\nsigma = nan\n{COST}": "sigma is nan",
-    f"[costs.trap]\nmedian = 1e14\nsigma = 5\n{COST}": "the longest draw is",
-    f"[costs.trap]\nvalue = 1\nsigma = 1\n{COST}": "sigma goes with median",
-    f"[costs.trap]\nvalue = 1\nn = '0ns'\n{COST}": "n: must be a whole number",
-    f"[costs.trap]\nvalue = 1\nn = -1\n{COST}": "n: must be a whole number",
-    f"[costs.trap]\nquantiles = [[nan, 1]]\n{COST}": "a quantile lies between 0 and 1",
-    f"[costs.trap]\nquantiles = [[0, nan], [1, 2]]\n{COST}": "finite time of 0 ns or more",
-    f"[costs.trap]\nquantiles = [{'[0, 1],' * 10_001}]\n{COST}": "10001 points: at most 10000",
-    "[costs.trap]\nvalue = 1\nprovenance = ['assumed']\nsource = 'x'": "provenance must be one of",
-    "[costs.trap]\nvalue = 1\nprovenance = 'assumed'\nsource = 3": "source: must be a text",
+    f"[costs.fault_entry]\nvalue = 1e17\n{COST}": "a cost is at most 1e.15 ns",
+    f"[costs.fault_entry]\nvalue = '278h'\n{COST}": "is more than 1e15 ns",
+    f"[costs.fault_entry]\nvalue = nan\n{COST}": "finite time of 0 ns or more",
+    f"[costs.fault_entry]\nvalue = true\n{COST}": "True is not a number",
+    f"[costs.fault_entry]\nvalue = []\n{COST}": "\\[\\] is not a number",
+    f"[costs.fault_entry]\nvalue = 0x{'f' * 400}\n{COST}": "is not a number",
+    f"[costs.fault_entry]\nmedian = 1\nsigma = 8\n{COST}": "sigma is 8: of a lognormal cost it lies between 0 and 5",
+    f"[costs.fault_entry]\nmedian = 1\nsigma = nan\n{COST}": "sigma is nan",
+    f"[costs.fault_entry]\nmedian = 1e14\nsigma = 5\n{COST}": "the longest draw is",
+    f"[costs.fault_entry]\nvalue = 1\nsigma = 1\n{COST}": "sigma goes with median",
+    f"[costs.fault_entry]\nvalue = 1\nn = '0ns'\n{COST}": "n: must be a whole number",
+    f"[costs.fault_entry]\nvalue = 1\nn = -1\n{COST}": "n: must be a whole number",
+    f"[costs.fault_entry]\nquantiles = [[nan, 1]]\n{COST}": "a quantile lies between 0 and 1",
+    f"[costs.fault_entry]\nquantiles = [[0, nan], [1, 2]]\n{COST}": "finite time of 0 ns or more",
+    f"[costs.fault_entry]\nquantiles = [{'[0, 1],' * 10_001}]\n{COST}": "10001 points: at most 10000",
+    "[costs.fault_entry]\nvalue = 1\nprovenance = ['assumed']\nsource = 'x'": "provenance must be one of",
+    "[costs.fault_entry]\nvalue = 1\nprovenance = 'assumed'\nsource = 3": "source: must be a text",
     "costs = 3": "costs: must be a table",
     "kvm_flavour = []": "kvm_flavour: must be a text",
     "x = " + "[" * 5000: "not TOML: nested too deeply",
@@ -154,7 +154,7 @@ def test_a_cost_that_cannot_be_is_refused_in_one_line(text: str, tmp_path: Path)
 
 def test_what_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.toml"
-    path.write_bytes(b"[costs.trap]\nvalue = 1 # \xff")
+    path.write_bytes(b"[costs.fault_entry]\nvalue = 1 # \xff")
     for verb in (["models", "check", str(path)], ["models", "show", "uffd-missing", "--costs", str(path)]):
         assert cli._exit_code(verb) == 2
         assert "not UTF-8" in capsys.readouterr().err

@@ -364,7 +364,7 @@ class _Columns:
         self.continued = (faults["resolution"] == "continue").to_numpy()
 
     @property
-    def trap_ns(self) -> Samples:
+    def fault_entry_ns(self) -> Samples:
         """From the fault until the accessor slept, by what is left of its stall; `_UNKNOWN` where that is not known."""
         seen = (self.wake_run_ns >= 0) & (self.offcpu_ns > 0)
         awake = self.end_ns - self.start_ns - self.offcpu_ns - self.wake_run_ns
@@ -403,22 +403,22 @@ def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples
     ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
     waiting = follows & ~handed_on & (ready < before_ns) & calm_read
     idle &= calm_read
-    taken, trap = queue_ns[idle], faults.trap_ns[order]
-    known = (trap >= 0) & calm
+    taken, entry = queue_ns[idle], faults.fault_entry_ns[order]
+    known = (entry >= 0) & calm
     # No event tells when the message was ready. The accessor is asleep soon after; where that was not seen, only the
     # sum of the two is known, and only that counts for an idle handler.
     halves = taken // 2
     # Without CPUs as a resource the sum must be right, so both are of the same faults: those of idle handlers.
     told = known & idle if waits and idle.any() else known
-    typical = np.minimum(round(float(np.median(trap[told]))), taken) if told.any() else halves
-    # What an idle handler took from the message to its read is in `message` already: the loop before it was over when
-    # the message came. It was so for nearly all of them, a few may have waited a little.
+    typical = np.minimum(round(float(np.median(entry[told]))), taken) if told.any() else halves
+    # What an idle handler took from the message to its read is in `reader_wakeup` already: the loop before it was over
+    # when the message came. It was so for nearly all of them, a few may have waited a little.
     before = (idle & follows & ~handed_on).nonzero()[0]
-    spare: Samples = (start_ns + (round(float(np.median(trap[told]))) if told.any() else 0) - before_ns)[before]
+    spare: Samples = (start_ns + (round(float(np.median(entry[told]))) if told.any() else 0) - before_ns)[before]
     at_most = {"handler_loop": max(int(np.quantile(spare, _IN_TIME)), 0)} if len(spare) >= MIN_SAMPLES else {}
     return {
-        "trap": trap[told] if told.any() else halves,
-        "message": np.maximum(taken - np.where(known[idle], trap[idle], typical), 0),
+        "fault_entry": entry[told] if told.any() else halves,
+        "reader_wakeup": np.maximum(taken - np.where(known[idle], entry[idle], typical), 0),
         "fetch": (faults.service_ns - faults.resolve_ns)[faults.calm],
         "wake": faults.wake_ns[faults.calm],
         "handler_loop": (read_ns - before_ns)[waiting],
@@ -426,18 +426,18 @@ def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples
 
 
 def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:
-    """`message` and `wake` where the woken thread's CPU was idle; and where another thread had it, from then on."""
-    trap = faults.trap_ns
+    """`reader_wakeup` and `wake` where the woken thread's CPU was idle; and where another had it, from then on."""
+    entry = faults.fault_entry_ns
     # What a replay knows of: after a thread of the host's own, a switch costs other than after a guest.
     own = np.union1d(faults.tid, faults.handler)
     # The first message that a handler reads once it has its CPU; later ones wait while it serves those before.
     first = faults.calm_read & (faults.read_ns - faults.read_run_ns >= _placed_before(faults))
     idle = {
-        "message": (faults.queue_ns - trap)[first & (faults.read_after == 0) & (trap >= 0)],
+        "reader_wakeup": (faults.queue_ns - entry)[first & (faults.read_after == 0) & (entry >= 0)],
         "wake": faults.wake_ns[faults.calm & (faults.wake_after == 0)],
     }
     busy = {
-        "message": faults.read_run_ns[first & np.isin(faults.read_after, own)],
+        "reader_wakeup": faults.read_run_ns[first & np.isin(faults.read_after, own)],
         "wake": faults.wake_run_ns[faults.calm & np.isin(faults.wake_after, own)],
     }
     return idle, busy
@@ -445,13 +445,13 @@ def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samp
 
 def _preempt_samples(faults: _Columns) -> Samples:
     """From the wake-up of a thread until it has the CPU of one that is preempted for it."""
-    trap, own = faults.trap_ns, np.union1d(faults.tid, faults.handler)
-    read = faults.calm_read & (trap >= 0) & faults.read_preempts & np.isin(faults.read_after, own)
+    entry, own = faults.fault_entry_ns, np.union1d(faults.tid, faults.handler)
+    read = faults.calm_read & (entry >= 0) & faults.read_preempts & np.isin(faults.read_after, own)
     read &= faults.read_ns - faults.read_run_ns >= _placed_before(faults)
     # Not who woke it: that one is on its way to sleep, and hands its CPU over in passing.
     read &= faults.read_after != faults.tid
     woke = faults.calm & faults.wake_preempts & np.isin(faults.wake_after, own) & (faults.wake_after != faults.handler)
-    waits = (faults.queue_ns - trap - faults.read_run_ns)[read], (faults.wake_ns - faults.wake_run_ns)[woke]
+    waits = (faults.queue_ns - entry - faults.read_run_ns)[read], (faults.wake_ns - faults.wake_run_ns)[woke]
     together: Samples = np.maximum(np.concatenate(waits), 0)
     return together
 

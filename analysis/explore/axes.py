@@ -16,7 +16,7 @@ from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration
 from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.mechanism import Param, load_mechanism
-from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.names import COST_NAMES, current_name
 from faultreplay.replay.language.reading import counts_things
 
 DEFAULT_POINTS: Final = 9
@@ -73,7 +73,7 @@ def parse_axis(text: str, mechanisms: Sequence[str]) -> Axis:
         UsageError: not of that form; no such cost, parameter or mechanism in this sweep; a value out of bounds.
     """
     key, equals, values = text.partition("=")
-    key = key.strip()
+    key = current_name(key.strip(), f"--vary {text}")
     if not equals or not values.strip():
         raise UsageError(f"--vary {text}: write NAME=VALUES, as uffd-missing.handlers=1,2,4 or fetch=10us..1ms:7")
     if key in COST_NAMES:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
+from typing import Any
 
 import click
 
@@ -63,7 +65,9 @@ def main() -> None:
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of the console script; never lets a traceback reach the user (FAULTREPLAY_DEBUG=1 does)."""
-    sys.exit(_exit_code(argv))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        sys.exit(_exit_code(argv))
 
 
 def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an error class)
@@ -109,6 +113,12 @@ def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an e
         _say(f"internal error: {place} (a bug in faultreplay: run again with FAULTREPLAY_DEBUG=1 and report it)")
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_more: Any) -> None:
+    """A warning of the library is a note for the user; where in Python it arose is for FAULTREPLAY_DEBUG=1."""
+    where = f" ({place[0]}:{place[1]})" if os.environ.get("FAULTREPLAY_DEBUG") and place else ""
+    click.echo(f"note: {plain(str(message))}{where}", err=True)
 
 
 def _say(message: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.distributions import Distribution
-from faultreplay.replay.language.names import CONTENTION, COST_NAMES
+from faultreplay.replay.language.names import CONTENTION, COST_NAMES, current_name
 from faultreplay.replay.language.reading import TomlFile, shown
 
 __all__ = ["COST_NAMES", "PROVENANCES", "Cost", "CostTable", "Distribution", "list_costs", "load_costs", "save_costs"]
@@ -143,7 +143,12 @@ def _load(text: str, path: Path, *, shipped: bool = False) -> CostTable:
     for key in _HEAD:
         if key != "date":  # TOML has dates of its own
             file.words(file.data.get(key, ""), key)
-    costs = {key: _cost(file, key, entry) for key, entry in file.table(file.data.get("costs", {}), "costs").items()}
+    costs: dict[str, Cost] = {}
+    for key, entry in file.table(file.data.get("costs", {}), "costs").items():
+        name = current_name(key, file.place("costs", key))
+        if name in costs:
+            raise file.fail(f"'{name}' stands twice, once under its former name", "costs", key)
+        costs[name] = _cost(file, key, name, entry)
     flavour, fingerprint = (file.data.get(key, "") for key in ("kvm_flavour", "fingerprint"))
     fitted_to = file.whole(file.data.get("fitted_to", 0), 0, 1 << 20, "fitted_to")
     return CostTable(costs, path.stem, flavour, fingerprint, shipped=shipped, fitted_to=fitted_to)
@@ -181,22 +186,22 @@ def save_costs(
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _cost(file: TomlFile, name: str, entry: Any) -> Cost:
-    place = ("costs", name)
+def _cost(file: TomlFile, key: str, name: str, entry: Any) -> Cost:
+    place = ("costs", key)
     if name not in COST_NAMES:
         raise file.fail(f"cost '{name}': unknown name;{_known(name)}", *place)
     if not isinstance(entry, dict):
         raise file.fail("must be a table with value (or median and sigma, or quantiles), provenance and source", *place)
-    for key in entry:
-        if key not in _KEYS:
-            raise file.fail(f"unknown key '{key}'; known are {', '.join(sorted(_KEYS))}", *place, key)
+    for part in entry:
+        if part not in _KEYS:
+            raise file.fail(f"unknown key '{part}'; known are {', '.join(sorted(_KEYS))}", *place, part)
     provenance = entry.get("provenance")
     if provenance not in PROVENANCES:
         raise file.fail(f"provenance must be one of {', '.join(PROVENANCES)}", *place, "provenance")
     source = file.words(entry.get("source", ""), *place, "source")
     if not source.strip():
         raise file.fail("source must say where the figure comes from", *place, "source")
-    shapes = [key for key in ("value", "median", "quantiles") if key in entry]
+    shapes = [part for part in ("value", "median", "quantiles") if part in entry]
     if len(shapes) != 1:
         raise file.fail("give exactly one of value, median (with sigma) or quantiles", *place)
     if "sigma" in entry and shapes != ["median"]:
@@ -209,7 +214,7 @@ def _cost(file: TomlFile, name: str, entry: Any) -> Cost:
             distribution = Distribution.lognormal(_ns(entry["median"]), _number(entry.get("sigma", 0)))
         else:
             distribution = _table("quantiles", entry["quantiles"])
-        idle, busy = (_table(key, entry[key]) if key in entry else None for key in _ON_CPU)
+        idle, busy = (_table(part, entry[part]) if part in entry else None for part in _ON_CPU)
         low, high = _range(entry, distribution.mean)
     except UsageError as error:
         raise file.fail(str(error), *place) from None

@@ -347,21 +347,23 @@ class _Reader:
         if window.get("empties", "none") not in ("none", "stage2"):
             raise file.fail("empties is none or stage2", "window", "empties")
         for key in ("enter", "leave"):
-            self.window_costs(key, window.get(key, []))
+            window[key] = self.window_costs(key, window.get(key, []))
         if "refill" in window:
             window["refill"] = self.operands.size(window["refill"], "window", "refill")
         if "resume" in window:
-            self.operands.cost(window["resume"], "window", "resume")
+            window["resume"] = self.operands.cost(window["resume"], "window", "resume")
         return window
 
-    def window_costs(self, key: str, items: list[str]) -> None:
+    def window_costs(self, key: str, items: list[str]) -> list[str]:
         if len(items) > MOST_WINDOW_COSTS:
             raise self.file.fail(f"has {len(items)} costs: at most {MOST_WINDOW_COSTS}", "window", key)
+        costs = []
         for item in items:
-            name, _, times = item.partition(" * ")
-            self.operands.cost(name, "window", key)
+            name, star, times = item.partition(" * ")
+            costs.append(self.operands.cost(name, "window", key) + star + times)
             if times not in ("", "touched_pages"):
                 raise self.file.fail(f"'{item}': a cost may be multiplied by touched_pages only", "window", key)
+        return costs
 
     def push(self) -> dict[str, Any] | None:
         if "push" not in self.data:
@@ -377,7 +379,7 @@ class _Reader:
             raise file.fail("order is address or recorded", "push", "order")
         for key in ("backlog", "memory"):
             push[key] = self.operands.size(push.get(key, 0), "push", key)
-        self.operands.cost(push.get("latency", 0), "push", "latency")
+        push["latency"] = self.operands.cost(push.get("latency", 0), "push", "latency")
         return push
 
 

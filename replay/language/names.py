@@ -7,6 +7,7 @@ events, so that what is fitted is what is charged.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,13 +24,13 @@ class CostName:
 
 
 COST_NAMES: Final[dict[str, CostName]] = {
-    "trap": CostName(
+    "fault_entry": CostName(
         "the fault is taken until the waiter is queued and its message can be read (with KVM: the exit too)",
         "access faults",
         "message in the userfaultfd's pending queue, accessor asleep",
         "accessor",
     ),
-    "message": CostName(
+    "reader_wakeup": CostName(
         "an idle reader is woken and its read returns; a reader that was busy does not pay this",
         "message in the pending queue",
         "read() returns in the handler",
@@ -262,6 +263,27 @@ COST_NAMES: Final[dict[str, CostName]] = {
     ),
 }
 """Cost name -> what it is. Extend it here and nowhere else; `docs/mechanism-language.md` prints it."""
+
+RENAMED: Final = {"trap": "fault_entry", "message": "reader_wakeup"}
+"""Former cost name -> the name of today. Files and options may still use the former one."""
+
+
+class FormerName(UserWarning):
+    """A file or an option uses a former name."""
+
+
+def current_name(name: str, place: str) -> str:
+    """The name of today for a cost; warns with `FormerName` where `name` is a former one.
+
+    Args:
+        name: of a cost, or anything else, which comes back as it is.
+        place: where it stands, for the warning.
+    """
+    if name not in RENAMED:
+        return name
+    warnings.warn(f"{place}: the cost '{name}' is now called '{RENAMED[name]}'", FormerName, stacklevel=2)
+    return RENAMED[name]
+
 
 CONTENTION: Final = (
     "lock",

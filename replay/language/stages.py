@@ -9,6 +9,7 @@ from typing import Any, Final
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.replay.language import expressions
 from faultreplay.replay.language import words as lang
+from faultreplay.replay.language.names import current_name
 from faultreplay.replay.language.places import line_of
 from faultreplay.replay.language.reading import TomlFile, counts_things, shown
 from faultreplay.replay.language.words import Stage
@@ -48,14 +49,16 @@ class Operands:
     def __init__(self, file: TomlFile, params: Mapping[str, Param], resources: Mapping[str, Resource]) -> None:
         self.file, self.params, self.resources = file, params, resources
 
-    def cost(self, value: Any, *place: str | int) -> None:
-        """A cost name, a duration, a ``$param`` of ns, or arithmetic over parameters."""
+    def cost(self, value: Any, *place: str | int) -> Any:
+        """A cost name (of today, also where a former one stands), a duration, a ``$param`` of ns, or arithmetic."""
         if expressions.is_arithmetic(value):
-            self.arithmetic(value, *place)
-        elif isinstance(value, str) and value.startswith("$"):
-            self.param(value, ("ns",), *place)
-        else:
-            lang.check_cost(value, (), self.file.place(*place))
+            return self.arithmetic(value, *place)
+        if isinstance(value, str) and value.startswith("$"):
+            return self.param(value, ("ns",), *place)
+        if isinstance(value, str):
+            value = current_name(value, self.file.place(*place))
+        lang.check_cost(value, (), self.file.place(*place))
+        return value
 
     def size(self, value: Any, *place: str | int, unit: str = "bytes") -> Any:
         """Bytes as a number, a size as ``4K``, or a ``$param`` of that `unit`, or arithmetic; not negative."""
@@ -137,24 +140,22 @@ class Operands:
             )
         name = verbs[0]
         self.file.known(entry, (name, *lang.VERBS[name].options, *lang.COMMON_OPTIONS), *place)
-        self._operand(lang.VERBS[name].operand, entry[name], (*place, name))
-        for key, value in entry.items():
-            if name not in (key, "retry"):
-                self._option(key, value, (*place, key))
+        operand = self._operand(lang.VERBS[name].operand, entry[name], (*place, name))
+        options = {key: value for key, value in entry.items() if key != name}
+        for key, value in options.items():
+            if name != "retry" or key in lang.COMMON_OPTIONS:
+                options[key] = self._option(key, value, (*place, key))
         if name == "retry":
             self._retry(entry, place)
-            for key in set(lang.COMMON_OPTIONS) & set(entry):
-                self._option(key, entry[key], (*place, key))
         if name == "hold":
             self._hold(entry, place)
-        options = {key: value for key, value in entry.items() if key != name}
         file, text, origin = self.file.origin((*place, name))
-        return Stage(name, entry[name], options, line_of(text, origin), file)
+        return Stage(name, operand, options, line_of(text, origin), file)
 
-    def _operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> None:
+    def _operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> Any:
         if kind == "cost":
-            self.cost(operand, *place)
-        elif kind in lang.RESOURCE_KEYS:
+            return self.cost(operand, *place)
+        if kind in lang.RESOURCE_KEYS:
             self.resource(kind, operand, *place)
         elif kind == "label":
             self.file.words(operand, *place)
@@ -162,18 +163,18 @@ class Operands:
             raise self.file.fail("write it as '= true'", *place)
         elif kind == "join" and operand != "join":
             raise self.file.fail('the only way to coalesce is "join"', *place)
+        return operand
 
-    def _option(self, key: str, value: Any, place: tuple[str | int, ...]) -> None:
+    def _option(self, key: str, value: Any, place: tuple[str | int, ...]) -> Any:
         if key in _RESOURCE_OF:
             self.resource(_RESOURCE_OF[key], value, *place)
-            return
         match key:
             case "says" | "label":
                 self.file.words(value, *place)
             case "idle" | "latency" | "walk" | "takes" | "contended" | "also" | "each" | "once" | "cold":
-                self.cost(value, *place)
+                return self.cost(value, *place)
             case "asleep" if not isinstance(value, bool):
-                self.cost(value, *place)
+                return self.cost(value, *place)
             case "awake":
                 self.file.flag(value, *place)
             case "bytes":
@@ -186,6 +187,7 @@ class Operands:
                 for condition in self.file.texts(value, *place):
                     if condition not in lang.CONDITIONS:
                         raise self.file.fail(f"'{condition}' is none of {', '.join(lang.CONDITIONS)}", *place)
+        return value
 
     def _times(self, text: str, place: tuple[str | int, ...]) -> None:
         if text in lang.TIMES_FIXED:

@@ -16,10 +16,10 @@ TIME_WORDS: Final[dict[str, str]] = {
 """word -> what is counted under it"""
 
 WORD_OF_COST: Final[dict[str, str]] = {
-    "trap": "trap",
+    "fault_entry": "trap",
     "exit_userspace": "trap",
     "sigbus": "trap",
-    "message": "trap",
+    "reader_wakeup": "trap",
     "notify_ipc": "trap",
     "apf_inject": "trap",
     "mmio_exit": "trap",

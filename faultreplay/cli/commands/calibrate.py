@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     "--truth",
     "with_truth",
     is_flag=True,
-    help="Lab traces: take starts and ends from the accessors' own clock, so that trap, wake and re-entry hold the "
-    "world switch that no tracepoint shows.",
+    help="Lab traces: take starts and ends from the accessors' own clock, so that fault entry, wake and re-entry hold "
+    "the world switch that no tracepoint shows.",
 )
 @click.option("--min-samples", type=click.IntRange(2), default=30, show_default=True, help="Refuse costs with fewer.")
 @click.option("--require", metavar="COSTS", default="", help="Fail (exit 4) unless these costs, by commas, are fitted.")
@@ -140,9 +140,9 @@ def _save(costs: CostTable, path: Path, hosts: list[Host], lab: bool) -> None:
 
 
 def _wanted(require: str) -> list[str]:
-    from faultreplay.replay.language.names import COST_NAMES
+    from faultreplay.replay.language.names import COST_NAMES, current_name
 
-    names = [name.strip() for name in require.split(",") if name.strip()]
+    names = [current_name(name.strip(), "--require") for name in require.split(",") if name.strip()]
     for name in names:
         if name not in COST_NAMES:
             raise UsageError(f"--require {name}: no such cost; they are {', '.join(COST_NAMES)}")
