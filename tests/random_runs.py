@@ -42,15 +42,19 @@ class Case:
 
 def case(seed: int) -> Case:
     """The run of `seed`: mechanisms, loops, CPUs and pinning in turn, the rest drawn."""
-    rng = np.random.default_rng(seed)
     mechanism = MECHANISMS[NAMES[seed % len(NAMES)]]
     turn = seed // len(NAMES)
-    cpus = (None, 1, 2, 3, 5)[turn % 5]
+    return drawn_case(seed, mechanism, (None, 1, 2, 3, 5)[turn % 5], ("closed", "open")[turn // 5 % 2], turn // 10 % 2)
+
+
+def drawn_case(seed: int, mechanism: Mechanism, cpus: int | None, loop: str, pinned: int) -> Case:
+    """A run of `mechanism`: workload, windows, costs and the other options by `seed`."""
+    rng = np.random.default_rng(seed)
     options: dict[str, Any] = {
         "seed": seed,
-        "loop": ("closed", "open")[turn // 5 % 2],
+        "loop": loop,
         "cpus": cpus,
-        "pinned": bool(cpus) and bool(turn // 10 % 2),
+        "pinned": bool(cpus) and bool(pinned),
         "retouch": ("recorded", "working-set")[int(rng.integers(2))],
     }
     work, span = _workload(rng)
@@ -100,11 +104,19 @@ def check(seed: int) -> str:
         AssertionError: naming the seed.
     """
     one = case(seed)
+    return run_and_check(one, f"seed {seed}: {one.mechanism.name} {one.options}")
+
+
+def run_and_check(one: Case, name: str) -> str:
+    """Run a case; a digest of what came out, or why it was refused.
+
+    Raises:
+        AssertionError: naming the case.
+    """
     try:
         result = one.run()
     except UsageError as error:
         return f"refused: {error}"
-    name = f"seed {seed}: {one.mechanism.name} {one.options}"
     if "until_ns" not in one.options:
         assert result.accessor_faults.tolist() == np.diff(one.work.accessor_start).tolist(), name
         assert sum(result.stage_ns.values()) == int(result.accessor_stall_ns.sum()), name

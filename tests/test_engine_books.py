@@ -220,3 +220,40 @@ def test_long_costs_and_windows_overflow_in_no_sum(tmp_path: Path) -> None:
         simulate(work, load_mechanism("ideal"), COSTS, windows=[Window(0, LONGEST_NS + 1, "freeze")])
     with pytest.raises(UsageError, match="at most 65536 CPUs"):
         simulate(work, load_mechanism("ideal"), COSTS, cpus=10**9)
+
+
+@pytest.mark.parametrize("cpus", [None, 1, 2])
+def test_an_open_loop_runs_until_its_last_fault_ends(cpus: int | None, tmp_path: Path) -> None:
+    """Found by drawn mechanisms: beside CPUs it ended with the last event, a lock was busy for less than no time."""
+    path = mechanism(tmp_path, "recorded = true", 'wake = "0ns"')
+    work = make_workload([{"think_ns": [1_000, 50_000], "recorded_stall_ns": [700, 9_000]}])
+    result = simulate(work, path, COSTS, loop="open", cpus=cpus)
+    assert result.run_time_ns == int((result.start_ns + result.stall_ns).max())
+
+
+LINK = '[resources.wire]\nkind = "link"\nbandwidth = 0\n'
+MOVE = 'transfer = "wire"\nbytes = 100'
+
+
+@pytest.mark.parametrize(
+    ("stages", "moved"),
+    [
+        ([MOVE, 'wake = "wake"'], 600),
+        ([f'{MOVE}\nwhen = "write"', 'wake = "wake"'], 200),
+        ([f'{MOVE}\nlabel = "a"', 'retry = "a"\nchance = 1.0\nmost = 2', 'wake = "wake"'], 1_800),
+    ],
+)
+def test_bytes_over_a_link_without_a_limit_are_those_that_went(stages: list[str], moved: int, tmp_path: Path) -> None:
+    work = make_workload([{"think_ns": [1_000] * 6, "access": [0, 1, 0, 0, 1, 2]}])
+    result = simulate(work, mechanism(tmp_path, *stages, head=LINK), COSTS)
+    assert (result.resources["wire"].bytes_moved, result.resources["wire"].acquired) == (moved, moved // 100)
+
+
+def test_a_refault_may_move_bytes_over_a_link_without_a_limit(tmp_path: Path) -> None:
+    """Found by drawn mechanisms: an internal error, as no class of fault is called refault."""
+    head = f'{LINK}[[paths.refault]]\n{MOVE}\n[[paths.refault]]\nwake = "wake"\n'
+    path = mechanism(tmp_path, 'wake = "wake"', head=head)
+    work = make_workload([{"think_ns": [100_000] * 6}])
+    window = Window(250_000, 1_000, "memslot-destroy")
+    result = simulate(work, path, COSTS, windows=[window], retouch="working-set")
+    assert result.resources["wire"].bytes_moved == 100 * int(result.refaults.sum()) > 0

@@ -134,6 +134,7 @@ def _faults(books: Books, ended: int, due: int) -> list[tuple[bool, str]]:
     kept = books.start_ns.size > 0 or books.histogram.shape[1] <= 1  # of no fault there are no rows either
     done = books.start_ns >= 0
     stall = int(books.sums[:, o.S_STALL].sum())
+    ends_ns = int((books.start_ns + books.stall_ns).max(initial=0, where=done)) if kept else 0
     total = int(books.stall_ns[done].sum()) if kept else stall
     if kept:
         rough = float(books.stall_ns.sum(dtype=np.float64, where=done))
@@ -145,6 +146,7 @@ def _faults(books: Books, ended: int, due: int) -> list[tuple[bool, str]]:
         (kept and int(done.sum()) != ended, f"{ended} faults ended, but {int(done.sum())} rows were written"),
         (not kept and int(books.histogram.sum()) != ended, "the histogram does not hold each fault once"),
         (kept and int(books.stall_ns.min(initial=0, where=done)) < 0, "a stall is negative"),
+        (not books.stopped and ends_ns > books.span_ns, "a fault ends after the run"),
         (rough > _SUM_LIMIT, "the stalls add up to more than 64 bits count in ns"),
         (total != stall, f"the rows' stalls add up to {total} ns, the accessors' to {stall} ns"),
         (bool((books.sums[:, o.S_STALL : o.S_END + 1] < 0).any()), "a sum of an accessor is negative"),

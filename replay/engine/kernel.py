@@ -816,6 +816,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         if flags[row] & FIRST_TOUCH:
                             ac[ua, A_TOUCHED] += 1
                 if open_loop:
+                    last = max(last, t)
                     free_slots[free_count] = slot
                     free_count += 1
                     break

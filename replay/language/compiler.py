@@ -19,7 +19,7 @@ from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.time_words import word_of
-from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, CONDITIONS, Stage
+from faultreplay.replay.language.words import ACCESSOR_KINDS, BUILT_IN_PATHS, CLASSES, CONDITIONS, Stage
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 _TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
@@ -180,6 +180,9 @@ class Compiler:
         key = (answer.server.name if answer.server else "", answer.path)
         if key not in self.done:
             self.unlimited: list[tuple[int, int]] = []
+            # of a path that some faults take twice, or that is no class's, the kernel must count the bytes
+            once = answer.path in CLASSES and answer.path not in BUILT_IN_PATHS
+            self.counts_alike = once and not any(stage.verb == "retry" for stage in answer.stages)
             self.done[key] = (self.path(answer.server or self.top, answer.stages), self.unlimited)
         pc, unlimited = self.done[key]
         if unlimited:
@@ -281,7 +284,7 @@ class Compiler:
             self.delay(mechanism, Stage("delay", stage.options.get("latency", 0), {}, stage.line), len(self.ops))
             count = int(mechanism.value(stage.options.get("bytes", mechanism.granule_bytes)))
             ns = self.transfer_ns(mechanism, stage.operand, count)
-            if ns == 0 and not self.shared:
+            if ns == 0 and not self.shared and self.counts_alike and "when" not in stage.options:
                 r = self.resource(mechanism, stage.operand)
                 self.unlimited.append((r.first, count))
                 return

@@ -25,6 +25,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -37,7 +38,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mutants import Mutant, mutants, mutated
 
 ROOT: Final = Path(__file__).parent.parent.parent
-LEAST_SECONDS: Final = 20.0
+LEAST_SECONDS: Final = 20
+"""of processor time, before a mutant counts as one that does not end"""
+WAIT: Final = 20
+"""seconds of the clock for each of the processor"""
 LOOP: Final = ("replay/engine/kernel.py", "replay/engine/cpus.py", "replay/engine/tournament.py")
 """run uncompiled"""
 _LANGUAGE: Final = [
@@ -52,8 +56,8 @@ _WORKLOAD: Final = [
 ]  # fmt: skip
 TESTS: Final[dict[str, list[str]]] = {
     "faulttrace/stitch": [
-        "tests/test_stitch_edges.py", "tests/test_stitch.py", "tests/test_stitch_zaps.py",
-        "tests/test_exits.py", "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py",
+        "tests/test_stitch.py", "tests/test_stitch_edges.py", "tests/test_stitch_zaps.py", "tests/test_exits.py",
+        "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py",
     ],
     "replay/engine": [
         "tests/test_engine_simpy.py", "tests/test_engine_books.py", "tests/test_replay_windows.py",
@@ -89,27 +93,44 @@ def modules() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths if path.stat().st_size > 300]
 
 
-def run_tests(module: str, mutant: Mutant | None, source: str, limit_s: float) -> str:
-    """What came of one mutant in a process of its own: killed, survived or timeout."""
+def run_tests(module: str, mutant: Mutant | None, source: str, limit_s: int) -> tuple[str, float]:
+    """What came of one mutant in a process of its own (killed, survived, timeout), and its processor seconds.
+
+    `limit_s` is processor time: a busy host makes no timeout. By the clock it is WAIT times that.
+    """
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
         try:
+            resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
             os._exit(_child(module, mutant, source))
         except BaseException as error:  # whatever a mutant does, the fork ends here
             sys.stderr.write(f"{module}: {error!r}\n")
             sys.stderr.flush()
             os._exit(4)
-    ends = time.monotonic() + limit_s
+    ends = time.monotonic() + WAIT * limit_s
     while time.monotonic() < ends:
-        done, status = os.waitpid(pid, os.WNOHANG)
+        done, status, used = os.wait4(pid, os.WNOHANG)
         if done:
-            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+            code = os.waitstatus_to_exitcode(status)
+            late = code in (-signal.SIGXCPU, -signal.SIGKILL)
+            return "timeout" if late else "killed" if code else "survived", used.ru_utime + used.ru_stime
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return "timeout"
+    return "timeout", float(limit_s)
+
+
+class _Quick:
+    """A plugin of pytest: properties draw the same examples for each mutant, and one that fails is not made smaller."""
+
+    def pytest_configure(self) -> None:
+        import hypothesis
+
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        hypothesis.settings.register_profile("mutate", derandomize=True, database=None, phases=phases)
+        hypothesis.settings.load_profile("mutate")
 
 
 def _child(module: str, mutant: Mutant | None, source: str) -> int:
@@ -127,11 +148,13 @@ def _child(module: str, mutant: Mutant | None, source: str) -> int:
             return code if os.path.realpath(self.path) == path else kept(self, fullname)
 
         importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-    os.environ["CI"] = "1"  # the same examples for each mutant
     words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not live and not lab"]
     if module in LOOP:
         words += ["-k", SLOW]
-    return int(pytest.main([*words, *tests_of(module)]))
+    for test in tests_of(module):  # one by one: the first often notices, and the others need not be collected
+        if ended := int(pytest.main([*words, test], plugins=[_Quick()])):
+            return ended
+    return 0
 
 
 def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -158,11 +181,10 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
             if time.time() > args.deadline:
                 break
             if not took:
-                begun = time.monotonic()
-                if (baseline := run_tests(module, None, source, 1800)) != "survived":
+                baseline, took = run_tests(module, None, source, 900)
+                if baseline != "survived":
                     return {"module": module, "error": f"the tests {baseline} without a mutant", "all": len(every)}
-                took = time.monotonic() - begun
-            kept[key] = run_tests(module, mutant, source, max(LEAST_SECONDS, 5 * took))
+            kept[key], _ = run_tests(module, mutant, source, max(LEAST_SECONDS, round(3 * took)))
             _keep(args.results, {"module": module, "state": state, "mutant": key, "outcome": kept[key]})
         counts[kept[key]] += 1
         if kept[key] == "survived":
