@@ -56,7 +56,8 @@ _WORKLOAD: Final = [
 ]  # fmt: skip
 TESTS: Final[dict[str, list[str]]] = {
     "faulttrace/stitch": [
-        "tests/test_stitch.py", "tests/test_stitch_edges.py", "tests/test_stitch_zaps.py", "tests/test_exits.py",
+        "tests/test_stitch_pinned.py", "tests/test_stitch.py", "tests/test_stitch_edges.py",
+        "tests/test_stitch_zaps.py", "tests/test_exits.py",
         "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py",
     ],
     "replay/engine": [
@@ -68,7 +69,15 @@ TESTS: Final[dict[str, list[str]]] = {
     ],
     "replay/engine/cpus.py": ["tests/test_engine_loop.py", "tests/test_replay_cpus.py"],
     "replay/engine/tournament.py": ["tests/test_engine_simpy.py"],
+    "replay/engine/checks.py": ["tests/test_engine_books.py", "tests/test_engine_drawn.py"],
     "replay/language": _LANGUAGE,
+    "replay/language/inherit.py": ["tests/test_mechanism_extends.py", *_LANGUAGE],
+    "replay/language/expressions.py": ["tests/test_mechanism_extends.py", *_LANGUAGE],
+    "replay/language/contention.py": ["tests/test_contention.py", *_LANGUAGE],
+    "replay/workload/reading.py": [
+        "tests/test_compare_alike.py", "tests/test_validate.py",
+        "tests/test_compare.py",
+    ],
     "replay/workload": _WORKLOAD,
 }  # fmt: skip
 """module or folder -> the tests nearest to it, the quickest first"""
