@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import BEGIN_NS, uffd_faults, write_trace
 
@@ -230,6 +230,7 @@ def test_first_touch_changes_each_page_once_and_only_host_faults(faults: list[tu
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=8), min_size=1, max_size=4))
 def test_dropped_faults_leave_their_think_time(streams: list[list[tuple[int, bool]]]) -> None:
     made = make_workload([{"think_ns": np.array([t for t, _ in s], np.int64), "tail_ns": 7} for s in streams])

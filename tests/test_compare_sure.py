@@ -430,3 +430,11 @@ def test_load_of_other_processes_is_said_and_in_the_interval(tmp_path: Path) -> 
     assert quiet is not None and unsure is not None
     assert unsure.total_ns.low < 0.6 * quiet.total_ns.low
     assert unsure.total_ns.high > 1.8 * quiet.total_ns.high
+
+
+def test_an_emulated_host_is_said_to_be_one(tmp_path: Path) -> None:
+    emulated = Host(cpu_model="QEMU TCG CPU version 2.5+", cpus=2)
+    got = compared(write_trace(tmp_path / "tcg.trace", uffd_faults(each=60), host=emulated))
+    assert any("emulated (QEMU TCG)" in note for note in got.notes[:3]), "among the three that are shown"
+    plain = compared(write_trace(tmp_path / "hw.trace", uffd_faults(each=60), host=Host(cpu_model="AMD EPYC", cpus=2)))
+    assert not any("emulated" in note for note in plain.notes)

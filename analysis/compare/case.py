@@ -308,7 +308,7 @@ def check_losses(trace: Trace, most_percent: float) -> int:
     share = loss_percent(lost, events)
     if share > most_percent:
         raise IncompleteData(
-            f"{trace.path}: {lost} events lost ({share:.2g} %), more than {most_percent:g} %: "
+            f"{trace.path}: {lost} events lost ({share:.3g} %), more than {most_percent:g} %: "
             "record again with a larger ring (--ring), or allow it with --max-loss"
         )
     return lost

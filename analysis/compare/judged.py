@@ -152,7 +152,14 @@ def judge(case: Case, *, hold_out: bool = True) -> Judged | None:
     distances = [_distance(r.stall_ns[mine], workload.recorded_stall_ns[mine]) for r in results]
     in_sample = errors_of_run(predicted, measured_metrics(workload), float(np.mean(distances)))
     if count < FEWEST_TO_JUDGE:
-        return Judged(used, count, in_sample, None, None, f"{count} faults are too few to hold any of them out")
+        return Judged(
+            used,
+            count,
+            in_sample,
+            None,
+            None,
+            f"{count} fault{' is' if count == 1 else 's are'} too few to hold any of them out",
+        )
     if not hold_out:
         return Judged(used, count, in_sample, None, None, "not asked for")
     return Judged(used, count, in_sample, in_turn(case, mechanism, mine), second_half(case, used))

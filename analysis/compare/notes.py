@@ -150,6 +150,11 @@ def _reading_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
     for row in rows:
         if row.result.params.get("memory", 0) > 0:
             notes.append(f"{row.mechanism} sends {format_bytes(row.result.params['memory'])}: the guest's memory")
+    if "TCG" in case.trace.meta.host.cpu_model and any(source.foreign for row in rows for source in row.costs.values()):
+        notes.append(
+            "the host's own CPU is emulated (QEMU TCG), where each step takes many times as long as on hardware: "
+            "foreign costs, and their ranges, are those of hardware, so rows that need them are too fast"
+        )
     vcpus = [name for name in case.workload.accessor_name if name.startswith("vcpu")]
     if vcpus and not case.on_kvm:
         notes.append("its vCPUs are threads that never call KVM_RUN: exits and re-entries are costs of KVM elsewhere")

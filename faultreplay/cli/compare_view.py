@@ -199,7 +199,8 @@ def _title(comparison: Comparison) -> str:
     origin = "" if comparison.origin in ("recorded", "lab") else f" ({comparison.origin})"
     span = format_ns(comparison.measured.run_time_ns)
     read = f"; {', '.join(comparison.what_if)}" if comparison.what_if else ""
-    return f"{comparison.trace}{origin}: {comparison.faults:,} faults, {comparison.vcpus} {who}, {span}{read}"
+    what = "fault" if comparison.faults == 1 else "faults"
+    return f"{comparison.trace}{origin}: {comparison.faults:,} {what}, {comparison.vcpus} {who}, {span}{read}"
 
 
 def _cells(metrics: Metrics) -> dict[str, Any]:
