@@ -241,6 +241,7 @@ def record(
     out: Path | str,
     stop: threading.Event | Callable[[], bool] = lambda: False,
     on_status: Callable[[RecordStatus], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> RecordSummary:
     """Record a trace with eBPF until the duration is over, the targets have ended, or `stop` says so. Needs root.
 
@@ -251,6 +252,7 @@ def record(
         out: the trace to make: `NAME.trace`.
         stop: an event, or a function that is asked about 20 times a second.
         on_status: called about twice a second, and once at the end.
+        on_step: called with what is being done before recording begins.
 
     Returns:
         What was recorded and lost, what it cost, and why it ended.
@@ -261,7 +263,7 @@ def record(
     """
     from faultreplay.collect.recorder import recorder
 
-    return recorder.record(spec, Path(out), stop, on_status)
+    return recorder.record(spec, Path(out), stop, on_status, on_step)
 
 
 def _trace(trace: TraceLike) -> Trace:

@@ -61,6 +61,9 @@ class TraceWriter:
         self._first_part = 0
         self._files: dict[str, FileEntry] = {}
         self.rows = 0
+        self.dropped_rows = 0
+        """of parts that were deleted again"""
+        self._dropped_losses = 0
         self.bytes_written = 0
         meta.integrity = Integrity(meta.integrity.recording or secrets.token_hex(16))
         make_trace_dir(path, force=force)
@@ -76,6 +79,11 @@ class TraceWriter:
         self.rows += record_batch.num_rows
         if self._pending_rows >= self._part_rows:
             self.flush()
+
+    @property
+    def losses(self) -> list[dict[str, Any]]:
+        """Rows of `LOSSES` so far, but those of deleted parts."""
+        return list(self._losses)
 
     def append_losses(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows of `LOSSES`; they also count in ``meta.losses``."""
@@ -131,13 +139,18 @@ class TraceWriter:
             self._write_meta()
         for number in old:
             (self.path / part_name(number)).unlink()
-            self.bytes_written -= self._files.pop(part_name(number)).bytes
+            entry = self._files.pop(part_name(number))
+            self.bytes_written -= entry.bytes
+            self.dropped_rows += entry.rows
             self._first_part = number + 1
         gone = [row for row in self._losses if row["ts_ns"] < ts_ns]
         self._losses = [row for row in self._losses if row["ts_ns"] >= ts_ns]
         if gone:
             self._count_losses(gone, -1)
             self._write(LOSSES_FILE, pa.Table.from_pylist(self._losses, LOSSES))
+        self._dropped_losses += sum(row["lost"] for row in gone)
+        told = {"parts": self._first_part, "events": self.dropped_rows, "losses": self._dropped_losses}
+        self.meta.extra["dropped"] = told
         return len(old)
 
     def __enter__(self) -> TraceWriter:

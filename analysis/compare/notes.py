@@ -12,6 +12,7 @@ from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
 from faultreplay.analysis.compare.served import Served
 from faultreplay.analysis.compare.sources import CostSource, Origin, words_of
+from faultreplay.faulttrace.slowed import slowed_words
 from faultreplay.faulttrace.store import UNCHECKED
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.replay.engine.engine import Result
@@ -49,6 +50,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
     at_hand |= {b.mechanism for b in blackouts}
     return [
         *_loss_notes(case),
+        *([words] if (words := slowed_words(case.trace.meta)) else []),
         *(note for note in case.workload.notes if note.startswith(NO_PROGRESS)),
         *(note for note in case.trace.notes if note != UNCHECKED),
         *_reading_notes(case, rows),

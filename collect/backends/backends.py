@@ -6,7 +6,7 @@ series of recordings runs inside `kept_attached`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,34 +17,41 @@ from faultreplay.faulttrace.errors import MissingFeature, UsageError
 ORDER: Final = ("precompiled", "bcc", "bpftrace")
 """What ``auto`` tries, the lightest first."""
 
+_STEPS: Final = {
+    "precompiled": "loading the precompiled programs and attaching them",
+    "bcc": "compiling the programs with BCC and attaching them (2 to 9 s)",
+    "bpftrace": "looking what bpftrace can attach to",
+}
 _parked: dict[Key, Backend] = {}
 _parking = 0
 
 
-def acquire_backend(key: Key) -> Backend:
-    """A backend without targets, its probes attached.
+def acquire_backend(key: Key, on_step: Callable[[str], None] = lambda _: None) -> Backend:
+    """A backend without targets, its probes attached; `on_step` is told what is tried.
 
     Raises:
         UsageError: no such backend or group.
         MissingFeature: the host lacks what it needs.
     """
-    name, groups, ring_bytes, wanted = key
     parked = _parked.pop(key, None)
     if parked is not None:
         parked.resume()
         return parked
-    backend = _open(name, groups, ring_bytes, wanted)
+    backend = _open(key, on_step)
     backend.key = key
     return backend
 
 
-def _open(name: str, groups: tuple[str, ...], ring_bytes: int, wanted: Filter) -> Backend:
+def _open(key: Key, on_step: Callable[[str], None]) -> Backend:
+    name, groups, ring_bytes, wanted = key
     if name in ORDER:
+        on_step(_STEPS[name])
         return _make(name, groups, ring_bytes, wanted)
     if name != "auto":
         raise UsageError(f"no backend '{name}': choose auto, {', '.join(ORDER)}")
     without: list[str] = []
     for candidate in ORDER:
+        on_step(_STEPS[candidate])
         try:
             backend = _make(candidate, groups, ring_bytes, wanted)
         except MissingFeature as error:

@@ -22,11 +22,12 @@ import numpy.typing as npt
 from pyarrow import csv
 
 from faultreplay.collect.backends.backend import Key, Lost, find_probes
+from faultreplay.collect.backends.bpftrace_columns import Owners, clock_offset_ns
 from faultreplay.collect.backends.bpftrace_program import COLUMNS, CREATE_VCPU, generate
 from faultreplay.collect.backends.probes import select
+from faultreplay.collect.backends.program_time import ProgramTime
 from faultreplay.collect.backends.ring import RECORD_DTYPE, Records
 from faultreplay.collect.targets import proc
-from faultreplay.collect.targets.ranges import VmRanges
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter
 from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature, UsageError
 from faultreplay.faulttrace.meta import Probe
@@ -75,9 +76,10 @@ class BpftraceBackend:
         self._tgids: list[int] = []
         self._vcpu_of_fd: dict[tuple[int, int], int] = {}
         self._vcpu_of_tid: dict[int, int] = {}
-        self._ranges = VmRanges()
-        self._zapped: dict[int, int] = {}  # thread of no target -> the process whose memory it zapped last, or 0
+        self._owners = Owners()
         self._process: subprocess.Popen[bytes] | None = None
+        self._time = ProgramTime()
+        self._before = (0, 0)
         self._rest = b""
         self._ready: deque[Records] = deque()
         self._lost = 0
@@ -103,7 +105,7 @@ class BpftraceBackend:
         for fd, vcpu in found.vcpus.items():
             self._vcpu_of_fd[tgid, fd] = vcpu
         if found.vms:
-            self._ranges.set(tgid, proc.mapped_ranges(tgid))
+            self._owners.ranges.set(tgid, proc.mapped_ranges(tgid))
 
     def start(self) -> None:
         """Attach.
@@ -151,6 +153,14 @@ class BpftraceBackend:
             self._pump()
             time.sleep(0.01)
         self._compile_cpu_ns = self.helper_cpu_ns()
+        self._before = ProgramTime.of_process(self._process.pid)
+
+    def program_time(self) -> tuple[int, int] | None:
+        """Time in ns that the programs took since `start`, and how often they ran; None: the kernel does not count."""
+        if self._process is None or not self._time.counts:
+            return None
+        now = ProgramTime.of_process(self._process.pid)
+        return now[0] - self._before[0], now[1] - self._before[1]
 
     def found(self) -> set[int]:
         """Targets that were named: bpftrace does not tell which others it found, the events do."""
@@ -207,6 +217,7 @@ class BpftraceBackend:
 
     def free(self) -> None:
         """End bpftrace if it still runs; the kernel takes seconds to detach its probes, which nobody waits for."""
+        self._time.close()
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()
@@ -293,7 +304,7 @@ class BpftraceBackend:
                 self._lost += int(match[1])
             elif line.startswith(b"0,"):
                 if line.endswith(b",READY"):
-                    self._offset_ns = _clock_offset_ns(int(line.split(b",")[1]))
+                    self._offset_ns = clock_offset_ns(int(line.split(b",")[1]))
             elif line[:1].isdigit():
                 lines.append(line)
         return b"\n".join(lines)
@@ -316,7 +327,7 @@ class BpftraceBackend:
                 mine &= columns["ts_ns"] >= columns["ts_ns"][at]
                 vcpu[mine] = number
         kept = kind != CREATE_VCPU
-        self._find_owners(columns)
+        self._owners.find(columns)
         kept &= (tgid != 0) | ((kind != Kind.KVM_UNMAP_HVA_RANGE) & (kind != Kind.MM_CAUSE))
         if self._end_ns is not None:
             kept &= columns["ts_ns"] <= np.int64(self._end_ns)
@@ -326,28 +337,7 @@ class BpftraceBackend:
         rows["event"]["vcpu"] = vcpu[kept]
         return rows
 
-    def _find_owners(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """Put in whose memory other threads zapped; where it is no target's, 0 stays."""
-        kind, tgid = columns["kind"], columns["tgid"]
-        for i in np.flatnonzero((kind == Kind.KVM_SET_MEMSLOT) & (columns["value"] == 0)).tolist():
-            start, size = int(columns["ip"][i]), int(columns["size"][i])
-            self._ranges.add(int(tgid[i]), start, start + size)
-        strange = (tgid == 0) & ((kind == Kind.KVM_UNMAP_HVA_RANGE) | (kind == Kind.MM_CAUSE))
-        for i in np.flatnonzero(strange).tolist():
-            tid = int(columns["tid"][i])
-            if kind[i] == Kind.KVM_UNMAP_HVA_RANGE:
-                start, size = int(columns["addr"][i]), int(columns["size"][i])
-                self._zapped[tid] = self._ranges.owner(start, start + size)
-            tgid[i] = self._zapped.get(tid, 0)
-
     def _number_of(self, tgid: int, fd: int) -> int:
         if (tgid, fd) not in self._vcpu_of_fd:
             self.refresh(tgid)
         return self._vcpu_of_fd.get((tgid, fd), -1)
-
-
-def _clock_offset_ns(nsecs: int) -> int:
-    """What to take from bpftrace's `nsecs`, which may count time in suspend, to have CLOCK_MONOTONIC."""
-    monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return boot - monotonic if abs(boot - nsecs) < abs(monotonic - nsecs) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,6 @@ class Retention:
         self._trigger = trigger
         self._segments: deque[int] = deque()  # start of each segment still on disk, ns
         self._segment_bytes = 0
-        self.dropped_parts = 0
 
     @property
     def part_age_ns(self) -> int | None:
@@ -74,8 +74,8 @@ class Retention:
             before_ns = end_ns - self._trigger.keep_ns
         elif self._rotation is not None:
             before_ns = self._rotated(self._rotation, start_ns, end_ns, part_bytes)
-        if before_ns > 0 and (dropped := writer.drop_parts_before(before_ns)):
-            self.dropped_parts += dropped
+        if before_ns > 0:
+            writer.drop_parts_before(before_ns)
 
     def _rotated(self, rotation: Rotation, start_ns: int, end_ns: int, part_bytes: int) -> int:
         """Start of the oldest segment that stays."""
@@ -91,6 +91,35 @@ class Retention:
         return segments[0]
 
 
+class Lengths:
+    """How long stalls were of late, to an eighth of a doubling: a histogram that forgets."""
+
+    _STEPS = 8
+    _KEPT = 0.7
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(64 * self._STEPS)
+        self._lock = threading.Lock()
+
+    def add(self, lengths_ns: npt.NDArray[Any]) -> None:
+        """Count these; all above 0."""
+        if len(lengths_ns):
+            at = (np.log2(lengths_ns) * self._STEPS).astype(np.int64)
+            with self._lock:
+                self._counts += np.bincount(at, minlength=len(self._counts))
+
+    def quantile_ns(self, share: float) -> int | None:
+        """The length that `share` of the late stalls do not pass, and forget a part of them; None: there was none."""
+        with self._lock:
+            counts = self._counts.copy()
+            self._counts *= self._KEPT
+        total = counts.sum()
+        if total < 0.5:
+            return None
+        at = int(np.searchsorted(np.cumsum(counts), share * total))
+        return round(2 ** ((min(at, len(counts) - 1) + 1) / self._STEPS))
+
+
 @dataclass
 class StallWatch:
     """Sees long stalls in the stream, without stitching.
@@ -99,8 +128,10 @@ class StallWatch:
     handler's thread ends.
     """
 
-    stall_ns: int
+    stall_ns: int | None = None
+    """the length of which the first is noted; None: none is"""
     seen: Stall | None = None
+    lengths: Lengths = field(default_factory=Lengths)
     _handlers: set[int] = field(default_factory=set)
     _open: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
 
@@ -136,7 +167,8 @@ class StallWatch:
         last = np.append(~same, True)[: len(tids)] & is_open
         self._open[shape] = (tids[last], times[last])
         took = np.where(pair, times[1:] - times[:-1], 0)
-        if len(took) and took.max() > self.stall_ns:
+        self.lengths.add(took[took > 0])
+        if self.stall_ns is not None and len(took) and took.max() > self.stall_ns:
             i = int(took.argmax())
             if self.seen is None:
                 self.seen = Stall(int(tids[i]), int(times[i]), int(took[i]))

@@ -20,12 +20,14 @@ from faultreplay.collect.recorder.host import memory_available_bytes
 from faultreplay.collect.recorder.keep import Retention, StallWatch
 from faultreplay.collect.recorder.limits import Shedder
 from faultreplay.collect.recorder.observe import Observer, add_map, complete_targets
+from faultreplay.collect.recorder.slowing import Slowing
 from faultreplay.collect.recorder.spec import RecordSpec, RecordStatus, RecordSummary, check_spec, default_ring_bytes
-from faultreplay.collect.recorder.telling import first_meta, tell_shed, tell_trigger
+from faultreplay.collect.recorder.telling import first_meta, loss_causes, tell_shed, tell_trigger
 from faultreplay.collect.targets import proc
 from faultreplay.collect.targets.targets import NAMED_ONLY
 from faultreplay.faulttrace.directory import remove_trace
 from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.slowed import SLOWED, slowed_words
 from faultreplay.faulttrace.writer import TraceWriter
 
 FAULT_KINDS: Final = (
@@ -55,7 +57,8 @@ class Recorder:
         FaultreplayError: a process does not exist.
     """
 
-    def __init__(self, spec: RecordSpec, out: Path) -> None:
+    def __init__(self, spec: RecordSpec, out: Path, on_step: Callable[[str], None] | None = None) -> None:
+        self._step: Callable[[str], None] = on_step or (lambda _: None)
         self.spec = spec
         self.out = Path(out)
         self.summary: RecordSummary | None = None
@@ -71,6 +74,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         check_spec(self.spec, self.out)
+        self._step("looking for the targets")
         self._chosen = choose(self.spec)
         self._notes += self._chosen.notes
         try:
@@ -94,7 +98,7 @@ class Recorder:
     def _start(self) -> None:
         spec, tgids = self.spec, self._chosen.tgids
         self._backend = acquire_backend(
-            (spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes(), self._chosen.wanted)
+            (spec.backend, spec.groups, spec.ring_bytes or default_ring_bytes(), self._chosen.wanted), self._step
         )
         try:
             self._writer = TraceWriter(self.out, first_meta(spec, self._chosen, self._backend), force=spec.force)
@@ -106,7 +110,7 @@ class Recorder:
         queue_bytes = min(memory_available_bytes() // 8, 1 << 30)
         retention = Retention(spec.rotation, spec.trigger)
         keeps = spec.rotation is not None or spec.trigger is not None
-        self._watch = StallWatch(spec.trigger.stall_ns) if spec.trigger is not None else None
+        self._watch = StallWatch(spec.trigger.stall_ns if spec.trigger is not None else None)
         self._shedder = Shedder(self._backend, spec.limits, spec.groups)
         self._drain = Drain(
             self._backend,
@@ -120,7 +124,10 @@ class Recorder:
         )
         self._observer.processes.update(tgids)
         self._cpu_start_ns = time.process_time_ns()
+        self._step(f"reading threads, descriptors and memory maps of {len(tgids)} processes")
         self._follow(tgids)
+        if self._backend.name == "bpftrace":
+            self._step("starting bpftrace (3 to 10 s)")
         try:
             self._backend.start()
         except BaseException:
@@ -128,6 +135,7 @@ class Recorder:
             remove_trace(self.out)
             raise
         self._drain.start()
+        self._slowing = Slowing(self._backend, tgids)
         self.start_ns = time.monotonic_ns()
         self._writer.meta.clock.start_ns = self.start_ns
         if self._chosen.command is not None:
@@ -158,16 +166,20 @@ class Recorder:
         """In the writing thread, each batch."""
         self._observer.see(columns)
         self._kinds += np.bincount(columns["kind"], minlength=256)
-        if self._watch is not None and self._watch.seen is None:
+        if self._watch.seen is None:
             self._watch.see(columns)
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         end_ns = time.monotonic_ns()
         if self._chosen.command is not None:
             self._chosen.command.stop()
+        self._slowing.look(self._observer.processes)
+        meta = self._writer.meta
+        if (slowed := self._slowing.told()) is not None:
+            meta.extra[SLOWED] = slowed
+            self._notes += [words] if (words := slowed_words(meta)) else []
         self._backend.pause()
         self._drain.stop()
-        meta = self._writer.meta
         meta.clock.end_ns = end_ns
         self._look_again()
         complete_targets(meta, self._observer, self.spec.vcpu_threads)
@@ -177,7 +189,7 @@ class Recorder:
         cost.events = self._writer.rows
         self._shedder.end(end_ns)
         self._notes += tell_shed(meta, self._shedder)
-        if self._watch is not None and self._watch.seen is not None:
+        if self._watch.seen is not None:
             self._notes.append(tell_trigger(meta, self._watch.seen))
         if self._drain.disk_full:
             self._notes.append(f"stopped to leave the disk its reserve: {self._drain.disk_full}")
@@ -203,7 +215,7 @@ class Recorder:
             return "failure"
         if self._drain.disk_full:
             return "disk reserve"
-        if self._watch is not None and self._watch.seen is not None:
+        if self._watch.seen is not None:
             stall = self._watch.seen
             if time.monotonic_ns() > stall.start_ns + stall.stall_ns + _AFTER_TRIGGER_NS:
                 return "trigger"
@@ -244,6 +256,8 @@ class Recorder:
             lost,
             size,
             faults=self._faults,
+            p99_stall_ns=self._watch.lengths.quantile_ns(0.99),
+            dropped=self._writer.dropped_rows,
             cpu_percent=100 * (time.process_time_ns() - self._cpu_start_ns) / max(elapsed_ns, 1),
             silent_because=self._silence if not self._faults else (),
         )
@@ -254,6 +268,7 @@ class Recorder:
 
     def _look_again(self) -> None:
         self._maps_read = time.monotonic()
+        self._slowing.look(self._observer.processes)
         if self._chosen.wanted != NAMED_ONLY:
             fresh = self._backend.found() - self._observer.processes
             self._observer.processes |= fresh
@@ -280,6 +295,8 @@ class Recorder:
             ring_bytes=self._backend.ring_bytes,
             exit_status=self._chosen.command.returncode if self._chosen.command is not None else None,
             notes=tuple(self._notes),
+            loss_causes=loss_causes(self._writer.losses, meta),
+            dropped=self._writer.dropped_rows,
             nothing_because=tuple(self.why_nothing()) if not self._writer.rows else (),
         )
 
@@ -289,6 +306,7 @@ def record(
     out: Path,
     stop: threading.Event | Callable[[], bool],
     on_status: Callable[[RecordStatus], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> RecordSummary:
     """Record until the duration is over, the targets have ended or `stop` says so.
 
@@ -297,9 +315,10 @@ def record(
         out: the trace to make.
         stop: an event, or a function that is asked about 20 times a second.
         on_status: called about twice a second, and once at the end.
+        on_step: called with what is being done before recording begins.
     """
     asked = stop.is_set if isinstance(stop, threading.Event) else stop
-    recorder = Recorder(spec, out)
+    recorder = Recorder(spec, out, on_step)
     with recorder:
         last_ns, last_events, told_ns = recorder.start_ns, 0, 0
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,10 @@ class RecordStatus:
     faults: int = 0
     cpu_percent: float = 0.0
     """of one core, since recording began"""
+    p99_stall_ns: int | None = None
+    """of the last seconds' stalls, to an eighth of a doubling; None: there was none"""
+    dropped: int = 0
+    """events of parts that rotation, or waiting for a trigger, has deleted again"""
     silent_because: tuple[str, ...] = ()
     """why no event has come yet, where none has for some seconds"""
 
@@ -97,6 +102,10 @@ class RecordSummary:
     ring_bytes: int
     exit_status: int | None = None
     notes: tuple[str, ...] = ()
+    loss_causes: Mapping[str, int] = field(default_factory=dict)
+    """cause -> lost events: ``ring`` (full), ``shed``, ``nested`` (a probe inside a probe), ``printing`` (bpftrace)"""
+    dropped: int = 0
+    """events of parts that were deleted again"""
     nothing_because: tuple[str, ...] = ()
     """why the trace has no event, where it has none"""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 from faultreplay.collect.backends.backend import Backend
 from faultreplay.collect.recorder.chosen import Chosen
@@ -18,6 +20,8 @@ from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.collect.targets import proc
 from faultreplay.faulttrace.meta import Meta, Tool
 from faultreplay.faulttrace.units import format_ns
+
+_POLL_NS: Final = 300_000_000  # losses are looked at four times a second
 
 
 def first_meta(spec: RecordSpec, chosen: Chosen, backend: Backend) -> Meta:
@@ -65,6 +69,26 @@ def tell_trigger(meta: Meta, stall: Stall) -> str:
     """Put into `meta` the stall that ended the recording; a line about it."""
     meta.extra["trigger"] = dataclasses.asdict(stall)
     return f"trigger: thread {stall.tid} stalled for {format_ns(stall.stall_ns)}"
+
+
+def loss_causes(rows: Iterable[Mapping[str, Any]], meta: Meta) -> dict[str, int]:
+    """Lost events by cause, of rows of `LOSSES`: what helps against one is no help against another."""
+    spans = meta.extra.get("shed", ())
+    group = {probe.name: probe.group for probe in meta.probes}
+    causes: dict[str, int] = {}
+    for row in rows:
+        shed = any(
+            span["group"] == group.get(row["probe"]) and span["start_ns"] <= row["ts_ns"] <= span["end_ns"] + _POLL_NS
+            for span in spans
+        )
+        if shed:
+            cause = "shed"
+        elif row["probe"] == "bpftrace":
+            cause = "printing"
+        else:
+            cause = "nested" if row["cpu"] < 0 else "ring"
+        causes[cause] = causes.get(cause, 0) + int(row["lost"])
+    return causes
 
 
 def _version() -> str:

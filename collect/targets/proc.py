@@ -57,6 +57,15 @@ def parent(tgid: int) -> int:
         return 0
 
 
+def cpu_ns(tgid: int) -> int:
+    """CPU time of a process so far; 0: it has ended."""
+    try:
+        words = Path(f"/proc/{tgid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return (int(words[11]) + int(words[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
 def thread_ids(tgid: int) -> list[int]:
     """Threads of a process, in order; empty when it ended."""
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from faultreplay.cli.imported_view import imported_facts, losses_words
 from faultreplay.cli.render import Column, Report
 from faultreplay.faulttrace.place import whole_size
+from faultreplay.faulttrace.slowed import slowed_words
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
 if TYPE_CHECKING:
@@ -76,10 +77,33 @@ def facts_of(meta: Meta, duration_ns: int, seen: Sequence[WindowSpan] = ()) -> l
             f"recorder: {cost.backend}, {format_ns(cost.cpu_ns)} of CPU{share}, "
             f"{format_bytes(cost.max_rss_bytes)} resident, ring {format_bytes(cost.ring_bytes)}"
         )
+    if words := slowed_words(meta):
+        facts.append(words)
+    facts += _piece(meta)
     for label, windows in (("window told", meta.windows), ("window seen", seen)):
         facts += [f"{label}: {_window(window, meta.clock.start_ns)}" for window in windows[:5]]
         if len(windows) > 5:
             facts.append(f"{label}: and {len(windows) - 5} more")
+    return facts
+
+
+def _piece(meta: Meta) -> list[str]:
+    """What is not in the trace because somebody left it out, deleted or hid it."""
+    facts = []
+    for piece in meta.extra.get("cut", ()):
+        vcpus = f", vCPUs {', '.join(map(str, piece['vcpus']))}" if piece["vcpus"] else ""
+        facts.append(
+            f"cut: {format_ns(piece['from_ns'])} to {format_ns(piece['until_ns'])} of the recording{vcpus}; "
+            f"{piece['events_left_out']:,} events and {piece['losses_left_out']:,} losses left out; open faults at the "
+            f"start {piece['faults_open_at_start']:,}, at the end {piece['faults_open_at_end']:,}"
+        )
+    if dropped := meta.extra.get("dropped"):
+        facts.append(
+            f"rotation deleted {dropped['parts']:,} older parts with {dropped['events']:,} events "
+            f"and {dropped['losses']:,} losses"
+        )
+    if meta.extra.get("anonymised"):
+        facts.append("anonymised: ids, addresses and instruction pointers are not the real ones")
     return facts
 
 

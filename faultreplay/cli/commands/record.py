@@ -122,8 +122,8 @@ def command(
     if spec.ring_bytes == 0:
         raise UsageError("--ring-size 0: a ring buffer needs a size")
     stop = threading.Event()
-    with _signals_set(stop), _status_line() as show:
-        summary = faultreplay.record(spec, _trace_path(out), stop, show)
+    with _signals_set(stop), _status_line() as (show, step):
+        summary = faultreplay.record(spec, _trace_path(out), stop, show, step)
     _report(summary)
     if summary.nothing_because:
         raise IncompleteData(f"{summary.path}: no event was recorded: {'; '.join(summary.nothing_because)}")
@@ -183,34 +183,61 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_LONG_S = 0.5
+_LOSS_ADVICE = {
+    "ring": "the ring was full: a larger --ring-size, or fewer --probes, may help",
+    "shed": "shed past --max-rate or --max-cpu: raise the ceiling, or leave the group out with --probes",
+    "nested": "a probe fired inside another one on the same CPU: nothing helps; fewer --probes make it rarer",
+    "printing": "bpftrace could not print as fast: use --backend precompiled or bcc, or fewer --probes",
+}
+"""By cause: what is no help against a cause is not said."""
+
+
 @contextmanager
 def _status_line() -> Iterator[Any]:
-    """A function that shows a status: a live line on a terminal; elsewhere one line when recording has begun."""
+    """Functions that show a status, and a step before it: a live line on a terminal; elsewhere lines, each once."""
     if not person_watches():
         said: set[str] = set()
 
+        waiting: list[threading.Timer] = []
+
+        def say_step(text: str) -> None:
+            """Only what takes long is worth a line."""
+            for timer in waiting:
+                timer.cancel()
+            waiting[:] = [threading.Timer(_LONG_S, say, [text])] if text else []
+            for timer in waiting:
+                timer.daemon = True
+                timer.start()
+
         def say_once(status: RecordStatus) -> None:
+            say_step("")
             for line in ("recording: Ctrl-C ends it", *_silence(status)):
                 if line not in said:
                     said.add(line)
                     say(line)
 
-        yield say_once
+        try:
+            yield say_once, say_step
+        finally:
+            say_step("")
         return
     from faultreplay.cli.progress import steps
 
     with steps() as step:
-        step("attaching probes")
 
         def show(status: RecordStatus) -> None:
             lost = f"{status.lost:,} LOST" if status.lost else "0 lost"
+            stall = f"p99 stall {format_ns(status.p99_stall_ns)}, " if status.p99_stall_ns else ""
+            gone = f"{status.dropped:,} older events deleted, " if status.dropped else ""
             step(
                 f"recording {format_ns(status.elapsed_ns)}: {status.events_per_s:,.0f} events/s, "
-                f"{status.events:,} events, {status.faults:,} faults, {lost}, {format_bytes(status.bytes_written)}, "
-                f"{status.cpu_percent:.0f} % CPU" + "".join(f"; {text}" for text in _silence(status))
+                f"{status.events:,} events, {status.faults:,} faults, {stall}{lost}, "
+                f"{format_bytes(status.bytes_written)}, {gone}{status.cpu_percent:.0f} % CPU"
+                + "".join(f"; {text}" for text in _silence(status))
             )
 
-        yield show
+        yield show, step
 
 
 def _silence(status: RecordStatus) -> list[str]:
@@ -229,12 +256,13 @@ def _report(summary: RecordSummary) -> None:
     if lost:
         share = lost / (summary.events + lost)
         by_probe = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.lost.items()))
-        say(
-            f"LOST {lost:,} events ({share:.2%}): {by_probe}; a larger --ring-size or fewer --probes may help",
-            always=True,
-        )
+        say(f"LOST {lost:,} events ({share:.2%}): {by_probe}", always=True)
+        for cause, count in sorted(summary.loss_causes.items()):
+            say(f"lost, {count:,}: {_LOSS_ADVICE[cause]}", always=True)
     else:
         say("lost: none")
+    if summary.dropped:
+        say(f"deleted again, as asked for (--rotate, --keep-last): {summary.dropped:,} older events")
     for name, reason in summary.missing.items():
         say(f"missing probe {name}: {reason}", always=True)
     for note in summary.notes:
