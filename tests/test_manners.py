@@ -50,7 +50,7 @@ def completed(words: str, folder: Path) -> list[str]:
         ("faultreplay sweep x.trace --set uffd-missing.woken", ["uffd-missing.woken_in_vain="]),
         ("faultreplay compare x.trace --set hg", ["hgm."]),
         ("faultreplay compare x.trace --costs pv", ["pvm"]),
-        ("faultreplay inspect vm", ["vm.trace"]),
+        ("faultreplay inspect vm", ["vm-packed.trace", "vm.trace"]),
         ("faultreplay compare sub/", ["sub/other.trace"]),
         ("faultreplay models show hg", ["hgm"]),
     ],
@@ -58,6 +58,7 @@ def completed(words: str, folder: Path) -> list[str]:
 def test_the_shell_is_offered_what_fits(words: str, offered: list[str], tmp_path: Path) -> None:
     (tmp_path / "vm.trace").mkdir()
     (tmp_path / "vm.txt").touch()
+    (tmp_path / "vm-packed.trace").touch()
     (tmp_path / "mine.toml").touch()
     (tmp_path / "sub" / "other.trace").mkdir(parents=True)
     assert completed(words, tmp_path) == offered

@@ -9,10 +9,10 @@ from click.shell_completion import CompletionItem
 
 
 def traces(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Traces here that begin so; where there is none, any directory."""
+    """Traces, as directories or packed, that begin so; where there is none, any directory."""
     folder, _, _ = incomplete.rpartition("/")
     at = Path(f"{folder}/") if incomplete.startswith("/") or folder else Path()
-    names = sorted(str(path) for path in at.glob("*.trace") if path.is_dir()) if at.is_dir() else []
+    names = sorted(str(path) for path in at.glob("*.trace")) if at.is_dir() else []
     found = [name for name in names if name.startswith(incomplete.removeprefix("./"))]
     return [CompletionItem(name) for name in found] or [CompletionItem(incomplete, type="dir")]
 
