@@ -246,6 +246,35 @@ def read_source(source: Source, where: object, schema: pa.Schema, columns: Seque
             table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     if table.num_rows != footer.rows:
         raise IncompleteData(f"{where}: damaged: {table.num_rows} rows, its footer says {footer.rows}")
+    return _checked(where, table, wanted)
+
+
+def read_groups(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, kinds: Iterable[int] | None = None
+) -> Iterator[pa.Table]:
+    """As `read_parquet`, row group by row group; of the rows only those of these `kinds`, where they are given."""
+    check_regular(path, IncompleteData)
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    footer = footer_of(path, path, schema)
+    stored = [name for name in wanted.names if name in footer.names]
+    codes = None if kinds is None else pa.array(list(kinds), pa.uint8())
+    with _damage(path, "damaged: {}"), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for number in range(file.metadata.num_row_groups):
+            limits.check_memory(str(path), file.metadata.row_group(number).num_rows, wanted)
+            mask = None
+            if codes is not None:
+                mask = pc.is_in(file.read_row_group(number, columns=["kind"])["kind"], codes)
+                if not pc.any(mask).as_py():
+                    continue
+            table = file.read_row_group(number, columns=stored)
+            for name in set(wanted.names) - footer.names:
+                table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+            table = _checked(path, table, wanted)
+            yield table if mask is None else table.filter(mask)
+
+
+def _checked(where: object, table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """The table with the columns of `wanted`, none of them impossible."""
     for field in wanted:
         column = table[field.name]
         if not field.nullable and column.null_count:

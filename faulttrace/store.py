@@ -21,6 +21,7 @@ from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read
 from faultreplay.faulttrace.limits import check_memory
 from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
 from faultreplay.faulttrace.place import Location, Place, open_pack, size_of
+from faultreplay.faulttrace.reading import PartsSource
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH, Kind
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ class Trace:
         """Faults that no events stand behind (columns of `FAULTS`); None where there are events to stitch, or none."""
         has = not self._parts and (self.path / FAULTS_FILE).exists()
         return self._table(FAULTS_FILE, FAULTS) if has else None
+
+    def source(self, kinds: Iterable[Kind]) -> PartsSource:
+        """Events of these kinds, to be read in order of time without all of them in memory."""
+        return PartsSource(self._parts, kinds, self._check)
 
     def losses(self) -> pl.DataFrame:
         """Losses (columns of `LOSSES`), sorted by `ts_ns`."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from faultreplay.faulttrace.stitch.columns import Events
 from faultreplay.faulttrace.stitch.found import UNKNOWN, Found, code
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.memory import Memory
-from faultreplay.faulttrace.stitch.windows import DESTROY, FREEZE, mark_windowed
+from faultreplay.faulttrace.stitch.windows import DESTROY, FREEZE, WindowFinder, mark_windowed
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ from faultreplay.faulttrace.stitch.windows import DESTROY, FREEZE, mark_windowed
 def test_which_faults_belong_to_a_window(start_ns: int, end_ns: int, inside: bool, cause: str) -> None:
     found = Found.blank(1)
     found.start_ns[:], found.end_ns[:], found.cause[:] = start_ns, end_ns, code(CAUSES, cause)
-    mark_windowed(cast(Context, None), found, [WindowSpan(DESTROY, 100, 200)])
+    mark_windowed(found, [WindowSpan(DESTROY, 100, 200)], lambda window: window.end_ns)
     expected = "window" if inside and cause != "missing" else cause
     assert CAUSES[found.cause[0]] == expected
     assert RESOLUTIONS[found.resolution[0]] == "none"
@@ -75,13 +74,21 @@ def test_which_writes_belong_to_a_freeze(cause: str, resolution: str, end_ns: in
     found = Found.blank(1)
     found.start_ns[:], found.end_ns[:] = 120, end_ns
     found.cause[:], found.resolution[:] = code(CAUSES, cause), code(RESOLUTIONS, resolution)
-    ioctls = SimpleNamespace(  # the thaw, another range's that ends with it later begun, a copy, an earlier one
-        start_ns=np.array([150, 170, 10, 20]),
-        end_ns=np.array([200, 200, 200, 199]),
-        kind=np.array([Kind.UFFD_WRITEPROTECT, Kind.UFFD_WRITEPROTECT, Kind.UFFD_COPY, Kind.UFFD_WRITEPROTECT]),
+    finder = WindowFinder(Memory(Meta(), []))
+    finder.feed(
+        Events(
+            frame(  # closed; the thaw, another range's that ends with it later begun, a copy, an earlier one
+                placed(100, 5, pages=8, kind=Kind.UFFD_WRITEPROTECT, code=1, value=0),
+                placed(199, 179, PAGE - 4096, kind=Kind.UFFD_WRITEPROTECT, value=0),
+                placed(200, 50, pages=8, kind=Kind.UFFD_WRITEPROTECT, value=0),
+                placed(200, 30, PAGE - 4096, kind=Kind.UFFD_WRITEPROTECT, value=0),
+                placed(200, 190, PAGE - 4096),
+            )
+        )
     )
-    context = cast(Context, SimpleNamespace(placements=ioctls))
-    mark_windowed(context, found, [WindowSpan(FREEZE, 100, 200)])
+    finder.finish(200)
+    assert finder.windows == [WindowSpan(FREEZE, 100, 200)]
+    mark_windowed(found, finder.windows, finder.thaw_began_ns)
     assert CAUSES[found.cause[0]] == ("window" if inside else cause)
 
 
@@ -146,7 +153,7 @@ def test_an_uninterruptible_sleep_after_the_fault_is_not_its_disk() -> None:
 
 
 def memory_of(slots: list[Memslot], *changes: dict[str, Any]) -> Memory:
-    return Memory(Meta(targets=[Target(VM, memslots=slots)]), Events(frame(*changes)))
+    return Memory(Meta(targets=[Target(VM, memslots=slots)]), [Events(frame(*changes)).of(Kind.KVM_SET_MEMSLOT)])
 
 
 def host_address(memory: Memory, gpa: int, ts_ns: int) -> int:
@@ -173,7 +180,7 @@ def test_another_processs_slot_does_not_make_this_ones_first() -> None:
     """What was first is a matter of each process: a late slot of one is not there from the beginning of the other."""
     early = Target(VM + 1, memslots=[Memslot(10, 0, GPA, 0x50_0000, 0x1000)])
     late = Target(VM, memslots=[Memslot(100, 0, GPA, 0x10_0000, 0x1000), Memslot(300, 1, GPA, 0x20_0000, 0x1000)])
-    memory = Memory(Meta(targets=[early, late]), Events(frame()))
+    memory = Memory(Meta(targets=[early, late]), [])
     assert host_address(memory, GPA, 50) == 0x10_0000
     assert host_address(memory, GPA, 300) == 0x20_0000
 
@@ -186,7 +193,7 @@ def wakes_of(*events: dict[str, Any]) -> list[tuple[int, int]]:
     from faultreplay.faulttrace.stitch.shed import ShedSpans
 
     whole = Events(frame(*events))
-    memory = Memory(Meta(), whole)
+    memory = Memory(Meta(), [])
     context = Context(whole, memory, ShedSpans({}))
     threads = {int(context.events.threads.of(np.array([tid]))[0]): tid for tid in (FAULTER, FAULTER + 1, HANDLER)}
     return [

@@ -92,7 +92,8 @@ def exit_statistics(trace: Trace) -> ExitStatistics:
     """
     events = Events(trace.events(kinds=list(_USED)))
     flavour = trace.meta.host.kvm_flavour
-    context = Context(events, Memory(trace.meta, events), ShedSpans(trace.meta.extra), flavour)
+    memory = Memory(trace.meta, [events.of(Kind.KVM_SET_MEMSLOT)])
+    context = Context(events, memory, ShedSpans(trace.meta.extra), flavour)
     exits = context.guest.exits
     if not len(exits):
         raise IncompleteData(f"{trace.path}: no kvm_exit in it: record kvm:kvm_exit, kvm_entry and kvm_userspace_exit")
@@ -107,7 +108,7 @@ def exit_statistics(trace: Trace) -> ExitStatistics:
         names = _names(trace, context, people)
         for thread in sorted(people.tolist(), key=lambda one: names[one]):
             groups += _groups(names[thread][1:], exits.thread == thread, reasons, times)
-    return ExitStatistics(tuple(groups), bool(len(context.runs.enter)), context.guest.doubled)
+    return ExitStatistics(tuple(groups), bool(len(context.runs.enter)), len(context.guest.doubled))
 
 
 class _Times:

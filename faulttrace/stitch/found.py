@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
-from faultreplay.faulttrace.stitch.keys import I64, U64, Axis, Bools, Ids, Index, take
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from faultreplay.faulttrace.stitch.threads import Sleeps
+from faultreplay.faulttrace.schema import RESOLUTIONS
+from faultreplay.faulttrace.stitch.keys import I64, U64, Bools
 
 UNKNOWN: Final = -1
 """In a column of durations or ends: null."""
@@ -95,131 +89,14 @@ class Found:
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
-class Claims:
-    """Where faults already found lie: an event inside one is part of it and opens no other."""
+@dataclass(frozen=True)
+class Anchored:
+    """Faults, each with the time of the event that it was found from: that event is told with its fault."""
 
-    def __init__(self, axis: Axis, found: Found) -> None:
-        known = found.thread >= 0
-        self._start = found.start_ns[known]
-        end = found.end_ns[known]
-        # With its end unseen a fault claims its own opening event only.
-        self._unended = np.append(end == UNKNOWN, False)
-        self._end = np.where(end == UNKNOWN, self._start, end)
-        self._index = Index(axis, found.thread[known], self._start)
+    found: Found
+    ts_ns: I64
 
-    def opened(self, thread: I64, ts_ns: I64) -> Bools:
-        """Whether a fault of each thread whose end was not seen began at that very time."""
-        row = self._index.last_until(thread, ts_ns)
-        began: Bools = (row >= 0) & self._unended[row] & (take(self._start, row, -1) == ts_ns)
-        return began
-
-    def inside(self, thread: I64, ts_ns: I64) -> Bools:
-        """Whether each (thread, time) lies in a fault."""
-        row = self._index.last_until(thread, ts_ns)
-        claimed: Bools = (row >= 0) & (ts_ns <= take(self._end, row, -1))
-        return claimed
-
-
-def to_frame(found: Found, threads: Ids, sleeps: Sleeps) -> pl.DataFrame:
-    """The `FAULTS` frame: sorted, numbered, think times and what the scheduler did filled in."""
-    import polars as pl
-
-    order = np.lexsort((found.thread, found.start_ns))
-    found = found.pick(order)
-    joined = found.end_ns != UNKNOWN
-    end_ns = np.where(joined, found.end_ns, found.start_ns)
-    offcpu = np.where(joined, sleeps.off_cpu_ns(found.thread, found.start_ns, end_ns), UNKNOWN)
-    preempted = np.where(joined, sleeps.preempted_ns(found.thread, found.start_ns, end_ns), UNKNOWN)
-    tid = take(threads.values, found.thread, 0)
-    think = _think(found, end_ns, sleeps)
-    read_ns = np.where(found.queue_ns != UNKNOWN, found.start_ns + found.queue_ns, UNKNOWN)
-    handler = threads.of(found.handler_tid)
-    read_run, read_after, read_preempts = _on_cpu(sleeps, handler, found.start_ns, read_ns)
-    queued = (read_ns != UNKNOWN) & (handler >= 0)
-    read_preempted = np.where(queued, sleeps.preempted_ns(handler, found.start_ns, read_ns), UNKNOWN)
-    served = (read_ns != UNKNOWN) & (found.service_ns != UNKNOWN) & (handler >= 0)
-    placed_ns = np.where(served, read_ns + found.service_ns, read_ns)
-    service_preempted = np.where(served, sleeps.preempted_ns(handler, read_ns, placed_ns), UNKNOWN)
-    woken = np.where(joined & (found.wake_ns != UNKNOWN), end_ns, UNKNOWN)
-    wake_run, wake_after, wake_preempts = _on_cpu(sleeps, found.thread, woken - found.wake_ns, woken)
-    columns: dict[str, pl.Series] = {
-        "fault_id": pl.Series(np.arange(len(found), dtype=np.int64)),
-        "vm": pl.Series(found.vm.astype(np.int32)),
-        "accessor": _named(ACCESSORS, found.accessor),
-        "tid": pl.Series(tid.astype(np.int32)),
-        "vcpu": pl.Series(found.vcpu.astype(np.int32)),
-        "start_ns": pl.Series(found.start_ns),
-        "end_ns": _nullable(found.end_ns),
-        "stall_ns": _nullable(np.where(joined, found.end_ns - found.start_ns, UNKNOWN)),
-        "think_ns": _nullable(think[0]),
-        "think_asleep_ns": _nullable(think[1]),
-        "think_preempted_ns": _nullable(think[2]),
-        "page": pl.Series(found.page),
-        "granule": pl.Series(found.granule),
-        "access": _named(ACCESS, found.access),
-        "cause": _named(CAUSES, found.cause),
-        "resolution": _named(RESOLUTIONS, found.resolution),
-        "handler_tid": pl.Series(found.handler_tid.astype(np.int32)),
-        "queue_ns": _nullable(found.queue_ns),
-        "read_run_ns": _nullable(read_run),
-        "read_after_tid": _nullable(read_after.astype(np.int32)),
-        "read_preempts": pl.Series(read_preempts).set(pl.Series(read_after == UNKNOWN), None),
-        "read_preempted_ns": _nullable(read_preempted),
-        "service_ns": _nullable(found.service_ns),
-        "resolve_ns": _nullable(found.resolve_ns),
-        "wake_ns": _nullable(found.wake_ns),
-        "wake_run_ns": _nullable(wake_run),
-        "wake_after_tid": _nullable(wake_after.astype(np.int32)),
-        "wake_preempts": pl.Series(wake_preempts).set(pl.Series(wake_after == UNKNOWN), None),
-        "offcpu_ns": _nullable(offcpu),
-        "preempted_ns": _nullable(preempted),
-        "service_preempted_ns": _nullable(service_preempted),
-        "rounds": _nullable(found.rounds).cast(pl.Int32),
-        "ip": pl.Series(found.ip).set(pl.Series(found.ip == 0), None),
-        "join": _named(
-            tuple("none" if end == "none" else f"{start}/{end}" for start in STARTS for end in ENDS),
-            found.start_by * len(ENDS) + found.end_by,
-        ),
-    }
-    return pl.DataFrame([columns[field.name].alias(field.name) for field in FAULTS])
-
-
-def _think(found: Found, end_ns: I64, sleeps: Sleeps) -> tuple[I64, I64, I64]:
-    """From the end of the thread's fault before to this start; of that asleep, and preempted.
-
-    A fault whose end was not seen ends where it starts.
-    """
-    order = np.lexsort((found.start_ns, found.thread))
-    thread, start, end = found.thread[order], found.start_ns[order], end_ns[order]
-    think, asleep, preempted = (np.full(len(found), UNKNOWN, np.int64) for _ in range(3))
-    follows = np.flatnonzero((thread[1:] == thread[:-1]) & (thread[1:] >= 0)) + 1
-    rows, who, since, until = order[follows], thread[follows], end[follows - 1], start[follows]
-    since = np.minimum(since, until)
-    think[rows] = until - since
-    preempted[rows] = sleeps.preempted_ns(who, since, until)
-    asleep[rows] = sleeps.off_cpu_ns(who, since, until) - preempted[rows]
-    return think, asleep, preempted
-
-
-def _on_cpu(sleeps: Sleeps, thread: I64, from_ns: I64, until_ns: I64) -> tuple[I64, I64, Bools]:
-    """How long a woken thread had its CPU until `until_ns`, who had it before, and whether that one was preempted.
-
-    UNKNOWN where it was not asleep.
-    """
-    known = until_ns != UNKNOWN
-    in_ns, before, preempts = sleeps.on_cpu_since(np.where(known, thread, -1), from_ns, until_ns)
-    seen = known & (before >= 0)
-    return np.where(seen, until_ns - in_ns, UNKNOWN), np.where(seen, before, UNKNOWN), seen & preempts
-
-
-def _named(names: tuple[str, ...], codes: I64) -> pl.Series:
-    import polars as pl
-
-    return pl.Series(list(names), dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))
-
-
-def _nullable(values: npt.NDArray[np.int64]) -> pl.Series:
-    import polars as pl
-
-    series = pl.Series(values)
-    return series.set(series == UNKNOWN, None)
+    @classmethod
+    def concat(cls, parts: list[Anchored]) -> Anchored:
+        """All rows of all parts."""
+        return cls(Found.concat([part.found for part in parts]), np.concatenate([part.ts_ns for part in parts]))

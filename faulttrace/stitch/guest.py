@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
-from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faultreplay.faulttrace.stitch.claims import Claims, Used
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.hardware import stitch_hardware
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.placements import RESOLUTION
-from faultreplay.faulttrace.stitch.report import StitchReport
 from faultreplay.faulttrace.stitch.stage2 import access_of
+from faultreplay.faulttrace.stitch.tally import Tally
 
 _EFAULT = -14
 _LEVEL_BITS = 9
 
 
-def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Found:
+def stitch_exits(context: Context, claims: Claims, used: Used, tally: Tally) -> Anchored:
     """KVM_RUN fails with EFAULT or exits on MMIO; the vCPU thread resolves it and calls KVM_RUN again."""
     runs, guest, placements = context.runs, context.guest, context.placements
     left = runs.exit
@@ -25,9 +26,9 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     mmio_row = Index(context.axis, mmio.thread, mmio.ts_ns).last_until(left.thread, left.ts_ns)
     entered_ns = runs.last_enter_ns(left.thread, left.ts_ns)
     is_mmio = (left.value == 0) & (mmio_row >= 0) & (take(mmio.ts_ns, mmio_row, -1) >= entered_ns)
-    rows = np.flatnonzero(((left.value == _EFAULT) | is_mmio) & (left.thread >= 0))
+    rows = np.flatnonzero(((left.value == _EFAULT) | is_mmio) & context.untold(left.thread, left.ts_ns))
     thread, exit_ns, mmio_row, is_mmio = left.thread[rows], left.ts_ns[rows], mmio_row[rows], is_mmio[rows]
-    report.exits = int((~is_mmio).sum())
+    tally.note("exits", thread, exit_ns, ~is_mmio)
 
     start_ns, start_by, access = guest.opener(thread, exit_ns)
     within = (start_ns != UNKNOWN) & (start_ns >= entered_ns[rows])
@@ -36,14 +37,13 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     start_ns = np.where(within, start_ns, exit_ns)
     again_ns = runs.next_enter_ns(thread, exit_ns)
     end_ns, end_by, spte = _after_reentry(context, thread, exit_ns, again_ns, is_mmio)
+    _note_open_exits(context, thread, np.minimum(start_ns, exit_ns), again_ns)
     own = _own_ioctl(context, thread, exit_ns, again_ns)
+    used.note(own)
     done = (own >= 0) & take(placements.done, own, 0)
 
-    found = Found.blank(len(rows))
-    found.thread, found.start_ns, found.start_by = thread, start_ns, start_by
-    found.end_ns, found.end_by = end_ns, end_by
-    found.vm = take(context.tgid_of, thread, 0)
-    found.accessor = np.full(len(rows), code(ACCESSORS, "vcpu"), np.int64)
+    found = _kernel_faults(context, thread, start_ns, end_ns)
+    found.start_by, found.end_by = start_by, end_by
     faulted = _faulted(context, thread, np.where(within, start_ns, NEVER), exit_ns, spte)
     gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), faulted)
     mapped = context.memory.host_address(found.vm, gpa, exit_ns)
@@ -68,14 +68,20 @@ def stitch_exits(context: Context, claims: Claims, report: StitchReport) -> Foun
     # When KVM_RUN was called again is a guess: the next walk only shows that it had been.
     untimed = np.isin(thread, runs.untimed_threads)
     found.service_ns, found.wake_ns = (np.where(untimed, UNKNOWN, ns) for ns in (found.service_ns, found.wake_ns))
-    report.exits_untimed += int((untimed & ~is_mmio).sum())
-    report.placements_used(own)
+    tally.note("exits_untimed", thread, exit_ns, untimed & ~is_mmio)
     # A device that userspace emulates is no missing memory.
     device = is_mmio & (mapped == 0)
-    report.mmio_of_devices = int(device.sum())
-    found = found.pick(~device & ~claims.inside(thread, start_ns))
-    report.exits_unjoined = int(((found.end_ns == UNKNOWN) & (found.cause == code(CAUSES, "exit"))).sum())
-    return found
+    tally.note("mmio_of_devices", thread, exit_ns, device)
+    kept = ~device & ~claims.inside(thread, start_ns)
+    tally.note("exits_unjoined", thread, exit_ns, kept & (found.end_ns == UNKNOWN) & ~is_mmio)
+    return Anchored(found.pick(kept), exit_ns[kept])
+
+
+def _note_open_exits(context: Context, thread: I64, since_ns: I64, again_ns: I64) -> None:
+    """An exit is settled when the thread has returned from the next KVM_RUN, or nothing more comes of it."""
+    returned = again_ns < NEVER
+    out_again = returned & (context.runs.next_exit_ns(thread, np.where(returned, again_ns, 0)) < NEVER)
+    context.open.note(thread, since_ns, ~out_again & take(context.events.alive(), thread, False))
 
 
 def _faulted(context: Context, thread: I64, start_ns: I64, exit_ns: I64, spte: I64) -> U64:
@@ -116,25 +122,28 @@ def _own_ioctl(context: Context, thread: I64, from_ns: I64, until_ns: I64) -> I6
     return np.where((row >= 0) & (take(context.placements.end_ns, row, NEVER) <= until_ns), row, -1)
 
 
-def stitch_stage2(context: Context, claims: Claims, report: StitchReport) -> Found:
+def stitch_stage2(context: Context, claims: Claims, tally: Tally) -> Anchored:
     """What KVM resolves alone: memory that the host has, or makes, while stage 2 (or the shadow) is empty."""
-    return Found.concat([_shadow(context, claims, report), stitch_hardware(context, claims, report)])
+    return Anchored.concat([_shadow(context, claims, tally), stitch_hardware(context, claims, tally)])
 
 
-def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
+def _shadow(context: Context, claims: Claims, tally: Tally) -> Anchored:
     """Walk, then the new entry by the same thread before its next walk."""
     guest = context.guest
     walks = guest.walks
-    hardware = np.isin(walks.thread, guest.with_exits)
-    report.walks += int((~hardware).sum())
-    report.mappings_told = bool(len(guest.sptes) or not len(walks))
-    rows = np.flatnonzero(~hardware & (walks.thread >= 0) & ~claims.inside(walks.thread, walks.ts_ns))
+    mine = ~np.isin(walks.thread, guest.with_exits) & context.untold(walks.thread, walks.ts_ns)
+    tally.note("walks", walks.thread[mine], walks.ts_ns[mine])
+    alive = context.events.alive()
+    # The next walk may be the same access again, and an exit to come is one for the last walk.
+    context.open.note(walks.thread, guest.walk_began_ns, guest.is_last_walk & take(alive, walks.thread, False))
+    rows = np.flatnonzero(mine & ~claims.inside(walks.thread, walks.ts_ns))
     thread, start_ns = walks.thread[rows], walks.ts_ns[rows]
     until_ns = take(walks.ts_ns, guest.next_walk(thread, start_ns + 1), NEVER)
     until_ns = np.minimum(until_ns, context.runs.next_exit_ns(thread, start_ns))
     until_ns = np.minimum(until_ns, guest.next_departure_ns(thread, start_ns))
     spte = guest.next_spte(thread, start_ns, until_ns)
-    report.walks_without_entry += int((spte < 0).sum())
+    tally.note("walks_without_entry", thread, start_ns, spte < 0)
+    context.open.note(thread, guest.walk_began_ns[rows], (spte < 0) & (until_ns == NEVER) & take(alive, thread, False))
     mapped = np.flatnonzero(spte >= 0)
     thread, start_ns, spte = thread[mapped], start_ns[mapped], spte[mapped]
     fast = take(guest.sptes.kind, spte, 0) == Kind.KVM_MMU_FAST_PAGE_FAULT
@@ -145,7 +154,7 @@ def _shadow(context: Context, claims: Claims, report: StitchReport) -> Found:
     found.access = access_of(walks.code[rows][mapped])
     level = np.clip(take(guest.sptes.size, spte, 1).astype(np.int64), 1, 3)
     _place(context, found, take(guest.sptes.addr, spte, 0), np.where(fast, 1, level))
-    return found
+    return Anchored(found, start_ns)
 
 
 def _kernel_faults(context: Context, thread: I64, start_ns: I64, end_ns: I64) -> Found:

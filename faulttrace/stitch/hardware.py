@@ -12,19 +12,23 @@ from typing import Final
 import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
-from faultreplay.faulttrace.stitch.found import ENDS, UNKNOWN, Claims, Found, code
+from faultreplay.faulttrace.stitch.claims import Claims
+from faultreplay.faulttrace.stitch.found import ENDS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
-from faultreplay.faulttrace.stitch.report import Repeat, StitchReport
 from faultreplay.faulttrace.stitch.stage2 import Stage2
+from faultreplay.faulttrace.stitch.tally import Repeats, Tally
 from faultreplay.faulttrace.stitch.trips import Trips, device_trips
 
 _PAGE_BITS: Final = np.uint64(12)
 _LEVEL_BITS: Final = 9
+_TRIP_KINDS: Final = (
+    *(Kind.KVM_EXIT, Kind.KVM_ENTRY, Kind.KVM_USERSPACE_EXIT, Kind.KVM_RUN_EXIT, Kind.KVM_MMU_SET_SPTE),
+    *(Kind.KVM_MMU_FAST_PAGE_FAULT, Kind.KVM_MMIO, Kind.KVM_FAST_MMIO),
+)
+"""What may still happen to a fault while its trip has not ended."""
 _RETRY_NS: Final = 1_000_000
 """A retried access faults at once; what ran longer in guest mode got past it, and came back to it."""
-_WORST: Final = 10
-"""So many of the accesses that faulted most often are told."""
 _NO_ENTRIES: Final = "no kvm_entry in the source"
 _CUT: Final = "still out of the guest at the end"
 _LOST: Final = "its kvm_entry is not in the trace"
@@ -32,25 +36,78 @@ _AGAIN: Final = "faulting again and again at the end"
 _USELESS: Final = "KVM found nothing to do, and nothing follows"
 
 
-def stitch_hardware(context: Context, claims: Claims, report: StitchReport) -> Found:
+def stitch_hardware(context: Context, claims: Claims, tally: Tally) -> Anchored:
     """Stage-2 faults that no userfault and no EFAULT of a recorded KVM_RUN explains."""
     faults = context.guest.stage2
     trips = Trips(context, faults)
-    report.device_exits, report.device_ns, report.device_unended = device_trips(context)
-    report.guest_faults = len(faults)
-    report.guest_faults_untold = int((~faults.told).sum())
-    report.guest_faults_of_devices = int(trips.device.sum())
-    kept = (faults.thread >= 0) & ~trips.device & ~claims.inside(faults.thread, faults.ts_ns)
+    device_trips(context, tally)
+    untold = context.untold(faults.thread, faults.ts_ns)
+    for name, counted in (
+        ("guest_faults", untold),
+        ("guest_faults_untold", untold & ~faults.told),
+        ("guest_faults_of_devices", untold & trips.device),
+    ):
+        tally.note(name, faults.thread, faults.ts_ns, counted)
+    kept = untold & ~trips.device & ~claims.inside(faults.thread, faults.ts_ns)
     kept &= ~claims.opened(faults.thread, trips.start_ns)
     # With KVM_RUN recorded a fault handed to the VMM is found there, with all its stages.
     kept &= ~(trips.handed_over & np.isin(faults.thread, context.runs.told_threads))
     rows = np.flatnonzero(kept)
     rows = rows[np.lexsort((faults.pos[rows], faults.thread[rows]))]
-    report.guest_faults_page_unknown = int((~faults.known[rows]).sum())
+    tally.note("guest_faults_page_unknown", faults.thread[rows], faults.ts_ns[rows], ~faults.known[rows])
     if not len(rows):
-        return Found.blank(0)
+        _note_open(context, None)
+        return Anchored(Found.blank(0), np.zeros(0, np.int64))
     accesses = _Accesses.of(faults, trips, rows, _is_retry(context, faults, trips, rows))
-    return _found(context, accesses, report)
+    _note_open(context, accesses)
+    return Anchored(_found(context, accesses, tally), faults.ts_ns[accesses.first])
+
+
+def _note_open(context: Context, accesses: _Accesses | None) -> None:
+    """The last trip of a thread is open; so is an access that the thread's next fault may be a retry of."""
+    guest, alive = context.guest, context.events.alive()
+    exits = guest.exits
+    last_exit = np.full(len(alive), -1, np.int64)
+    last_exit[exits.thread] = np.arange(len(exits))  # in order of time: the last stays
+    out = np.flatnonzero(alive & (last_exit >= 0))
+    context.open.note(out, exits.ts_ns[last_exit[out]])
+    if accesses is None:
+        return
+    faults, trips, last = accesses.faults, accesses.trips, accesses.last
+    thread = faults.thread[last]
+    # An exit whose own fault event is still to come looks like a fault on an unknown page: what it is shows later.
+    uncertain = ~faults.told[accesses.first] & (faults.pos[accesses.first] == take(exits.pos, last_exit[thread], -1))
+    final = np.append((thread[1:] != thread[:-1]) | uncertain[1:], True)
+    since_ns = np.minimum(trips.start_ns[accesses.first], faults.ts_ns[accesses.first])
+    coming = context.events.more(*_TRIP_KINDS)
+    context.open.keep_together(thread, since_ns, faults.ts_ns[last])
+    in_trip = (trips.limit_pos[last] == NEVER) & coming[thread]
+    retried = final & ~_is_over(context, trips, faults, last, last_exit[thread])
+    context.open.note(thread, since_ns, alive[thread] & (in_trip | retried))
+
+
+def _is_over(context: Context, trips: Trips, faults: Stage2, rows: I64, last_exit: I64) -> Bools:
+    """Whether no fault to come can be a retry of each of `rows`; see `_is_retry`.
+
+    `last_exit`: the thread's last exit in this stretch, -1: none. A fault to come lies in a trip that began with it,
+    or in a later one.
+    """
+    guest, thread, ip = context.guest, faults.thread[rows], trips.ip[rows]
+    handed = trips.handed_over[rows]
+    went_on_at = take(guest.entries.ip, trips.entry_row[rows], 0)
+    over = (ip == 0) | ((went_on_at != 0) & (went_on_at != ip))
+    over |= trips.mapped_from(thread, faults.pos[rows]) < NEVER
+    since_pos = np.where(handed, trips.left_pos[rows] + 1, faults.pos[rows])
+    over |= take(trips.departures.pos, trips.departures.index.first_from(thread, since_pos), NEVER) < NEVER
+    entered_ns = np.where(trips.entry_row[rows] >= 0, trips.entry_ns[rows], faults.ts_ns[rows])
+    since_ns = take(guest.exits.ts_ns, last_exit, 0)
+    since_ns = np.where(last_exit >= 0, since_ns, context.events.until_ns)
+    late = since_ns - entered_ns >= _RETRY_NS
+    run = _same_place(context)
+    moved = (trips.exit_row[rows] < 0) | (take(run, trips.exit_row[rows], -1) != take(run, last_exit, -2))
+    later = trips.next_exit_pos[rows] < take(guest.exits.pos, last_exit, -1)
+    found: Bools = over | (late & (~handed | (moved & later)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,7 +153,9 @@ def _is_retry(context: Context, faults: Stage2, trips: Trips, rows: I64) -> Bool
     mapped = trips.mapped_from(faults.thread[before], faults.pos[before])
     same &= mapped > faults.pos[now]
     # Where new mappings are not recorded, the guest must not have been seen elsewhere either.
-    tells = np.isin(faults.thread[now], np.unique(np.append(guest.sptes.thread, guest.spurious.thread)))
+    tells = np.isin(
+        faults.thread[now], context.events.whole.having(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
+    )
     run = _same_place(context)
     there, here = trips.exit_row[before], trips.exit_row[now]
     stayed = (there >= 0) & (here >= 0) & (take(run, there, -1) == take(run, here, -2))
@@ -121,7 +180,7 @@ def _same_place(context: Context) -> I64:
     return number
 
 
-def _found(context: Context, accesses: _Accesses, report: StitchReport) -> Found:
+def _found(context: Context, accesses: _Accesses, tally: Tally) -> Found:
     faults, trips = accesses.faults, accesses.trips
     first, last = accesses.first, accesses.last
     every_end_ns, every_end_by = trips.ends(context)
@@ -139,7 +198,7 @@ def _found(context: Context, accesses: _Accesses, report: StitchReport) -> Found
     _resolve(context, accesses, found)
     told = np.where(faults.known[first], first, last)
     _place(context, found, faults.gpa[told], trips.spte_row[last], faults.known[told])
-    _count(context, accesses, found, stuck, report)
+    _count(context, accesses, found, stuck, tally)
     return found
 
 
@@ -186,7 +245,7 @@ def _place(context: Context, found: Found, gpa: U64, spte: I64, known: Bools) ->
     found.granule = np.where(known, granule, 0)
 
 
-def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, report: StitchReport) -> None:
+def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, tally: Tally) -> None:
     last, trips = accesses.last, accesses.trips
     unended = found.end_ns == UNKNOWN
     with_entries = np.isin(found.thread, context.guest.with_entries)
@@ -197,37 +256,39 @@ def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, re
         _CUT: ~stuck & with_entries & (trips.next_exit_pos[last] == NEVER),
         _LOST: ~stuck & with_entries & (trips.next_exit_pos[last] != NEVER),
     }
-    counts = {reason: int((unended & chosen).sum()) for reason, chosen in why.items()}
-    report.guest_faults_unended = {reason: count for reason, count in counts.items() if count}
+    ts_ns = accesses.faults.ts_ns[accesses.first]
+    for reason, chosen in why.items():
+        tally.note("guest_faults_unended", found.thread, ts_ns, unended & chosen, reason)
     spurious = accesses.count(trips.spurious[accesses.rows])
-    report.guest_faults_spurious = int(spurious.sum())
     by_vmm = found.cause == code(CAUSES, "exit")
-    report.exits_untimed += int(by_vmm.sum())
-    report.exits += int(by_vmm.sum())
-    report.exits_unjoined += int((by_vmm & unended).sum())
-    _note_repeats(context, accesses, found, spurious, report)
+    for name, amount in (
+        ("guest_faults_spurious", spurious),
+        ("exits_untimed", by_vmm),
+        ("exits", by_vmm),
+        ("exits_unjoined", by_vmm & unended),
+    ):
+        tally.note(name, found.thread, ts_ns, amount)
+    _note_repeats(context, accesses, found, spurious, tally)
 
 
-def _note_repeats(context: Context, accesses: _Accesses, found: Found, spurious: I64, report: StitchReport) -> None:
+def _note_repeats(context: Context, accesses: _Accesses, found: Found, spurious: I64, tally: Tally) -> None:
     faults, unended = accesses.faults, found.end_ns == UNKNOWN
     handed = accesses.count(accesses.trips.handed_over[accesses.rows])
     retries = accesses.rounds - 1 - handed.clip(max=1)
-    report.repeated, report.retries = int((retries > 0).sum()), int(retries.clip(0).sum())
     until_ns = np.where(unended, faults.ts_ns[accesses.last], found.end_ns)
-    vcpu = context.events.vcpu_of(found.thread)
-    tid = take(context.events.threads.values, found.thread, 0)
-    worst = np.lexsort((found.start_ns, -retries))[:_WORST]
-    report.worst_repeats = [
-        Repeat(
-            vcpu=int(vcpu[row]),
-            tid=int(tid[row]),
-            ip=int(found.ip[row]),
-            gpa=int(faults.gpa[accesses.first[row]]) & ~0xFFF,
-            rounds=int(found.rounds[row]),
-            spurious=int(spurious[row]),
-            start_ns=int(found.start_ns[row]),
-            duration_ns=int(until_ns[row] - found.start_ns[row]),
-            ended=not unended[row],
+    tally.note_repeats(
+        Repeats(
+            thread=found.thread,
+            ts_ns=faults.ts_ns[accesses.first],
+            retries=retries,
+            vcpu=context.events.vcpu_of(found.thread),
+            tid=take(context.events.threads.values, found.thread, 0),
+            ip=found.ip,
+            gpa=faults.gpa[accesses.first],
+            rounds=found.rounds,
+            spurious=spurious,
+            start_ns=found.start_ns,
+            duration_ns=until_ns - found.start_ns,
+            ended=~unended,
         )
-        for row in worst[retries[worst] > 0].tolist()
-    ]
+    )

@@ -53,7 +53,12 @@ class Axis:
         """An axis that holds all of `ts_ns` (sorted)."""
         if not len(ts_ns):
             return cls(0, 1)
-        return cls(int(ts_ns[0]), int(ts_ns[-1] - ts_ns[0] + 3).bit_length())
+        return cls.between(int(ts_ns[0]), int(ts_ns[-1]))
+
+    @classmethod
+    def between(cls, start_ns: int, end_ns: int) -> Axis:
+        """An axis from the first time to the last."""
+        return cls(start_ns, int(end_ns - start_ns + 3).bit_length())
 
     def pack(self, group: I64, ts_ns: I64) -> I64:
         """Keys that sort by (group, time). Times outside the axis stay just outside it."""
@@ -124,3 +129,14 @@ def rank_within(group: I64, order_by: I64) -> I64:
         starts = np.flatnonzero(first)
         rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
     return rank
+
+
+def last_and_since(thread: I64, ts_ns: I64, since_ns: I64) -> I64:
+    """Rows (in order of time) at or after their thread's `since_ns`, and of each thread the last one before it."""
+    if not len(thread):
+        return np.zeros(0, np.int64)
+    since = ts_ns >= since_ns[thread]
+    last = np.full(len(since_ns), -1, np.int64)
+    earlier = np.flatnonzero(~since)
+    last[thread[earlier]] = earlier  # of several the last stays
+    return np.union1d(np.flatnonzero(since), last[last >= 0])

@@ -7,12 +7,14 @@ import numpy as np
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch.columns import Events, Rows
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
-from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Ids, Index, take
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Ids, Index, take
 from faultreplay.faulttrace.stitch.memory import Memory
+from faultreplay.faulttrace.stitch.open import Open
 from faultreplay.faulttrace.stitch.placements import Placements
 from faultreplay.faulttrace.stitch.shed import ShedSpans
 from faultreplay.faulttrace.stitch.stage2 import Stage2, access_of
-from faultreplay.faulttrace.stitch.threads import Runs, Sleeps
+from faultreplay.faulttrace.stitch.threads import KeptSleeps, Runs, Sleeps
+from faultreplay.faulttrace.stitch.whole import Whole
 
 _RETRIES = 2
 """So many equal walks before this one make it a retry."""
@@ -21,8 +23,8 @@ _UNCHANGED = np.uint64(1)
 """`size` of a fast page fault that left the entry as it was."""
 
 
-def _once(rows: Rows) -> tuple[Rows, int]:
-    """Each exit, entry and fault once, and how many stood twice: of guests whose exits and entries are both told.
+def _once(rows: Rows, whole: Whole) -> tuple[Rows, Rows]:
+    """Each exit, entry and fault once, and those that stand twice: of guests whose exits and entries are both told.
 
     Two exits (or entries, or faults) in a row that are alike to the nanosecond are one: between two real ones the guest
     ran.
@@ -32,11 +34,11 @@ def _once(rows: Rows) -> tuple[Rows, int]:
     again[1:] = True
     for values in (rows.thread, rows.kind, rows.ts_ns, rows.ip, rows.addr, rows.code, rows.size, rows.value):
         again[1:] &= values[order][1:] == values[order][:-1]
-    both = np.intersect1d(rows.thread[rows.kind == Kind.KVM_EXIT], rows.thread[rows.kind == Kind.KVM_ENTRY])
+    both = np.intersect1d(whole.having(Kind.KVM_EXIT), whole.having(Kind.KVM_ENTRY))
     again &= np.isin(rows.thread[order], both)
     keep = np.ones(len(order), bool)
     keep[order[again]] = False
-    return rows.pick(keep), int(again.sum())
+    return rows.pick(keep), rows.pick(~keep)
 
 
 class PageFaults:
@@ -64,9 +66,9 @@ class GuestMarkers:
     """What KVM shows of a guest's faults: exits and entries (VMX, SVM), walks and new mappings (shadow paging)."""
 
     def __init__(self, events: Events, flavour: str = "unknown") -> None:
-        turns, self.doubled = _once(events.of(*_TURNS))
+        turns, self.doubled = _once(events.of(*_TURNS), events.whole)
         exits, walks = turns.pick(turns.kind == Kind.KVM_EXIT), events.of(Kind.KVM_MMU_WALK)
-        with_exits = np.unique(exits.thread)
+        with_exits = events.whole.having(Kind.KVM_EXIT)
         # Where both are traced the exit is the earlier one.
         self.exits, self.walks = exits, walks
         self._exit = Index(events.axis, exits.thread, exits.ts_ns)
@@ -74,7 +76,7 @@ class GuestMarkers:
         self.with_exits = with_exits
         self.entries = turns.pick(turns.kind == Kind.KVM_ENTRY)
         self._entry = Index(events.axis, self.entries.thread, self.entries.ts_ns)
-        self.with_entries = np.unique(self.entries.thread)
+        self.with_entries = events.whole.having(Kind.KVM_ENTRY)
         entries_made = events.of(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
         fast = entries_made.kind == Kind.KVM_MMU_FAST_PAGE_FAULT
         self.spurious = entries_made.pick(fast & (entries_made.size == _UNCHANGED))
@@ -86,6 +88,8 @@ class GuestMarkers:
         left = events.of(Kind.KVM_RUN_EXIT)
         self.walk_began_ns: I64 = self._walk_began(Index(events.axis, left.thread, left.ts_ns), left.ts_ns)
         """Per walk, when the first of its run of retries was made."""
+        self.is_last_walk: Bools = self._walk.first_from(walks.thread, walks.ts_ns + 1) < 0
+        """Per walk, whether its thread makes none after it in this stretch."""
         self.other_walk_ns: I64 = self._other_walk()
         """Per walk, when the same thread next walks for another page; NEVER if it does not."""
         faults = turns.pick(np.isin(turns.kind, [Kind.KVM_PAGE_FAULT, Kind.KVM_GUEST_FAULT]))
@@ -210,14 +214,33 @@ class Wakes:
 
 
 class Context:
-    """All that the stitchers look things up in."""
+    """All that the stitchers look things up in.
 
-    def __init__(self, events: Events, memory: Memory, shed: ShedSpans, flavour: str = "unknown") -> None:
+    Attributes:
+        told_ns: per thread, what lies before was told with earlier stretches.
+        told_messages_ns: so were messages read before.
+        open: what the stitchers find open at the end of this one.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        memory: Memory,
+        shed: ShedSpans,
+        flavour: str = "unknown",
+        *,
+        sleeps: KeptSleeps | None = None,
+        told_ns: I64 | None = None,
+        told_messages_ns: int = 0,
+    ) -> None:
         self.events = events
         self.axis = events.axis
         self.memory = memory
         self.shed = shed
-        self.sleeps = Sleeps(events)
+        self.told_ns = np.zeros(len(events.threads), np.int64) if told_ns is None else told_ns
+        self.told_messages_ns = told_messages_ns
+        self.open = Open(len(events.threads))
+        self.sleeps = Sleeps(events, sleeps)
         self.runs = Runs(events)
         self.placements = Placements(events)
         self.page_faults = PageFaults(events, memory)
@@ -225,7 +248,12 @@ class Context:
         self.wakes = Wakes(events, self.placements, self.sleeps)
         self.releases = events.of(Kind.MMAP_LOCK_RELEASED)
         self._release = Index(events.axis, self.releases.thread, self.releases.ts_ns)
-        self.tgid_of: I64 = _owners(events)
+        self.tgid_of: I64 = events.whole.owner
+
+    def untold(self, thread: I64, ts_ns: I64) -> Bools:
+        """Whether what each thread did at each time is still to be told."""
+        new: Bools = (thread >= 0) & (ts_ns >= take(self.told_ns, thread, 0))
+        return new
 
     def release_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
         """When each thread first let go of mmap_lock within [from, until); UNKNOWN if it did not."""
@@ -235,18 +263,3 @@ class Context:
     def next_page_fault_ns(self, thread: I64, from_ns: I64) -> I64:
         """When each thread next takes a page fault; NEVER if it does not."""
         return take(self.page_faults.rows.ts_ns, self.page_faults.by_thread.first_from(thread, from_ns), NEVER)
-
-
-def _owners(events: Events) -> I64:
-    """The process of each thread, from events taken in that thread's own context where there are any."""
-    kind = events.frame["kind"].to_numpy()
-    tid = events.frame["tid"].to_numpy().astype(np.int64)
-    tgid = events.frame["tgid"].to_numpy().astype(np.int64)
-    owner = np.zeros(len(events.threads), np.int64)
-    foreign = np.isin(kind, np.array([Kind.SCHED_IN, Kind.SCHED_WAKING], np.uint8))
-    for chosen in (foreign, ~foreign):  # the sure ones overwrite
-        seen, first = np.unique(tid[chosen], return_index=True)
-        some = tgid[chosen][first]
-        at = events.threads.of(seen)
-        owner[at] = np.where(some > 0, some, owner[at])
-    return owner

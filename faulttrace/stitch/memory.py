@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from faultreplay.faulttrace.meta import Meta
-from faultreplay.faulttrace.schema import Kind
-from faultreplay.faulttrace.stitch.columns import Events
+from faultreplay.faulttrace.stitch.columns import Rows
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64
 
 PAGE_BYTES = 4096
@@ -15,29 +16,18 @@ PAGE_BYTES = 4096
 class Memory:
     """Page sizes and memory slots of the targets over time, from meta.json and from memory-slot ioctls."""
 
-    def __init__(self, meta: Meta, events: Events) -> None:
+    def __init__(self, meta: Meta, slots: Sequence[Rows]) -> None:
+        """Of `meta`, and of events of KVM_SET_MEMSLOT."""
         self._huge = [entry for entry in meta.memory_map if entry.page_bytes != PAGE_BYTES]
         # (tgid, from_ns, until_ns, gpa, hva, bytes); one row a slot's life
         self._slots: list[tuple[int, int, int, int, int, int]] = []
-        rows = events.of(Kind.KVM_SET_MEMSLOT)
         changes = [
             (slot.ts_ns, target.tgid, slot.slot, slot.gpa, slot.hva, slot.size_bytes)
             for target in meta.targets
             for slot in target.memslots
         ]
         seen = {(ts_ns, tgid, slot) for ts_ns, tgid, slot, *_ in changes}
-        for i in np.flatnonzero(rows.value == 0):
-            slot = int(rows.code[i]) & 0xFFFFFFFF
-            change = (
-                int(rows.ts_ns[i]),
-                int(rows.tgid[i]),
-                slot,
-                int(rows.addr[i]),
-                int(rows.ip[i]),
-                int(rows.size[i]),
-            )
-            if change[:3] not in seen:
-                changes.append(change)
+        changes += [change for rows in slots for change in _changes(rows) if change[:3] not in seen]
         changes.sort()
         alive: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         for ts_ns, tgid, slot, gpa, hva, size in changes:
@@ -80,3 +70,10 @@ class Memory:
                     inside &= (ts_ns >= start) & (ts_ns <= end)
                 found[inside] = gpa[inside] - np.uint64(base) + np.uint64(hva)
         return found
+
+
+def _changes(rows: Rows) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """(ts_ns, tgid, slot, gpa, hva, bytes) of each change of a memory slot that was made."""
+    for i in np.flatnonzero(rows.value == 0).tolist():
+        place = (int(rows.addr[i]), int(rows.ip[i]), int(rows.size[i]))
+        yield (int(rows.ts_ns[i]), int(rows.tgid[i]), int(rows.code[i]) & 0xFFFFFFFF, *place)

@@ -9,7 +9,7 @@ import numpy as np
 from faultreplay.faulttrace.schema import UFFD_EVENT_PAGEFAULT, Kind
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Ids, rank_within, take
 from faultreplay.faulttrace.stitch.markers import Context
-from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.tally import Tally
 
 
 @dataclass
@@ -31,13 +31,14 @@ class Messages:
         return Messages(**{name: values[rows] for name, values in self.__dict__.items()})
 
 
-def read_messages(context: Context, report: StitchReport) -> tuple[Messages, I64]:
+def read_messages(context: Context, tally: Tally) -> tuple[Messages, I64]:
     """All page-fault messages; and for each placement the number of its userfaultfd (`Messages.space`)."""
     rows = context.events.of(Kind.UFFD_MSG)
     is_fault = rows.ip == np.uint64(UFFD_EVENT_PAGEFAULT)
     chosen = np.flatnonzero(is_fault)
-    report.messages = len(chosen)
-    report.messages_other = int(len(rows) - len(chosen))
+    new = rows.ts_ns >= context.told_messages_ns
+    tally.note("messages", None, rows.ts_ns, new & is_fault)
+    tally.note("messages_other", None, rows.ts_ns, new & ~is_fault)
     thread = np.where(rows.value[chosen] > 0, context.events.threads.of(rows.value[chosen]), -1)
     owner = np.where(thread >= 0, take(context.tgid_of, thread, 0), rows.tgid[chosen])
     placements = context.placements
@@ -57,14 +58,15 @@ def read_messages(context: Context, report: StitchReport) -> tuple[Messages, I64
         thread=thread,
     )
     spaces = number[len(chosen) :]
-    _find_threads(context, messages, spaces, report)
+    _find_threads(context, messages, spaces, tally)
     return messages, spaces
 
 
-def _find_threads(context: Context, messages: Messages, spaces: I64, report: StitchReport) -> None:
+def _find_threads(context: Context, messages: Messages, spaces: I64, tally: Tally) -> None:
     """Find the waiter of messages without one (no UFFD_FEATURE_THREAD_ID): by page, then by who was woken."""
     nameless = np.flatnonzero(messages.thread < 0)
-    report.messages_without_thread = len(nameless)
+    nameless_ns = messages.read_ns[nameless]
+    tally.note("messages_without_thread", None, nameless_ns, nameless_ns >= context.told_messages_ns)
     if not len(nameless):
         return
     placements, faults = context.placements, context.page_faults

@@ -5,26 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
-from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Claims, Found, code
+from faultreplay.faulttrace.stitch.claims import Claims, Used
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.placements import RESOLUTION
-from faultreplay.faulttrace.stitch.report import StitchReport
 from faultreplay.faulttrace.stitch.stage2 import access_of
+from faultreplay.faulttrace.stitch.tally import Tally
 from faultreplay.faulttrace.stitch.waiters import cause_of_waiter
 
 _UNINTERRUPTIBLE = 2  # TASK_UNINTERRUPTIBLE in prev_state: waiting for a disk
 _SLEEPS_LOOKED_AT = 16
 
 
-def stitch_process_faults(context: Context, claims: Claims, report: StitchReport) -> Found:
+def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: Tally) -> Anchored:
     """What the kernel resolved alone (minor-host, major-host), and SIGBUS faults that their thread resolved (exit)."""
     faults = context.page_faults
-    report.page_faults = len(faults.rows)
-    rows = np.flatnonzero((faults.rows.thread >= 0) & ~claims.inside(faults.rows.thread, faults.rows.ts_ns))
+    untold = context.untold(faults.rows.thread, faults.rows.ts_ns)
+    tally.note("page_faults", faults.rows.thread, faults.rows.ts_ns, untold)
+    rows = np.flatnonzero(untold & ~claims.inside(faults.rows.thread, faults.rows.ts_ns))
     thread, start_ns, page = faults.rows.thread[rows], faults.rows.ts_ns[rows], faults.page[rows]
     next_ns = context.next_page_fault_ns(thread, start_ns + 1)
     end_ns = context.release_ns(thread, start_ns, next_ns)
+    coming = context.events.more(Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED)
+    context.open.note(thread, start_ns, (end_ns == UNKNOWN) & (next_ns == NEVER) & take(coming, thread, False))
 
     # A sleep before the lock is let go of was part of the fault: waiting for a disk, or for the lock itself.
     sleep = context.sleeps.first_from(thread, start_ns)
@@ -33,7 +37,7 @@ def stitch_process_faults(context: Context, claims: Claims, report: StitchReport
 
     # UFFD_FEATURE_SIGBUS: the signal handler of the faulting thread places the page.
     placements = context.placements
-    free = placements.places & ~report.is_used(len(placements))
+    free = placements.places & ~used.flags(len(placements))
     own = placements.first_covering(free, placements.thread, thread, page, start_ns)
     same = faults.last_on_page(thread, page, take(placements.start_ns, own, -1)) == rows
     own = np.where((own >= 0) & same, own, -1)
@@ -70,14 +74,13 @@ def stitch_process_faults(context: Context, claims: Claims, report: StitchReport
         sigbus, faults.rows.tid[rows], np.where(waited, take(placements.rows.tid, woken, 0), 0)
     )
     found.wake_ns = np.where(waited, end_ns - take(placements.end_ns, woken, 0), UNKNOWN)
-    ioctl_start = take(placements.start_ns, own, 0)
-    found.resolve_ns = np.where(sigbus, found.end_ns - ioctl_start, UNKNOWN)
+    found.resolve_ns = np.where(sigbus, found.end_ns - take(placements.start_ns, own, 0), UNKNOWN)
     found.service_ns = np.where(sigbus, found.end_ns - start_ns, UNKNOWN)
-    report.placements_used(own)
-    report.placements_used(woken)
-    report.waiters_without_message += int(waited.sum())
-    report.page_faults_unjoined = int((found.end_ns == UNKNOWN).sum())
-    return found
+    used.note(own)
+    used.note(woken)
+    tally.note("waiters_without_message", thread, start_ns, waited)
+    tally.note("page_faults_unjoined", thread, start_ns, found.end_ns == UNKNOWN)
+    return Anchored(found, start_ns)
 
 
 def _slept_interruptibly(context: Context, thread: I64, start_ns: I64, end_ns: I64) -> Bools:

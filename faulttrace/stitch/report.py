@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from faultreplay.faulttrace.stitch.keys import I64, Bools
-
 
 @dataclass(frozen=True)
 class Repeat:
@@ -113,25 +109,6 @@ class StitchReport:
     """Of these, the ones that a shed group of probes explains."""
     joins: dict[str, int] = field(default_factory=dict)
     """Faults by the markers their start and end were taken from."""
-
-    def __post_init__(self) -> None:
-        self._used: list[I64] = []
-
-    def placements_used(self, rows: I64) -> None:
-        """Note placements that ended a fault (-1: none)."""
-        self._used.append(rows[rows >= 0])
-
-    def is_used(self, count: int) -> Bools:
-        """Per placement, of which there are `count`, whether a fault ended by it so far."""
-        used = np.zeros(count, bool)
-        for rows in self._used:
-            used[rows[rows < count]] = True
-        return used
-
-    def count_unasked(self, eligible: I64) -> None:
-        """Count those of `eligible` that no fault used."""
-        self.placements = len(eligible)
-        self.placements_unasked = int((~self.is_used(int(eligible.max(initial=-1)) + 1)[eligible]).sum())
 
     @property
     def unjoined(self) -> int:

@@ -20,6 +20,11 @@ class ShedSpans:
         spans = [span for span in extra.get("shed", []) if span.get("group") in _NEEDED]
         self._spans = [(int(span["start_ns"]), int(span["end_ns"])) for span in spans if "end_ns" in span]
 
+    @property
+    def any(self) -> bool:
+        """Whether there are some."""
+        return bool(self._spans)
+
     def touch(self, start_ns: I64, end_ns: I64) -> Bools:
         """Whether something was shed at some time in each interval."""
         touched = np.zeros(len(start_ns), bool)

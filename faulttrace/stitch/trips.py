@@ -15,6 +15,7 @@ from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.stage2 import Stage2
+from faultreplay.faulttrace.stitch.tally import Tally
 
 _EFAULT = -14
 
@@ -24,7 +25,7 @@ class Departures:
 
     def __init__(self, context: Context) -> None:
         told, left = context.guest.departures, context.runs.exit
-        silent = ~np.isin(left.thread, np.unique(told.thread))
+        silent = ~np.isin(left.thread, context.events.whole.having(Kind.KVM_USERSPACE_EXIT))
         pos = np.concatenate([told.pos, left.pos[silent]])
         order = np.argsort(pos, kind="stable")
         efault = np.concatenate(
@@ -113,8 +114,11 @@ class Trips:
         return end_ns, np.where(end_ns == UNKNOWN, code(ENDS, "none"), end_by)
 
 
-def device_trips(context: Context) -> tuple[int, int, int]:
-    """(trips, ns of those that ended, trips that did not) in which a device was emulated, of guests with exits."""
+def device_trips(context: Context, tally: Tally) -> None:
+    """Count trips in which a device was emulated, ns of those that ended, and those that did not.
+
+    Of guests whose exits were recorded.
+    """
     guest, events = context.guest, context.events
     devices: Rows = events.of(Kind.KVM_MMIO, Kind.KVM_FAST_MMIO, Kind.KVM_PIO)
     owner = take(context.tgid_of, devices.thread, 0)
@@ -123,8 +127,10 @@ def device_trips(context: Context) -> tuple[int, int, int]:
     exits, entries = guest.exits, guest.entries
     row = Index.by_place(exits).last_until(devices.thread, devices.pos)
     trip = np.unique(row[emulated & (row >= 0)])
+    trip = trip[context.untold(exits.thread[trip], exits.ts_ns[trip])]
     entry = Index.by_place(entries).first_from(exits.thread[trip], exits.pos[trip])
     following = Index.by_place(exits).first_from(exits.thread[trip], exits.pos[trip] + 1)
     ended = take(entries.pos, entry, NEVER) < take(exits.pos, following, NEVER)
-    spent = (take(entries.ts_ns, entry, 0) - exits.ts_ns[trip])[ended]
-    return len(trip), int(spent.sum()), int((~ended).sum())
+    spent = np.where(ended, take(entries.ts_ns, entry, 0) - exits.ts_ns[trip], 0)
+    for name, amount in (("device_exits", np.ones(len(trip), bool)), ("device_ns", spent), ("device_unended", ~ended)):
+        tally.note(name, exits.thread[trip], exits.ts_ns[trip], amount)

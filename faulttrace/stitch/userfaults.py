@@ -15,20 +15,21 @@ from faultreplay.faulttrace.schema import (
     UFFD_PAGEFAULT_FLAG_WP,
     UFFD_PAGEFAULT_FLAG_WRITE,
 )
+from faultreplay.faulttrace.stitch.claims import Used
 from faultreplay.faulttrace.stitch.ends import fill_common, find_end
-from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.messages import Messages, read_messages
-from faultreplay.faulttrace.stitch.report import StitchReport
 from faultreplay.faulttrace.stitch.shed import until_next
 from faultreplay.faulttrace.stitch.stage2 import access_of
+from faultreplay.faulttrace.stitch.tally import Tally
 from faultreplay.faulttrace.stitch.waiters import stitch_waiters
 
 
-def stitch_userfaults(context: Context, report: StitchReport) -> Found:
+def stitch_userfaults(context: Context, used: Used, tally: Tally) -> tuple[Anchored, Anchored]:
     """Every userfault: those whose message was read, and waiters that were woken before theirs was."""
-    messages, spaces = read_messages(context, report)
+    messages, spaces = read_messages(context, tally)
     opening = _openings(context, messages)
     order = np.lexsort((messages.read_ns, opening.start_ns, messages.thread))
     messages, opening = messages.pick(order), opening.pick(order)
@@ -38,12 +39,16 @@ def stitch_userfaults(context: Context, report: StitchReport) -> Found:
     joined = ending.end_ns != UNKNOWN
     accounted = np.zeros(len(context.wakes), bool)
     accounted[ending.wake[ending.wake >= 0]] = True
-    report.messages_joined = int(joined.sum())
-    report.messages_unjoined = _reasons(context, messages, opening, ending, joined)
-    report.messages_repeated = int(opening.repeated.sum())
-    report.placements_used(ending.placed_by)
-    found = _merge(_faults(context, messages, opening, ending, report), messages, opening, ending)
-    return Found.concat([found, stitch_waiters(context, accounted, report)])
+    new = messages.read_ns >= context.told_messages_ns
+    tally.note("messages_joined", None, messages.read_ns, new & joined)
+    for reason, chosen in _reasons(context, messages, opening, ending, joined).items():
+        tally.note("messages_unjoined", None, messages.read_ns, new & chosen, reason)
+    tally.note("messages_repeated", None, messages.read_ns, new & opening.repeated)
+    used.note(ending.placed_by)
+    found = _merge(_faults(context, messages, opening, ending, tally), messages, opening, ending)
+    read_ns = messages.read_ns[~opening.repeated]
+    fresh = read_ns >= context.told_messages_ns
+    return Anchored(found.pick(fresh), read_ns[fresh]), stitch_waiters(context, accounted, used, tally)
 
 
 @dataclass
@@ -160,7 +165,7 @@ def _endings(context: Context, messages: Messages, opening: _Opening, spaces: I6
     )
 
 
-def _faults(context: Context, messages: Messages, opening: _Opening, ending: _Ending, report: StitchReport) -> Found:
+def _faults(context: Context, messages: Messages, opening: _Opening, ending: _Ending, tally: Tally) -> Found:
     flags, read_ns, placed_ns = messages.flags, messages.read_ns, ending.placed_ns
     found = Found.blank(len(read_ns))
     found.thread, found.page, found.handler_tid = messages.thread, messages.page, messages.handler_tid
@@ -174,7 +179,7 @@ def _faults(context: Context, messages: Messages, opening: _Opening, ending: _En
 
     served = ending.placed_by >= 0
     late = served & (read_ns > placed_ns)
-    report.messages_late = int(late.sum())
+    tally.note("messages_late", None, read_ns, late & (read_ns >= context.told_messages_ns))
     timely = ~late & (read_ns >= found.start_ns)
     # A start known only from the reading leaves the queueing unknown.
     known_start = found.start_by != code(STARTS, "read")
@@ -204,19 +209,20 @@ def _merge(found: Found, messages: Messages, opening: _Opening, ending: _Ending)
     return head
 
 
-def _reasons(context: Context, messages: Messages, opening: _Opening, ending: _Ending, joined: Bools) -> dict[str, int]:
+def _reasons(
+    context: Context, messages: Messages, opening: _Opening, ending: _Ending, joined: Bools
+) -> dict[str, Bools]:
     known = np.where(messages.thread >= 0, messages.thread, -1 - np.arange(len(joined)))
     start_ns = np.where(messages.thread >= 0, opening.start_ns, messages.read_ns)
     shed = ~joined & context.shed.touch(start_ns, until_next(known, start_ns, NEVER))
     joined = joined | shed
     found, placed = messages.thread >= 0, ending.placed_by >= 0
     waiting = (opening.asleep >= 0) & (take(context.sleeps.in_ns, opening.asleep, 0) == NEVER)
-    reasons = {
-        "while a group of probes was shed": int(shed.sum()),
-        "waiting thread not found": int((~joined & ~found & (messages.named_tid <= 0)).sum()),
-        "waiting thread not recorded (a kernel worker?)": int((~joined & ~found & (messages.named_tid > 0)).sum()),
-        "still waiting at the end": int((~joined & found & ~placed & waiting).sum()),
-        "no ioctl placed its page": int((~joined & found & ~placed & ~waiting).sum()),
-        "end not seen": int((~joined & found & placed).sum()),
+    return {
+        "while a group of probes was shed": shed,
+        "waiting thread not found": ~joined & ~found & (messages.named_tid <= 0),
+        "waiting thread not recorded (a kernel worker?)": ~joined & ~found & (messages.named_tid > 0),
+        "still waiting at the end": ~joined & found & ~placed & waiting,
+        "no ioctl placed its page": ~joined & found & ~placed & ~waiting,
+        "end not seen": ~joined & found & placed,
     }
-    return {reason: count for reason, count in reasons.items() if count}

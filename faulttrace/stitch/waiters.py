@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from faultreplay.faulttrace.schema import CAUSES, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.claims import Used
 from faultreplay.faulttrace.stitch.ends import fill_common, find_end
-from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Found, code
+from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
-from faultreplay.faulttrace.stitch.report import StitchReport
 from faultreplay.faulttrace.stitch.stage2 import access_of
+from faultreplay.faulttrace.stitch.tally import Tally
 
 
-def stitch_waiters(context: Context, accounted: Bools, report: StitchReport) -> Found:
+def stitch_waiters(context: Context, accounted: Bools, used: Used, tally: Tally) -> Anchored:
     """Threads that an ioctl woke although no message of theirs was read: their page came for another's fault."""
     wakes, sleeps, placements = context.wakes, context.sleeps, context.placements
-    rows = np.flatnonzero(~accounted & (wakes.sleep >= 0))
+    rows = np.flatnonzero(~accounted & (wakes.sleep >= 0) & context.untold(wakes.thread, wakes.ts_ns))
     thread, placed_by, sleep = wakes.thread[rows], wakes.placement[rows], wakes.sleep[rows]
     out_ns, back_ns = take(sleeps.out_ns, sleep, 0), take(sleeps.in_ns, sleep, NEVER)
     pf_row = context.page_faults.by_thread.last_until(thread, out_ns)
@@ -38,7 +39,9 @@ def stitch_waiters(context: Context, accounted: Bools, report: StitchReport) -> 
     # A wide unprotect thaws guests whose page cannot be told without memory slots: a fault all the same.
     sure |= from_guest & (take(placements.kind, placed_by, 0) == Kind.UFFD_WRITEPROTECT)
     keep = np.flatnonzero(sure & (start_ns != UNKNOWN) & (start_ns <= out_ns))
-    report.wakes_unexplained = len(rows) - len(keep)
+    explained = np.zeros(len(rows), bool)
+    explained[keep] = True
+    tally.note("wakes_unexplained", thread, wakes.ts_ns[rows], ~explained)
 
     fallback = end_ns == UNKNOWN
     end_by = np.where(fallback & (back_ns < NEVER), code(ENDS, "in"), end_by)
@@ -56,9 +59,9 @@ def stitch_waiters(context: Context, accounted: Bools, report: StitchReport) -> 
     found.access = np.where(kind == Kind.UFFD_WRITEPROTECT, 1, np.where(from_guest, guest_access, pf_access))
     found.handler_tid = take(placements.rows.tid, placed_by, 0)
     found.wake_ns = np.where(end_ns != UNKNOWN, end_ns - wakes.ts_ns[rows], UNKNOWN)
-    report.waiters_without_message = len(keep)
-    report.placements_used(placed_by[keep])
-    return found.pick(keep)
+    tally.note("waiters_without_message", thread[keep], wakes.ts_ns[rows][keep])
+    used.note(placed_by[keep])
+    return Anchored(found.pick(keep), wakes.ts_ns[rows][keep])
 
 
 def cause_of_waiter(kind: I64) -> I64:

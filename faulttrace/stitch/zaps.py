@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.schema import MIGRATE_REASONS, UFFD_IOCTLS, Kind, ZapCause
-from faultreplay.faulttrace.stitch.columns import Rows
-from faultreplay.faulttrace.stitch.keys import I64, NEVER, Axis, Bools, Ids, Index, take
+from faultreplay.faulttrace.stitch.columns import Events, Rows
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
 
 if TYPE_CHECKING:
     import polars as pl
@@ -135,10 +135,8 @@ class _Zaps:
     """The zaps of some events, and what may have caused them."""
 
     def __init__(self, frame: pl.DataFrame, meta: Meta) -> None:
-        self._frame = frame
-        self._kind = frame["kind"].to_numpy()
-        self._axis = Axis.spanning(frame["ts_ns"].to_numpy())
-        self._threads = Ids(frame["tid"].to_numpy().astype(np.int64))
+        self._events = Events(frame)
+        self._axis = self._events.axis
         self.rows: Rows = self._pick([Kind.KVM_UNMAP_HVA_RANGE])
         self._roles = {(t.tgid, thread.tid): thread for t in meta.targets for thread in t.threads}
 
@@ -187,10 +185,7 @@ class _Zaps:
         return np.where(np.isin(cause, list(ZapCause)), cause, int(ZapCause.UNKNOWN)), reason
 
     def _pick(self, kinds: Iterable[Kind]) -> Rows:
-        import polars as pl
-
-        chosen = np.isin(self._kind, np.array([int(kind) for kind in kinds], np.uint8))
-        return Rows(self._frame.filter(pl.Series(chosen)), self._threads)
+        return self._events.of(*kinds)
 
     def _index(self, rows: Rows) -> Index:
         return Index(self._axis, rows.thread, rows.ts_ns)

@@ -1,0 +1,75 @@
+"""Raw events of a trace, read in order of time without all of them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from faultreplay.faulttrace.belonging import Part
+from faultreplay.faulttrace.files import read_groups
+from faultreplay.faulttrace.schema import EVENTS, Kind
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class PartsSource:
+    """Events of some kinds in the parts of a trace."""
+
+    def __init__(self, parts: Sequence[Part], kinds: Iterable[Kind], check: Callable[[str], None]) -> None:
+        """`check` is called with a part's name before it is read, and raises where it is not what was recorded."""
+        self._parts = parts
+        self._kinds = frozenset(kinds)
+        self._check = check
+        self.rows = sum(part.rows for part in parts)
+
+    def frames(
+        self, columns: Sequence[str] | None = None, kinds: Iterable[Kind] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Frames sorted by `ts_ns`, one after the other; ties keep the order they were written in.
+
+        Args:
+            columns: only these; `ts_ns` and `kind` are read all the same.
+            kinds: only these.
+
+        Raises:
+            IncompleteData: a part is damaged.
+        """
+        import polars as pl
+
+        chosen = self._kinds if kinds is None else self._kinds & frozenset(kinds)
+        wanted = None if columns is None else list(dict.fromkeys(["ts_ns", "kind", *columns]))
+        begins = [_begin_ns(part) for part in self._parts]
+        waiting: pl.DataFrame | None = None
+        for number, part in enumerate(self._parts):
+            self._check(part.name)
+            border_ns = min(begins[number + 1 :], default=None)
+            for table in read_groups(part.path, EVENTS, wanted, sorted(chosen)):
+                frame = pl.from_arrow(table)
+                assert isinstance(frame, pl.DataFrame)
+                whole = frame if waiting is None or not len(waiting) else pl.concat([waiting, frame])
+                if not whole["ts_ns"].is_sorted():
+                    whole = whole.sort("ts_ns", maintain_order=True)
+                # A later part, or a later group of this one, may begin before this group ends.
+                end_ns = int(table["ts_ns"][-1].as_py()) if len(table) else border_ns
+                limit_ns = end_ns if border_ns is None else min(border_ns, end_ns if end_ns is not None else border_ns)
+                ready = len(whole) if limit_ns is None else int(whole["ts_ns"].search_sorted(limit_ns, side="left"))
+                waiting = whole.slice(ready)
+                if ready:
+                    yield whole.slice(0, ready)
+        if waiting is not None and len(waiting):
+            yield waiting
+
+
+def _begin_ns(part: Part) -> int:
+    """A time that no event of the part is before."""
+    metadata = pq.read_metadata(part.path)
+    begins = []
+    for number in range(metadata.num_row_groups):
+        statistics = metadata.row_group(number).column(0).statistics
+        if statistics is None or not statistics.has_min_max:
+            return 0
+        begins.append(int(statistics.min))
+    return min(begins, default=0)

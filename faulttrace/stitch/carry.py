@@ -1,0 +1,68 @@
+"""What one stretch leaves to the next: nothing that is settled, all that is open, and of each kind the last before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.claims import Spans
+from faultreplay.faulttrace.stitch.columns import Kept
+from faultreplay.faulttrace.stitch.keys import I64
+from faultreplay.faulttrace.stitch.markers import Context
+from faultreplay.faulttrace.stitch.threads import KeptSleeps
+
+STAGES: Final = 5
+"""Stitchers: messages, waiters, exits, what KVM resolves alone, processes."""
+_KINDS: Final = 256
+_SCHEDULER: Final = np.array([Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING], np.uint8)
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Handed from stretch to stretch.
+
+    Attributes:
+        events: per thread those since something of it is open, and of each kind the last one before.
+        sleeps: the same of off-CPU intervals, which are paired already.
+        told_ns: per thread, what it did before was told.
+        told_messages_ns: so were messages read before.
+        claims: per stitcher the faults told that what is open may lie in.
+    """
+
+    events: Kept | None
+    sleeps: KeptSleeps | None
+    told_ns: I64
+    told_messages_ns: int
+    claims: list[Spans]
+
+    @classmethod
+    def none(cls, threads: int) -> Carry:
+        """Before the first stretch."""
+        return cls(None, None, np.zeros(threads, np.int64), 0, [Spans.concat([]) for _ in range(STAGES)])
+
+
+def kept_events(context: Context, since_ns: I64, open_rows: I64) -> Kept:
+    """The events that are handed on.
+
+    What looks back finds the last event of its kind, or one since `since_ns`; what looks ahead begins since then. So
+    the answers are those of the whole trace.
+    """
+    events = context.events
+    columns = events.columns
+    thread, kind = columns["thread"], columns["kind"]
+    since = columns["ts_ns"] >= since_ns[thread]
+    # What stands twice is like the one before it, which stays.
+    wanted = ~np.isin(kind, _SCHEDULER)
+    wanted[context.guest.doubled.at] = False
+    chosen = since & wanted
+    earlier = np.flatnonzero(~since & wanted)
+    last = np.full(len(since_ns) * _KINDS, -1, np.int64)
+    last[thread[earlier].astype(np.int64) * _KINDS + kind[earlier]] = earlier  # of several the last stays
+    chosen[last[last >= 0]] = True
+    chosen[open_rows] = True
+    shown = context.runs.shown.at
+    columns["shown"][shown] = True
+    return Kept.of(events, chosen)

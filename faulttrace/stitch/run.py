@@ -1,0 +1,228 @@
+"""One stitch of a trace: stretch by stretch, with what is open carried over.
+
+The first pass (`Whole`) learns what only the whole trace tells. Then each stretch is joined together with the events
+that the one before left; what no event to come can change is told, and the rest stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from faultreplay.faulttrace.meta import Meta, WindowSpan
+from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.carry import Carry, kept_events
+from faultreplay.faulttrace.stitch.claims import Claims, Spans, Used
+from faultreplay.faulttrace.stitch.columns import Events
+from faultreplay.faulttrace.stitch.found import Anchored
+from faultreplay.faulttrace.stitch.guest import stitch_exits, stitch_stage2
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, take
+from faultreplay.faulttrace.stitch.markers import Context
+from faultreplay.faulttrace.stitch.memory import Memory
+from faultreplay.faulttrace.stitch.placements import RESOLUTION
+from faultreplay.faulttrace.stitch.process import stitch_process_faults
+from faultreplay.faulttrace.stitch.report import StitchReport
+from faultreplay.faulttrace.stitch.shed import ShedSpans
+from faultreplay.faulttrace.stitch.source import Source, stretches
+from faultreplay.faulttrace.stitch.summary import Summary
+from faultreplay.faulttrace.stitch.tally import Tally
+from faultreplay.faulttrace.stitch.told import Told, told_columns
+from faultreplay.faulttrace.stitch.userfaults import stitch_userfaults
+from faultreplay.faulttrace.stitch.vcpu_numbers import vcpu_numbers
+from faultreplay.faulttrace.stitch.whole import FACT_COLUMNS, Whole
+from faultreplay.faulttrace.stitch.windows import WINDOW_KINDS, WindowFinder, mark_windowed
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+STRETCH_ROWS: Final = 1 << 20
+"""About so many events are looked at together."""
+_USERFAULT_KINDS: Final = (Kind.UFFD_MSG, *(Kind(kind) for kind in RESOLUTION))
+
+
+class Run:
+    """A stitch of one trace. `report` and `windows` are whole when `faults` has given its last table."""
+
+    def __init__(
+        self,
+        source: Source,
+        meta: Meta,
+        rows: int = STRETCH_ROWS,
+        *,
+        directory: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """See `stitch_events`.
+
+        Args:
+            source: the events.
+            meta: of the trace.
+            rows: about how many are looked at together.
+            directory: where faults that are too many for memory may lie meanwhile.
+            progress: told how many events are done, of how many, both passes together.
+        """
+        self._source, self._meta, self._rows = source, meta, max(rows, 1)
+        self._directory = directory
+        self._progress = progress or (lambda _done, _all: None)
+        self.report = StitchReport()
+        self.windows: list[WindowSpan] = []
+
+    def faults(self) -> Iterator[pa.Table]:
+        """Tables of `FAULTS`, sorted by (`start_ns`, `tid`)."""
+        whole = Whole.of(self._counted(self._source.frames(FACT_COLUMNS), 0))
+        memory, finder = self._memory(whole)
+        finder.finish(whole.end_ns)
+        self.windows = finder.windows
+        told = Told(self._directory)
+        try:
+            stitcher = _Stitcher(whole, memory, self._meta, finder, told)
+            frames = self._counted(self._source.frames(), whole.rows)
+            # Userfaults are joined across threads: such a trace is looked at as a whole.
+            rows = whole.rows + 1 if len(whole.having(*_USERFAULT_KINDS)) else self._rows
+            for frame, last in stretches(frames, rows):
+                stitcher.feed(frame, last)
+            summary = Summary(ShedSpans(self._meta.extra))
+            for table in told.tables():
+                summary.add(table)
+                yield table
+            self.report = stitcher.finish()
+            summary.fill(self.report)
+        finally:
+            told.close()
+
+    def _counted(self, frames: Iterator[pl.DataFrame], before: int) -> Iterator[pl.DataFrame]:
+        done = before
+        for frame in frames:
+            yield frame
+            done += len(frame)
+            self._progress(done, 2 * self._source.rows)
+
+    def _memory(self, whole: Whole) -> tuple[Memory, WindowFinder]:
+        """Memory slots and windows, which the whole trace tells."""
+        finder = WindowFinder(Memory(self._meta, []))
+        slots = []
+        if len(whole.having(*WINDOW_KINDS)):
+            for frame, _ in stretches(self._source.frames(kinds=WINDOW_KINDS), STRETCH_ROWS):
+                events = Events(frame, whole)
+                finder.feed(events)
+                slots.append(events.of(Kind.KVM_SET_MEMSLOT))
+        return Memory(self._meta, slots), finder
+
+
+class _Stitcher:
+    """What is handed on from stretch to stretch."""
+
+    def __init__(self, whole: Whole, memory: Memory, meta: Meta, finder: WindowFinder, told: Told) -> None:
+        self._whole, self._memory, self._meta, self._told, self._finder = whole, memory, meta, told, finder
+        self._shed = ShedSpans(meta.extra)
+        self._numbers = vcpu_numbers(whole, meta)
+        self._tally = Tally()
+        self._carry = Carry.none(len(whole.threads))
+        self._mapped = False
+        self._first_pos = 0
+
+    def feed(self, frame: pl.DataFrame, last: bool) -> None:
+        """Join one stretch and tell what is settled; all of it where it is the last."""
+        carry = self._carry
+        events = Events(frame, self._whole, carry.events, self._first_pos)
+        first_pos, self._first_pos = self._first_pos, self._first_pos + len(frame)
+        context = Context(
+            events,
+            self._memory,
+            self._shed,
+            self._meta.host.kvm_flavour,
+            sleeps=carry.sleeps,
+            told_ns=carry.told_ns,
+            told_messages_ns=carry.told_messages_ns,
+        )
+        self._mapped |= len(context.guest.sptes) > 0
+        self._tally.report.doubled += int((context.guest.doubled.pos >= first_pos).sum())
+        stages = self._join(context)
+        until_ns = np.full(len(self._whole.threads), NEVER, np.int64)
+        shared_until_ns = NEVER
+        if not last:
+            until_ns = np.maximum(context.open.since_ns(events.until_ns + 1), carry.told_ns)
+            shared_until_ns = events.until_ns + 1
+        self._tell(context, stages, until_ns, shared_until_ns)
+        self._tally.settle(until_ns, shared_until_ns)
+        if not last:
+            self._carry = self._next(context, stages, until_ns, shared_until_ns)
+
+    def finish(self) -> StitchReport:
+        """The report, without what the faults themselves tell."""
+        report = self._tally.report
+        walks = len(self._whole.having(Kind.KVM_MMU_WALK)) > 0
+        report.mappings_told = self._mapped or not walks
+        for name in ("placements_failed", "messages_unjoined", "guest_faults_unended"):
+            counts = getattr(report, name)
+            order = sorted(counts) if name == "placements_failed" else counts
+            setattr(report, name, {key: counts[key] for key in order})
+        return report
+
+    def _join(self, context: Context) -> list[Anchored]:
+        """The faults of each stitcher, in the order in which they see each other's claims."""
+        used = Used()
+        messages, waiters = stitch_userfaults(context, used, self._tally)
+        stages = [messages, waiters]
+
+        def claims() -> Claims:
+            both = zip(self._carry.claims, stages, strict=False)  # of the stitchers before
+            return Claims(context.axis, [spans for told, new in both for spans in (told, Spans.of(new.found))])
+
+        stages.append(stitch_exits(context, claims(), used, self._tally))
+        stages.append(stitch_stage2(context, claims(), self._tally))
+        stages.append(stitch_process_faults(context, claims(), used, self._tally))
+        self._count_placements(context, used)
+        self._note_off_cpu(context, stages)
+        return stages
+
+    @staticmethod
+    def _note_off_cpu(context: Context, stages: list[Anchored]) -> None:
+        """Of a thread that is off the CPU it is not known yet for how long: what reaches into that time is open."""
+        coming = context.events.more(Kind.SCHED_OUT, Kind.SCHED_IN)
+        since_ns = np.where(coming, context.sleeps.out_since_ns, NEVER)
+        away = np.flatnonzero(since_ns < NEVER)
+        context.open.note(away, since_ns[away])
+        for stage in stages:
+            found = stage.found
+            reaches = np.maximum(found.start_ns, found.end_ns) >= take(since_ns, found.thread, NEVER)
+            context.open.note(found.thread, np.minimum(stage.ts_ns, found.start_ns), reaches)
+
+    def _count_placements(self, context: Context, used: Used) -> None:
+        placements = context.placements
+        wakes, end_ns = placements.wakes, placements.end_ns
+        self._tally.note("placements", None, end_ns, wakes)
+        self._tally.note("placements_unasked", None, end_ns, wakes & ~used.flags(len(placements)))
+        failed = placements.rows.value
+        for errno in np.unique(-failed[failed < 0]).tolist():
+            self._tally.note("placements_failed", None, end_ns, failed == -errno, errno)
+
+    def _tell(self, context: Context, stages: list[Anchored], until_ns: I64, shared_until_ns: int) -> None:
+        batches = []
+        for number, stage in enumerate(stages):
+            limit = shared_until_ns if number == 0 else until_ns[stage.found.thread]
+            found = stage.found.pick(stage.ts_ns < limit)
+            mark_windowed(found, self._finder.windows, self._finder.thaw_began_ns)
+            found.vcpu = take(self._numbers, found.thread, -1)
+            batches.append(told_columns(found, number, context.events.threads, context.sleeps))
+        self._told.add(batches)
+
+    def _next(self, context: Context, stages: list[Anchored], until_ns: I64, shared_until_ns: int) -> Carry:
+        """What the next stretch needs of this one."""
+        since_ns = until_ns.copy()
+        for stage in stages:
+            untold = (stage.found.thread >= 0) & (stage.ts_ns >= until_ns[stage.found.thread])
+            np.minimum.at(since_ns, stage.found.thread[untold], stage.found.start_ns[untold])
+        told = [
+            Spans.of(stage.found.pick((stage.found.thread >= 0) & (stage.ts_ns < until_ns[stage.found.thread])))
+            for stage in stages
+        ]
+        claims = [
+            Spans.concat([before, new]).keep(since_ns) for before, new in zip(self._carry.claims, told, strict=True)
+        ]
+        sleeps, open_rows = context.sleeps.keep(since_ns, [])
+        events = kept_events(context, since_ns, open_rows)
+        return Carry(events, sleeps, until_ns, shared_until_ns, claims)
