@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -47,6 +47,8 @@ class Marks:
     """of derived files: a digest of all that they were derived from"""
     stitch_version: str = ""
     """of stitched faults"""
+    stitch: str = ""
+    """of stitched faults: how the stitch went (`faulttrace.kept.StitchFacts`)"""
 
     def as_metadata(self) -> dict[str, str]:
         """For the footer; the digest's place comes last."""
@@ -77,16 +79,27 @@ def write_parquet(path: Path, table: pa.Table, marks: Marks | None = None) -> Fi
 
 
 def write_tables(
-    path: Path, schema: pa.Schema, tables: Iterable[pa.Table], marks: Marks | None = None, **options: Any
+    path: Path,
+    schema: pa.Schema,
+    tables: Iterable[pa.Table],
+    marks: Marks | Callable[[], Marks] | None = None,
+    **options: Any,
 ) -> FileEntry:
-    """Write tables of `schema` one after the other into one file; `options` are those of ParquetWriter."""
+    """Write tables of `schema` one after the other into one file; `options` are those of ParquetWriter.
+
+    `marks` may be a function: it is called when the last table is written.
+    """
     with disk_errors(path), replacing(path) as temporary:
         rows, sha256 = put_tables(temporary, schema, tables, marks, **options)
     return FileEntry(rows, path.stat().st_size, sha256)
 
 
 def put_tables(
-    path: Path, schema: pa.Schema, tables: Iterable[pa.Table], marks: Marks | None = None, **options: Any
+    path: Path,
+    schema: pa.Schema,
+    tables: Iterable[pa.Table],
+    marks: Marks | Callable[[], Marks] | None = None,
+    **options: Any,
 ) -> tuple[int, str]:
     """As `write_tables`, straight into `path`, which the caller puts in its place; rows and digest."""
     rows = 0
@@ -94,7 +107,8 @@ def put_tables(
         for table in tables:
             writer.write_table(table)
             rows += table.num_rows
-        writer.add_key_value_metadata((marks or Marks()).as_metadata())
+        told = marks() if callable(marks) else marks or Marks()
+        writer.add_key_value_metadata(told.as_metadata())
     return rows, seal_parquet(path)
 
 
@@ -250,7 +264,7 @@ def read_source(source: Source, where: object, schema: pa.Schema, columns: Seque
 
 
 def read_groups(
-    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, kinds: Iterable[int] | None = None
+    path: Location, schema: pa.Schema, columns: Sequence[str] | None = None, kinds: Iterable[int] | None = None
 ) -> Iterator[pa.Table]:
     """As `read_parquet`, row group by row group; of the rows only those of these `kinds`, where they are given."""
     check_regular(path, IncompleteData)
@@ -258,7 +272,10 @@ def read_groups(
     footer = footer_of(path, path, schema)
     stored = [name for name in wanted.names if name in footer.names]
     codes = None if kinds is None else pa.array(list(kinds), pa.uint8())
-    with _damage(path, "damaged: {}"), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with (
+        _damage(path, "damaged: {}"),
+        pq.ParquetFile(_stream(path, whole=True), page_checksum_verification=True) as file,
+    ):
         for number in range(file.metadata.num_row_groups):
             limits.check_memory(str(path), file.metadata.row_group(number).num_rows, wanted)
             mask = None
@@ -271,6 +288,15 @@ def read_groups(
                 table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
             table = _checked(path, table, wanted)
             yield table if mask is None else table.filter(mask)
+
+
+def begin_ns(path: Location) -> int:
+    """A time that no row of an event part is before."""
+    with pq.ParquetFile(_stream(path, whole=False)) as file:
+        groups = [file.metadata.row_group(n).column(0).statistics for n in range(file.metadata.num_row_groups)]
+    if any(told is None or not told.has_min_max for told in groups):
+        return 0
+    return min((int(told.min) for told in groups), default=0)
 
 
 def _checked(where: object, table: pa.Table, wanted: pa.Schema) -> pa.Table:

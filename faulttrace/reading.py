@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from faultreplay.faulttrace.belonging import Part
-from faultreplay.faulttrace.files import read_groups
+from faultreplay.faulttrace.files import begin_ns, read_groups
 from faultreplay.faulttrace.schema import EVENTS, Kind
 
 if TYPE_CHECKING:
@@ -18,10 +16,13 @@ if TYPE_CHECKING:
 class PartsSource:
     """Events of some kinds in the parts of a trace."""
 
-    def __init__(self, parts: Sequence[Part], kinds: Iterable[Kind], check: Callable[[str], None]) -> None:
-        """`check` is called with a part's name before it is read, and raises where it is not what was recorded."""
+    def __init__(self, parts: Sequence[Part], kinds: Iterable[Kind] | None, check: Callable[[str], None]) -> None:
+        """Of these `kinds`, or all.
+
+        `check` is called with a part's name before it is read, and raises where it is not what was recorded.
+        """
         self._parts = parts
-        self._kinds = frozenset(kinds)
+        self._kinds = None if kinds is None else frozenset(kinds)
         self._check = check
         self.rows = sum(part.rows for part in parts)
 
@@ -39,14 +40,14 @@ class PartsSource:
         """
         import polars as pl
 
-        chosen = self._kinds if kinds is None else self._kinds & frozenset(kinds)
+        chosen = self._kinds if kinds is None else frozenset(kinds) & (self._kinds or frozenset(Kind))
         wanted = None if columns is None else list(dict.fromkeys(["ts_ns", "kind", *columns]))
-        begins = [_begin_ns(part) for part in self._parts]
+        begins = [begin_ns(part.path) for part in self._parts]
         waiting: pl.DataFrame | None = None
         for number, part in enumerate(self._parts):
             self._check(part.name)
             border_ns = min(begins[number + 1 :], default=None)
-            for table in read_groups(part.path, EVENTS, wanted, sorted(chosen)):
+            for table in read_groups(part.path, EVENTS, wanted, None if chosen is None else sorted(chosen)):
                 frame = pl.from_arrow(table)
                 assert isinstance(frame, pl.DataFrame)
                 whole = frame if waiting is None or not len(waiting) else pl.concat([waiting, frame])
@@ -61,15 +62,3 @@ class PartsSource:
                     yield whole.slice(0, ready)
         if waiting is not None and len(waiting):
             yield waiting
-
-
-def _begin_ns(part: Part) -> int:
-    """A time that no event of the part is before."""
-    metadata = pq.read_metadata(part.path)
-    begins = []
-    for number in range(metadata.num_row_groups):
-        statistics = metadata.row_group(number).column(0).statistics
-        if statistics is None or not statistics.has_min_max:
-            return 0
-        begins.append(int(statistics.min))
-    return min(begins, default=0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ from faultreplay.faulttrace.units import format_bytes
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from faultreplay.faulttrace.kept import Progress
 
 _TAIL_BYTES = 1 << 16
 """Of each Parquet file: its footer, with row counts and statistics of all columns, is in there."""
@@ -51,10 +53,12 @@ class FaultsOnly(Trace):
         """Raw events, as the recorder counted them."""
         return self.meta.recorder.events
 
-    def _stitched(self, rebuild: bool) -> pl.DataFrame:
+    def _stitched(
+        self, rebuild: bool, columns: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> pl.DataFrame:
         import polars as pl
 
-        frame = pl.from_arrow(self._rows)
+        frame = pl.from_arrow(self._rows if columns is None else self._rows.select(columns))
         assert isinstance(frame, pl.DataFrame)
         return frame
 

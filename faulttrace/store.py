@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from faultreplay.faulttrace.belonging import NO_FAULTS, Part, check_belonging, check_losses, made_from, read_parts
 from faultreplay.faulttrace.directory import FAULTS_FILE, META, TRUTH_FILE
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
-from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read_parquet, write_parquet
+from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read_groups, read_parquet, write_parquet
 from faultreplay.faulttrace.limits import check_memory
 from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
 from faultreplay.faulttrace.place import Location, Place, open_pack, size_of
@@ -26,6 +26,8 @@ from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from faultreplay.faulttrace.kept import Progress, StitchFacts
 
 UNCHECKED: Final = "without checksums (an older faultreplay's trace): damage inside its files may go unnoticed"
 """The note of an older trace."""
@@ -40,6 +42,9 @@ class Trace:
         self.notes = notes
         self._parts = parts
         self._digests: dict[str, str] = {}  # of files whose bytes were looked at, by name
+        self._held: pl.DataFrame | None = None  # faults that could not be kept
+        self._facts: StitchFacts | None = None
+        self._kept = False  # `faults.parquet` was found to be these events'
 
     @property
     def name(self) -> str:
@@ -124,8 +129,8 @@ class Trace:
         has = not self._parts and (self.path / FAULTS_FILE).exists()
         return self._table(FAULTS_FILE, FAULTS) if has else None
 
-    def source(self, kinds: Iterable[Kind]) -> PartsSource:
-        """Events of these kinds, to be read in order of time without all of them in memory."""
+    def source(self, kinds: Iterable[Kind] | None) -> PartsSource:
+        """Events of these kinds (None: all), to be read in order of time without all of them in memory."""
         return PartsSource(self._parts, kinds, self._check)
 
     def losses(self) -> pl.DataFrame:
@@ -146,7 +151,14 @@ class Trace:
             return None
         return self._frame(TRUTH_FILE, TRUTH)
 
-    def faults(self, *, rebuild: bool = False, vcpu_threads: Sequence[str] = ()) -> pl.DataFrame:
+    def faults(
+        self,
+        *,
+        rebuild: bool = False,
+        vcpu_threads: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> pl.DataFrame:
         """Stitched faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`).
 
         Faults of threads that stand for vCPUs without KVM (`faulttrace.vcpus`) are vCPUs'; `vcpu_threads` names more.
@@ -155,6 +167,12 @@ class Trace:
         and, where the directory may be written, kept. A trace without events has nothing to stitch: its
         `faults.parquet` is the original (synthetic traces).
 
+        Args:
+            rebuild: stitch anew.
+            vcpu_threads: threads that are vCPUs, by id or name.
+            columns: only these.
+            progress: told how much of a stitch is done, of how much.
+
         Raises:
             IncompleteData: a synthetic trace without its faults; damaged ones, or those of another trace.
             UsageError: no thread is called as `vcpu_threads` say.
@@ -162,29 +180,91 @@ class Trace:
         from faultreplay.faulttrace.vcpus import label_vcpus
         from faultreplay.faulttrace.vcpus import vcpu_threads as threads_of
 
-        return label_vcpus(self._stitched(rebuild), threads_of(self.meta, vcpu_threads))
+        threads = threads_of(self.meta, vcpu_threads)
+        needed = None
+        if columns is not None:
+            needed = list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu") if threads else ())]))
+        frame = label_vcpus(self._stitched(rebuild, needed, progress), threads)
+        return frame if columns is None else frame.select(columns)
 
-    def _stitched(self, rebuild: bool) -> pl.DataFrame:
+    def fault_groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
+        """The same, unlabelled, a piece at a time: little memory where they are kept."""
+        self.stitch_facts(progress)
+        if self._held is None and (self.path / FAULTS_FILE).exists():
+            yield from read_groups(self.path / FAULTS_FILE, FAULTS, columns)
+        else:
+            yield self._stitched(False, columns, progress).to_arrow()
+
+    def stitch_facts(self, progress: Progress | None = None) -> StitchFacts:
+        """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""
+        from faultreplay.faulttrace.kept import StitchFacts, stitched_tables
+        from faultreplay.faulttrace.stitch.columns import USED
+        from faultreplay.faulttrace.stitch.report import StitchReport
+
+        if not self._parts:
+            return StitchFacts(StitchReport(), [])
+        kept = self._facts is None and self._found_kept()
+        if kept:
+            told = check_footer(self.path / FAULTS_FILE, FAULTS).marks.stitch
+            self._facts = StitchFacts.from_json(told) if told else None
+        if self._facts is None and kept and self.meta.origin == "synthetic":
+            self._facts = stitched_tables(self.source(USED), self.meta)[1]  # the kept faults are others, and stay
+        elif self._facts is None:
+            self._stitch(progress)
+        assert self._facts is not None
+        return self._facts
+
+    def _stitched(
+        self, rebuild: bool, columns: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> pl.DataFrame:
         cached = self.path / FAULTS_FILE
         if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
             if not cached.exists():
                 raise IncompleteData(f"{cached}: {NO_FAULTS}")
-            return self._frame(FAULTS_FILE, FAULTS)
-        if not rebuild and self.faults_are_kept():
-            return self._frame(FAULTS_FILE, FAULTS)
-        from faultreplay.faulttrace.stitch import stitch
+            return self._frame(FAULTS_FILE, FAULTS, columns)
+        if rebuild or (self._held is None and not self._found_kept()):
+            self._stitch(progress)
+        if self._held is not None:
+            return self._held if columns is None else self._held.select(columns)
+        return self._frame(FAULTS_FILE, FAULTS, columns)
 
-        faults = stitch(self)
-        self.keep_faults(faults)
-        return faults
+    def _stitch(self, progress: Progress | None) -> None:
+        """Stitch into `faults.parquet`, or where that may not be written into memory, and say so."""
+        import polars as pl
+
+        from faultreplay.faulttrace.kept import NOT_KEPT, may_write, stitch_into, stitched_tables
+        from faultreplay.faulttrace.stitch.columns import USED
+
+        path, source = self.path / FAULTS_FILE, self.source(USED)
+        self._held = None
+        why = "" if may_write(self.path) else f"{self.path} may not be written"
+        if isinstance(path, Place):
+            why = f"{self.path} is no directory here"
+        elif not why and self._parts:
+            try:
+                self._facts = stitch_into(path, source, self.meta, self._marks(), progress)
+                self._kept = True
+                return
+            except FaultreplayError as error:
+                if type(error) is not FaultreplayError:
+                    raise
+                why = str(error)  # no space left
+        tables, self._facts = stitched_tables(source, self.meta, progress)
+        frame = pl.from_arrow(pa.concat_tables(tables) if tables else FAULTS.empty_table())
+        assert isinstance(frame, pl.DataFrame)
+        self._held = frame
+        if self._parts:
+            self.notes.append(NOT_KEPT.format(why))
+
+    def _marks(self) -> Marks:
+        return Marks(self.meta.integrity.recording, FAULTS_FILE, self._made_from(), str(STITCH_VERSION))
 
     def keep_faults(self, faults: pl.DataFrame) -> None:
         """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
         if not self._parts or isinstance(self.path, Place):  # what is packed is whole; it carries its faults
             return
-        marks = Marks(self.meta.integrity.recording, FAULTS_FILE, self._made_from(), str(STITCH_VERSION))
         with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
-            write_parquet(self.path / FAULTS_FILE, faults.to_arrow().cast(FAULTS), marks)
+            write_parquet(self.path / FAULTS_FILE, faults.to_arrow().cast(FAULTS), self._marks())
 
     def faults_are_kept(self) -> bool:
         """Whether `faults.parquet` was made from these events by this stitcher.
@@ -212,6 +292,10 @@ class Trace:
             return False
         return True
 
+    def _found_kept(self) -> bool:
+        self._kept = self._kept or self.faults_are_kept()
+        return self._kept
+
     def _made_from(self) -> str:
         for part in self._parts:
             self._check(part.name)
@@ -223,20 +307,20 @@ class Trace:
             entry = self.meta.integrity.files.get(name)
             self._digests[name] = check_digest(self.path / name, entry.sha256 if entry else None)
 
-    def _frame(self, name: str, schema: pa.Schema) -> pl.DataFrame:
+    def _frame(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pl.DataFrame:
         import polars as pl
 
-        frame = pl.from_arrow(self._table(name, schema))
+        frame = pl.from_arrow(self._table(name, schema, columns))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
+    def _table(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         path = self.path / name
         if not path.exists():
             return schema.empty_table()
         if name != FAULTS_FILE or not self._parts:  # kept faults: see `faults_are_kept`
             self._check(name)
-        return read_parquet(path, schema)
+        return read_parquet(path, schema, columns)
 
 
 def open_trace(path: Location | str, *, allow_incomplete: bool = True) -> Trace:

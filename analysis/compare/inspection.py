@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from faultreplay.analysis.compare.metrics import Ints, quantile
 from faultreplay.faulttrace.meta import Meta, WindowSpan
 from faultreplay.faulttrace.schema import CAUSES, Kind
-from faultreplay.faulttrace.stitch import StitchReport, stitch_trace
+from faultreplay.faulttrace.stitch import StitchReport
 from faultreplay.faulttrace.stitch.zaps import ZapGroup, zap_groups
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from faultreplay.faulttrace.store import Trace
 
 STAGES: Final = ("queue", "service", "resolve", "wake")
@@ -103,15 +105,13 @@ class Inspection:
         return sum(group.faults for group in self.groups)
 
 
-def inspect_trace(trace: Trace) -> Inspection:
-    """Stitch a trace and count what is in it."""
-    stitched = stitch_trace(trace)
-    made = trace.meta.origin == "synthetic" and not trace.event_rows  # its faults have no events behind them
-    faults = trace.faults() if made else stitched.faults
-    if not made and not trace.faults_are_kept():
-        trace.keep_faults(faults)  # so that a copy of the trace can be read from far away
-    kinds = trace.events(columns=["kind"]).group_by("kind").len().sort("len", "kind", descending=[True, False])
-    stall = faults["stall_ns"].drop_nulls().to_numpy()
+def inspect_trace(trace: Trace, progress: Callable[[int, int], None] | None = None) -> Inspection:
+    """Stitch a trace, where its faults are not kept, and count what is in it.
+
+    `progress` is told how much of the stitch is done, of how much.
+    """
+    facts = trace.stitch_facts(progress)
+    groups, stall = _groups(trace)
     return Inspection(
         path=str(trace.path),
         name=trace.name,
@@ -120,11 +120,11 @@ def inspect_trace(trace: Trace) -> Inspection:
         end_ns=trace.end_ns,
         events=trace.event_rows,
         size_bytes=trace.size_bytes,
-        kinds={_kind_name(kind): count for kind, count in kinds.iter_rows()},
-        groups=_groups(faults),
-        histogram=histogram(stall),
-        report=stitched.report,
-        windows=stitched.windows,
+        kinds=_kinds(trace),
+        groups=groups,
+        histogram=stall,
+        report=facts.report,
+        windows=facts.windows,
         zaps=zap_groups(trace),
     )
 
@@ -149,14 +149,56 @@ def histogram(stall_ns: Ints) -> list[Bucket]:
     return [Bucket(edge[low + i], edge[low + i + 1], int(count)) for i, count in enumerate(counts)]
 
 
-def _groups(faults: pl.DataFrame) -> list[Group]:
-    groups = []
-    for (cause, resolution, accessor), part in faults.group_by("cause", "resolution", "accessor"):
-        joined = part.filter(part["end_ns"].is_not_null())
-        stages = {stage: spread(joined[f"{stage}_ns"].drop_nulls().to_numpy()) for stage in STAGES}
-        stall = spread(joined["stall_ns"].drop_nulls().to_numpy())
-        groups.append(Group(str(cause), str(resolution), str(accessor), len(part), len(joined), stall, stages))
-    return sorted(groups, key=lambda g: (CAUSES.index(g.cause), -g.faults, g.resolution, g.accessor))
+def _numbered(table: pa.Table, names: dict[tuple[str, str, str], int]) -> npt.NDArray[np.int16]:
+    """Per fault the number of its (cause, resolution, accessor); `names` grows."""
+    words: list[list[str]] = []
+    number = np.zeros(table.num_rows, np.int64)
+    for name in ("cause", "resolution", "accessor"):
+        words.append(table[name].unique().to_pylist())
+        code = pc.index_in(table[name], pa.array(words[-1], pa.string())).to_numpy().astype(np.int64)
+        number = number * len(words[-1]) + code
+    there, place = np.unique(number, return_inverse=True)
+    keys = list(itertools.product(*words))
+    numbers = [names.setdefault(keys[one], len(names)) for one in there.tolist()]
+    return np.array(numbers, np.int16)[place]
+
+
+def _kinds(trace: Trace) -> dict[str, int]:
+    """Events by kind, the most frequent first."""
+    counts = np.zeros(256, np.int64)
+    for frame in trace.source(None).frames(columns=["kind"]):
+        counts += np.bincount(frame["kind"].to_numpy(), minlength=256)
+    order = sorted(np.flatnonzero(counts).tolist(), key=lambda kind: (-counts[kind], kind))
+    return {_kind_name(kind): int(counts[kind]) for kind in order}
+
+
+def _groups(trace: Trace) -> tuple[list[Group], list[Bucket]]:
+    """Faults by cause, resolution and accessor; and all stalls. One column of times is in memory at a time."""
+    names: dict[tuple[str, str, str], int] = {}
+    numbers, ended = [np.zeros(0, np.int16)], [np.zeros(0, bool)]
+    for table in trace.fault_groups(["cause", "resolution", "accessor", "end_ns"]):
+        numbers.append(_numbered(table, names))
+        ended.append(table["end_ns"].is_valid().to_numpy())
+    number, joined = np.concatenate(numbers), np.concatenate(ended)
+    spreads: dict[str, list[Spread]] = {}
+    buckets: list[Bucket] = []
+    for stage in ("stall", *STAGES):
+        parts = [table[f"{stage}_ns"].fill_null(-1).to_numpy() for table in trace.fault_groups([f"{stage}_ns"])]
+        values = np.concatenate(parts or [np.zeros(0, np.int64)])
+        known = joined & (values >= 0)
+        spreads[stage] = [spread(values[known & (number == one)]) for one in range(len(names))]
+        buckets = histogram(values[values >= 0]) if stage == "stall" else buckets
+    groups = [
+        Group(
+            *key,
+            faults=int((number == one).sum()),
+            joined=int((joined & (number == one)).sum()),
+            stall=spreads["stall"][one],
+            stages={stage: spreads[stage][one] for stage in STAGES},
+        )
+        for key, one in names.items()
+    ]
+    return sorted(groups, key=lambda g: (CAUSES.index(g.cause), -g.faults, g.resolution, g.accessor)), buckets
 
 
 def _kind_name(kind: int) -> str:

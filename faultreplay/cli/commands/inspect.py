@@ -12,6 +12,7 @@ import click
 from faultreplay.cli.header_view import facts_of, header_report
 from faultreplay.cli.joins_view import join_lines
 from faultreplay.cli.options import output_format, output_options, trace_argument
+from faultreplay.cli.progress import amount
 from faultreplay.cli.render import Column, Report, check_output, emit, put
 from faultreplay.cli.zaps_view import zap_lines, zaps_report
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -66,7 +67,8 @@ def command(
     from faultreplay.analysis.compare.inspection import inspect_trace
     from faultreplay.cli.qemu_view import qemu_reports
 
-    inspection = inspect_trace(opened)
+    with amount(f"stitching {opened.name}") as progress:
+        inspection = inspect_trace(opened, progress)
     qemu = qemu_reports(opened)
     if chosen == "table" and qemu and not opened.event_rows and not inspection.faults:
         emit(qemu[0], chosen, output, force=force)  # QEMU's figures and nothing else
