@@ -246,9 +246,9 @@ class Trace:
                 self._kept = True
                 return
             except FaultreplayError as error:
-                if type(error) is not FaultreplayError:
+                if not str(error).startswith(str(path)):  # the events' fault
                     raise
-                why = str(error)  # no space left
+                why = str(error)
         tables, self._facts = stitched_tables(source, self.meta, progress)
         frame = pl.from_arrow(pa.concat_tables(tables) if tables else FAULTS.empty_table())
         assert isinstance(frame, pl.DataFrame)
