@@ -40,11 +40,11 @@ def ladder(mechanism: Mechanism, path: str, costs: Mapping[str, Cost]) -> str:
         y += height
     title = html.escape(f"{mechanism.title}: what a fault of class {path} goes through")
     return (
-        f'<svg class="ladder" viewBox="0 0 780 {y + 6}" role="img" aria-label="{title}">'
+        f'<div class="ladder"><svg class="ladder" viewBox="0 0 780 {y + 6}" role="img" aria-label="{title}">'
         '<defs><marker id="arrow" markerWidth="8" markerHeight="8" refX="6" refY="3" orient="auto">'
         '<path d="M0 0L6 3L0 6z" class="dot"/></marker></defs>'
         f'<text x="{_ACCESSOR}" y="18" class="head">accessor</text><text x="{_OTHER}" y="18" class="head">others</text>'
-        f"{''.join(parts)}</svg>"
+        f"{''.join(parts)}</svg></div>"
     )
 
 
