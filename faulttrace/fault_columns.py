@@ -7,7 +7,9 @@ from typing import Final
 
 import pyarrow as pa
 
-CAUSES: Final = ("missing", "minor", "write-protect", "stage2", "mmio", "exit", "window", "minor-host", "major-host")
+CAUSES: Final = ("missing", "minor", "stage2", "mmio", "exit", "minor-host", "major-host", "write-protect", "window")
+"""Why an access faulted; a mechanism file calls it the class of the fault. Files hold the words; in arrays a cause is
+its place here (`Workload.cls`), and ``window`` stays the last one."""
 RESOLUTIONS: Final = (
     "copy",
     "zeropage",
@@ -21,6 +23,7 @@ RESOLUTIONS: Final = (
     "none",
 )
 ACCESSORS: Final = ("vcpu", "vmm", "kernel")
+"""Kinds of threads that touch guest memory. In arrays a kind is its place here (`Workload.accessor_kind`)."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable, load_costs
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
-from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import Workload, make_workload
 
 NAMES = list_mechanisms()
@@ -89,7 +89,7 @@ def _workload(rng: np.random.Generator) -> tuple[Workload, int]:
         if shared:
             stream["page"] = rng.integers(0, max(accessors * faults // 3, 1), faults)
         if rng.random() < 0.3:
-            stream["cls"] = CLASSES[int(rng.integers(len(CLASSES)))]
+            stream["cls"] = CAUSES[int(rng.integers(len(CAUSES)))]
         streams.append(stream)
     work = make_workload(streams)
     if rng.random() < 0.2:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import simpy
 
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.replay.language.mechanism import Mechanism
-from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import Workload
 
 MASK = (1 << 64) - 1
@@ -85,7 +85,7 @@ class Model:
 
     def fault(self, a: int, row: int, awake: Any) -> Any:  # noqa: PLR0912
         env = self.env
-        name = CLASSES[self.w.cls[row]]
+        name = CAUSES[self.w.cls[row]]
         path = self.m.paths[self.m.classes.get(name, name)]
         looks = any(stage.verb == "coalesce" for p in self.m.paths.values() for stage in p)
         page = int(self.granule[row])

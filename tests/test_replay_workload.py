@@ -13,12 +13,13 @@ import pytest
 
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.replay.engine.engine import simulate
 from faultreplay.replay.language.costs import load_costs
 from faultreplay.replay.language.mechanism import load_mechanism
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES, VERBS
+from faultreplay.replay.language.words import VERBS
 from faultreplay.replay.workload.faults import workload_from_faults
 from faultreplay.replay.workload.pages import pages_of
 from faultreplay.replay.workload.workload import make_workload
@@ -97,15 +98,15 @@ def test_write_protect_faults_in_a_recorded_window_are_its_effect() -> None:
         ("vcpu", 100, 10, 20, 1), ("vcpu", 100, 60, 160, 2), ("vcpu", 100, 200, 210, 3), cause="write-protect"
     )
     work = workload_from_faults(frame, meta=Recording(), begin_ns=BEGIN)
-    assert [CLASSES[c] for c in work.cls] == ["write-protect", "window", "write-protect"]
+    assert [CAUSES[c] for c in work.cls] == ["write-protect", "window", "write-protect"]
 
 
 def one_by_one(frame: pl.DataFrame, meta: Meta) -> dict[str, list[object]]:
     """The same workload, fault by fault and in plain words."""
     streams: dict[tuple[int, int, int, int], list[dict[str, Any]]] = {}
     for row in frame.iter_rows(named=True):
-        if row["end_ns"] is not None and row["cause"] in CLASSES:
-            key = (ACCESSOR_KINDS.index(row["accessor"]), row["vcpu"], row["vm"], row["tid"])
+        if row["end_ns"] is not None and row["cause"] in CAUSES:
+            key = (ACCESSORS.index(row["accessor"]), row["vcpu"], row["vm"], row["tid"])
             streams.setdefault(key, []).append(row)
     begin, end = meta.clock.start_ns, max(meta.clock.end_ns, *(r["end_ns"] for s in streams.values() for r in s))
     out: dict[str, list[object]] = {}
@@ -116,7 +117,7 @@ def one_by_one(frame: pl.DataFrame, meta: Meta) -> dict[str, list[object]]:
             cause = "window" if inside and row["cause"] == "write-protect" else row["cause"]
             values = {
                 "think_ns": max(row["start_ns"] - resume, 0), "page": row["page"] // 4096,
-                "access": "rwx".index(row["access"]), "cls": CLASSES.index(cause),
+                "access": "rwx".index(row["access"]), "cls": CAUSES.index(cause),
                 "recorded_stall_ns": row["stall_ns"], "recorded_start_ns": row["start_ns"] - begin,
             }  # fmt: skip
             for name, value in values.items():

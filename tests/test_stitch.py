@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from faultreplay.faulttrace.meta import Host, MapEntry, Memslot, Meta, Target
-from faultreplay.faulttrace.schema import CAUSES, EVENTS, FAULTS, RESOLUTIONS, Kind
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, EVENTS, FAULTS, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch import Stitched, stitch_events
 
 VM, HANDLER, FAULTER, OTHER = 100, 101, 102, 103
@@ -895,3 +895,9 @@ def test_what_was_shed_is_not_called_a_riddle() -> None:
     assert report.unjoined_shed_by_cause == {"missing": 1}
     assert report.unjoined_by_cause == plain.unjoined_by_cause == {"missing": 2}
     assert plain.unjoined_shed_by_cause == {}
+
+
+def test_codes_of_causes_and_accessors_keep_their_meaning() -> None:
+    causes = "missing minor stage2 mmio exit minor-host major-host write-protect window"
+    assert " ".join(CAUSES) == causes
+    assert " ".join(ACCESSORS) == "vcpu vmm kernel"

@@ -33,12 +33,12 @@ from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_f
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
 from faultreplay.analysis.judge.judge import Errors, errors
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.faulttrace.vcpus import vcpu_threads
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
-from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.faults import workload_from_faults
 from faultreplay.replay.workload.reading import Reading, first_touch, reading_of
 from faultreplay.replay.workload.workload import Workload
@@ -145,7 +145,7 @@ class Case:
         """bool[F]: faults that a recorded window brought about by emptying stage 2."""
         if self.emptied_ns is None:
             return np.zeros(self.workload.faults, np.bool_)
-        mine: npt.NDArray[np.bool_] = self.workload.cls == CLASSES.index("stage2")
+        mine: npt.NDArray[np.bool_] = self.workload.cls == CAUSES.index("stage2")
         return mine & (self.workload.recorded_start_ns >= self.emptied_ns)
 
     @functools.cached_property

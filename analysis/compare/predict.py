@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_ns
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
-from faultreplay.faulttrace.schema import ACCESSORS
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism, Param, list_mechanisms, load_mechanism
-from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import Workload, derived
 
 if TYPE_CHECKING:
@@ -249,7 +248,7 @@ def run(
     """One replay; `seed` counts from the set-up's."""
     if any(stage.verb == "recorded" for stage in mechanism.paths.get("window", ())):
         # The engine drops a window's fault where that window is not replayed; a rail keeps what was recorded.
-        window, missing = CLASSES.index("window"), CLASSES.index("missing")
+        window, missing = CAUSES.index("window"), CAUSES.index("missing")
         cls = np.where(workload.cls == window, missing, workload.cls).astype(workload.cls.dtype)
         workload = replace(workload, cls=cls)
     return simulate(
@@ -386,15 +385,15 @@ def present(workload: Workload) -> list[tuple[tuple[int, int], tuple[str, str]]]
     """The (class, accessor kind) that occur, as numbers and as names."""
     seen = derived(workload, "classes by kind", lambda: _classes_by_kind(workload))
     pairs = [(int(cls), int(kind)) for cls, kind in zip(*np.nonzero(seen), strict=True)]
-    return [((cls, kind), (CLASSES[cls], ACCESSORS[kind])) for cls, kind in pairs]
+    return [((cls, kind), (CAUSES[cls], ACCESSORS[kind])) for cls, kind in pairs]
 
 
 def _classes_by_kind(workload: Workload) -> npt.NDArray[np.int64]:
     """int64[classes, accessor kinds]: faults of each."""
     kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
     place = workload.cls.astype(np.int64) * len(ACCESSORS) + kinds
-    counts: npt.NDArray[np.int64] = np.bincount(place, minlength=len(CLASSES) * len(ACCESSORS))
-    return counts.reshape(len(CLASSES), len(ACCESSORS))
+    counts: npt.NDArray[np.int64] = np.bincount(place, minlength=len(CAUSES) * len(ACCESSORS))
+    return counts.reshape(len(CAUSES), len(ACCESSORS))
 
 
 def mean_metrics(several: Sequence[Metrics]) -> Metrics:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.replay.engine.engine import Result
-from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import ACCESS_CODES, Workload
 
 _ACCESS = {code: name for name, code in ACCESS_CODES.items()}
@@ -33,7 +33,7 @@ def fault_rows(workload: Workload, results: Sequence[Result]) -> pl.DataFrame:
         "accessor": pl.Series(names[owner], dtype=pl.String) if count else pl.Series([], dtype=pl.String),
         "seq": np.arange(count, dtype=np.int64) - workload.accessor_start[owner],
         "page": workload.page.astype(np.int64),
-        "class": pl.Series([CLASSES[c] for c in workload.cls], dtype=pl.String),
+        "class": pl.Series([CAUSES[c] for c in workload.cls], dtype=pl.String),
         "access": pl.Series([_ACCESS[int(a)] for a in workload.access], dtype=pl.String),
     }
     unknown = np.full(count, -1, dtype=np.int64)

@@ -18,9 +18,9 @@ from faultreplay.analysis.compare.predict import (
 )
 from faultreplay.analysis.judge.cells import Numbers
 from faultreplay.analysis.judge.judge import Errors, errors, relative_percent
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.units import format_ns
 from faultreplay.replay.engine.engine import Result
-from faultreplay.replay.language.words import CLASSES
 from faultreplay.replay.workload.workload import Workload
 
 OF_KERNEL: Final = ("stage2", "minor-host")
@@ -142,7 +142,7 @@ def _after_first(workload: Workload, start_ns: Ints, spans: Sequence[tuple[int, 
 
     From its beginning, as a vCPU may touch memory again before whoever held it notes the end.
     """
-    after: npt.NDArray[np.bool_] = workload.cls == CLASSES.index("stage2")
+    after: npt.NDArray[np.bool_] = workload.cls == CAUSES.index("stage2")
     return after & (start_ns >= spans[0][0]) if spans else np.zeros_like(after)
 
 
@@ -173,12 +173,12 @@ def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
     if used is None or used.name != "host-lazy":
         return workload
-    kernel = np.isin(workload.cls, [CLASSES.index(name) for name in OF_KERNEL])
+    kernel = np.isin(workload.cls, [CAUSES.index(name) for name in OF_KERNEL])
     rows = np.flatnonzero(kernel)
     order = rows[np.argsort(workload.recorded_start_ns[rows], kind="stable")]
     _, first = np.unique(workload.page[order], return_index=True)
     cls = workload.cls.copy()
-    cls[order[first]] = CLASSES.index("missing")
+    cls[order[first]] = CAUSES.index("missing")
     return replace(workload, cls=cls)
 
 

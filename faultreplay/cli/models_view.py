@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns
 from faultreplay.replay.engine.windows import window_words
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.words import ACCESSOR_KINDS
 
 _LANE = 12
 _COST_OPTIONS = ("idle", "walk", "latency", "takes", "contended", "also", "cold", "each", "once")
@@ -101,7 +101,7 @@ def _facts(mechanism: Mechanism, width: int) -> list[str]:
     lines.append(f"granule: {format_bytes(mechanism.granule_bytes)}")
     served = ", ".join(mechanism.serves)
     falls = "; ".join(f"{kind} falls back to {other.name}" for kind, other in mechanism.fallback.items())
-    nobody = [k for k in ACCESSOR_KINDS if k not in mechanism.serves and k not in mechanism.fallback]
+    nobody = [k for k in ACCESSORS if k not in mechanism.serves and k not in mechanism.fallback]
     lines.append(
         f"serves: {served}" + (f"; {falls}" if falls else "") + (f"; not served: {', '.join(nobody)}" if nobody else "")
     )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.faulttrace.units import LONGEST_NS
 from faultreplay.replay.engine import checks
 from faultreplay.replay.engine import kernel as k
@@ -20,7 +21,6 @@ from faultreplay.replay.language.compiler import Compiler, Program, tracks_pages
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.time_words import TIME_WORDS
-from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
 from faultreplay.replay.workload.pages import Pages, pages_of
 from faultreplay.replay.workload.workload import Workload, derived
 
@@ -224,7 +224,7 @@ class _Run:
         self.start: Ints = np.full(faults if rows else 0, -1, np.int64)
         self.stall: Ints = np.full(faults if rows else 0, -1, np.int64)
         self.latency = np.full(faults if program.has_latency and rows else 0, -1, np.int64)
-        self.histogram = np.zeros((len(CLASSES), o.HISTOGRAM_BINS if not rows else 1), np.int64)
+        self.histogram = np.zeros((len(CAUSES), o.HISTOGRAM_BINS if not rows else 1), np.int64)
         self.window_out = np.full((windows.shape[0], 2), -1, np.int64)
 
     def execute(self) -> None:
@@ -238,7 +238,7 @@ class _Run:
         uniform = -1
         if w.faults and not self.pages.tracked and not stepwise:
             seen = np.flatnonzero(_counts(w).sum(axis=1))
-            uniform = int(seen[0]) if seen.size == 1 and CLASSES[seen[0]] != "window" else -1
+            uniform = int(seen[0]) if seen.size == 1 and CAUSES[seen[0]] != "window" else -1
         until = _FOREVER if self.until is None else int(self.until)
         push_order, push = self._push()
         special = o.SPECIAL_SLOTS if is_open or self.windows.size or push_order.size else 0
@@ -363,7 +363,7 @@ class _Run:
         """Bytes over links without a limit: the kernel does not see them, so they are counted by class."""
         counts = _counts(self.w)
         for (name, kind), links in self.program.moved.items():
-            faults = int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)])
+            faults = int(counts[CAUSES.index(name), ACCESSORS.index(kind)])
             for link, size in links:
                 self.resource_out[link, o.R_ACQUIRED] += faults
                 self.resource_out[link, o.R_BYTES] += faults * size
@@ -453,11 +453,11 @@ class _Run:
         )
 
     def _hazards(self, rules: list[Mechanism], spans: tuple[tuple[int, int], ...]) -> dict[str, int]:
-        counts = dict.fromkeys(ACCESSOR_KINDS[1:], 0) if spans else {}
+        counts = dict.fromkeys(ACCESSORS[1:], 0) if spans else {}
         kind = self.w.accessor_kind[self.w.accessor_of_row()] if spans else None
         for rule, (begin, end) in zip(rules, spans, strict=False):
             inside = (self.start >= begin) & (self.start < end) & (self.w.access == 1)
-            for code, name in enumerate(ACCESSOR_KINDS):
+            for code, name in enumerate(ACCESSORS):
                 if name in counts and not guarded(rule, name):
                     counts[name] += int((inside & (kind == code)).sum())
         return counts
@@ -478,7 +478,7 @@ def _open_loop(w: Workload) -> tuple[Ints, Ints]:
 def _warnings(workload: Workload, mechanism: Mechanism, program: Program, counts: Ints) -> tuple[str, ...]:
     found: list[str] = []
     for name, kinds in program.recorded_classes.items():
-        total = sum(int(counts[CLASSES.index(name), ACCESSOR_KINDS.index(kind)]) for kind in kinds)
+        total = sum(int(counts[CAUSES.index(name), ACCESSORS.index(kind)]) for kind in kinds)
         if total:
             found.append(f"{total} faults of class {name} are not {mechanism.name}'s: replayed with the stall they had")
             if not workload.recorded_stall_ns.size:
@@ -492,8 +492,8 @@ def _counts(workload: Workload) -> Ints:
 
 
 def _count(workload: Workload) -> Ints:
-    counts = np.zeros((len(CLASSES), len(ACCESSOR_KINDS)), np.int64)
+    counts = np.zeros((len(CAUSES), len(ACCESSORS)), np.int64)
     for a in range(workload.accessors):
         part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
-        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CLASSES))
+        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CAUSES))
     return counts

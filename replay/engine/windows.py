@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.faulttrace.units import format_bytes, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language.costs import Cost
@@ -18,7 +19,6 @@ from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.words import ACCESSOR_KINDS
 
 WINDOW_KINDS: Final = {
     "pause": "pause-only",
@@ -127,7 +127,7 @@ def guarded(rule: Mechanism, kind: str) -> bool:
 
 def _bits(kinds: Iterable[str]) -> int:
     wanted = set(kinds)
-    return sum(1 << index for index, kind in enumerate(ACCESSOR_KINDS) if kind in wanted)
+    return sum(1 << index for index, kind in enumerate(ACCESSORS) if kind in wanted)
 
 
 def _one(distribution: Distribution, seed: int, number: int) -> int:
@@ -166,6 +166,6 @@ def window_words(mechanism: Mechanism) -> str:
         parts.append(f"{rule['empties']} is empty afterwards")
         if "refill" in rule:
             parts.append(f"one fault maps {format_bytes(int(mechanism.value(rule['refill'])))} again")
-    open_to = [kind for kind in ACCESSOR_KINDS if not guarded(mechanism, kind)]
+    open_to = [kind for kind in ACCESSORS if not guarded(mechanism, kind)]
     parts.append(f"writes not stopped (hazards): {', '.join(open_to)}" if open_to else "no write gets through")
     return "; ".join(parts)

@@ -6,10 +6,10 @@ import itertools
 from typing import Final
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.language.compiler import Compiler
 from faultreplay.replay.language.costs import load_costs
 from faultreplay.replay.language.mechanism import Mechanism
-from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
 
 _SMALLEST_PAGE_BYTES: Final = 4096
 
@@ -23,7 +23,7 @@ def check_mechanism(mechanism: Mechanism) -> None:
     Raises:
         UsageError: a path cannot be run; the message names the file.
     """
-    needed = list(itertools.product(range(len(CLASSES)), range(len(ACCESSOR_KINDS))))
+    needed = list(itertools.product(range(len(CAUSES)), range(len(ACCESSORS))))
     for on_cpus in (False, True):
         try:
             Compiler(

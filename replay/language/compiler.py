@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language import contention
@@ -19,7 +20,7 @@ from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.time_words import word_of
-from faultreplay.replay.language.words import ACCESSOR_KINDS, BUILT_IN_PATHS, CLASSES, CONDITIONS, Stage
+from faultreplay.replay.language.words import BUILT_IN_PATHS, CONDITIONS, Stage
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 _TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
@@ -81,7 +82,7 @@ class Program:
 class Compiler:
     """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur.
 
-    Args of the constructor: `needed` are (index in CLASSES, index in ACCESSOR_KINDS) of faults that occur, so that only
+    Args of the constructor: `needed` are (index in CAUSES, index in ACCESSORS) of faults that occur, so that only
     costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again; `shared`:
     some granule is looked up, so that paths must coalesce; `on_cpus`: delays take a host CPU unless asleep.
     """
@@ -135,18 +136,18 @@ class Compiler:
         self.emit(o.END)
         self.emit(o.RESUME)
         self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
-        path_pc = np.full((len(CLASSES) + 3, len(ACCESSOR_KINDS)), o.PC_NOTHING, np.int64)
+        path_pc = np.full((len(CAUSES) + 3, len(ACCESSORS)), o.PC_NOTHING, np.int64)
         kinds = set()
         for row, column in self.needed:
             kinds.add(column)
-            path_pc[row, column] = self.path_for(CLASSES[row], ACCESSOR_KINDS[column])
+            path_pc[row, column] = self.path_for(CAUSES[row], ACCESSORS[column])
         if 0 in kinds and self.shared and tracks_pages(self.top):  # only vCPUs go through stage 2
             path_pc[-2, 0] = self.path_for("present", "vcpu")
         if 0 in kinds and self.refaults:
             path_pc[-1, 0] = self.path_for("refault", "vcpu")
         if self.rewrites:
             for column in sorted(kinds):
-                path_pc[-3, column] = self.path_for("rewrite", ACCESSOR_KINDS[column])
+                path_pc[-3, column] = self.path_for("rewrite", ACCESSORS[column])
         links = {
             name: (self.resource(self.top, name).first, self.transfer_ns(self.top, name, self.top.granule_bytes))
             for name, resource in self.top.resources.items()
@@ -181,7 +182,7 @@ class Compiler:
         if key not in self.done:
             self.unlimited: list[tuple[int, int]] = []
             # of a path that some faults take twice, or that is no class's, the kernel must count the bytes
-            once = answer.path in CLASSES and answer.path not in BUILT_IN_PATHS
+            once = answer.path in CAUSES and answer.path not in BUILT_IN_PATHS
             self.counts_alike = once and not any(stage.verb == "retry" for stage in answer.stages)
             self.done[key] = (self.path(answer.server or self.top, answer.stages), self.unlimited)
         pc, unlimited = self.done[key]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from faultreplay.faulttrace.errors import UsageError, nearest
+from faultreplay.faulttrace.fault_columns import ACCESSORS, CAUSES
 from faultreplay.faulttrace.units import parse_size_bytes
 from faultreplay.replay.language import expressions, inherit
 from faultreplay.replay.language import words as lang
@@ -235,18 +236,18 @@ class _Reader:
         self.operands = Operands(file, params, {})
         resources = {name: self.resource(name, entry) for name, entry in self.table("resources").items()}
         self.operands = operands = Operands(file, params, resources)
-        serves = tuple(file.texts(data.get("serves", list(lang.ACCESSOR_KINDS)), "serves"))
+        serves = tuple(file.texts(data.get("serves", list(ACCESSORS)), "serves"))
         for kind in serves:
-            if kind not in lang.ACCESSOR_KINDS:
-                raise file.fail(f"'{kind}' is no accessor: they are {', '.join(lang.ACCESSOR_KINDS)}", "serves")
+            if kind not in ACCESSORS:
+                raise file.fail(f"'{kind}' is no accessor: they are {', '.join(ACCESSORS)}", "serves")
         paths = {name: operands.stages(name, entry) for name, entry in self.table("paths").items()}
         for name in paths:
-            if name not in lang.CLASSES and name not in lang.BUILT_IN_PATHS:
-                known = ", ".join((*lang.CLASSES, "refault", "rewrite"))
+            if name not in CAUSES and name not in lang.BUILT_IN_PATHS:
+                known = ", ".join((*CAUSES, "refault", "rewrite"))
                 raise file.fail(f"unknown class of fault; the classes are {known}", "paths", name)
         classes = self.table("classes")
         for key, target in classes.items():
-            if key not in lang.CLASSES or not isinstance(target, str) or target not in paths:
+            if key not in CAUSES or not isinstance(target, str) or target not in paths:
                 reason = f"{key} = {shown(target)}: maps a class of fault to a path of this file"
                 raise file.fail(reason, "classes", key)
         self.check_used(params)
@@ -321,7 +322,7 @@ class _Reader:
 
     def fallback(self, serves: tuple[str, ...]) -> dict[str, Mechanism]:
         found = {}
-        for kind, name in self.file.known(self.table("fallback"), lang.ACCESSOR_KINDS, "fallback").items():
+        for kind, name in self.file.known(self.table("fallback"), ACCESSORS, "fallback").items():
             if kind in serves:
                 raise self.file.fail(
                     "is served by this mechanism and falls back too: say one of them", "fallback", kind
@@ -339,10 +340,10 @@ class _Reader:
             if key in window and window[key] != []:
                 window[key] = file.texts(window[key], "window", key)
         for kind in window.get("stops", []):
-            if kind not in lang.ACCESSOR_KINDS:
+            if kind not in ACCESSORS:
                 raise file.fail(f"'{kind}' is no accessor", "window", "stops")
         for kind, which in file.table(window.get("blocks", {}), "window", "blocks").items():
-            if kind not in lang.ACCESSOR_KINDS or which not in ("all", "write"):
+            if kind not in ACCESSORS or which not in ("all", "write"):
                 raise file.fail("blocks maps vcpu, vmm or kernel to all or write", "window", "blocks")
         if window.get("empties", "none") not in ("none", "stage2"):
             raise file.fail("empties is none or stage2", "window", "empties")

@@ -12,20 +12,7 @@ from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.names import COST_NAMES
 from faultreplay.replay.language.reading import shown
 
-ACCESSOR_KINDS: Final = ("vcpu", "vmm", "kernel")
-CLASSES: Final = (
-    "missing",
-    "minor",
-    "stage2",
-    "mmio",
-    "exit",
-    "minor-host",
-    "major-host",
-    "write-protect",
-    "window",
-)
-"""Classes of recorded faults, in the order of `Workload.cls`; ``window`` is the last one."""
-CONTENT_CLASSES: Final = ("missing", "minor", "exit", "minor-host", "major-host")
+CONTENT_CAUSES: Final = ("missing", "minor", "exit", "minor-host", "major-host")
 """Classes whose fault brings a granule that stays: a second fault on it joins or finds it there."""
 BUILT_IN_PATHS: Final = ("stage2", "refault", "rewrite")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.workload.workload import ACCESS_CODES, UNKNOWN, Ints, Workload, compact
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ def workload_from_faults(
     clock = getattr(meta, "clock", None)
     begin = begin_ns if begin_ns is not None else _clock(clock, "start_ns")
     end = end_ns if end_ns is not None else _clock(clock, "end_ns")
-    cause = _codes(faults["cause"], CLASSES)
+    cause = _codes(faults["cause"], CAUSES)
     ended = faults["end_ns"].is_not_null().to_numpy()
     known = ended & (cause != _NO_CODE)
     if unknown := int(ended.size - np.count_nonzero(ended)):
         notes.append(f"{unknown} faults left out: their end was not seen")
         notes += _no_progress(faults.filter(faults["end_ns"].is_null()))
     if odd := int(np.count_nonzero(ended) - np.count_nonzero(known)):
-        notes.append(f"{odd} faults left out: their cause is not one of {', '.join(CLASSES)}")
-    kind = _codes(faults["accessor"], ACCESSOR_KINDS)
-    kind[kind == _NO_CODE] = ACCESSOR_KINDS.index("vmm")
+        notes.append(f"{odd} faults left out: their cause is not one of {', '.join(CAUSES)}")
+    kind = _codes(faults["accessor"], ACCESSORS)
+    kind[kind == _NO_CODE] = ACCESSORS.index("vmm")
     keys = (kind, *(faults[name].to_numpy() for name in ("vcpu", "vm", "tid")))
     rows, starts = _by_accessor(faults, np.flatnonzero(~known), keys)
     first_rows = starts[:-1]
@@ -224,14 +224,14 @@ def _clock(clock: Any, key: str) -> int | None:
 
 
 def _accessor_name(kind: int, vcpu: int, _vm: int, tid: int) -> str:
-    return f"vcpu{vcpu}" if kind == 0 and vcpu >= 0 else f"{ACCESSOR_KINDS[kind]}:{tid}"
+    return f"vcpu{vcpu}" if kind == 0 and vcpu >= 0 else f"{ACCESSORS[kind]}:{tid}"
 
 
 def _classes_in_windows(
     cls: npt.NDArray[np.uint8], start: Ints, windows: Any, notes: list[str]
 ) -> npt.NDArray[np.uint8]:
     """A write-protect fault inside a recorded freeze is the window's doing, not a page's."""
-    protect, window = CLASSES.index("write-protect"), CLASSES.index("window")
+    protect, window = CAUSES.index("write-protect"), CAUSES.index("window")
     changed = 0
     for item in windows:
         begin, end = _clock(item, "start_ns") or 0, _clock(item, "end_ns") or 0

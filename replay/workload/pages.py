@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.engine.jit import jit
-from faultreplay.replay.language.words import CLASSES, CONTENT_CLASSES
+from faultreplay.replay.language.words import CONTENT_CAUSES
 from faultreplay.replay.workload.workload import Workload, derived
 
-_CONTENT = np.array([name in CONTENT_CLASSES for name in CLASSES])
+_CONTENT = np.array([name in CONTENT_CAUSES for name in CAUSES])
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool
 
 
 def _all_content(workload: Workload) -> bool:
-    seen = np.flatnonzero(np.bincount(workload.cls, minlength=len(CLASSES)))
+    seen = np.flatnonzero(np.bincount(workload.cls, minlength=len(CAUSES)))
     return bool(_CONTENT[seen].all())
 
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from faultreplay.replay.language.words import CLASSES
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.replay.workload.workload import Ints, Workload
 
 READINGS: Final = ("recorded", "first-touch")
@@ -22,7 +22,7 @@ _NONE: Final = np.zeros(0, np.int64)
 
 def reading_of(workload: Workload) -> Reading:
     """The reading that a workload asks for: first touches where no fault was of missing memory, else as recorded."""
-    seen = {CLASSES[code] for code in np.flatnonzero(np.bincount(workload.cls, minlength=len(CLASSES)))}
+    seen = {CAUSES[code] for code in np.flatnonzero(np.bincount(workload.cls, minlength=len(CAUSES)))}
     return "recorded" if seen & set(CONTENT) or not seen & {*OF_STAGE2, *OF_HOST} else "first-touch"
 
 
@@ -46,7 +46,7 @@ def first_touch(workload: Workload, until_ns: int | None = None) -> Workload:
     if until_ns is not None:
         changed = changed[times[changed] < until_ns]
     cls = workload.cls.copy()
-    cls[changed] = CLASSES.index("missing")
+    cls[changed] = CAUSES.index("missing")
     return replace(workload, cls=cls)
 
 
@@ -90,4 +90,4 @@ def without(workload: Workload, drop: npt.NDArray[np.bool_]) -> Workload:
 
 
 def _codes(names: tuple[str, ...]) -> list[int]:
-    return [CLASSES.index(name) for name in names]
+    return [CAUSES.index(name) for name in names]

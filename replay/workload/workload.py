@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
-from faultreplay.replay.language.words import ACCESSOR_KINDS, CLASSES
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 
 Ints = npt.NDArray[np.int64]
 ACCESS_CODES: Final = {"r": 0, "w": 1, "x": 2}
@@ -37,7 +37,7 @@ class Workload:
     access: npt.NDArray[np.uint8]
     """uint8[F]: 0 read, 1 write, 2 execute"""
     cls: npt.NDArray[np.uint8]
-    """uint8[F]: index in `faultreplay.replay.language.words.CLASSES`"""
+    """uint8[F]: index in `faultreplay.replay.language.words.CAUSES`"""
     recorded_stall_ns: Ints
     """int64[F], -1 unknown; or empty: all unknown"""
     recorded_start_ns: Ints
@@ -186,7 +186,7 @@ def make_workload(
 
     pages = [np.asarray(s.get("page", np.arange(starts[i], starts[i + 1]))) for i, s in enumerate(streams)]
     known = any("recorded_stall_ns" in stream for stream in streams)
-    class_codes = {name: code for code, name in enumerate(CLASSES)}
+    class_codes = {name: code for code, name in enumerate(CAUSES)}
     return Workload(
         accessor_start=starts,
         think_ns=np.concatenate([np.asarray(s["think_ns"], np.int64) for s in streams])
@@ -197,7 +197,7 @@ def make_workload(
         cls=column("cls", "missing", class_codes, np.uint8),
         recorded_stall_ns=(column("recorded_stall_ns", -1, {}, np.int64) if known else np.zeros(0, np.int64)),
         recorded_start_ns=np.zeros(0, np.int64),
-        accessor_kind=np.array([ACCESSOR_KINDS.index(s.get("kind", "vcpu")) for s in streams], np.uint8),
+        accessor_kind=np.array([ACCESSORS.index(s.get("kind", "vcpu")) for s in streams], np.uint8),
         accessor_name=tuple(str(s.get("name", f"vcpu{i}")) for i, s in enumerate(streams)),
         tail_ns=np.array([int(s.get("tail_ns", 0)) for s in streams], np.int64),
         page_bytes=page_bytes,

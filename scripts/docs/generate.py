@@ -19,7 +19,7 @@ from faultreplay.replay.engine.windows import window_words  # noqa: E402
 from faultreplay.replay.language.costs import CostTable, load_costs  # noqa: E402
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism  # noqa: E402
 from faultreplay.replay.language.names import COST_NAMES  # noqa: E402
-from faultreplay.replay.language.words import ACCESSOR_KINDS  # noqa: E402
+from faultreplay.replay.language.words import ACCESSORS  # noqa: E402
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
     lines = [f"# {mechanism.name}", "", f"**{mechanism.title}.** {' '.join(mechanism.stands_for.split())}", ""]
     lines += [f"**Status**: {mechanism.status}.{told}", ""]
     falls = {kind: f"[{other.name}]({other.name}.md)" for kind, other in mechanism.fallback.items()}
-    nobody = [kind for kind in ACCESSOR_KINDS if kind not in mechanism.serves and kind not in falls]
+    nobody = [kind for kind in ACCESSORS if kind not in mechanism.serves and kind not in falls]
     serves = [
         f"serves {', '.join(mechanism.serves)}",
         *(f"{kind} falls back to {name}" for kind, name in falls.items()),
