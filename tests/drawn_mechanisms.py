@@ -14,7 +14,19 @@ from made_mechanisms import HEAD
 
 Draw = Callable[[Any], Any]
 
-COSTS: Final = ("trap", "message", "resolve", "fetch", "wake", "lock", "preempt", "0ns", "700ns", "$spin", "3 * $spin")
+COSTS: Final = (
+    "fault_entry",
+    "reader_wakeup",
+    "resolve",
+    "fetch",
+    "wake",
+    "lock",
+    "preempt",
+    "0ns",
+    "700ns",
+    "$spin",
+    "3 * $spin",
+)
 POOLS: Final = ("pool", "task")
 LOCKS: Final = ("spin", "own")
 PATHS: Final = ("missing", "minor", "stage2", "exit", "write-protect", "major-host", "refault", "rewrite")
@@ -91,7 +103,7 @@ def _paths(draw: Draw, joins: bool) -> list[str]:  # noqa: PLR0912 - one branch 
                 free = [pool for pool in POOLS if pool not in held]
                 if free and list(held) == list(POOLS[: len(held)]):
                     held[free[0]] = "" if sleeps else _when(draw)
-                    idle = '\nidle = "message"' if draw(st.booleans()) else ""
+                    idle = '\nidle = "reader_wakeup"' if draw(st.booleans()) else ""
                     stages.append(f'acquire = "{free[0]}"{idle}{held[free[0]]}')
             case "release" if held:
                 name = list(held)[-1]
@@ -101,7 +113,7 @@ def _paths(draw: Draw, joins: bool) -> list[str]:  # noqa: PLR0912 - one branch 
                 stages.append('leave = "mm"' if inside else f'enter = "mm"{slowed}')
                 inside = "" if inside else "mm"
             case "wire":
-                latency = draw(st.sampled_from(("", '\nlatency = "message"', "\nbytes = 777")))
+                latency = draw(st.sampled_from(("", '\nlatency = "reader_wakeup"', "\nbytes = 777")))
                 stages.append(f'transfer = "wire"{latency}{_when(draw)}')
             case "retry" if label < 3:
                 label += 1

@@ -19,7 +19,9 @@ from faultreplay.replay.language.mechanism import load_mechanism
 from faultreplay.replay.workload.workload import make_workload
 
 SHIPPED = load_costs().with_constants(fetch=0)
-SHOWN = CostTable({name: SHIPPED[name] for name in ("trap", "message", "wake", "resolve", "handler_loop", "fetch")})
+SHOWN = CostTable(
+    {name: SHIPPED[name] for name in ("fault_entry", "reader_wakeup", "wake", "resolve", "handler_loop", "fetch")}
+)
 
 
 def total(costs: CostTable, vcpus: int = 8) -> int:
