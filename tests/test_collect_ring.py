@@ -13,12 +13,15 @@ from faultreplay.collect.backends.ring import BUSY, DISCARD, EVENT_DTYPE, RECORD
 class FakeRing:
     """A ring in ordinary memory, written as the kernel writes it: the data twice, positions that never wrap."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, window_bytes: int = 1 << 23) -> None:
         self.size = size_bytes
         self.consumer = bytearray(mmap.PAGESIZE)
         self.producer = bytearray(mmap.PAGESIZE + 2 * size_bytes)
-        self.reader = RingReader(self.consumer, self.producer, size_bytes)
+        self.reader = RingReader(self.consumer, self.producer, size_bytes, self._window, window_bytes)
         self.position = 0
+
+    def _window(self, offset: int, length: int) -> np.ndarray:
+        return np.frombuffer(self.producer, np.uint8, length, mmap.PAGESIZE + offset)
 
     def put(self, ts_ns: int, flags: int = 0, length: int = EVENT_DTYPE.itemsize) -> int:
         """Append a record; where its header stands."""
@@ -51,8 +54,9 @@ def test_empty_ring_gives_nothing() -> None:
     assert FakeRing(4096).take() == []
 
 
-def test_records_come_out_once_and_in_order_across_many_wraps() -> None:
-    ring = FakeRing(4096)  # 46 records and a bit: the wrap falls inside a record each time
+@pytest.mark.parametrize("window_bytes", [1 << 23, 512, 128])
+def test_records_come_out_once_and_in_order_across_many_wraps(window_bytes: int) -> None:
+    ring = FakeRing(4096, window_bytes)  # 46 records and a bit: the wrap falls inside a record each time
     expected, seen = [], []
     sizes = np.random.default_rng(1).integers(1, 46, 200)
     for n in sizes.tolist():

@@ -105,6 +105,11 @@ class MapBackend:
         """Events that are ready in the ring."""
         return self.ring.take_into(out)
 
+    def maps_work(self) -> bool:
+        """Whether this process may look at its maps: some kernels ask for CAP_BPF each time."""
+        key = ctypes.c_uint32(0)
+        return bool(self._calls.lookup(self._maps["counts"], ctypes.byref(key), self._counts.ctypes.data) == 0)
+
     def poll_losses(self) -> list[Lost]:
         """Records that found the ring full, or a program that could not run because another one did."""
         key = ctypes.c_uint32(0)

@@ -8,11 +8,15 @@ data, rounded up to 8. All our records have one length, so the ring is an array.
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+WINDOW_BYTES: Final = 8 << 20
 BUSY: Final = 1 << 31
 DISCARD: Final = 1 << 30
 _LENGTH: Final = DISCARD - 1
@@ -52,31 +56,48 @@ Records = npt.NDArray[Any]
 class RingReader:
     """Takes whole records out of a ring.
 
+    The data are mapped a window at a time: the kernel puts each page of a mapping into the process's memory at once,
+    and the whole ring twice would be 128 MiB that nobody reads. A window is mapped in about a millisecond.
+
     Args:
         consumer: writable, its first 8 bytes are the consumer position.
-        producer: readable, its first 8 bytes are the producer position; the data (twice) starts at `data_offset`.
+        producer: readable, its first 8 bytes are the producer position.
         size_bytes: size of the data, a power of two.
-        data_offset: one page in a real ring.
+        window: offset and length within the data (which lie there twice, one after the other) -> their bytes.
+        window_bytes: how much is mapped at a time, a power of two.
     """
 
-    def __init__(self, consumer: Any, producer: Any, size_bytes: int, data_offset: int = mmap.PAGESIZE) -> None:
+    def __init__(
+        self,
+        consumer: Any,
+        producer: Any,
+        size_bytes: int,
+        window: Callable[[int, int], npt.NDArray[np.uint8]],
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
         self.size_bytes = size_bytes
         self._consumer: npt.NDArray[np.uint64] = np.frombuffer(consumer, np.uint64, 1)
         self._producer: npt.NDArray[np.uint64] = np.frombuffer(producer, np.uint64, 1)
-        self._data: npt.NDArray[np.uint8] = np.frombuffer(producer, np.uint8, 2 * size_bytes, data_offset)
+        self._window = window
+        self._window_bytes = min(window_bytes, size_bytes)
+        self._at = -1
+        self._data: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
 
     @classmethod
     def of_map(cls, map_fd: int, size_bytes: int) -> RingReader:
         """Map the ring buffer behind a BPF map's file descriptor."""
         consumer = mmap.mmap(map_fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        producer = mmap.mmap(
-            map_fd,
-            mmap.PAGESIZE + 2 * size_bytes,
-            flags=mmap.MAP_SHARED,
-            prot=mmap.PROT_READ,
-            offset=mmap.PAGESIZE,
-        )
-        return cls(consumer, producer, size_bytes)
+        producer = mmap.mmap(map_fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
+        own = os.dup(map_fd)
+
+        def window(offset: int, length: int) -> npt.NDArray[np.uint8]:
+            start = 2 * mmap.PAGESIZE + offset
+            data = mmap.mmap(own, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
+            return np.frombuffer(data, np.uint8)
+
+        reader = cls(consumer, producer, size_bytes, window)
+        weakref.finalize(reader, os.close, own)
+        return reader
 
     @property
     def waiting_bytes(self) -> int:
@@ -92,10 +113,11 @@ class RingReader:
             ValueError: a record has another length than `EVENT_DTYPE`: the programs are not ours.
         """
         position = int(self._consumer[0])
-        count = min((int(self._producer[0]) - position) // RECORD_BYTES, len(out))
+        start = self._look_at(position & (self.size_bytes - 1))
+        here = (len(self._data) - start) // RECORD_BYTES
+        count = min((int(self._producer[0]) - position) // RECORD_BYTES, here, len(out))
         if count == 0:
             return 0
-        start = position & (self.size_bytes - 1)
         taken = self._data[start : start + count * RECORD_BYTES]
         # Headers first, data after: a record that is finished in between is left for the next turn.
         length = taken.view(RECORD_DTYPE)["length"].copy()
@@ -115,8 +137,20 @@ class RingReader:
         out[:kept_count] = out[:count][kept]
         return kept_count
 
+    def _look_at(self, start: int) -> int:
+        """Map the window in which `start` lies, with room for a record over its end; where `start` is in it."""
+        at = start & ~(self._window_bytes - 1)
+        if at != self._at:
+            self._data = np.empty(0, np.uint8)  # the old one goes first
+            self._data = self._window(at, self._window_bytes + min(mmap.PAGESIZE, self.size_bytes))
+            self._at = at
+        return start - at
+
     def take(self) -> Events:
         """All finished records as a new array of events."""
         out = np.empty(self.waiting_bytes // RECORD_BYTES, RECORD_DTYPE)
-        events: Events = out["event"][: self.take_into(out)]
+        used = 0
+        while used < len(out) and (taken := self.take_into(out[used:])):
+            used += taken
+        events: Events = out["event"][:used]
         return events

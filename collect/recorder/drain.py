@@ -38,7 +38,8 @@ _FLUSH_AGE_S = 5.0
 _SETTLE_S = 0.05
 _MAX_FLUSH_AGE_S = 60.0
 _ROW_BYTES_ON_DISK = 16  # 4 to 9 are measured
-_DRAIN_NICE = -10
+DRAIN_NICE = -10
+"""Of the draining thread: on a busy host the ring must not wait for its turn."""
 
 
 class Drain:
@@ -67,6 +68,7 @@ class Drain:
         part_rows: int = PART_ROWS,
         reserve_bytes: int = 0,
     ) -> None:
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._backend = backend
         self._writer = writer
         self._observe = observe
@@ -120,8 +122,8 @@ class Drain:
     # the draining thread
 
     def _drain(self) -> None:
-        with contextlib.suppress(OSError):  # on a busy host the ring must not wait for its turn
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _DRAIN_NICE)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), DRAIN_NICE)
         block, used, opened = self._new_block(), 0, time.monotonic()
         next_poll = opened
         settle_until: float | None = None
@@ -171,6 +173,8 @@ class Drain:
     # the writing thread
 
     def _write(self) -> None:
+        with contextlib.suppress(OSError):  # whoever gave privileges away has started us with the drain's priority
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         started = flushed = time.monotonic()
         while self.failed is None:
             ended = self._drained.is_set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 import time
@@ -20,6 +21,7 @@ from faultreplay.collect.recorder.host import memory_available_bytes
 from faultreplay.collect.recorder.keep import Retention, StallWatch
 from faultreplay.collect.recorder.limits import Shedder
 from faultreplay.collect.recorder.observe import Observer, add_map, complete_targets
+from faultreplay.collect.recorder.privilege import drop_after_attaching
 from faultreplay.collect.recorder.slowing import Slowing
 from faultreplay.collect.recorder.spec import RecordSpec, RecordStatus, RecordSummary, check_spec, default_ring_bytes
 from faultreplay.collect.recorder.telling import first_meta, loss_causes, tell_shed, tell_trigger
@@ -134,7 +136,12 @@ class Recorder:
             release_backend(self._backend)
             remove_trace(self.out)
             raise
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        if spec.drop_privileges:  # before the threads start: they inherit what is left
+            left = drop_after_attaching(self._backend, self.out, command=self._chosen.command is not None)
+            self._writer.meta.extra["privileges"] = left
         self._drain.start()
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
         self._slowing = Slowing(self._backend, tgids)
         self.start_ns = time.monotonic_ns()
         self._writer.meta.clock.start_ns = self.start_ns

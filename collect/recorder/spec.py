@@ -42,6 +42,8 @@ class RecordSpec:
         reserve_bytes: stop before the file system has less than this free.
         part_age_ns: write a part at this age at the latest; None: 5 s, and up to a minute in long recordings.
         vcpu_threads: names or ids of threads that are vCPUs though they never call KVM_RUN.
+        drop_privileges: once the probes are attached, give away what is needed no more (`collect.recorder.privilege`).
+            It cannot be undone: for a process that does nothing else after.
         meta_extra: fields of `Meta` to set (origin, mechanism, lab...); other keys go into `Meta.extra`.
     """
 
@@ -62,6 +64,7 @@ class RecordSpec:
     reserve_bytes: int = 256 << 20
     part_age_ns: int | None = None
     vcpu_threads: tuple[str, ...] = ()
+    drop_privileges: bool = False
     meta_extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from faultreplay import __version__
-from faultreplay.cli.manners import quiet_option, with_quiet
+from faultreplay.cli.manners import own_process, quiet_option, with_quiet
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.plain_text import plain
 
@@ -65,6 +65,7 @@ def main() -> None:
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of the console script; never lets a traceback reach the user (FAULTREPLAY_DEBUG=1 does)."""
+    own_process()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         sys.exit(_exit_code(argv))

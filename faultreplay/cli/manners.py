@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+_owned: Final[list[bool]] = []
 _KEY: Final = "faultreplay.quiet"
 
 
@@ -15,6 +16,16 @@ def quiet() -> bool:
     """Whether -q was given: no words but errors, and what makes a result doubtful."""
     context = click.get_current_context(silent=True)
     return bool(context and context.meta.get(_KEY))
+
+
+def own_process() -> None:
+    """This process runs one verb and ends: a verb may give away what cannot be had back."""
+    _owned.append(True)
+
+
+def owns_process() -> bool:
+    """Whether `own_process` was called: not where a verb is called from a program, or a test."""
+    return bool(_owned)
 
 
 def person_watches() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultreplay.cli.manners import person_watches
+from faultreplay.cli.manners import owns_process, person_watches
 from faultreplay.cli.options import Finite, NewPath
 from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -93,6 +94,9 @@ def command(
 
     Ends after -d, when all targets have ended, or on Ctrl-C; a COMMAND that still runs then gets SIGTERM.
     """
+    if owns_process():
+        for name, value in _LIGHT.items():
+            os.environ.setdefault(name, value)
     import faultreplay
     from faultreplay.collect.backends.probes import DEFAULT_GROUPS
     from faultreplay.collect.recorder.limits import Limits
@@ -114,6 +118,7 @@ def command(
         vcpu_threads=tuple(name for name in (vcpu_threads or "").split(",") if name),
         reserve_bytes=parse_size_bytes(reserve),
         force=force,
+        drop_privileges=owns_process(),
     )
     if spec.rotation and spec.trigger:
         raise UsageError("--rotate and --trigger: choose one of them")
@@ -183,6 +188,8 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_LIGHT = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Libraries that recording loads start no threads of their own: they would keep privileges, and memory."""
 _LONG_S = 0.5
 _LOSS_ADVICE = {
     "ring": "the ring was full: a larger --ring-size, or fewer --probes, may help",
