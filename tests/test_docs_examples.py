@@ -3,12 +3,16 @@
 import difflib
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
+
+from faultreplay.cli.main import VERBS, main
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -57,6 +61,37 @@ def test_a_page_that_is_out_of_date_fails_and_is_written_anew(tmp_path: Path) ->
     assert subprocess.run([*command, page], capture_output=True, check=False).returncode == 1
     assert subprocess.run([*command, "--write", page], capture_output=True, check=False).returncode == 0
     assert page.read_text() == "```python\nprint(2)\n```\n```text\n2\n```\n"
+
+
+def commands_in(page: Path) -> list[str]:
+    """Lines of code blocks that call faultreplay, whether they are run or are for people: without comment."""
+    text = re.sub(r"^```(?:console|python|text|toml)\n.*?^```\n", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = text.replace("\\\n", " ").replace("$(pidof qemu-system-x86_64)", "1")
+    line = r"^(?:    |\S* ?)?(?:sudo |ssh \S+ )?(?:\.venv/bin/|\./)?faultreplay(?:-recorder\.pyz)? ([a-z]+ .*)$"
+    found = [re.split(r"\s{2,}[^\s-]|\s#|\s[|>&]|`", one)[0].strip() for one in re.findall(line, text, re.MULTILINE)]
+    # Not prose about a verb, and not a form with letters in the place of values.
+    return [one for one in found if one.split()[0] in VERBS and " -" in one and not re.search(r" [A-Z]\b|\w\|\w", one)]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.stem)
+def test_every_command_on_a_page_can_be_typed(page: Path) -> None:
+    wrong = []
+    for words in commands_in(page):
+        try:
+            command, rest = main, shlex.split(words)
+            while isinstance(command, click.Group) and rest:
+                below = command.get_command(click.Context(command), rest.pop(0))
+                assert below is not None, words
+                command = below
+            command.make_context("faultreplay", rest)
+        except (click.ClickException, AssertionError, ValueError) as error:
+            wrong.append(f"faultreplay {words}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_commands_are_found() -> None:
+    assert len(commands_in(ROOT / "README.md")) > 5
+    assert sum(len(commands_in(page)) for page in DOCS.rglob("*.md")) > 25
 
 
 def test_every_page_of_examples_is_in_the_makefile() -> None:
