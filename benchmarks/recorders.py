@@ -4,7 +4,8 @@
 
 Two threads take page faults at a given rate. Each recorder keeps one event per fault with time, CPU, thread, address,
 instruction pointer and error code. Runs alternate; median, least and greatest are shown. "core": the recorder's CPU
-time as a share of one core; "workload": how much more CPU the workload takes. Needs root, perf, trace-cmd, bpftrace.
+time as a share of one core; "workload": how much more CPU the workload takes; "start": from the command to attached
+probes; "memory": the most that was resident. Needs root, perf, trace-cmd, bpftrace.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Result:
     disk_bytes: int
     workload_wall_ns: int
     workload_cpu_ns: int
+    start_ns: int  # from its command to its probes being attached
+    max_rss_bytes: int
 
 
 class NotStarted(Exception):
@@ -80,6 +83,7 @@ def _aged(out: Path, seconds: float) -> bool:
 
 
 RECORDERS = {
+    "precompiled": _ours("precompiled"),
     "bcc": _ours("bcc"),
     "ours-bpftrace": _ours("bpftrace"),
     "perf": Recorder(
@@ -131,8 +135,9 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
     assert load.stdin is not None
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         out = Path(directory)
-        process, before_ns = None, 0
+        process, before_ns, start_ns = None, 0, 0
         if recorder is not None:
+            began_ns = time.monotonic_ns()
             with (out / "stderr.txt").open("wb") as words:
                 process = subprocess.Popen(recorder.command(load.pid, out), stdout=subprocess.DEVNULL, stderr=words)
             deadline = time.monotonic() + 60
@@ -142,24 +147,27 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
                     load.wait()
                     said = " ".join(_said(out).decode(errors="replace").split())
                     raise NotStarted(_why(said[-150:]) or "it said nothing within a minute")
-                time.sleep(0.1)
+                time.sleep(0.02)
+            start_ns = time.monotonic_ns() - began_ns
             time.sleep(1.5)
             before_ns = _tree_cpu_ns(process.pid)
         load.stdin.write(b"\n")
         load.stdin.close()
         did = json.loads(load.stdout.read())  # type: ignore[union-attr]
         load.wait()
-        cpu_ns = kept = 0
+        cpu_ns = kept = rss = 0
         if recorder is not None and process is not None:
-            cpu_ns = _finish(process) - before_ns
+            total_ns, rss = _finish(process)
+            cpu_ns = total_ns - before_ns
             kept = recorder.kept(out)
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     name = recorder.name if recorder else "none"
-    return Result(name, did["faults"], min(kept, did["faults"]), cpu_ns, disk, did["wall_ns"], did["cpu_ns"])
+    kept = min(kept, did["faults"])
+    return Result(name, did["faults"], kept, cpu_ns, disk, did["wall_ns"], did["cpu_ns"], start_ns, rss)
 
 
-def _finish(process: subprocess.Popen[bytes]) -> int:
-    """End a recorder (ours and perf notice the target's end themselves); its CPU time with that of its children."""
+def _finish(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """End a recorder (ours and perf notice the target's end themselves); CPU time, most memory, with its children."""
     deadline = time.monotonic() + 1
     pid, status, usage = 0, 0, None
     while not pid and time.monotonic() < deadline:
@@ -170,10 +178,10 @@ def _finish(process: subprocess.Popen[bytes]) -> int:
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert usage is not None
-    return round((usage.ru_utime + usage.ru_stime) * 1e9)
+    return round((usage.ru_utime + usage.ru_stime) * 1e9), usage.ru_maxrss * 1024
 
 
-COLUMNS = ("lost", "core", "ns/event", "B/event", "workload", "faults/s")
+COLUMNS = ("lost", "core", "ns/event", "B/event", "workload", "faults/s", "start", "memory")
 
 
 def show(results: dict[str, list[Result]], refused: dict[str, str], rate: int) -> None:
@@ -188,13 +196,13 @@ def show(results: dict[str, list[Result]], refused: dict[str, str], rate: int) -
             if what and len(runs) == 1:
                 continue
             cells = [form.format(of(values)) for form, values in zip(_FORMS, columns, strict=True)]
-            cells = cells if recorded else ["", "", "", "", f"{base:.0f} ns" if not what else "", cells[-1]]
+            cells = cells if recorded else ["", "", "", "", f"{base:.0f} ns" if not what else "", cells[5]]
             print(f"{what or runs[0].recorder:<22}" + "".join(f"{cell:>9}" for cell in cells))
     for name, reason in refused.items():
         print(f"{RECORDERS[name].name:<22}  did not run: {reason}")
 
 
-_FORMS = ("{:.3%}", "{:.1%}", "{:.0f}", "{:.1f}", "{:+.0%}", "{:,.0f}")
+_FORMS = ("{:.3%}", "{:.1%}", "{:.0f}", "{:.1f}", "{:+.0%}", "{:,.0f}", "{:.2f} s", "{:.0f} M")
 
 
 def _figures(run: Result, base: float) -> tuple[float, ...]:
@@ -206,6 +214,8 @@ def _figures(run: Result, base: float) -> tuple[float, ...]:
         run.disk_bytes / kept,
         run.workload_cpu_ns / run.produced / base - 1,
         run.produced / run.workload_wall_ns * 1e9,
+        run.start_ns / 1e9,
+        run.max_rss_bytes / 2**20,
     )
 
 
@@ -225,7 +235,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=175_000, help="faults a second of each thread; 0: unpaced")
     parser.add_argument("--seconds", type=float, default=6.0, help="at this rate (unpaced: of 500,000 faults a second)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="bcc,ours-bpftrace,perf,trace-cmd,bpftrace")
+    parser.add_argument("--only", default="precompiled,bcc,ours-bpftrace,perf,trace-cmd,bpftrace")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = [name for name in options.only.split(",") if name in RECORDERS]

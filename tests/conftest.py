@@ -61,6 +61,12 @@ def _built(tmp_path_factory: pytest.TempPathFactory, name: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def handed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A program whose userfaults another process takes."""
+    return _built(tmp_path_factory, "handed")
+
+
+@pytest.fixture(scope="session")
 def userfaults(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A program that takes exactly as many userfaults as it is told."""
     return _built(tmp_path_factory, "userfaults")

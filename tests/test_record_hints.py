@@ -12,6 +12,7 @@ from recording_host import LACKING
 
 from faultreplay.cli.main import _exit_code
 from faultreplay.collect.recorder.hints import children_of, why_nothing
+from faultreplay.collect.targets.handlers import handlers_of
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import open_trace
 
@@ -86,3 +87,37 @@ def test_several_ids_by_commas(tmp_path: Path) -> None:
         for process in (first, second):
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("own", ["keep", "close"])
+def test_an_external_handler_is_found_and_recorded(tmp_path: Path, handed: str, own: str) -> None:
+    load = subprocess.Popen([handed, "499", own], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert load.stdin is not None
+    assert load.stdout is not None
+    faulting, handler = map(int, load.stdout.readline().split())
+    for _ in range(200):  # until it has received the descriptor
+        if handlers_of(faulting):
+            break
+        time.sleep(0.02)
+    assert handlers_of(faulting) == [handler]
+    assert handlers_of(handler) == ([faulting] if own == "keep" else [])
+    out = tmp_path / "a.trace"
+    words = [sys.executable, "-m", "faultreplay", "record", "-p", str(faulting), "--no-children", "--with-handler"]
+    recorder = subprocess.Popen([*words, "-o", str(out)], stderr=subprocess.PIPE, text=True)
+    assert recorder.stderr is not None
+    for line in recorder.stderr:
+        if line.startswith("recording"):
+            break
+    load.communicate("go\n")
+    said = recorder.communicate(timeout=30)[1]
+    assert f"also recorded: {handler} (handed), which takes the userfaults of {faulting}" in said
+    trace = open_trace(out)
+    faults = trace.faults()
+    mine = faults.filter((faults["vm"] == faulting) & (faults["cause"] == "missing"))
+    assert mine.height == 499
+    assert mine["end_ns"].null_count() == 0
+    assert set(mine["handler_tid"].to_list()) == {handler}
+
+
+def test_no_handler_is_made_up(family: subprocess.Popen[bytes]) -> None:
+    assert handlers_of(family.pid) == []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from faultreplay.collect.recorder.hints import children_of, serves_nobody
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.collect.targets import proc
+from faultreplay.collect.targets.handlers import handlers_of
 from faultreplay.collect.targets.launch import Launched
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter, cgroup_members, cgroup_path, find_vms, select_vms
 
@@ -40,11 +41,26 @@ def choose(spec: RecordSpec) -> Chosen:
     chosen.wanted = Filter(spec.all_vms, cgroup_path(spec.cgroup) if spec.cgroup else None)
     if chosen.wanted.cgroup:
         tgids += cgroup_members(chosen.wanted.cgroup)
+    if spec.with_handler or (spec.with_handler is None and (spec.vms or spec.all_vms)):
+        tgids += _handlers_of(tgids, chosen.notes)
     chosen.tgids = list(dict.fromkeys(tgids))
     if spec.command:
         chosen.command = Launched(spec.command)
         chosen.tgids.append(chosen.command.pid)
     return chosen
+
+
+def _handlers_of(tgids: list[int], notes: list[str]) -> list[int]:
+    found: list[int] = []
+    for tgid in tgids:
+        outside = [pid for pid in handlers_of(tgid) if pid not in (*tgids, *found)]
+        if outside:
+            who = ", ".join(f"{pid} ({proc.describe_target(pid).comm})" for pid in outside)
+            notes.append(
+                f"also recorded: {who}, which takes the userfaults of {tgid} (--without-handler leaves it out)"
+            )
+        found += outside
+    return found
 
 
 def _children_of(tgids: list[int], children: bool | None, notes: list[str]) -> list[int]:

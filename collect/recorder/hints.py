@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from faultreplay.collect.targets import proc
+from faultreplay.collect.targets.handlers import handlers_of
 
 
 def children_of(tgids: Iterable[int]) -> list[int]:
@@ -50,7 +51,8 @@ def why_nothing(tgids: Iterable[int]) -> list[str]:
             reasons.append(f"process {tgid} {who}: give -p for that one too")
         elif registered and not found.uffds:
             who = "has its faults taken by another one (its memory is registered with a userfaultfd it does not hold)"
-            reasons.append(f"process {tgid} {who}: give -p for that one too")
+            found_pids = " ".join(f"-p {pid}" for pid in handlers_of(tgid))
+            reasons.append(f"process {tgid} {who}: give {found_pids or '-p for that one'} too, or --with-handler")
         elif _stopped(tgid):
             reasons.append(f"process {tgid} is stopped")
     return reasons or ["they touched no memory that was missing: idle, or all of it is there already"]

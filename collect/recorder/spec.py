@@ -27,6 +27,7 @@ class RecordSpec:
         pids: processes (or any of their threads); several when faults and their handler live apart.
         children: also the processes below them that exist already; None: below those that hold neither a VM nor a
             userfaultfd. Processes that targets make later are followed in any case.
+        with_handler: also processes outside that take the targets' userfaults; None: of `vms` and `all_vms`.
         vms: names or UUIDs of running VMs.
         all_vms: all VMs, also those that start later.
         cgroup: all processes of this cgroup (v2) and below, also later ones.
@@ -49,6 +50,7 @@ class RecordSpec:
 
     pids: tuple[int, ...] = ()
     children: bool | None = None
+    with_handler: bool | None = None
     vms: tuple[str, ...] = ()
     all_vms: bool = False
     cgroup: str | None = None

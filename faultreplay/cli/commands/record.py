@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     default=None,
     help="Record also the processes below -p that exist already. Default: where -p has no VM and no userfaultfd.",
 )
+@click.option(
+    "--with-handler/--without-handler",
+    default=None,
+    help="Record also another process that takes the targets' userfaults. Default: with --vm and --all-vms.",
+)
 @click.option("--vm", "vms", multiple=True, metavar="NAME|UUID", help="Record this running VM.")
 @click.option("--all-vms", is_flag=True, help="Record all VMs, also those that start later.")
 @click.option("--cgroup", metavar="PATH", help="Record all processes of this cgroup (v2) and below.")
@@ -73,6 +78,7 @@ def command(
     out: Path,
     pids: tuple[str, ...],
     children: bool | None,
+    with_handler: bool | None,
     vms: tuple[str, ...],
     all_vms: bool,
     cgroup: str | None,
@@ -104,6 +110,7 @@ def command(
     spec = faultreplay.RecordSpec(
         pids=_pids(pids),
         children=children,
+        with_handler=with_handler,
         vms=vms,
         all_vms=all_vms,
         cgroup=cgroup,
