@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from faultreplay.analysis.compare.case import Case, held_out, open_case
+from faultreplay.analysis.compare.case import Case, open_case
 from faultreplay.analysis.compare.metrics import Ints, Metrics
 from faultreplay.analysis.compare.predict import (
     Setup,
@@ -25,6 +25,7 @@ from faultreplay.analysis.compare.predict import (
     replications,
     simulated_rows,
 )
+from faultreplay.analysis.compare.second_half import held_out
 from faultreplay.analysis.judge.bootstrap import Interval, sum_sd, wasserstein
 from faultreplay.analysis.judge.judge import Errors, by_accessor, errors, relative_percent
 from faultreplay.replay.language.mechanism import Mechanism

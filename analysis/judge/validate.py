@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from faultreplay.analysis.compare.case import Case, held_out, open_case
+from faultreplay.analysis.compare.case import Case, open_case
 from faultreplay.analysis.compare.notes import host_notes
 from faultreplay.analysis.compare.predict import (
     Setup,
@@ -19,6 +19,7 @@ from faultreplay.analysis.compare.predict import (
     run,
     simulated_rows,
 )
+from faultreplay.analysis.compare.second_half import held_out
 from faultreplay.analysis.compare.sources import HOST, sources_of
 from faultreplay.analysis.judge.cells import Cell
 from faultreplay.analysis.judge.judge import by_accessor, error_intervals, errors
