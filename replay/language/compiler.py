@@ -3,83 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
-from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language import contention
-from faultreplay.replay.language.costs import Cost, Distribution
+from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.distributions import TABLE_SIZE
-from faultreplay.replay.language.expressions import is_expression
+from faultreplay.replay.language.emitter import TIMES, Emitter
 from faultreplay.replay.language.mechanism import Mechanism
-from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.program import Instances, Program, Share
 from faultreplay.replay.language.time_words import word_of
 from faultreplay.replay.language.words import BUILT_IN_PATHS, CONDITIONS, Stage
 
-_PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
-_TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
-_NO_LIMIT = 1 << 40
-_MOST_DRAWS = 60
-_DRAWS_PER_DELAY = 3
+__all__ = ["Compiler", "Instances", "Program", "Share", "tracks_pages"]
 
 
-@dataclass(frozen=True)
-class Instances:
-    """The consecutive instances of one declared resource."""
-
-    name: str
-    kind: str
-    first: int
-    count: int
-    servers: int
-
-
-class Share(NamedTuple):
-    """One column of what the kernel counts for an operation."""
-
-    pc: int
-    column: int
-    """0: ns of waiting, or how often a delay was gone through; from 1: ns of the first cost and on"""
-    word: str
-    """of `time_words.TIME_WORDS`"""
-    each_ns: int
-    """0: the column holds ns; else it counts, so many ns each"""
-
-
-@dataclass
-class Program:
-    """What the kernel needs to know of a mechanism."""
-
-    ops: npt.NDArray[np.int64]
-    tables: npt.NDArray[np.int64]
-    path_pc: npt.NDArray[np.int64]
-    resources: list[Instances]
-    servers: npt.NDArray[np.int64]
-    costs_used: dict[str, str]
-    moved: dict[tuple[str, str], list[tuple[int, int]]]
-    """(class, accessor kind) -> (link instance, bytes) of each fault, where links have no limit"""
-    has_latency: bool
-    tails: int
-    """slots for what goes on after a wake, as a first guess"""
-    shards: int
-    recorded_classes: dict[str, set[str]]
-    """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
-    link_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """link -> (first instance, ns for one granule)"""
-    sections: int = 0
-    push_latency_ns: int = 0
-    """from the end of a pushed granule's transfer until it is placed"""
-    shares: list[Share] = field(default_factory=list)
-    """what the columns of the kernel's `spent` stand for"""
-
-
-class Compiler:
+class Compiler(Emitter):
     """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur.
 
     Args of the constructor: `needed` are (index in CAUSES, index in ACCESSORS) of faults that occur, so that only
@@ -100,32 +42,19 @@ class Compiler:
         shared: bool = True,
         on_cpus: bool = False,
     ) -> None:
+        super().__init__(mechanism, costs, accessors=accessors, page_bytes=page_bytes, on_cpus=on_cpus)
         self.needed = sorted(needed)
         self.refaults, self.rewrites = refaults, rewrites
         self.shared = shared
-        self.on_cpus = on_cpus
-        self.top = mechanism
-        self.costs = costs
-        self.accessors = accessors
-        self.page_bytes = page_bytes
         if mechanism.granule_bytes < page_bytes or mechanism.granule_bytes % page_bytes:
             raise UsageError(
                 f"{mechanism.name}: granule {mechanism.granule_bytes} is not a multiple of the trace's page "
                 f"of {page_bytes} bytes"
             )
-        self.ops: list[list[int]] = []
-        self.tables: list[npt.NDArray[np.int64]] = []
-        self.table_ids: dict[Distribution, int] = {}
-        self.instances: dict[tuple[str, str], Instances] = {}
-        self.servers: list[int] = []
-        self.sections: dict[tuple[str, str], int] = {}
-        self.used: dict[str, str] = {}
         self.has_latency = False
         self.tails = 0
-        self.shards = 1
         self.moved: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self.unserved: dict[str, set[str]] = {}
-        self.shares: list[Share] = []
 
     def program(self) -> Program:
         """Compile every path that these faults can take."""
@@ -190,12 +119,6 @@ class Compiler:
             self.moved[name, kind] = unlimited
         return pc
 
-    def emit(self, op: int, *operands: int) -> int:
-        """Append an operation; its pc."""
-        row = [op, *operands]
-        self.ops.append(row + [0] * (o.WIDTH - len(row)))
-        return len(self.ops) - 1
-
     def path(self, mechanism: Mechanism, stages: tuple[Stage, ...]) -> int:
         """Append one path; the pc of its first operation."""
         self.mechanism = mechanism
@@ -242,10 +165,6 @@ class Compiler:
         own = self.on_cpus and awake
         self.ops[wake_pc][9] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
         return first
-
-    def share(self, pc: int, word: str, column: int = 0, each_ns: int = 0) -> None:
-        """What the kernel counts in a column for the operation at `pc` belongs to `word`."""
-        self.shares.append(Share(pc, column, word, each_ns))
 
     def tail_kind(self, first: int, end: int) -> int:
         """What follows a wake; notes how many such tails may be under way at once."""
@@ -338,23 +257,6 @@ class Compiler:
         self.share(pc, word_of(stage.operand, "wake"), 1)
         return pc
 
-    def readers(self, mechanism: Mechanism, stage: Stage) -> int:
-        """How many threads wake sleepers of the queue: the servers that a wake names."""
-        r = self.resource(mechanism, stage.options["readers"])
-        return r.servers or _NO_LIMIT
-
-    def slowed(self, mechanism: Mechanism, stage: Stage, section: str | None) -> tuple[int, int, int]:
-        """(section from 1 or 0, ns for each other thread inside, ns once) of a stage that enters a section."""
-        if section is None or not contention.section_matters(mechanism, section, self.mean):
-            return 0, 0, 0
-        each, once = (self.mean(mechanism, stage.options.get(key, 0)) for key in ("each", "once"))
-        number = self.sections.setdefault((mechanism.name, section), len(self.sections))
-        return number + 1, each, once
-
-    def mean(self, mechanism: Mechanism, operand: Any) -> int:
-        """A cost that is charged by its mean, whole ns."""
-        return round(self.distribution(mechanism, operand).mean)
-
     def contended(self, mechanism: Mechanism, stage: Stage) -> None:
         """A lock held, a section entered or left; nothing where all its costs are zero."""
         if stage.verb == "hold":
@@ -369,7 +271,7 @@ class Compiler:
                 of = self.resource(mechanism, name)
                 most = self.most(mechanism, stage)
                 each = self.mean(mechanism, stage.options["also"])
-                counted = (_TIMES[what], of.first, self.per(mechanism, name), most, each)
+                counted = (TIMES[what], of.first, self.per(mechanism, name), most, each)
             pc = self.emit(o.HOLD, r.first, self.per(mechanism, stage.operand), *alone, *contended, *counted)
             self.share(pc, "queue")
             self.share(pc, "walk", 1)
@@ -379,137 +281,6 @@ class Compiler:
             self.share(self.emit(o.ENTER, section - 1, each, once), "walk", 1)
         elif section:
             self.emit(o.LEAVE_NOW if self.on_cpus else o.LEAVE, section - 1)
-
-    def most(self, mechanism: Mechanism, stage: Stage) -> int:
-        """The cap of a count."""
-        return min(int(mechanism.value(stage.options.get("most", _NO_LIMIT))), _NO_LIMIT)
-
-    def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
-        """A delay, joined with a constant one before it when nothing can jump between them."""
-        times = str(stage.options.get("times", ""))
-        factor = 1
-        if times in ("granule_pages", "further_pages"):
-            factor = mechanism.granule_bytes // self.page_bytes - (times == "further_pages")
-            times = ""
-        elif is_expression(times):
-            factor, times = int(mechanism.value(times)), ""
-        const, table, draw = self.cost(mechanism, stage.operand, factor)
-        if times:
-            what, _, name = times.partition(":")
-            r = self.resource(mechanism, name)
-            counted = (_TIMES[what], r.first, self.per(mechanism, name), self.most(mechanism, stage))
-            pc = self.emit(o.DELAY_TIMES, const, table, draw, *counted)
-            self.share(pc, word_of(stage.operand), 1)
-        elif const or table >= 0:
-            before = self.ops[-1]
-            op = o.CPU_DELAY if self.on_cpus else o.DELAY
-            asleep_ns = self.asleep_from_ns(mechanism, stage) if self.on_cpus else 0
-            same = before[0] == op and before[9] == asleep_ns
-            if len(self.ops) > barrier and same and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
-                before[1] += const
-            else:
-                self.emit(op, const)
-                before = self.ops[-1]
-                before[9] = asleep_ns
-            if const:
-                self.share(len(self.ops) - 1, word_of(stage.operand), 0, const)
-            if table >= 0:
-                self.share(len(self.ops) - 1, word_of(stage.operand), 1 + before[2])
-                before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]
-                before[2] += 1
-
-    def asleep_from_ns(self, mechanism: Mechanism, stage: Stage) -> int:
-        """From which length on a delay is slept through; 0: never."""
-        asleep = stage.options.get("asleep", False)
-        if asleep is True or asleep is False:
-            return o.SLEEPS_FROM_NS if asleep else 0
-        return max(round(self.distribution(mechanism, asleep).mean), 1)
-
-    def woken(self, mechanism: Mechanism, operand: Any) -> tuple[int, int, int]:
-        """As `cost`; where CPUs are counted two tables: of an idle CPU, and after another thread."""
-        if not self.on_cpus or not operand:
-            return self.cost(mechanism, operand)
-        whole = self.distribution(mechanism, operand)
-        cost = self.costs.get(operand) if isinstance(operand, str) else None
-        idle = cost.on_idle_cpu if cost and cost.on_idle_cpu else whole
-        busy = cost.on_busy_cpu if cost and cost.on_busy_cpu else whole
-        self.tables += [idle.table_ns(), busy.table_ns()]
-        # a draw where `cost` takes one, so that the draws behind it are the same
-        drawn = not (whole.is_constant and idle.is_constant and busy.is_constant)
-        return 0, len(self.tables) - 2, self.draw() if drawn else 0
-
-    def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
-        """(constant ns, table or -1, draw) of a cost operand."""
-        if factor == 0:
-            return 0, -1, 0
-        distribution = self.distribution(mechanism, operand)
-        try:
-            distribution = distribution.scaled(factor) if factor != 1 else distribution
-        except UsageError as error:
-            raise UsageError(f"{mechanism.name} charges '{operand}' {factor:,} times: {error}") from None
-        if distribution.is_constant:
-            return round(distribution.mean), -1, 0
-        table = self.table_ids.get(distribution)
-        if table is None:
-            table = self.table_ids[distribution] = len(self.tables)
-            self.tables.append(distribution.table_ns())
-        return 0, table, self.draw()
-
-    def distribution(self, mechanism: Mechanism, operand: Any) -> Distribution:
-        """What a cost operand stands for; notes the provenance of named costs."""
-        if not isinstance(operand, str):
-            return Distribution.constant(operand)
-        if is_expression(operand):
-            return Distribution.constant(mechanism.value(operand))
-        if operand not in COST_NAMES:
-            return Distribution.constant(parse_duration_ns(operand))
-        cost = self.costs.get(operand)
-        if cost is None:
-            raise UsageError(f"{mechanism.name} charges '{operand}', for which the cost table has no value")
-        self.used[operand] = cost.provenance
-        return cost.distribution
-
-    def draw(self) -> int:
-        """The number of this random draw within its path."""
-        self.draws += 1
-        if self.draws > _MOST_DRAWS:
-            raise UsageError(f"{self.mechanism.name}: a path with more than {_MOST_DRAWS} random costs")
-        return self.draws - 1
-
-    def transfer_ns(self, mechanism: Mechanism, link: str, count: int) -> int:
-        """ns that `count` bytes occupy a link; 0 bandwidth is no limit."""
-        bandwidth = mechanism.value(mechanism.resources[link].size)
-        ns = -(-count * 1_000_000_000 // int(bandwidth)) if bandwidth >= 1 else 0
-        if ns > LONGEST_NS:
-            raise UsageError(
-                f"{mechanism.name}: {count:,} bytes take {ns:,} ns over '{link}': at most {LONGEST_NS:g} ns (11 days)"
-            )
-        return ns
-
-    def per(self, mechanism: Mechanism, name: str) -> int:
-        """Which instance of a resource a fault meets; one shard is the whole machine, for which no row is looked up."""
-        per = mechanism.resources[name].per
-        whole = per == "shard" and int(mechanism.value(mechanism.shards)) <= 1
-        return o.PER_VM if whole else _PER[per]
-
-    def resource(self, mechanism: Mechanism, name: str) -> Instances:
-        """The instances of a resource; made at its first use."""
-        key = (mechanism.name, name)
-        if key not in self.instances:
-            resource = mechanism.resources[name]
-            shards = max(1, int(mechanism.value(mechanism.shards)))
-            if resource.per == "shard":
-                if self.shards not in (1, shards):
-                    raise UsageError(
-                        f"{mechanism.name}: two mechanisms of one replay split memory into {self.shards} and {shards}"
-                    )
-                self.shards = shards
-            count = {"vm": 1, "accessor": self.accessors, "shard": shards}[resource.per]
-            servers = int(mechanism.value(resource.size)) if resource.kind == "servers" else 1
-            label = name if mechanism is self.top else f"{mechanism.name}.{name}"
-            self.instances[key] = Instances(label, resource.kind, len(self.servers), count, servers)
-            self.servers += [servers] * count
-        return self.instances[key]
 
 
 def tracks_pages(mechanism: Mechanism) -> bool:

@@ -1,0 +1,59 @@
+"""What the engine needs to know of a mechanism: operations, tables of costs, resources, and what each column counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The consecutive instances of one declared resource."""
+
+    name: str
+    kind: str
+    first: int
+    count: int
+    servers: int
+
+
+class Share(NamedTuple):
+    """One column of what the kernel counts for an operation."""
+
+    pc: int
+    column: int
+    """0: ns of waiting, or how often a delay was gone through; from 1: ns of the first cost and on"""
+    word: str
+    """of `time_words.TIME_WORDS`"""
+    each_ns: int
+    """0: the column holds ns; else it counts, so many ns each"""
+
+
+@dataclass
+class Program:
+    """What the kernel needs to know of a mechanism."""
+
+    ops: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int64]
+    path_pc: npt.NDArray[np.int64]
+    resources: list[Instances]
+    servers: npt.NDArray[np.int64]
+    costs_used: dict[str, str]
+    moved: dict[tuple[str, str], list[tuple[int, int]]]
+    """(class, accessor kind) -> (link instance, bytes) of each fault, where links have no limit"""
+    has_latency: bool
+    tails: int
+    """slots for what goes on after a wake, as a first guess"""
+    shards: int
+    recorded_classes: dict[str, set[str]]
+    """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
+    link_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """link -> (first instance, ns for one granule)"""
+    sections: int = 0
+    push_latency_ns: int = 0
+    """from the end of a pushed granule's transfer until it is placed"""
+    shares: list[Share] = field(default_factory=list)
+    """what the columns of the kernel's `spent` stand for"""
