@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.explore import workers
 from faultreplay.analysis.explore.axes import parse_axis
-from faultreplay.analysis.explore.sweep import Cell, Common, Plan, Sweep, plan, run_cell, sweep
+from faultreplay.analysis.explore.sweep import Common, Plan, Sweep, Task, plan, run_cell, sweep
 from faultreplay.cli.main import main
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
 from faultreplay.faulttrace.remote import identity, open_address
@@ -131,7 +131,7 @@ def test_addresses_with_nothing_behind_them(trace: Path, tmp_path: Path) -> None
         open_address(f"file://{unstitched}")
 
 
-def kvm_exit_fails(cell: Cell) -> dict[str, Any]:
+def kvm_exit_fails(cell: Task) -> dict[str, Any]:
     if cell.mechanism == "kvm-exit":
         raise FaultreplayError("never")
     return run_cell(cell)

@@ -49,7 +49,7 @@ class Common:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Task:
     """One mechanism on one trace at one point. `label` names the trace in tables and partitions."""
 
     key: str
@@ -75,7 +75,7 @@ class Plan:
     mechanisms: tuple[str, ...]
     common: Common
     points: tuple[Point, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[Task, ...]
 
     def cells_at(self, label: str, point: Point) -> dict[str, tuple[str, str, Point]]:
         """Mechanism -> (label, mechanism, point) of the cell that stands for it there."""
@@ -88,7 +88,7 @@ class Sweep:
 
     plan: Plan
     rows: Mapping[tuple[str, str, Point], Mapping[str, Any]]
-    failed: Mapping[Cell, str]
+    failed: Mapping[Task, str]
     computed: int
     crossings: tuple[Crossing, ...]
     ranked_by: str
@@ -119,7 +119,7 @@ def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) ->
         raise UsageError("two mechanisms of a sweep have the same name: rename one of the files")
     points = grid(common.axes)
     shared = _fingerprint(common)
-    cells: dict[tuple[str, str, Point], Cell] = {}
+    cells: dict[tuple[str, str, Point], Task] = {}
     for label, address in labels.items():
         for name in mechanisms:
             what = [identities[address], shared, _mechanism_text(loaded[name]), common.setup.settings.get(name, {})]
@@ -130,13 +130,13 @@ def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) ->
                     key = _hash([*what, [[k, v, units[k]] for k, v in own]])
                     case_key = _hash([identities[address], shared])
                     text_key = _hash(_mechanism_text(loaded[name]))
-                    cells[label, name, own] = Cell(key, case_key, text_key, shared, label, address, name, own, common)
+                    cells[label, name, own] = Task(key, case_key, text_key, shared, label, address, name, own, common)
     return Plan(labels, tuple(mechanisms), common, tuple(points), tuple(cells.values()))
 
 
 def sweep(
     made: Plan,
-    workers: Callable[[Sequence[Cell]], Iterable[Outcome[Cell]]],
+    workers: Callable[[Sequence[Task]], Iterable[Outcome[Task]]],
     directory: Path,
     *,
     ranked_by: str = "total_stall_ns",
@@ -165,7 +165,7 @@ def sweep(
         else:
             rows[cell.label, cell.mechanism, cell.point] = row
     progress(len(rows), len(made.cells))
-    failed: dict[Cell, str] = {}
+    failed: dict[Task, str] = {}
     for outcome in workers(missing):
         cell = outcome.task
         if outcome.error:
@@ -184,7 +184,7 @@ def sweep(
     return Sweep(made, rows, failed, len(missing) - len(failed), tuple(found), ranked_by, tolerance)
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
+def run_cell(cell: Task) -> dict[str, Any]:
     """Replay one cell; its row. What the trace holds is kept for the next cell on the same trace."""
     case, fitted = _case(cell)
     common, workload = cell.common, case.read
@@ -226,7 +226,7 @@ _cases: OrderedDict[str, tuple[Case, CostTable]] = OrderedDict()
 _mechanisms: dict[tuple[str, str], Mechanism] = {}
 
 
-def _mechanism(cell: Cell, case: Case) -> Mechanism:
+def _mechanism(cell: Task, case: Case) -> Mechanism:
     """The cell's mechanism with the recording's and the user's parameters."""
     key = (cell.case_key, cell.mechanism_key)
     if key not in _mechanisms:
@@ -241,7 +241,7 @@ def _mechanism(cell: Cell, case: Case) -> Mechanism:
     return _mechanisms[key]
 
 
-def _case(cell: Cell) -> tuple[Case, CostTable]:
+def _case(cell: Task) -> tuple[Case, CostTable]:
     """The cell's trace, ready to be replayed, and the costs it shows."""
     if cell.case_key not in _cases:
         while len(_cases) >= _CASES_KEPT:
@@ -263,7 +263,7 @@ def _case(cell: Cell) -> tuple[Case, CostTable]:
     return _cases[cell.case_key]
 
 
-def _row(cell: Cell, case: Case, mechanism: Mechanism, used: Mapping[str, str], numbers: Metrics) -> dict[str, Any]:
+def _row(cell: Task, case: Case, mechanism: Mechanism, used: Mapping[str, str], numbers: Metrics) -> dict[str, Any]:
     point = dict(cell.point)
     record = numbers.as_record()
     return {
