@@ -34,7 +34,7 @@ CALIBRATE_ON: Final = ("source", "host", "near")
 
 
 @dataclass(frozen=True)
-class Found:
+class LabTrace:
     """A trace of the directory: `seed` tells its side."""
 
     path: Path
@@ -82,13 +82,13 @@ class Matrix:
         return [s for what, cells in parts if (s := summarize(cells, what))]
 
 
-def find(directory: Path) -> tuple[list[Found], list[tuple[str, str]]]:
+def find(directory: Path) -> tuple[list[LabTrace], list[tuple[str, str]]]:
     """The lab traces under `directory` (not deeper) and what was passed over.
 
     Raises:
         IncompleteData: none of them is the lab's.
     """
-    found: list[Found] = []
+    found: list[LabTrace] = []
     skipped: list[tuple[str, str]] = []
     for path in sorted(directory.glob("*.trace")):
         try:
@@ -102,16 +102,16 @@ def find(directory: Path) -> tuple[list[Found], list[tuple[str, str]]]:
         elif meta.lab.get("problem"):
             skipped.append((path.name, str(meta.lab["problem"])))
         else:
-            found.append(_found(path, meta, spec))
+            found.append(_lab_trace(path, meta, spec))
     if not found:
         raise IncompleteData(f"{directory}: no lab traces (make some with 'faultreplay lab matrix -o {directory}')")
     return found, skipped
 
 
-def _found(path: Path, meta: Meta, spec: dict[str, Any]) -> Found:
+def _lab_trace(path: Path, meta: Meta, spec: dict[str, Any]) -> LabTrace:
     fixed = {k: v for k, v in spec.items() if k not in _FREE}
     handlers = meta.mechanism.params.get("handlers", 0) if meta.mechanism else 0
-    return Found(
+    return LabTrace(
         path=path,
         group=json.dumps(fixed, sort_keys=True),
         mechanism=str(spec.get("mechanism")),
@@ -123,13 +123,13 @@ def _found(path: Path, meta: Meta, spec: dict[str, Any]) -> Found:
     )
 
 
-def plan(found: Sequence[Found]) -> Iterator[tuple[Found, Found, Found | None]]:
+def plan(found: Sequence[LabTrace]) -> Iterator[tuple[LabTrace, LabTrace, LabTrace | None]]:
     """(source, target, the target's own earlier run) of every ordered pair of each repeat.
 
     Seeds are taken two by two: side A, on which costs are fitted, and side B, on which predictions are judged. One that
     is left over is judged from the first side A.
     """
-    groups: dict[str, list[Found]] = {}
+    groups: dict[str, list[LabTrace]] = {}
     for item in found:
         groups.setdefault(item.group, []).append(item)
     for items in groups.values():
@@ -176,11 +176,11 @@ def costs_of_side_a(directory: Path) -> CostTable:
 class _SideA:
     """Costs from side A, each table fitted once."""
 
-    def __init__(self, sources: Sequence[tuple[Found, Case]]) -> None:
+    def __init__(self, sources: Sequence[tuple[LabTrace, Case]]) -> None:
         self.sources = sources
         self.kept: dict[Any, CostTable] = {}
 
-    def of_host(self, source: Found) -> CostTable:
+    def of_host(self, source: LabTrace) -> CostTable:
         """Of all sources together; `fetch` of those of the same group (where the kernel fills in, nothing fetches)."""
 
         def fetch(costs: CostTable) -> CostTable:
@@ -189,14 +189,14 @@ class _SideA:
         group = self._pool(("group", source.group), lambda s: s.group == source.group)
         return _without(self._pool("all", lambda _: True), _ENVIRONMENT).merge(fetch(group))
 
-    def near(self, target: Found) -> CostTable:
+    def near(self, target: LabTrace) -> CostTable:
         """Under the target's mechanism with as many vCPUs and the same fetch, but in other cells than the target's."""
         key = ("near", target.mechanism, target.vcpus, target.fetch, target.group)
         wanted = (target.mechanism, target.vcpus, target.fetch)
         costs = self._pool(key, lambda s: (s.mechanism, s.vcpus, s.fetch) == wanted and s.group != target.group)
         return _without(costs, _ENVIRONMENT).merge(self.windows(target))
 
-    def windows(self, target: Found) -> CostTable:
+    def windows(self, target: LabTrace) -> CostTable:
         """What beginning and ending a window like the target's took, with as many vCPUs, in other cells.
 
         A run has one window: all fetches together, and fewer samples than other costs need.
@@ -217,7 +217,7 @@ class _SideA:
             self.kept[key] = fitted.costs
         return self.kept[key]
 
-    def _pool(self, key: Any, wanted: Callable[[Found], bool]) -> CostTable:
+    def _pool(self, key: Any, wanted: Callable[[LabTrace], bool]) -> CostTable:
         if key not in self.kept:
             cases = [case for found, case in self.sources if wanted(found)]
             self.kept[key] = pool(cases) if cases else CostTable({})
@@ -261,7 +261,7 @@ def validate_matrix(
 
     failed: set[Path] = set()
 
-    def case_of(item: Found) -> Case | None:
+    def case_of(item: LabTrace) -> Case | None:
         if item.path in failed:
             return None
         if item.path not in cases:

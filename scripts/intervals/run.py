@@ -27,7 +27,7 @@ import numpy as np
 from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import compare
 from faultreplay.analysis.compare.predict import Setup, measured_metrics
-from faultreplay.analysis.judge.matrix import Found, find, plan
+from faultreplay.analysis.judge.matrix import LabTrace, find, plan
 from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.store import open_trace
@@ -92,14 +92,14 @@ def pairs(folder: Path, mechanisms: Sequence[str], costs: Sequence[str]) -> Iter
     """Every ordered pair of mechanisms of each group of like runs."""
     found, _ = find(folder)
     wanted = [one for one in found if one.mechanism in mechanisms]
-    targets: dict[Path, tuple[Found, list[Found]]] = {}
+    targets: dict[Path, tuple[LabTrace, list[LabTrace]]] = {}
     for source, target, _again in plan(wanted):
         targets.setdefault(source.path, (source, []))[1].append(target)
     for source, several in targets.values():
         yield from predicted(source, several, costs)
 
 
-def predicted(source: Found, targets: Sequence[Found], costs: Sequence[str]) -> Iterator[Pair]:
+def predicted(source: LabTrace, targets: Sequence[LabTrace], costs: Sequence[str]) -> Iterator[Pair]:
     """As a user would: compare the source, read the row of each target's mechanism."""
     # Where nothing was fetched the trace does not tell what a fetch takes: a user says it.
     fetch_ns = parse_duration_ns(source.fetch, default_unit="ns") if source.mechanism == "host-lazy" else None
@@ -123,7 +123,7 @@ def predicted(source: Found, targets: Sequence[Found], costs: Sequence[str]) -> 
         )  # fmt: skip
 
 
-def asked(target: Found) -> str:
+def asked(target: LabTrace) -> str:
     """The row that stands for a run: its mechanism with the handlers and the shards that the run had."""
     meta = open_trace(target.path).meta
     had = meta.mechanism.params if meta.mechanism else {}
