@@ -224,10 +224,10 @@ def check_digest(path: Location, expected: str | None = None) -> str:
     Raises:
         IncompleteData: it was changed since; or it is another file than expected.
     """
-    return held(digest_parquet(path), path, expected)
+    return checked(digest_parquet(path), path, expected)
 
 
-def held(digest: Digest, where: object, expected: str | None = None) -> str:
+def checked(digest: Digest, where: object, expected: str | None = None) -> str:
     """The digest itself, where it is what it must be; see `check_digest`."""
     if digest.told and not digest.holds:
         raise IncompleteData(f"{where}: damaged: its bytes have changed since it was written: copy it again")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from faultreplay.faulttrace.belonging import made_from
 from faultreplay.faulttrace.directory import EVENTS_DIR, FAULTS_FILE, META, part_name, part_numbers
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
-from faultreplay.faulttrace.files import footer_of, held, read_source
+from faultreplay.faulttrace.files import checked, footer_of, read_source
 from faultreplay.faulttrace.limits import MEMORY_VARIABLE, allowed_bytes
 from faultreplay.faulttrace.meta import MAX_META_BYTES, Meta
 from faultreplay.faulttrace.place import ZIP_BEGINS, Location, Place, UrlFiles, ZipFiles, size_of
@@ -213,7 +213,7 @@ def _faults(where: str, data: bytes, meta: Meta | None) -> tuple[pa.Table, list[
     marks = footer.marks
     if footer.sealed:
         listed = meta.integrity.files.get(FAULTS_FILE) if meta else None
-        held(digest_stream(io.BytesIO(data), where), where, listed.sha256 if listed else None)
+        checked(digest_stream(io.BytesIO(data), where), where, listed.sha256 if listed else None)
     if marks.stitch_version != str(STITCH_VERSION):
         raise IncompleteData(
             f"{where}: its faults were stitched by version {marks.stitch_version or 'none'}, this is {STITCH_VERSION}: "
