@@ -23,13 +23,12 @@ from faultreplay.analysis.compare.predict import (
     for_host,
     for_lab,
     load_with,
-    measured_run_time_ns,
     mechanism_used,
     run,
 )
 from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
-from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.faulttrace.vcpus import vcpu_threads
@@ -43,10 +42,22 @@ from faultreplay.replay.workload.workload import Workload
 if TYPE_CHECKING:
     import polars as pl
 
-    from faultreplay.faulttrace.meta import Meta
     from faultreplay.faulttrace.store import Trace
 
-DEFAULT_WINDOW_NS: Final = 50_000_000
+from faultreplay.analysis.compare.window_spans import DEFAULT_WINDOW_NS, outside_windows, window_kind, windows_for
+
+__all__ = [
+    "DEFAULT_WINDOW_NS",
+    "RAILS",
+    "Case",
+    "check_losses",
+    "loss_percent",
+    "open_case",
+    "outside_windows",
+    "windows_for",
+    "workload_of",
+]
+
 RAILS: Final = ("as-recorded", "ideal")
 
 
@@ -133,7 +144,8 @@ class Case:
         begins = [
             max(w.start_ns - self.workload.clock_start_ns, 0)
             for w in self.trace.meta.windows
-            if (kind := _rule(w.kind, self.used)) and (load_mechanism(WINDOW_KINDS[kind]).window or {}).get("empties")
+            if (kind := window_kind(w.kind, self.used))
+            and (load_mechanism(WINDOW_KINDS[kind]).window or {}).get("empties")
         ]
         return min(begins, default=None)
 
@@ -311,14 +323,6 @@ def check_losses(trace: Trace, most_percent: float) -> int:
     return lost
 
 
-def outside_windows(faults: pl.DataFrame, meta: Meta) -> pl.DataFrame:
-    """The faults that no recorded window overlaps."""
-    for window in meta.windows:
-        inside = (faults["start_ns"] < window.end_ns) & (faults["end_ns"].fill_null(window.end_ns) > window.start_ns)
-        faults = faults.filter(~inside)
-    return faults
-
-
 def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:
     """The trace's workload.
 
@@ -330,43 +334,3 @@ def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:
         why = "; ".join(workload.notes) or why_no_faults(trace.meta)
         raise IncompleteData(f"{trace.path}: no fault to replay ({why}): see 'faultreplay inspect {trace.path}'")
     return workload
-
-
-def windows_for(
-    trace: Trace, workload: Workload, asked: Sequence[tuple[int, int, str]], used: Used | None
-) -> tuple[tuple[Window, ...], str]:
-    """The windows to replay and a word on where they come from.
-
-    Those asked for and recorded bind every mechanism, by its own rule or by that of the window's kind; the default one
-    has no kind and binds only mechanisms with a rule of their own.
-
-    Raises:
-        UsageError: one that was asked for begins after the recording's end.
-    """
-    if asked:
-        for start_ns, length_ns, kind in asked:
-            if start_ns >= measured_run_time_ns(workload):
-                raise UsageError(
-                    f"window {format_ns(start_ns)}+{format_ns(length_ns)}:{kind} begins after the recording's end "
-                    f"({format_ns(measured_run_time_ns(workload))})"
-                )
-        return tuple(Window(*w) for w in asked), "as asked for"
-    begin = workload.clock_start_ns
-    # A span holds what making and undoing the window took, which the rule charges: the lab tells how long the work was.
-    told = trace.meta.lab.get("windows", [])
-    work_ns = {int(w["begin_from_ns"]): int(w["end_from_ns"]) - int(w["begin_ns"]) for w in told}
-    recorded = tuple(
-        Window(max(w.start_ns - begin, 0), work_ns.get(w.start_ns, w.end_ns - w.start_ns), _rule(w.kind, used))
-        for w in trace.meta.windows
-        if w.end_ns > w.start_ns
-    )
-    if recorded:
-        return recorded, "as recorded"
-    span_ns = measured_run_time_ns(workload)
-    length_ns = max(min(DEFAULT_WINDOW_NS, span_ns // 10), 1)
-    return (Window((span_ns - length_ns) // 2, length_ns),), "by default; choose your own with --window"
-
-
-def _rule(kind: str, used: Used | None) -> str:
-    kind = used.window_kind if used and used.window_kind else kind
-    return kind if kind in WINDOW_KINDS else ""
