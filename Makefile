@@ -38,11 +38,12 @@ postcopy: $(VENV)/.installed-dev  ## migrate two real QEMU guests with post-copy
 	$(BIN)/python scripts/postcopy/run.py kvm
 	$(BIN)/python scripts/postcopy/run.py tcg
 
-lint: $(VENV)/.installed-dev  ## style, types, and which package may import which
+lint: $(VENV)/.installed-dev  ## style, types, imports and sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/sizes.py
 
 check: lint test  ## style, types, imports and the tests
 

@@ -1,0 +1,76 @@
+"""How large a module, a function and its signature may be; exit code 1 where one is larger. Part of `make lint`.
+
+python scripts/sizes.py
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+MOST_BYTES: Final = 15_000
+MOST_LINES: Final = 80
+MOST_PARAMETERS: Final = 8
+ROOMS: Final = ("analysis", "benchmarks", "collect", "faultreplay/cli", "faulttrace", "lab", "replay", "scripts")
+KERNEL: Final = "replay/engine/kernel.py"
+"""The one exception for good: the compiled loop, in which a call at the end of each fault makes replays slower."""
+OPEN: Final = frozenset(
+    {
+        "analysis/compare/metrics.py:measure",
+        "analysis/judge/validate.py:pair",
+        "benchmarks/scaling_study.py",
+        "collect/backends/bpftrace_program.py",
+        "faultreplay/cli/commands/calibrate.py:command",
+        "faultreplay/cli/commands/record.py:command",
+        "faultreplay/cli/commands/sweep.py:command",
+        "faultreplay/cli/commands/synth.py:command",
+        "faultreplay/cli/commands/validate.py:command",
+        "faulttrace/anonymous.py",
+        "faulttrace/stitch/hardware.py",
+        "faulttrace/store.py",
+        "replay/engine/engine.py",
+        "replay/engine/engine.py:__init__",
+        "replay/engine/engine.py:execute",
+        "replay/engine/engine.py:simulate",
+        "replay/language/compiler.py:__init__",
+        "replay/workload/faults.py:workload_from_faults",
+    }
+)
+"""What was too large when this check came, and still is to be split. Take entries away; add none."""
+
+
+def too_large(path: str, text: str) -> Iterator[tuple[str, str]]:
+    """(`path` or ``path:function``, what is too large of it) for one module."""
+    if len(text.encode()) > MOST_BYTES:
+        yield path, f"{len(text.encode()):,} bytes, at most {MOST_BYTES:,}"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        count = len(names) - (names[:1] in (["self"], ["cls"]))
+        if lines > MOST_LINES:
+            yield f"{path}:{node.name}", f"{lines} lines, at most {MOST_LINES}"
+        if count > MOST_PARAMETERS:
+            yield f"{path}:{node.name}", f"{count} parameters, at most {MOST_PARAMETERS}"
+
+
+def main(root: Path) -> int:
+    """Print what is too large below `root`; 1 if anything is that is not known."""
+    found = [
+        (where, what)
+        for room in ROOMS
+        for path in sorted((root / room).rglob("*.py"))
+        for where, what in too_large(str(path.relative_to(root)), path.read_text(encoding="utf-8"))
+        if not where.startswith(KERNEL) and where not in OPEN
+    ]
+    for where, what in found:
+        print(f"{where}: {what}: split it", file=sys.stderr)
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).parent.parent))
