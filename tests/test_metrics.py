@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultreplay.analysis.compare.metrics import Metrics, Use, measure, overlap_ns, quantile, union_ns
+from faultreplay.analysis.compare.metrics import Metrics, Run, Use, measure, overlap_ns, quantile, union_ns
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=12)
 
@@ -58,7 +58,7 @@ def test_measure_against_ticks(faults: list[tuple[int, int, int]]) -> None:
     start = np.array([f[1] for f in faults], dtype=np.int64)
     stall = np.array([f[2] for f in faults], dtype=np.int64)
     counted = np.array([True, True, False])  # the third accessor is no vCPU
-    got = measure(accessor=accessor, start_ns=start, stall_ns=stall, counted=counted, run_time_ns=100)
+    got = measure(Run(accessor=accessor, start_ns=start, stall_ns=stall, counted=counted, run_time_ns=100))
     known = [f for f in faults if f[2] >= 0]
     mine = [ticks([(s, n) for a, s, n in known if a == vcpu]) for vcpu in (0, 1)]
     per_vcpu = [sum(n for a, _, n in known if a == vcpu) for vcpu in (0, 1)]
@@ -75,12 +75,14 @@ def test_measure_against_ticks(faults: list[tuple[int, int, int]]) -> None:
 def test_asynchronous_faults_block_less_than_they_last() -> None:
     two = np.zeros(2, dtype=np.int64)
     got = measure(
-        accessor=two,
-        start_ns=np.array([0, 50], dtype=np.int64),
-        stall_ns=np.array([10, 20], dtype=np.int64),
-        latency_ns=np.array([500, 800], dtype=np.int64),
-        counted=np.array([True]),
-        run_time_ns=1000,
+        Run(
+            accessor=two,
+            start_ns=np.array([0, 50], dtype=np.int64),
+            stall_ns=np.array([10, 20], dtype=np.int64),
+            latency_ns=np.array([500, 800], dtype=np.int64),
+            counted=np.array([True]),
+            run_time_ns=1000,
+        )
     )
     assert (got.total_latency_ns, got.latency_p50_ns, got.latency_max_ns) == (1300, 500, 800)
     assert (got.p50_ns, got.max_ns) == (10, 20), "stalls and latencies share no column"
@@ -90,15 +92,17 @@ def test_asynchronous_faults_block_less_than_they_last() -> None:
 def test_a_pause_blocks_without_a_fault_and_a_refault_counts_beside_them() -> None:
     one = np.zeros(1, dtype=np.int64)
     got = measure(
-        accessor=one,
-        start_ns=one,
-        stall_ns=np.array([10], dtype=np.int64),
-        counted=np.array([True, True]),
-        run_time_ns=1000,
-        blocked=(np.array([0, 1]), np.array([5, 5]), np.array([25, 25])),
-        window_stall_ns=np.array([15, 20]),
-        refaults=3,
-        refault_stall_ns=np.array([0, 7]),
+        Run(
+            accessor=one,
+            start_ns=one,
+            stall_ns=np.array([10], dtype=np.int64),
+            counted=np.array([True, True]),
+            run_time_ns=1000,
+            blocked=(np.array([0, 1]), np.array([5, 5]), np.array([25, 25])),
+            window_stall_ns=np.array([15, 20]),
+            refaults=3,
+            refault_stall_ns=np.array([0, 7]),
+        )
     )
     assert (got.blocked_ns, got.all_stalled_ns) == (45, 20)
     assert (got.total_stall_ns, got.window_stall_ns, got.refault_stall_ns) == (52, 35, 7)
@@ -111,16 +115,18 @@ def test_rates_and_bottleneck() -> None:
     none = np.zeros(0, dtype=np.int64)
     uses = (Use("handler", 2, 900, 0.45, 3), Use("link", 1, 700, 0.7, 1), Use("idle", 0, 0, math.nan, 0))
     got = measure(
-        accessor=none,
-        start_ns=none,
-        stall_ns=none,
-        counted=np.array([True, True]),
-        run_time_ns=3_000,
-        ideal_run_time_ns=1_000,
-        bytes_moved=8192,
-        needed_bytes=4096,
-        uses=uses,
-        hazards={"write-in-window": 3},
+        Run(
+            accessor=none,
+            start_ns=none,
+            stall_ns=none,
+            counted=np.array([True, True]),
+            run_time_ns=3_000,
+            ideal_run_time_ns=1_000,
+            bytes_moved=8192,
+            needed_bytes=4096,
+            uses=uses,
+            hazards={"write-in-window": 3},
+        )
     )
     assert (got.slowdown, got.over_fetch, got.bottleneck, got.bottleneck_share) == (3.0, 2.0, "link", 0.7)
     assert (got.faults, got.p99_ns, got.max_ns, got.all_stalled_ns) == (0, 0, 0, 0)
@@ -142,12 +148,14 @@ def test_docs_say_what_each_number_means_and_no_more() -> None:
 
 def test_where_the_time_goes_names_the_greatest() -> None:
     some = measure(
-        accessor=np.zeros(1, np.int64),
-        start_ns=np.zeros(1, np.int64),
-        stall_ns=np.full(1, 100),
-        counted=np.ones(1, np.bool_),
-        run_time_ns=100,
-        where_ns={"trap": 4, "queue": 27, "fetch": 61, "wake": 8, "walk": 0},
+        Run(
+            accessor=np.zeros(1, np.int64),
+            start_ns=np.zeros(1, np.int64),
+            stall_ns=np.full(1, 100),
+            counted=np.ones(1, np.bool_),
+            run_time_ns=100,
+            where_ns={"trap": 4, "queue": 27, "fetch": 61, "wake": 8, "walk": 0},
+        )
     )
     assert some.where() == "fetch 61 %, queue 27 %"
     assert some.where(most=4, least_percent=5) == "fetch 61 %, queue 27 %, wake 8 %"

@@ -132,28 +132,11 @@ def stops_ns(blocked: tuple[Ints, Ints, Ints] | None, window_stall_ns: Ints | No
     return shares
 
 
-def measure(
-    *,
-    accessor: npt.NDArray[np.integer[Any]],
-    start_ns: Ints,
-    stall_ns: Ints,
-    latency_ns: Ints | None = None,
-    counted: npt.NDArray[np.bool_],
-    run_time_ns: int,
-    ideal_run_time_ns: int | None = None,
-    bytes_moved: int | None = None,
-    needed_bytes: int | None = None,
-    uses: tuple[Use, ...] = (),
-    hazards: Mapping[str, int] | None = None,
-    where_ns: Mapping[str, int] | None = None,
-    blocked: tuple[Ints, Ints, Ints] | None = None,
-    window_stall_ns: Ints | None = None,
-    refaults: int = 0,
-    refault_stall_ns: Ints | None = None,
-) -> Metrics:
-    """The numbers of one run.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `measure` counts: one run, predicted or recorded. Times in ns.
 
-    Args:
+    Args of the constructor:
         accessor: who took each fault, an index.
         start_ns, stall_ns: per fault; a fault with a stall below 0 is of unknown length and left out.
         latency_ns: per fault, until its content was there, where its accessor did not wait for that; kept apart from
@@ -171,62 +154,88 @@ def measure(
             refault as one of mean length.
         refaults: how many faults were assumed beyond the recorded ones.
     """
-    known = stall_ns >= 0
-    accessor, start_ns, stall_ns = accessor[known], start_ns[known], stall_ns[known]
-    end_ns = start_ns + stall_ns
-    latency = stall_ns if latency_ns is None else np.maximum(latency_ns[known], stall_ns)
-    stops = stops_ns(blocked, window_stall_ns)
-    again = 0 if refault_stall_ns is None else int(refault_stall_ns.sum())
-    assumed = np.full(refaults if again else 0, round(again / max(refaults, 1)), dtype=np.int64)
-    ranked = np.sort(np.concatenate((stall_ns, stops, assumed)))
-    asynchronous = {}
-    if latency_ns is not None:
-        waited = np.sort(latency)
-        asynchronous = {f"latency_{name}_ns": quantile(waited, q) for name, q in LATENCY_QUANTILES}
-    per_accessor = np.zeros(len(counted), dtype=np.int64)
-    np.add.at(per_accessor, accessor, stall_ns)
-    for more in (window_stall_ns, refault_stall_ns):
-        per_accessor += 0 if more is None else more
-    per_vcpu = per_accessor[counted]
+
+    accessor: npt.NDArray[np.integer[Any]]
+    start_ns: Ints
+    stall_ns: Ints
+    counted: npt.NDArray[np.bool_]
+    run_time_ns: int
+    latency_ns: Ints | None = None
+    ideal_run_time_ns: int | None = None
+    bytes_moved: int | None = None
+    needed_bytes: int | None = None
+    uses: tuple[Use, ...] = ()
+    hazards: Mapping[str, int] | None = None
+    where_ns: Mapping[str, int] | None = None
+    blocked: tuple[Ints, Ints, Ints] | None = None
+    window_stall_ns: Ints | None = None
+    refaults: int = 0
+    refault_stall_ns: Ints | None = None
+
+
+def _stalled_spans(run: Run, accessor: npt.NDArray[np.integer[Any]], start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
+    """(start, end) of every span in which a counted accessor stood still, each accessor's own spans joined."""
     starts, ends = [], []
     who, begins, finishes = accessor, start_ns, end_ns
-    if blocked is not None and len(blocked[0]):
+    if run.blocked is not None and len(run.blocked[0]):
         who, begins, finishes = (
-            np.concatenate(pair) for pair in zip((accessor, start_ns, end_ns), blocked, strict=True)
+            np.concatenate(pair) for pair in zip((accessor, start_ns, end_ns), run.blocked, strict=True)
         )
-    for one in np.flatnonzero(counted):
+    for one in np.flatnonzero(run.counted):
         mine = who == one
         a, b = union_ns(begins[mine], finishes[mine])
         starts.append(a)
         ends.append(b)
-    all_start = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
-    all_end = np.concatenate(ends) if ends else np.zeros(0, dtype=np.int64)
-    busiest = max((u for u in uses if u.busy_ns), key=lambda u: u.share, default=None)
+    none = np.zeros(0, dtype=np.int64)
+    return (np.concatenate(starts), np.concatenate(ends)) if starts else (none, none)
+
+
+def measure(run: Run) -> Metrics:
+    """The numbers of one run."""
+    known = run.stall_ns >= 0
+    accessor, start_ns, stall_ns = run.accessor[known], run.start_ns[known], run.stall_ns[known]
+    end_ns = start_ns + stall_ns
+    latency = stall_ns if run.latency_ns is None else np.maximum(run.latency_ns[known], stall_ns)
+    stops = stops_ns(run.blocked, run.window_stall_ns)
+    again = 0 if run.refault_stall_ns is None else int(run.refault_stall_ns.sum())
+    assumed = np.full(run.refaults if again else 0, round(again / max(run.refaults, 1)), dtype=np.int64)
+    ranked = np.sort(np.concatenate((stall_ns, stops, assumed)))
+    asynchronous = {}
+    if run.latency_ns is not None:
+        waited = np.sort(latency)
+        asynchronous = {f"latency_{name}_ns": quantile(waited, q) for name, q in LATENCY_QUANTILES}
+    per_accessor = np.zeros(len(run.counted), dtype=np.int64)
+    np.add.at(per_accessor, accessor, stall_ns)
+    for more in (run.window_stall_ns, run.refault_stall_ns):
+        per_accessor += 0 if more is None else more
+    per_vcpu = per_accessor[run.counted]
+    all_start, all_end = _stalled_spans(run, accessor, start_ns, end_ns)
+    busiest = max((u for u in run.uses if u.busy_ns), key=lambda u: u.share, default=None)
     quantiles = {f"{name}_ns": quantile(ranked, q) for name, q in QUANTILES}
     return Metrics(
         faults=len(stall_ns),
         total_stall_ns=int(per_accessor.sum()),
         total_latency_ns=int(latency.sum()),
-        vcpus=int(counted.sum()),
+        vcpus=int(run.counted.sum()),
         stall_per_vcpu_mean_ns=round(per_vcpu.mean()) if len(per_vcpu) else 0,
         stall_per_vcpu_min_ns=int(per_vcpu.min(initial=np.iinfo(np.int64).max)) if len(per_vcpu) else 0,
         stall_per_vcpu_max_ns=int(per_vcpu.max(initial=0)),
         **quantiles,
         max_ns=int(ranked[-1]) if len(ranked) else 0,
         blocked_ns=int((all_end - all_start).sum()),
-        all_stalled_ns=overlap_ns(all_start, all_end, int(counted.sum())),
-        run_time_ns=int(run_time_ns),
-        slowdown=run_time_ns / ideal_run_time_ns if ideal_run_time_ns else None,
-        faults_per_s=len(stall_ns) * 1e9 / run_time_ns if run_time_ns > 0 else None,
-        window_stall_ns=0 if window_stall_ns is None else int(window_stall_ns.sum()),
-        refaults=refaults,
+        all_stalled_ns=overlap_ns(all_start, all_end, int(run.counted.sum())),
+        run_time_ns=int(run.run_time_ns),
+        slowdown=run.run_time_ns / run.ideal_run_time_ns if run.ideal_run_time_ns else None,
+        faults_per_s=len(stall_ns) * 1e9 / run.run_time_ns if run.run_time_ns > 0 else None,
+        window_stall_ns=0 if run.window_stall_ns is None else int(run.window_stall_ns.sum()),
+        refaults=run.refaults,
         refault_stall_ns=again,
         **asynchronous,
-        bytes_moved=bytes_moved,
-        over_fetch=bytes_moved / needed_bytes if bytes_moved and needed_bytes else None,
+        bytes_moved=run.bytes_moved,
+        over_fetch=run.bytes_moved / run.needed_bytes if run.bytes_moved and run.needed_bytes else None,
         bottleneck=busiest.name if busiest else None,
         bottleneck_share=busiest.share if busiest else None,
-        uses=uses,
-        hazards=dict(hazards or {}),
-        where_ns=dict(where_ns or {}),
+        uses=run.uses,
+        hazards=dict(run.hazards or {}),
+        where_ns=dict(run.where_ns or {}),
     )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from faultreplay.analysis.compare.metrics import Metrics, Use, measure
+from faultreplay.analysis.compare.metrics import Metrics, Run, Use, measure
 from faultreplay.analysis.compare.setup import (
     HOST_SETTINGS,
     LAB_WINDOWS,
@@ -158,22 +158,25 @@ def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -
     if stops is not None:
         blocked, window_stall_ns = (stops.accessor, stops.start_ns, stops.end_ns), stops.stall_ns
     return measure(
-        accessor=result.accessor,
-        start_ns=result.start_ns,
-        stall_ns=np.where(result.start_ns >= 0, result.stall_ns, -1),
-        latency_ns=result.latency_ns if len(result.latency_ns) else None,
-        counted=counted(workload),
-        run_time_ns=time_ns,
-        ideal_run_time_ns=ideal_run_time_ns(workload),
-        bytes_moved=result.bytes_moved,
-        needed_bytes=derived(workload, "pages touched", lambda: len(np.unique(workload.page))) * workload.page_bytes,
-        uses=uses,
-        hazards=result.hazards,
-        where_ns=result.stage_ns,
-        blocked=blocked,
-        window_stall_ns=window_stall_ns,
-        refaults=int(result.refaults.sum()),
-        refault_stall_ns=result.refault_stall_ns,
+        Run(
+            accessor=result.accessor,
+            start_ns=result.start_ns,
+            stall_ns=np.where(result.start_ns >= 0, result.stall_ns, -1),
+            latency_ns=result.latency_ns if len(result.latency_ns) else None,
+            counted=counted(workload),
+            run_time_ns=time_ns,
+            ideal_run_time_ns=ideal_run_time_ns(workload),
+            bytes_moved=result.bytes_moved,
+            needed_bytes=derived(workload, "pages touched", lambda: len(np.unique(workload.page)))
+            * workload.page_bytes,
+            uses=uses,
+            hazards=result.hazards,
+            where_ns=result.stage_ns,
+            blocked=blocked,
+            window_stall_ns=window_stall_ns,
+            refaults=int(result.refaults.sum()),
+            refault_stall_ns=result.refault_stall_ns,
+        )
     )
 
 
@@ -184,13 +187,15 @@ def measured_metrics(workload: Workload, stops: Stops | None = None) -> Metrics:
     if stops is not None:
         held = {"blocked": (stops.accessor, stops.start_ns, stops.end_ns), "window_stall_ns": stops.stall_ns}
     return measure(
-        accessor=owner,
-        start_ns=workload.recorded_start_ns,
-        stall_ns=workload.recorded_stall_ns,
-        counted=counted(workload),
-        run_time_ns=measured_run_time_ns(workload),
-        ideal_run_time_ns=ideal_run_time_ns(workload) - (int(stops.stall_ns.max(initial=0)) if stops else 0),
-        **held,  # type: ignore[arg-type]
+        Run(
+            accessor=owner,
+            start_ns=workload.recorded_start_ns,
+            stall_ns=workload.recorded_stall_ns,
+            counted=counted(workload),
+            run_time_ns=measured_run_time_ns(workload),
+            ideal_run_time_ns=ideal_run_time_ns(workload) - (int(stops.stall_ns.max(initial=0)) if stops else 0),
+            **held,  # type: ignore[arg-type]
+        )
     )
 
 

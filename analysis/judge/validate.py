@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -120,23 +120,18 @@ def pair(
     one = predicted_side(workload, result, unnamed)
     other = measured_side(target)
     bounds = None
-    at_once = setup.retouch == "working-set"
     if windows or mechanism.write_after_read:
-        other_how: Literal["recorded", "working-set"] = "recorded" if at_once else "working-set"
-        again_how = replace(setup, retouch=other_how)
+        at_once = setup.retouch == "working-set"
+        again_how = replace(setup, retouch="recorded" if at_once else "working-set")
         ends = [one, predicted_side(workload, run(workload, mechanism, costs, again_how, windows), unnamed)]
         lower, upper = reversed(ends) if at_once else ends
         bounds = (lower.numbers(), upper.numbers())
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
     simulated = simulated_rows(workload, mechanism)[mine].mean() * 100 if mine.any() else 0.0
     repeated = measured_side(again) if again is not None else None
-    intervals = error_intervals(
-        by_accessor(one.stalls, one.owner, workload.accessors),
-        by_accessor(other.stalls, other.owner, target.workload.accessors),
-        paired=False,
-        seed=source.setup.seed,
-        replicates=replicates,
-    )
+    sides = ((one, workload.accessors), (other, target.workload.accessors))
+    stalls = (by_accessor(side.stalls, side.owner, accessors) for side, accessors in sides)
+    intervals = error_intervals(*stalls, paired=False, seed=source.setup.seed, replicates=replicates)
     return Cell(
         source=source.trace.name,
         target=target.trace.name,

@@ -47,11 +47,7 @@ def workload_from_faults(
     cause = _codes(faults["cause"], CAUSES)
     ended = faults["end_ns"].is_not_null().to_numpy()
     known = ended & (cause != _NO_CODE)
-    if unknown := int(ended.size - np.count_nonzero(ended)):
-        notes.append(f"{unknown} faults left out: their end was not seen")
-        notes += _no_progress(faults.filter(faults["end_ns"].is_null()))
-    if odd := int(np.count_nonzero(ended) - np.count_nonzero(known)):
-        notes.append(f"{odd} faults left out: their cause is not one of {', '.join(CAUSES)}")
+    notes += _left_out(faults, ended, known)
     kind = _codes(faults["accessor"], ACCESSORS)
     kind[kind == _NO_CODE] = ACCESSORS.index("vmm")
     keys = (kind, *(faults[name].to_numpy() for name in ("vcpu", "vm", "tid")))
@@ -100,6 +96,17 @@ def workload_from_faults(
         origin=str(getattr(meta, "origin", "recorded")),
         notes=tuple(notes),
     )
+
+
+def _left_out(faults: polars.DataFrame, ended: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> list[str]:
+    """Which faults are not in the workload, and why: `known` ones are, of those that `ended`."""
+    notes = []
+    if unknown := int(ended.size - np.count_nonzero(ended)):
+        notes.append(f"{unknown} faults left out: their end was not seen")
+        notes += _no_progress(faults.filter(faults["end_ns"].is_null()))
+    if odd := int(np.count_nonzero(ended) - np.count_nonzero(known)):
+        notes.append(f"{odd} faults left out: their cause is not one of {', '.join(CAUSES)}")
+    return notes
 
 
 def _pages(faults: polars.DataFrame, rows: Ints, page_bytes: int, notes: list[str]) -> npt.NDArray[Any]:
