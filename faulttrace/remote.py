@@ -5,6 +5,7 @@ What is far away is read for its faults where it has them: they were stitched wh
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
@@ -119,6 +120,29 @@ def _far_events(address: str, meta: Meta) -> Place | None:
     except (OSError, ValueError, NotImplementedError):
         return None
     return Place(files) if FAULTS_FILE not in files.sizes and META in files.sizes else None
+
+
+def expand(addresses: Iterable[str]) -> list[str]:
+    """Addresses, with those that hold ``*``, ``?`` or ``[`` replaced by what they match here or at a URL, sorted.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+        MissingFeature: a URL, and fsspec (or its driver for that protocol) is not installed.
+    """
+    found: list[str] = []
+    for address in addresses:
+        if not any(sign in address for sign in "*?[") or Path(address).exists():
+            found.append(address)
+            continue
+        if "://" in address:
+            fs, path = _filesystem(address)
+            matches = sorted(str(fs.unstrip_protocol(name)) for name in fs.glob(path))
+        else:
+            matches = sorted(glob.glob(address, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        if not matches:
+            raise UsageError(f"{address}: matches nothing")
+        found += matches
+    return list(dict.fromkeys(found))
 
 
 def identity(address: str) -> str:

@@ -23,8 +23,9 @@ from faultreplay.analysis.explore import workers
 from faultreplay.analysis.explore.axes import parse_axis
 from faultreplay.analysis.explore.sweep import Common, Plan, Sweep, Task, plan, run_cell, sweep
 from faultreplay.cli.main import main
+from faultreplay.cli.sweep_view import over_hosts
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, MissingFeature, UsageError
-from faultreplay.faulttrace.remote import identity, open_address
+from faultreplay.faulttrace.remote import expand, identity, name_of, open_address
 from faultreplay.replay.language.mechanism import list_mechanisms, load_mechanism
 from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
 
@@ -80,8 +81,11 @@ def test_resuming_runs_only_what_is_missing(trace: Path, tmp_path: Path) -> None
     assert before.items() <= files(tmp_path / "d").items()
     broken = next((tmp_path / "d").rglob("*.parquet"))
     broken.write_bytes(b"half a fi")
-    assert one_process(make_plan(trace, vary=("fetch=1us,10us,1ms",)), tmp_path / "d").computed == 1
+    assert len(files(tmp_path / "d")) == 1 + 2  # a file a run, not a cell
+    assert one_process(make_plan(trace, vary=("fetch=1us,10us,1ms",)), tmp_path / "d").computed in (2, 4)
     assert one_process(make_plan(trace, vary=("fetch=1us,10us,1ms",)), tmp_path / "d", again=True).computed == 6
+    whole = pl.read_parquet(str(tmp_path / "d" / "cells-*.parquet"))
+    assert whole["key"].n_unique() == whole.height == 6  # none is there twice
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"seeds": 2}, {"settings": {"kvm-exit": {"granule": "8K"}}}])
@@ -129,6 +133,32 @@ def test_addresses_with_nothing_behind_them(trace: Path, tmp_path: Path) -> None
     (unstitched / "meta.json").write_bytes((trace / "meta.json").read_bytes())
     with pytest.raises(IncompleteData, match=r"no faults\.parquet there"):
         open_address(f"file://{unstitched}")
+
+
+def test_patterns_name_many_traces_here_and_behind_urls(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_synthetic(
+            SynthSpec("demand-paging", 4, 50, Think(20_000, True), seed=number), tmp_path / f"h{number}.trace"
+        )
+    wild = [str(tmp_path / "h*.trace"), f"file://{tmp_path}/h[12].trace", str(tmp_path / "h1.trace")]
+    names = [name_of(address) for address in expand(wild)]
+    assert names == ["h1", "h2", "h3", "h1", "h2"]
+    with pytest.raises(UsageError, match="matches nothing"):
+        expand([str(tmp_path / "x*.trace")])
+    made = plan(expand(wild[:1]), MECHANISMS, Common(Setup(), ()))
+    done = one_process(made, tmp_path / "d")
+    (row,) = over_hosts(done).records
+    shares = [
+        100
+        * (
+            done.rows[label, MECHANISMS[1], ()]["total_stall_ns"]
+            / done.rows[label, MECHANISMS[0], ()]["total_stall_ns"]
+            - 1
+        )
+        for label in made.traces
+    ]
+    assert row["traces"] == 3
+    assert (row["least"], row["median"], row["most"]) == pytest.approx(tuple(sorted(shares)))
 
 
 def kvm_exit_fails(cell: Task) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Many replays: traces x mechanisms x points of a grid, each one cell, each cell one small file, none run twice.
+"""Many replays: traces x mechanisms x points of a grid, each one cell, kept in a data set, none run twice.
 
 A cell's key is a hash of all that decides its numbers: what the trace holds, the mechanism's file and parameters, the
 cost tables, windows and options, the seed and the tool's version. A data set may be added to and resumed by any number
@@ -166,14 +166,17 @@ def sweep(
             rows[cell.label, cell.mechanism, cell.point] = row
     progress(len(rows), len(made.cells))
     failed: dict[Task, str] = {}
-    for outcome in workers(missing):
-        cell = outcome.task
-        if outcome.error:
-            failed[cell] = outcome.error
-        else:
-            data.write(cell.label, _plain(cell.mechanism), cell.key, outcome.value)
-            rows[cell.label, cell.mechanism, cell.point] = outcome.value
-        progress(len(rows) + len(failed), len(made.cells))
+    try:
+        for outcome in workers(missing):
+            cell = outcome.task
+            if outcome.error:
+                failed[cell] = outcome.error
+            else:
+                data.write(cell.label, _plain(cell.mechanism), cell.key, outcome.value)
+                rows[cell.label, cell.mechanism, cell.point] = outcome.value
+            progress(len(rows) + len(failed), len(made.cells))
+    finally:  # also when it was interrupted: what was computed is kept
+        data.flush()
     found: list[Crossing] = []
     for label in made.traces:
         values = {

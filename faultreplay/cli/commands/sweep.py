@@ -74,6 +74,7 @@ def command(  # noqa: D103 - the help text is below
     from faultreplay.cli import sweep_view
     from faultreplay.cli.progress import bar
     from faultreplay.cli.render import emit, put, say
+    from faultreplay.faulttrace.remote import expand
     from faultreplay.replay.engine.warm import warm_engine
 
     names = parse_names(mechanisms)
@@ -83,7 +84,7 @@ def command(  # noqa: D103 - the help text is below
     check_settings(setup.settings, names, (kind for _, _, kind in more["windows"]))
     axes = tuple(parse_axis(text, names) for text in varied)
     common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
-    made = plan(traces, names, common)
+    made = plan(expand(traces), names, common)
     if dask:
         pool = functools.partial(workers.on_dask, run_cell, address=dask)
     else:
@@ -123,7 +124,7 @@ def _directory(output: Path | None) -> Iterator[Path]:
 
 command.help = """Replay TRACEs under mechanisms at each point of a grid.
 
-A TRACE is a directory, an fsspec URL or a bare faults.parquet.
+A TRACE is a directory, a packed trace, an fsspec URL or a bare faults.parquet; * stands for anything, also in URLs.
 
 Prints a table a trace and where, along each axis, two mechanisms change places or the choice stops to matter. The
 cells go to a Parquet data set (-o); a sweep that was interrupted, or grows, only runs the cells it lacks.
