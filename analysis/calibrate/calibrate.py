@@ -161,8 +161,8 @@ def calibrate(
     cpu = traces[0].meta.host.cpu_model or "an unknown CPU"
     how = "by events and the accessors' own clock" if with_truth else "by events"
     share = f", first {first_share:.0%} of the faults" if first_share < 1 else ""
-    calm = f", without {together.preempted} faults with a preempted thread" if together.preempted else ""
-    source = f"measured on {cpu} {how}, in {names}{share}{calm}"
+    unpreempted = f", without {together.preempted} faults with a preempted thread" if together.preempted else ""
+    source = f"measured on {cpu} {how}, in {names}{share}{unpreempted}"
     return fit(together.without(left_out), source=source, provenance="measured-host", min_samples=min_samples)
 
 

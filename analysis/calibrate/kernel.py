@@ -29,18 +29,18 @@ def fills_in(meta: Meta) -> str:
 
 
 def kernel_samples(
-    joined: pl.DataFrame, meta: Meta, calm: pl.Series, logged_from_ns: int | None
+    joined: pl.DataFrame, meta: Meta, unpreempted: pl.Series, logged_from_ns: int | None
 ) -> tuple[dict[str, Samples], dict[str, int]]:
     """Cost name -> samples, and key of `UNCHARGED` -> how many faults were of that kind.
 
     Args:
         joined: faults with an end, sorted by start.
         meta: of their trace.
-        calm: which of them to use.
+        unpreempted: which of them to use.
         logged_from_ns: since when KVM logs writes, if it does.
     """
     mechanism = fills_in(meta)
-    alone = calm & (joined["resolution"] == "kernel")
+    alone = unpreempted & (joined["resolution"] == "kernel")
     stage2, writes = joined["cause"] == "stage2", joined["access"] == "w"
     # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
     fills = stage2 & _first_touches(joined, meta) if mechanism in KERNEL_FILLS else stage2 & False

@@ -49,27 +49,29 @@ def observe(
         logged_from_ns: since when KVM logs writes, if it does.
     """
     joined = faults.filter(faults["end_ns"].is_not_null())
-    calm = (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
-    preempted = 0 if waits else int((~calm).sum())
+    unpreempted = (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
+    preempted = 0 if waits else int((~unpreempted).sum())
     if waits:
-        calm |= True
+        unpreempted |= True
     # Which fault follows which, and how many wait at once, is to be seen among all of them.
     userfaults = _Columns(joined.filter(_is_userfault(joined)), waits)
-    exits = _Columns(joined.filter(calm & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits)
+    exits = _Columns(
+        joined.filter(unpreempted & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits
+    )
     samples, at_most_ns = _userfault_samples(userfaults, waits)
     samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
     samples["resolve"] = exits.resolve_ns
     samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
     samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
-    alone, uncharged = kernel_samples(joined, meta, calm, logged_from_ns)
+    alone, uncharged = kernel_samples(joined, meta, unpreempted, logged_from_ns)
     samples |= alone
-    native, huge = userfaults.calm & (userfaults.pages == 1), userfaults.calm & (userfaults.pages > 1)
+    native, huge = userfaults.unpreempted & (userfaults.pages == 1), userfaults.unpreempted & (userfaults.pages > 1)
     native, continued = native & ~userfaults.continued, native & userfaults.continued
     walked = _without_walk(userfaults.resolve_ns[continued], _sleepers(userfaults)[continued])
     samples["resolve_continue"] = walked
     samples["preempt"] = _preempt_samples(userfaults)
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
-    mmio = _Columns(joined.filter(calm & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()), waits)
+    mmio = _Columns(joined.filter(unpreempted & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()), waits)
     # Under the lab's mmio-exit the one cost of its path is all of the stall: the fetch and the new memslot too.
     whole = mmio.end_ns - mmio.start_ns
     all_of_it = fills_in(meta) == "mmio-exit" and not exits_alone
@@ -103,9 +105,9 @@ class _Columns:
         self.wake_preempts = faults["wake_preempts"].fill_null(False).to_numpy()
         self.offcpu_ns = column("offcpu_ns")
         every = np.ones(len(faults), bool)
-        self.calm = every if waits else (column("preempted_ns") <= 0) & (column("service_preempted_ns") <= 0)
+        self.unpreempted = every if waits else (column("preempted_ns") <= 0) & (column("service_preempted_ns") <= 0)
         """faults to use"""
-        self.calm_read = every if waits else self.calm & (column("read_preempted_ns") <= 0)
+        self.unpreempted_read = every if waits else self.unpreempted & (column("read_preempted_ns") <= 0)
         """of these, the ones in which the handler was not preempted before it read"""
         self.pages = np.maximum(column("granule") // _PAGE_BYTES, 1)
         self.continued = (faults["resolution"] == "continue").to_numpy()
@@ -135,7 +137,7 @@ def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples
     order = np.lexsort((faults.read_ns, faults.handler))
     handler, read_ns, placed_ns = faults.handler[order], faults.read_ns[order], faults.placed_ns[order]
     start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
-    calm, calm_read = faults.calm[order], faults.calm_read[order]
+    unpreempted, unpreempted_read = faults.unpreempted[order], faults.unpreempted_read[order]
     follows = np.zeros(len(order), bool)
     follows[1:] = handler[1:] == handler[:-1]
     before_ns = np.concatenate(([0], placed_ns[:-1]))[: len(order)]
@@ -148,10 +150,10 @@ def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples
         idle = np.zeros(len(order), bool)
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
     ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
-    waiting = follows & ~handed_on & (ready < before_ns) & calm_read
-    idle &= calm_read
+    waiting = follows & ~handed_on & (ready < before_ns) & unpreempted_read
+    idle &= unpreempted_read
     taken, entry = queue_ns[idle], faults.fault_entry_ns[order]
-    known = (entry >= 0) & calm
+    known = (entry >= 0) & unpreempted
     # No event tells when the message was ready. The accessor is asleep soon after; where that was not seen, only the
     # sum of the two is known, and only that counts for an idle handler.
     halves = taken // 2
@@ -166,8 +168,8 @@ def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples
     return {
         "fault_entry": entry[told] if told.any() else halves,
         "reader_wakeup": np.maximum(taken - np.where(known[idle], entry[idle], typical), 0),
-        "fetch": (faults.service_ns - faults.resolve_ns)[faults.calm],
-        "wake": faults.wake_ns[faults.calm],
+        "fetch": (faults.service_ns - faults.resolve_ns)[faults.unpreempted],
+        "wake": faults.wake_ns[faults.unpreempted],
         "handler_loop": (read_ns - before_ns)[waiting],
     }, at_most
 
@@ -178,14 +180,14 @@ def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samp
     # What a replay knows of: after a thread of the host's own, a switch costs other than after a guest.
     own = np.union1d(faults.tid, faults.handler)
     # The first message that a handler reads once it has its CPU; later ones wait while it serves those before.
-    first = faults.calm_read & (faults.read_ns - faults.read_run_ns >= _placed_before(faults))
+    first = faults.unpreempted_read & (faults.read_ns - faults.read_run_ns >= _placed_before(faults))
     idle = {
         "reader_wakeup": (faults.queue_ns - entry)[first & (faults.read_after == 0) & (entry >= 0)],
-        "wake": faults.wake_ns[faults.calm & (faults.wake_after == 0)],
+        "wake": faults.wake_ns[faults.unpreempted & (faults.wake_after == 0)],
     }
     busy = {
         "reader_wakeup": faults.read_run_ns[first & np.isin(faults.read_after, own)],
-        "wake": faults.wake_run_ns[faults.calm & np.isin(faults.wake_after, own)],
+        "wake": faults.wake_run_ns[faults.unpreempted & np.isin(faults.wake_after, own)],
     }
     return idle, busy
 
@@ -193,11 +195,16 @@ def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samp
 def _preempt_samples(faults: _Columns) -> Samples:
     """From the wake-up of a thread until it has the CPU of one that is preempted for it."""
     entry, own = faults.fault_entry_ns, np.union1d(faults.tid, faults.handler)
-    read = faults.calm_read & (entry >= 0) & faults.read_preempts & np.isin(faults.read_after, own)
+    read = faults.unpreempted_read & (entry >= 0) & faults.read_preempts & np.isin(faults.read_after, own)
     read &= faults.read_ns - faults.read_run_ns >= _placed_before(faults)
     # Not who woke it: that one is on its way to sleep, and hands its CPU over in passing.
     read &= faults.read_after != faults.tid
-    woke = faults.calm & faults.wake_preempts & np.isin(faults.wake_after, own) & (faults.wake_after != faults.handler)
+    woke = (
+        faults.unpreempted
+        & faults.wake_preempts
+        & np.isin(faults.wake_after, own)
+        & (faults.wake_after != faults.handler)
+    )
     waits = (faults.queue_ns - entry - faults.read_run_ns)[read], (faults.wake_ns - faults.wake_run_ns)[woke]
     together: Samples = np.maximum(np.concatenate(waits), 0)
     return together
