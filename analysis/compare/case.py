@@ -48,7 +48,7 @@ from faultreplay.analysis.compare.window_spans import DEFAULT_WINDOW_NS, outside
 
 __all__ = [
     "DEFAULT_WINDOW_NS",
-    "RAILS",
+    "REFERENCES",
     "Case",
     "check_losses",
     "loss_percent",
@@ -58,7 +58,8 @@ __all__ = [
     "workload_of",
 ]
 
-RAILS: Final = ("as-recorded", "ideal")
+REFERENCES: Final = ("as-recorded", "ideal")
+"""Rows that no mechanism can be: what was recorded, and no stall at all. They are references, no choices."""
 
 
 @dataclass(frozen=True)
@@ -241,9 +242,9 @@ class Case:
     def windows_of(self, mechanism: str) -> tuple[Window, ...]:
         """The windows as they bind `mechanism`.
 
-        A rail, and any mechanism with a default window, is bound only by a window rule of its own.
+        A reference, and any mechanism with a default window, is bound only by a window rule of its own.
         """
-        if mechanism in RAILS:
+        if mechanism in REFERENCES:
             return tuple(replace(w, kind="") for w in self.windows)
         return self.windows
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from faultreplay.analysis.compare.blackout import BLACKOUTS, Blackout, Stillness, blackout, measured_stillness
-from faultreplay.analysis.compare.case import RAILS, Case, loss_percent
+from faultreplay.analysis.compare.case import REFERENCES, Case, loss_percent
 from faultreplay.analysis.compare.judged import Judged, Trust, differences, judge, run_errors
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.notes import notes_of
@@ -211,7 +211,7 @@ def _baseline(case: Case, replayed: Sequence[Replayed], asked: str) -> Replayed 
         found = _row(load_with(used.name, replace(case.setup, settings={}), used), case)
         if not isinstance(found, Unanswered):
             return found[1]
-    return next((one for one in replayed if one.mechanism.name not in RAILS), None)
+    return next((one for one in replayed if one.mechanism.name not in REFERENCES), None)
 
 
 def blackout_names(case: Case, mechanisms: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from faultreplay.analysis.compare.blackout import Blackout
-from faultreplay.analysis.compare.case import RAILS, Case
+from faultreplay.analysis.compare.case import REFERENCES, Case
 from faultreplay.analysis.compare.extrapolation import beyond_note
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
@@ -69,7 +69,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
 
 def beyond_notes(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout] = ()) -> list[str]:
     """Whether more accessors fault at once than the costs of contention were fitted with."""
-    results = [row.result for row in rows if row.mechanism not in RAILS]
+    results = [row.result for row in rows if row.mechanism not in REFERENCES]
     return beyond_note(case.costs(), [*results, *(still.result for still in blackouts)])
 
 
@@ -218,7 +218,7 @@ def _model_notes(case: Case) -> list[str]:
 def _row_notes(rows: Sequence[Predicted]) -> list[str]:
     said: dict[str, list[str]] = {}
     for row in rows:
-        if row.mechanism not in RAILS and not row.served.whole:
+        if row.mechanism not in REFERENCES and not row.served.whole:
             said.setdefault(_served_words(row.served), []).append(row.mechanism)
     return [f"served by {', '.join(names)}: {words}" for words, names in said.items()]
 

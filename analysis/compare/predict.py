@@ -83,7 +83,7 @@ def run(
 ) -> Result:
     """One replay; `seed` counts from the set-up's."""
     if any(stage.verb == "recorded" for stage in mechanism.paths.get("window", ())):
-        # The engine drops a window's fault where that window is not replayed; a rail keeps what was recorded.
+        # The engine drops a window's fault where that window is not replayed; a reference keeps what was recorded.
         window, missing = CAUSES.index("window"), CAUSES.index("missing")
         cls = np.where(workload.cls == window, missing, workload.cls).astype(workload.cls.dtype)
         workload = replace(workload, cls=cls)

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from faultreplay.analysis.compare.busy import WORSE
-from faultreplay.analysis.compare.case import RAILS, Case
+from faultreplay.analysis.compare.case import REFERENCES, Case
 from faultreplay.analysis.compare.extrapolation import beyond_sd
 from faultreplay.analysis.compare.judged import Judged
 from faultreplay.analysis.compare.predict import counted, run
@@ -128,9 +128,13 @@ class Doubt:
         label, base, base_drawn = self._baseline
         mine = base_drawn if _same(row, base) else self._draw(row)
         total = row.result.total_stall_ns
-        rail = row.mechanism.name in RAILS
-        parts = {**mine.parts, "model": 0.0 if rail else self.model_sd, "drift": 0.0 if rail else self.drift_sd}
-        parts["accessors beyond the costs' fit"] = 0.0 if rail else beyond_sd(row.costs, row.result)
+        reference = row.mechanism.name in REFERENCES
+        parts = {
+            **mine.parts,
+            "model": 0.0 if reference else self.model_sd,
+            "drift": 0.0 if reference else self.drift_sd,
+        }
+        parts["accessors beyond the costs' fit"] = 0.0 if reference else beyond_sd(row.costs, row.result)
         low, high = hull(mine.shift, width(parts))
         change, interval = self._change(row, base, mine, base_drawn)
         bounds = self._bounds(row)
@@ -189,7 +193,7 @@ class Doubt:
     @staticmethod
     def _again(case: Case, row: Replayed) -> Replayed | None:
         """The same row under another set-up, with the costs that belong to it."""
-        if row.mechanism.name in RAILS:
+        if row.mechanism.name in REFERENCES:
             return None
         costs = case.costs()
         return replace(row, costs=costs, result=run(case.read, row.mechanism, costs, case.setup, row.windows))
@@ -213,7 +217,7 @@ class Doubt:
             for name, source in sources.items()
         }
         trace_sd = _trace_sd(case, row.result)
-        if not total or not spreads:  # nothing of it is drawn: a rail
+        if not total or not spreads:  # nothing of it is drawn: a reference
             return _Drawn(np.full(DRAWS, math.log(max(total, 1))), 0.0, {"trace": trace_sd}, None)
         by = factors(spreads, DRAWS, case.setup.seed)
         everything = _log_totals(case, row, [{n: float(o[k] * f[k]) for n, (o, f) in by.items()} for k in range(DRAWS)])

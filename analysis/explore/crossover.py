@@ -9,7 +9,7 @@ better).
   this no longer holds at any further point of the sweep.
 
 Between two points of the sweep the difference (or the excess) is taken as a straight line over log x. Nothing is said
-beyond the ends of the axis. The rails (`ideal`, `as-recorded`) are no choice and are left out.
+beyond the ends of the axis. The references (`ideal`, `as-recorded`) are no choice and are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 from faultreplay.analysis.explore.axes import Axis, Point
 
-RAILS: Final = ("as-recorded", "ideal")
+REFERENCES: Final = ("as-recorded", "ideal")
 DEFAULT_TOLERANCE: Final = 0.10
 
 Line = Sequence[tuple[float, Mapping[str, float]]]
@@ -55,7 +55,7 @@ def crossings(
     found: list[Crossing] = []
     for axis in axes:
         for others, line in _lines(axis, values):
-            names = sorted(set.intersection(*(set(at) for _, at in line)) - set(RAILS)) if line else []
+            names = sorted(set.intersection(*(set(at) for _, at in line)) - set(REFERENCES)) if line else []
             where = _Where(trace, axis, others)
             for a, b in itertools.combinations(names, 2):
                 found += _swaps(where, line, a, b)
@@ -65,7 +65,7 @@ def crossings(
 
 def excess(at: Mapping[str, float]) -> float | None:
     """How far the worst choice exceeds the best, as a ratio less 1; None of fewer than two."""
-    numbers = [value for name, value in at.items() if name not in RAILS]
+    numbers = [value for name, value in at.items() if name not in REFERENCES]
     if len(numbers) < 2:
         return None
     return max(numbers) / min(numbers) - 1 if min(numbers) > 0 else (math.inf if max(numbers) > 0 else 0.0)

@@ -79,7 +79,7 @@ def report(
         options: of the command line, for JSON.
         trace_id: which trace it was, wherever it lies.
     """
-    from faultreplay.analysis.compare.case import RAILS
+    from faultreplay.analysis.compare.case import REFERENCES
     from faultreplay.analysis.compare.compare import as_records
 
     rows: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ def report(
             rows.append({"mechanism": name, SPAN: reasons[name]})
         else:
             cells = _cells(row.metrics) | {"mechanism": row.mechanism + (" *" if row.marked else "")}
-            if row.mechanism in RAILS:
+            if row.mechanism in REFERENCES:
                 cells["where_text"] = None
             rows.append(cells | {"served_text": _served_text(row.served)} | _change_cells(row))
             if judged and row.recorded:

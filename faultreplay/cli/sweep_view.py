@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from faultreplay.analysis.explore.axes import Axis, Point
-from faultreplay.analysis.explore.crossover import RAILS, Crossing, excess
+from faultreplay.analysis.explore.crossover import REFERENCES, Crossing, excess
 from faultreplay.analysis.explore.sweep import Sweep
 from faultreplay.cli.render import Column, Report
 
@@ -104,7 +104,7 @@ def _trace_table(done: Sweep, label: str) -> Report:
             if at in done.rows:
                 found[mechanism] = done.rows[at][done.ranked_by]
                 origin = str(done.rows[at]["origin"])
-        choice = {m: v for m, v in found.items() if m not in RAILS}
+        choice = {m: v for m, v in found.items() if m not in REFERENCES}
         over = excess(found)
         record: dict[str, Any] = {key: axes[key].show(value) for key, value in point}
         record |= {f"by:{m}": v for m, v in found.items()}
