@@ -174,7 +174,7 @@ def compare(
     Args:
         trace: a trace, or a case where more than the usual is asked.
         mechanisms: names or files, or with parameters of their own ``"uffd-missing:handlers=4"``; by default the
-            recorded one, uffd-missing, kvm-exit and two rails.
+            recorded one, uffd-missing, kvm-exit and two references.
         baseline: what rows are held against; by default the recorded mechanism as it was recorded.
         weigh: also hold the recorded mechanism against the recording, and say how sure each row is. Some times slower.
         progress: called with a word on each long step.

@@ -63,7 +63,7 @@ def trace_argument(function: F) -> F:
 
 def mechanisms_option(function: F) -> F:
     """-m NAMES, with a default."""
-    return _mechanisms("By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two rails.")(
+    return _mechanisms("By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two references.")(
         function
     )
 
