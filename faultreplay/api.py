@@ -261,9 +261,9 @@ def record(
         NoPermission: the kernel refuses the probes.
         UsageError: nothing to record, or `out` exists.
     """
-    from faultreplay.collect.recorder import recorder
+    from faultreplay.collect.recorder import run
 
-    return recorder.record(spec, Path(out), stop, on_status, on_step)
+    return run.record(spec, Path(out), stop, on_status, on_step)
 
 
 def _trace(trace: TraceLike) -> Trace:

@@ -19,7 +19,7 @@ from faultreplay.faulttrace.verify import verify_trace
 
 _RECORD = (
     "import sys, threading; from pathlib import Path; "
-    "from faultreplay.collect.recorder.recorder import record; "
+    "from faultreplay.collect.recorder.run import record; "
     "from faultreplay.collect.recorder.spec import RecordSpec; "
     "record(RecordSpec(pids=(int(sys.argv[1]),), backend=sys.argv[3], part_age_ns=100_000_000), "
     "Path(sys.argv[2]), threading.Event())"

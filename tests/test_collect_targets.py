@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from recording_host import LACKING
 
-from faultreplay.collect.recorder.recorder import record
+from faultreplay.collect.recorder.run import record
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.collect.targets.targets import Vm, cgroup_path, find_vms, select_vms, vm_identity
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError

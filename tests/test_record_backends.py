@@ -15,7 +15,8 @@ from recording_host import LACKING
 
 from faultreplay.collect.backends.bpftrace_backend import BpftraceBackend
 from faultreplay.collect.backends.precompiled_program import check_object, object_path
-from faultreplay.collect.recorder.recorder import Recorder, record
+from faultreplay.collect.recorder.recorder import Recorder
+from faultreplay.collect.recorder.run import record
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.errors import MissingFeature, UsageError
 from faultreplay.faulttrace.schema import Kind

@@ -14,7 +14,8 @@ import pytest
 from recording_host import LACKING
 
 from faultreplay.collect.backends.backends import kept_attached
-from faultreplay.collect.recorder.recorder import Recorder, record
+from faultreplay.collect.recorder.recorder import Recorder
+from faultreplay.collect.recorder.run import record
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import stitch_trace

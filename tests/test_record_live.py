@@ -16,7 +16,8 @@ from recording_host import LACKING
 
 from faultreplay.cli.main import _exit_code
 from faultreplay.collect.backends.backends import kept_attached
-from faultreplay.collect.recorder.recorder import Recorder, record
+from faultreplay.collect.recorder.recorder import Recorder
+from faultreplay.collect.recorder.run import record
 from faultreplay.collect.recorder.spec import RecordSpec, RecordSummary
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.schema import Kind

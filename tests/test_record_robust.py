@@ -21,7 +21,8 @@ from recording_host import LACKING
 from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.collect.recorder.keep import Rotation, Trigger
 from faultreplay.collect.recorder.limits import Limits
-from faultreplay.collect.recorder.recorder import Recorder, record
+from faultreplay.collect.recorder.recorder import Recorder
+from faultreplay.collect.recorder.run import record
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.schema import Kind
@@ -81,7 +82,7 @@ def test_kill_9_of_a_real_recorder_leaves_a_readable_trace_and_no_probes(tmp_pat
     load = subprocess.Popen([userfaults, "100000000"])
     code = (
         "import sys, threading; from pathlib import Path; "
-        "from faultreplay.collect.recorder.recorder import record; "
+        "from faultreplay.collect.recorder.run import record; "
         "from faultreplay.collect.recorder.spec import RecordSpec; "
         "record(RecordSpec(pids=(int(sys.argv[1]),), part_age_ns=100_000_000), Path(sys.argv[2]), threading.Event())"
     )

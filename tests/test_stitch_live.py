@@ -14,7 +14,7 @@ from recording_host import LACKING
 from faultreplay.analysis.calibrate.calibrate import fit_costs
 from faultreplay.analysis.judge.accuracy import Accuracy, Agreement, accuracy_of
 from faultreplay.collect.backends.backends import kept_attached
-from faultreplay.collect.recorder.recorder import record
+from faultreplay.collect.recorder.run import record
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.stitch import stitch_trace
 from faultreplay.faulttrace.store import Trace, open_trace

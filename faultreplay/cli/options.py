@@ -63,9 +63,9 @@ def trace_argument(function: F) -> F:
 
 def mechanisms_option(function: F) -> F:
     """-m NAMES, with a default."""
-    return _mechanisms("By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two references.")(
-        function
-    )
+    return _mechanisms(
+        "By name or .toml file. Default: uffd-missing, kvm-exit, freeze, the recorded one, two references."
+    )(function)
 
 
 def named_mechanisms_option(function: F) -> F:

@@ -236,7 +236,7 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UsageError("nothing is begun here")
 
     for name in (
-        "faultreplay.collect.recorder.recorder.record",
+        "faultreplay.collect.recorder.run.record",
         "faultreplay.lab.runner.run",
         "faultreplay.lab.matrix.run_matrix",
         "faultreplay.replay.workload.synth.synthesize",
