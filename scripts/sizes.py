@@ -21,11 +21,7 @@ OPEN: Final = frozenset(
     {
         "benchmarks/scaling_study.py",
         "collect/backends/bpftrace_program.py",
-        "faultreplay/cli/commands/calibrate.py:command",
-        "faultreplay/cli/commands/record.py:command",
         "faultreplay/cli/commands/sweep.py:command",
-        "faultreplay/cli/commands/synth.py:command",
-        "faultreplay/cli/commands/validate.py:command",
         "faulttrace/anonymous.py",
         "faulttrace/stitch/hardware.py",
         "faulttrace/store.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +27,21 @@ MOST_CPUS: Final = 8192
 """Of a host: what Linux can be built for."""
 SEED: Final = click.IntRange(0, (1 << 62) - 1)
 """What the engine's 64-bit hash takes, with room for --seeds."""
+
+
+def gathered(record: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command is called with one `record`, a dataclass, of the options it has fields for; the rest by keyword."""
+    names = {field.name for field in dataclasses.fields(record)}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**options: Any) -> None:
+            given = record(**{name: options.pop(name) for name in names})
+            command(given, **options)
+
+        return call
+
+    return decorate
 
 
 class Finite(click.FloatRange):

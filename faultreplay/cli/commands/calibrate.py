@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from faultreplay.cli.completion import traces as traces_here
-from faultreplay.cli.options import Finite, NewPath
+from faultreplay.cli.options import Finite, NewPath, gathered
 from faultreplay.cli.render import FORMATS, Column, Report, check_output, emit, say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Host
     from faultreplay.faulttrace.store import Trace
     from faultreplay.replay.language.costs import CostTable
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says."""
+
+    traces: tuple[Path, ...]
+    output: Path | None
+    lab: bool
+    split: float
+    with_truth: bool
+    min_samples: int
+    require: str
+    allow_busy: bool
+    fmt: str
+    force: bool
 
 
 @click.command("calibrate", short_help="Fit a cost file.")
@@ -52,41 +69,30 @@ if TYPE_CHECKING:
 @click.option("--allow-busy", is_flag=True, help="With --lab: on a busy host, fit all the same, with wider ranges.")
 @click.option("--format", "fmt", type=click.Choice(FORMATS[:-1]), default="table", show_default=True)
 @click.option("--force", is_flag=True, help="Write over an existing cost file.")
-def command(
-    *,
-    traces: tuple[Path, ...],
-    output: Path | None,
-    lab: bool,
-    split: float,
-    with_truth: bool,
-    min_samples: int,
-    require: str,
-    allow_busy: bool,
-    fmt: str,
-    force: bool,
-) -> None:
+@gathered(_Given)
+def command(given: _Given) -> None:
     """Fit the costs that TRACEs show, as distributions with their number of samples, and write them with -o.
 
     A cost is the interval that `faultreplay models` gives for its name. Without -o the table is only shown.
     """
     import faultreplay
 
-    if not traces and not lab:
+    if not given.traces and not given.lab:
         raise UsageError("nothing to calibrate from: name traces, or give --lab")
-    if allow_busy and not lab:
+    if given.allow_busy and not given.lab:
         raise UsageError("--allow-busy goes with --lab")
-    if output is not None:
-        check_output(output, force=force)
-    wanted = _wanted(require)
-    opened: list[Trace] = [faultreplay.open_trace(path) for path in traces]
-    how: dict[str, Any] = {"first_share": split, "with_truth": with_truth, "min_samples": min_samples}
+    if given.output is not None:
+        check_output(given.output, force=given.force)
+    wanted = _wanted(given.require)
+    opened: list[Trace] = [faultreplay.open_trace(path) for path in given.traces]
+    how: dict[str, Any] = {"first_share": given.split, "with_truth": given.with_truth, "min_samples": given.min_samples}
     measured = None
-    if lab:
+    if given.lab:
         from faultreplay.analysis.calibrate.host import calibrate_host
 
         # The lab's own runs wait for content that does not exist: the environment's fetch is not theirs to tell.
-        left_out = () if traces else ("fetch",)
-        measured = calibrate_host(say, extra=opened, left_out=left_out, allow_busy=allow_busy, **how)
+        left_out = () if given.traces else ("fetch",)
+        measured = calibrate_host(say, extra=opened, left_out=left_out, allow_busy=given.allow_busy, **how)
         fit, hosts = measured.fit, [measured.meta.host, *(trace.meta.host for trace in opened)]
     else:
         fit, hosts = faultreplay.calibrate(opened, **how), [trace.meta.host for trace in opened]
@@ -96,12 +102,12 @@ def command(
         why = ", ".join(f"{name} ({reasons.get(name, 'no samples')})" for name in absent)
         raise IncompleteData(f"not fitted: {why}: record more, or lower --min-samples")
     costs = fit.some()
-    emit(_report(fit, measured), fmt)
+    emit(_report(fit, measured), given.fmt)
     if measured is not None:
         _file(costs, measured.meta.host, allow_busy=bool(measured.problems))
-    if output is not None:
-        _save(costs, output, hosts, lab)
-        say(f"wrote {output}")
+    if given.output is not None:
+        _save(costs, given.output, hosts, given.lab)
+        say(f"wrote {given.output}")
 
 
 def _file(costs: CostTable, host: Host, *, allow_busy: bool) -> None:

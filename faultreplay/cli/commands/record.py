@@ -7,13 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from faultreplay.cli.manners import owns_process, person_watches
-from faultreplay.cli.options import Finite, NewPath
+from faultreplay.cli.options import Finite, NewPath, gathered
 from faultreplay.cli.render import say
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns, parse_size_bytes
@@ -21,6 +22,33 @@ from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration
 if TYPE_CHECKING:
     from faultreplay.collect.recorder.keep import Rotation, Trigger
     from faultreplay.collect.recorder.spec import RecordStatus, RecordSummary
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says."""
+
+    command_line: tuple[str, ...]
+    out: Path
+    pids: tuple[str, ...]
+    children: bool | None
+    with_handler: bool | None
+    vms: tuple[str, ...]
+    all_vms: bool
+    cgroup: str | None
+    vcpu_threads: str | None
+    duration: str | None
+    groups: str | None
+    ring: str | None
+    backend: str
+    max_rate: float | None
+    max_cpu: float | None
+    rotate: str | None
+    keep: int | None
+    trigger: str | None
+    keep_last: str | None
+    reserve: str
+    force: bool
 
 
 @click.command("record", short_help="Record a trace.")
@@ -72,30 +100,8 @@ if TYPE_CHECKING:
     "--reserve", metavar="SIZE", default="256M", show_default=True, help="Stop before the disk has less than this free."
 )
 @click.option("--force", is_flag=True, help="Replace an existing trace.")
-def command(
-    *,
-    command_line: tuple[str, ...],
-    out: Path,
-    pids: tuple[str, ...],
-    children: bool | None,
-    with_handler: bool | None,
-    vms: tuple[str, ...],
-    all_vms: bool,
-    cgroup: str | None,
-    vcpu_threads: str | None,
-    duration: str | None,
-    groups: str | None,
-    ring: str | None,
-    backend: str,
-    max_rate: float | None,
-    max_cpu: float | None,
-    rotate: str | None,
-    keep: int | None,
-    trigger: str | None,
-    keep_last: str | None,
-    reserve: str,
-    force: bool,
-) -> None:
+@gathered(_Given)
+def command(given: _Given) -> None:
     """Record faults, userfaults and KVM events of processes, or of a command that it runs.
 
     Ends after -d, when all targets have ended, or on Ctrl-C; a COMMAND that still runs then gets SIGTERM.
@@ -108,23 +114,23 @@ def command(
     from faultreplay.collect.recorder.limits import Limits
 
     spec = faultreplay.RecordSpec(
-        pids=_pids(pids),
-        children=children,
-        with_handler=with_handler,
-        vms=vms,
-        all_vms=all_vms,
-        cgroup=cgroup,
-        command=command_line,
-        duration_ns=parse_duration_ns(duration, default_unit="s") if duration else None,
-        groups=tuple(dict.fromkeys(groups.split(","))) if groups else DEFAULT_GROUPS,
-        ring_bytes=parse_size_bytes(ring) if ring else None,
-        backend=backend,
-        limits=Limits(max_rate, max_cpu),
-        rotation=_rotation(rotate, keep),
-        trigger=_trigger(trigger, keep_last),
-        vcpu_threads=tuple(name for name in (vcpu_threads or "").split(",") if name),
-        reserve_bytes=parse_size_bytes(reserve),
-        force=force,
+        pids=_pids(given.pids),
+        children=given.children,
+        with_handler=given.with_handler,
+        vms=given.vms,
+        all_vms=given.all_vms,
+        cgroup=given.cgroup,
+        command=given.command_line,
+        duration_ns=parse_duration_ns(given.duration, default_unit="s") if given.duration else None,
+        groups=tuple(dict.fromkeys(given.groups.split(","))) if given.groups else DEFAULT_GROUPS,
+        ring_bytes=parse_size_bytes(given.ring) if given.ring else None,
+        backend=given.backend,
+        limits=Limits(given.max_rate, given.max_cpu),
+        rotation=_rotation(given.rotate, given.keep),
+        trigger=_trigger(given.trigger, given.keep_last),
+        vcpu_threads=tuple(name for name in (given.vcpu_threads or "").split(",") if name),
+        reserve_bytes=parse_size_bytes(given.reserve),
+        force=given.force,
         drop_privileges=owns_process(),
     )
     if spec.rotation and spec.trigger:
@@ -135,7 +141,7 @@ def command(
         raise UsageError("--ring-size 0: a ring buffer needs a size")
     stop = threading.Event()
     with _signals_set(stop), _status_line() as (show, step):
-        summary = faultreplay.record(spec, _trace_path(out), stop, show, step)
+        summary = faultreplay.record(spec, _trace_path(given.out), stop, show, step)
     _report(summary)
     if summary.nothing_because:
         raise IncompleteData(f"{summary.path}: no event was recorded: {'; '.join(summary.nothing_because)}")

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from faultreplay.cli.options import MOST_CPUS, SEED, Finite, NewPath
+from faultreplay.cli.options import MOST_CPUS, SEED, Finite, NewPath, gathered
 
 _KINDS = ("demand-paging", "zipf", "phases")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says."""
+
+    kind: str
+    vcpus: int
+    pages: int
+    think: str
+    seed: int
+    skew: float
+    phases: int
+    quiet: str
+    output: Path
+    force: bool
 
 
 @click.command(name="synth")
@@ -22,27 +39,25 @@ _KINDS = ("demand-paging", "zipf", "phases")
 @click.option("--quiet", default="10ms", show_default=True, help="phases: pause between two bursts.")
 @click.option("-o", "--output", type=NewPath(), required=True, help="Trace to write, NAME.trace.")
 @click.option("--force", is_flag=True, help="Write over an existing trace.")
-def command(  # noqa: D103 - the help text is below
-    *,
-    kind: str,
-    vcpus: int,
-    pages: int,
-    think: str,
-    seed: int,
-    skew: float,
-    phases: int,
-    quiet: str,
-    output: Path,
-    force: bool,
-) -> None:
+@gathered(_Given)
+def command(given: _Given) -> None:  # noqa: D103 - the help text is below
     from faultreplay import __version__
     from faultreplay.cli.render import say
     from faultreplay.faulttrace.units import parse_duration_ns
     from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
 
-    spec = SynthSpec(kind, vcpus, pages, Think.parse(think), seed, skew, phases, parse_duration_ns(quiet))
-    faults = write_synthetic(spec, output, version=__version__, force=force)
-    say(f"wrote {output}: {faults} synthetic faults of {vcpus} vCPUs, seed {seed}")
+    spec = SynthSpec(
+        given.kind,
+        given.vcpus,
+        given.pages,
+        Think.parse(given.think),
+        given.seed,
+        given.skew,
+        given.phases,
+        parse_duration_ns(given.quiet),
+    )
+    faults = write_synthetic(spec, given.output, version=__version__, force=given.force)
+    say(f"wrote {given.output}: {faults} synthetic faults of {given.vcpus} vCPUs, seed {given.seed}")
 
 
 command.help = """Make a synthetic trace, marked as such wherever it is shown.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from faultreplay.cli.completion import traces as traces_here
-from faultreplay.cli.options import Finite, output_format, output_options, replay_options, setup_from
+from faultreplay.cli.options import Finite, gathered, output_format, output_options, replay_options, setup_from
 from faultreplay.faulttrace.errors import ThresholdExceeded, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,25 @@ if TYPE_CHECKING:
     from faultreplay.cli.render import Report
 
 _PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says."""
+
+    trace: Path | None
+    source: Path | None
+    target: Path | None
+    again: Path | None
+    matrix: Path | None
+    calibrate_on: str
+    show: str
+    max_error_percent: float | None
+    floor_factor: float | None
+    plot: Path | None
+    fmt: str | None
+    output: Path | None
+    force: bool
 
 
 @click.command(name="validate")
@@ -58,49 +77,36 @@ _PATH = click.Path(path_type=Path)
 @click.option("--plot", type=_PATH, metavar="FILE.png", help="Draw predicted against measured quantiles.")
 @replay_options
 @output_options
-def command(  # noqa: D103 - the help text is below
-    *,
-    trace: Path | None,
-    source: Path | None,
-    target: Path | None,
-    again: Path | None,
-    matrix: Path | None,
-    calibrate_on: str,
-    show: str,
-    max_error_percent: float | None,
-    floor_factor: float | None,
-    plot: Path | None,
-    fmt: str | None,
-    output: Path | None,
-    force: bool,
-    **options: Any,
-) -> None:
+@gathered(_Given)
+def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help text is below
     from faultreplay.cli.render import check_output
 
-    if (trace is not None) + (source is not None or target is not None) + (matrix is not None) != 1:
+    if (given.trace is not None) + (given.source is not None or given.target is not None) + (
+        given.matrix is not None
+    ) != 1:
         raise UsageError("give one of: TRACE, --from A --to B, or --matrix DIR")
-    if (source is None) != (target is None):
+    if (given.source is None) != (given.target is None):
         raise UsageError("--from and --to go together")
-    if again is not None and target is None:
+    if given.again is not None and given.target is None:
         raise UsageError("--again goes with --from and --to")
-    for path in (output, plot):
+    for path in (given.output, given.plot):
         if path is not None:
-            check_output(path, force=force)
-    if trace is not None and _only_figures(trace, fmt, output, force=force):
+            check_output(path, force=given.force)
+    if given.trace is not None and _only_figures(given.trace, given.fmt, given.output, force=given.force):
         return
-    if trace is not None:
-        cells, report = _halves(trace, options)
-    elif source is not None and target is not None:
-        cells, report = _pair(source, target, again, options)
+    if given.trace is not None:
+        cells, report = _halves(given.trace, options)
+    elif given.source is not None and given.target is not None:
+        cells, report = _pair(given.source, given.target, given.again, options)
     else:
-        assert matrix is not None
-        cells, report = _matrix(matrix, options, show, calibrate_on)
-    fmt = output_format(fmt, output)
-    _emit(report, trace, fmt, output, force=force)
-    if plot is not None:
-        _plot(cells, plot)
-    if max_error_percent is not None:
-        _judge(cells, max_error_percent, floor_factor)
+        assert given.matrix is not None
+        cells, report = _matrix(given.matrix, options, given.show, given.calibrate_on)
+    fmt = output_format(given.fmt, given.output)
+    _emit(report, given.trace, fmt, given.output, force=given.force)
+    if given.plot is not None:
+        _plot(cells, given.plot)
+    if given.max_error_percent is not None:
+        _judge(cells, given.max_error_percent, given.floor_factor)
 
 
 command.help = """Hold predictions against measurements. Three forms:
