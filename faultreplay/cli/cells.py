@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_bytes, format_ns
 
-DEAR: Final = 6  # `keep` from which a column goes only when narrow gaps do not help
+IMPORTANT: Final = 6  # `keep` from which a column goes only when narrow gaps do not help
 
 Unit = Literal["text", "ns", "bytes", "count", "ratio", "percent", "error"]
 Record = Mapping[str, Any]
@@ -20,8 +20,8 @@ Record = Mapping[str, Any]
 class Column:
     """A column of a table: the field of a record, what stands above it, and how its values are written.
 
-    `keep` says how dear the column is: the lowest goes first when the terminal is narrow; 9 is never left out,
-    `DEAR` and above only after the gaps were narrowed.
+    `keep` says how important the column is: the lowest goes first when the terminal is narrow; 9 is never left out,
+    `IMPORTANT` and above only after the gaps were narrowed.
     """
 
     key: str

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay import __version__
-from faultreplay.cli.cells import DEAR, SPAN, Column, Record, Report, Unit, format_cell
+from faultreplay.cli.cells import IMPORTANT, SPAN, Column, Record, Report, Unit, format_cell
 from faultreplay.cli.manners import quiet
 from faultreplay.cli.tables import (
     DEFAULT_WIDTH,
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
-    "DEAR",
     "DEFAULT_WIDTH",
     "FORMATS",
+    "IMPORTANT",
     "SPAN",
     "Column",
     "Record",

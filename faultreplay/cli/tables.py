@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from faultreplay import __version__
-from faultreplay.cli.cells import DEAR, SPAN, Column, Record, Report, format_cell
+from faultreplay.cli.cells import IMPORTANT, SPAN, Column, Record, Report, format_cell
 from faultreplay.faulttrace.plain_text import plain
 
 DEFAULT_WIDTH: Final = 80
@@ -114,7 +114,7 @@ def shown(report: Report) -> Sequence[Record]:
 
 
 def fit(report: Report, width: int) -> tuple[list[Column], list[str], int]:
-    """The columns that fit, the titles of those that do not, and the gap between two: narrow before a dear one goes."""
+    """The columns that fit, the titles of those that do not, and the gap between two: narrow before that."""
     columns = list(report.columns)
     left_out: list[str] = []
     rows = shown(report)
@@ -130,7 +130,7 @@ def fit(report: Report, width: int) -> tuple[list[Column], list[str], int]:
 
     while not fits(GAP):
         least = min(columns, key=lambda c: (c.keep, -columns.index(c)))
-        if least.keep >= DEAR and fits(1):
+        if least.keep >= IMPORTANT and fits(1):
             return columns, left_out, 1
         if least.keep >= 9:
             return columns, left_out, 1
