@@ -8,7 +8,7 @@ import pytest
 
 from faultreplay.cli.main import _exit_code
 from faultreplay.collect.backends import bcc_loader, tracefs
-from faultreplay.collect.recorder import recorder, spec
+from faultreplay.collect.recorder import run, spec
 from faultreplay.collect.recorder.host import kvm_flavour
 from faultreplay.faulttrace.errors import MissingFeature, NoPermission
 
@@ -117,6 +117,6 @@ def test_a_kernel_that_refuses_probes_is_said_before_anything_is_written(
     monkeypatch.setattr(spec, "tracefs_root", lambda: tmp_path)
     monkeypatch.setattr(spec, "try_tracepoint", lambda _: "Permission denied")
     with pytest.raises(NoPermission, match=r"refuses to attach .*Permission denied.*paranoid") as caught:
-        recorder.record(spec.RecordSpec(command=("true",)), tmp_path / "a.trace", lambda: True)
+        run.record(spec.RecordSpec(command=("true",)), tmp_path / "a.trace", lambda: True)
     assert caught.value.exit_code == 77
     assert not (tmp_path / "a.trace").exists()

@@ -14,12 +14,12 @@ from commands import commands, help_of  # noqa: E402
 from ladder import ladder  # noqa: E402
 
 from faultreplay.cli.models_view import used_costs  # noqa: E402
+from faultreplay.faulttrace.schema import ACCESSORS  # noqa: E402
 from faultreplay.faulttrace.units import format_bytes, format_ns  # noqa: E402
 from faultreplay.replay.engine.windows import window_words  # noqa: E402
 from faultreplay.replay.language.costs import CostTable, load_costs  # noqa: E402
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism  # noqa: E402
 from faultreplay.replay.language.names import COST_NAMES  # noqa: E402
-from faultreplay.replay.language.words import ACCESSORS  # noqa: E402
 
 
 def main() -> None:
