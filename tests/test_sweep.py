@@ -1,4 +1,4 @@
-"""Sweeps: the same bytes from one process, a pool and a dask cluster; resumed, retried, and failing cell by cell."""
+"""Sweeps: the same rows from one process, a pool and a dask cluster; resumed, retried, and failing cell by cell."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ def files(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
+def cells(directory: Path) -> list[dict[str, Any]]:
+    """All rows of a data set, all digits of them: how they lie in files hangs on the time they took."""
+    return pl.read_parquet(str(directory / "cells-*.parquet")).sort("key").to_dicts()
+
+
 def run_cli(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["sweep", *arguments])
 
@@ -63,12 +68,12 @@ def test_cells_are_named_once_and_only_for_what_touches_them(trace: Path) -> Non
     assert len({c.key for c in made.cells}) == 8
 
 
-def test_a_pool_gives_the_same_bytes_as_one_process(trace: Path, tmp_path: Path) -> None:
+def test_a_pool_gives_the_same_rows_as_one_process(trace: Path, tmp_path: Path) -> None:
     made = make_plan(trace)
     one = one_process(made, tmp_path / "one")
     two = sweep(made, partial(workers.here, run_cell, jobs=2), tmp_path / "two")
     assert one.computed == two.computed == 6
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert cells(tmp_path / "one") == cells(tmp_path / "two")
     assert one.crossings == two.crossings
 
 
@@ -245,7 +250,7 @@ def cluster() -> Iterator[Any]:
 @pytest.mark.live  # the dask extra is in the lock: where live tests must run, this one must
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tmp_path: Path) -> None:
+def test_dask_gives_the_same_rows_even_when_a_worker_is_killed(cluster: Any, tmp_path: Path) -> None:
     traces = []
     for number, kind in enumerate(("demand-paging", "zipf", "phases")):
         traces.append(tmp_path / f"{kind}.trace")
@@ -260,7 +265,7 @@ def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tm
 
     address = cluster.scheduler_address
     sweep(made, partial(workers.on_dask, run_cell, address=address), tmp_path / "dask")
-    assert files(tmp_path / "pool") == files(tmp_path / "dask")
+    assert cells(tmp_path / "pool") == cells(tmp_path / "dask")
 
     victims = [worker.process.pid for worker in cluster.workers.values()]
     killed = threading.Event()
@@ -272,7 +277,7 @@ def test_dask_gives_the_same_bytes_even_when_a_worker_is_killed(cluster: Any, tm
 
     done = sweep(made, partial(workers.on_dask, run_cell, address=address), tmp_path / "killed", progress=progress)
     assert killed.is_set() and not done.failed
-    assert files(tmp_path / "killed") == files(tmp_path / "pool")
+    assert cells(tmp_path / "killed") == cells(tmp_path / "pool")
     for _ in range(50):  # the nanny starts another one
         if victims[0] not in [worker.process.pid for worker in cluster.workers.values() if worker.process]:
             break
