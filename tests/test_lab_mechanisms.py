@@ -38,12 +38,20 @@ def test_mechanism_resolves_every_fault_once(mechanism: str, target: str) -> Non
         return
     pages = 7 if mechanism == "hugetlb-2m" else 103
     spec = LabSpec(mechanism=mechanism, target=target, vcpus=2, pages=pages, access="mixed", fetch="50us", think="80us")
-    result = run_or_skip(spec)
-    assert result.problem == ""
-    assert result.lab["verified"]["pages_touched"] == 2 * pages
-    assert result.lab["services"]["resolved"] == (2 * pages if mechanism in PLACED_BY_US else 0)
-    if mechanism == "dirty-log":
-        assert result.lab["dirty"]["pages"] > 0
+
+    def attempt() -> LabResult:
+        result = run_or_skip(spec)
+        assert result.problem == ""
+        assert result.lab["verified"]["pages_touched"] == 2 * pages
+        assert result.lab["services"]["resolved"] == (2 * pages if mechanism in PLACED_BY_US else 0)
+        return result
+
+    def judge(result: LabResult) -> None:
+        """The log is fetched every 10 ms by a thread that a busy host may let run only after the accessors."""
+        if mechanism == "dirty-log":
+            assert result.lab["dirty"]["pages"] > 0
+
+    judged_in_time(attempt, judge)
 
 
 def test_an_exit_to_userspace_is_taken_for_each_page() -> None:

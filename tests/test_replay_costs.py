@@ -135,3 +135,25 @@ def test_low_high_derived_and_the_accessors_of_the_fit_are_written_and_read_back
     assert read["fault_entry"].high == 0
     assert read.fitted_to == 64
     assert load_costs().merge(read).fitted_to == 64
+
+
+def test_a_cost_without_a_part_of_it_is_shorter_by_that_part() -> None:
+    assert Distribution.constant(700.0).less(200) == Distribution.constant(500.0)
+    assert Distribution.constant(700.0).less(900) == Distribution.constant(0.0)
+    for whole in (Distribution.lognormal(2_000.0, 0.4), Distribution.from_quantiles([(0.0, 100.0), (1.0, 900.0)])):
+        assert whole.less(0) == whole
+        assert whole.less(50).quantile(0.5) == pytest.approx(whole.quantile(0.5) - 50, rel=0.01)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="cannot be taken off"):
+            Distribution.constant(1.0).less(bad)
+
+
+def test_draws_lie_between_their_knots_of_the_table() -> None:
+    """Between two levels of the table a draw is in between: never below the lower, never above the upper."""
+    drawn = Distribution.from_quantiles([(0.0, 1_000.0), (1.0, 257_000.0)]).sample(20_000, seed=3)
+    assert drawn.min() >= 1_000
+    assert drawn.max() <= 257_000
+    assert abs(drawn.mean() - 129_000) < 5 * 256_000 / 12**0.5 / 20_000**0.5
+    assert abs(np.quantile(drawn, 0.25) - 65_000) < 2_500
+    steep = Distribution.from_quantiles([(0.0, 0.0), (0.5, 0.0), (0.5001, 1e6), (1.0, 1e6)]).sample(20_000, seed=3)
+    assert steep.min() >= 0 and steep.max() <= 1_000_000

@@ -79,6 +79,16 @@ def test_phases_pause_between_bursts() -> None:
     np.testing.assert_array_equal(pauses, [20, 40, 60, 80, 120, 140, 160, 180])
 
 
+def test_no_pause_before_the_first_burst_and_the_ends_of_the_bounds() -> None:
+    """Fewer pages than phases: the first bursts are empty, and nobody pauses before it began."""
+    work = synthesize(SynthSpec("phases", 1, 2, Think(1000), phases=4, quiet_ns=1_000_000))
+    assert work.think_ns[0] == 1000
+    for skew in (0.0, 10.0):
+        assert synthesize(SynthSpec("zipf", 1, 20, Think(1000), skew=skew)).faults >= 1
+    with pytest.raises(UsageError, match="not between 0"):
+        SynthSpec("zipf", 1, 20, Think(1000), skew=10.1)
+
+
 def test_seed_decides() -> None:
     def think(seed: int) -> list[int]:
         return synthesize(SynthSpec("demand-paging", 2, 20, Think(1000, True), seed)).think_ns.tolist()
@@ -86,6 +96,7 @@ def test_seed_decides() -> None:
     assert think(1) == think(1) != think(2)
     many = Think(20_000, True).draw(100_000, np.random.default_rng(0))
     assert abs(many.mean() - 20_000) < 5 * 20_000 / 100_000**0.5
+    assert abs(many.std() - 20_000) < 500  # as wide as long: exponential
 
 
 @pytest.mark.parametrize("bad", ["20", "lognormal:20us", "exp:", "exp:20"])
