@@ -280,6 +280,31 @@ def test_a_read_only_trace_is_stitched_each_time(shared: Path) -> None:
     assert not (path / "faults.parquet").exists()
 
 
+def test_another_users_read_only_trace_is_compared_without_a_home(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = small(shared / "a.trace")
+    words = ["compare", str(path), "-m", "uffd-missing", "--max-loss", "5", "--format", "json"]
+    assert _exit_code(words) == 0
+    right = json.loads(capsys.readouterr().out)["records"]
+    (path / "faults.parquet").unlink()
+    before = _listing(path)
+    home = shared / "home"
+    home.mkdir()
+    for file in [home, path, *path.rglob("*")]:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    with _as_nobody():
+        assert _exit_code(words) == 0
+        assert json.loads(capsys.readouterr().out)["records"] == right
+        assert _exit_code([*words, "-o", "x.json"]) in (1, 77)
+        said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if line.startswith("error:")] == said.splitlines()[-1:]
+    assert _listing(path) == before
+    assert not list(home.iterdir())
+
+
 @pytest.mark.parametrize("name", ["a b.trace", "a\nb.trace", "ü\u202e.trace", "-x.trace", "a%20b#c?.trace"])
 def test_any_name_will_do(tmp_path: Path, name: str) -> None:
     path = small(tmp_path / name)
