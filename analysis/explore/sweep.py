@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
+from types import UnionType
 from typing import Any, Final
 
 from faultreplay.analysis.compare.case import Case, check_losses, open_case
@@ -209,11 +211,15 @@ def schema_of(axes: Sequence[Axis]) -> Any:
     """Arrow schema of a row without the partition columns `trace` and `mechanism`."""
     import pyarrow as pa
 
-    kinds = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    numbers: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    types = typing.get_type_hints(Metrics)
     columns = [pa.field(n, pa.string()) for n in ("key", "title", "origin", "params", "costs", "tool")]
     columns += [pa.field("seed", pa.int64()), pa.field("seeds", pa.int64())]
     columns += [pa.field(axis.key, pa.float64()) for axis in axes]
-    columns += [pa.field(f.name, kinds.get(str(f.type).split(" ")[0], pa.string())) for f in fields(Metrics)]
+    for metric in fields(Metrics):
+        stated = types[metric.name]  # a number, a number or None, or what goes into the file as JSON
+        plain = typing.get_args(stated)[0] if isinstance(stated, UnionType) else stated
+        columns.append(pa.field(metric.name, numbers.get(plain, pa.string())))
     return pa.schema(columns)
 
 
