@@ -44,7 +44,11 @@ class Verified:
         }
 
 
-def verify_trace(path: Path) -> list[Verified]:
+Tell = Callable[[str, int, int], None]
+"""takes the file that is read now, its number and how many there are"""
+
+
+def verify_trace(path: Path, tell: Tell = lambda _name, _number, _all: None) -> list[Verified]:
     """Each file of the trace at `path`: meta.json, the parts, the other files, and last the trace as a whole.
 
     Raises:
@@ -57,10 +61,10 @@ def verify_trace(path: Path) -> list[Verified]:
         place = place_of(path)
     except IncompleteData as error:
         return [Verified(path.name, None, size_of(path), "", str(error))]
-    return _verify(place)
+    return _verify(place, tell)
 
 
-def _verify(path: Location) -> list[Verified]:
+def _verify(path: Location, tell: Tell) -> list[Verified]:
     try:
         meta = Meta.read(path / META)
     except IncompleteData as error:
@@ -70,7 +74,9 @@ def _verify(path: Location) -> list[Verified]:
     names = {part_name(number): EVENTS for number in numbers}
     names |= {name: EVENTS for name in meta.integrity.files if name.startswith("events/")}
     names |= {n: schema for n, schema in _SCHEMAS.items() if (path / n).exists() or n in meta.integrity.files}
-    found += [_file(path, name, schema, meta) for name, schema in sorted(names.items())]
+    for number, (name, schema) in enumerate(sorted(names.items())):
+        tell(name, number, len(names))
+        found.append(_file(path, name, schema, meta))
     return [*found, _whole(path, broken)]
 
 

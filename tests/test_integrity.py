@@ -389,3 +389,11 @@ def test_synthetic_faults_are_the_original_and_listed(tmp_path: Path) -> None:
     shutil.copy(other / "faults.parquet", path / "faults.parquet")
     with pytest.raises(IncompleteData, match="of another recording"):
         open_trace(path)
+
+
+def test_verifying_tells_each_file_before_it_is_read(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    files = verify_trace(small(tmp_path / "a.trace"), lambda *what: told.append(what))
+    assert [name for name, _, _ in told] == [file.file for file in files[1 : 1 + len(told)]]
+    assert [number for _, number, _ in told] == list(range(len(told)))
+    assert {count for _, _, count in told} == {len(told)}

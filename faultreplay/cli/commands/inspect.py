@@ -12,7 +12,7 @@ import click
 from faultreplay.cli.header_view import facts_of, header_report
 from faultreplay.cli.joins_view import join_lines
 from faultreplay.cli.options import output_format, output_options, trace_argument
-from faultreplay.cli.progress import amount
+from faultreplay.cli.progress import amount, bar
 from faultreplay.cli.render import Column, Report, check_output, emit, put
 from faultreplay.cli.zaps_view import zap_lines, zaps_report
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -117,7 +117,8 @@ def _verify(path: Path, fmt: str, output: Path | None, *, force: bool) -> None:
     """The table of files; ends with the first that is bad."""
     from faultreplay.faulttrace.verify import verify_trace
 
-    files = verify_trace(path)
+    with bar() as tell:
+        files = verify_trace(path, tell)
     columns = [
         Column("file", "file"),
         Column("rows", "rows", "count"),
