@@ -21,7 +21,6 @@ OPEN: Final = frozenset(
     {
         "benchmarks/scaling_study.py",
         "collect/backends/bpftrace_program.py",
-        "faultreplay/cli/commands/sweep.py:command",
         "faulttrace/anonymous.py",
         "faulttrace/stitch/hardware.py",
         "faulttrace/store.py",

@@ -7,6 +7,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import click
 from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import (
     Finite,
+    gathered,
     named_mechanisms_option,
     parse_names,
     question_options,
@@ -25,6 +27,22 @@ from faultreplay.cli.render import FORMATS
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 
 _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p50_ns", "p99": "p99_ns"}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says."""
+
+    traces: tuple[str, ...]
+    mechanisms: tuple[str, ...]
+    varied: tuple[str, ...]
+    output: Path | None
+    jobs: int | None
+    dask: str | None
+    rank: str
+    tolerance: float
+    fmt: str
+    force: bool
 
 
 @click.command(name="sweep")
@@ -53,20 +71,8 @@ _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p5
 @click.option("--force", is_flag=True, help="Run again what the data set has already.")
 @replay_options
 @question_options
-def command(  # noqa: D103 - the help text is below
-    *,
-    traces: tuple[str, ...],
-    mechanisms: tuple[str, ...],
-    varied: tuple[str, ...],
-    output: Path | None,
-    jobs: int | None,
-    dask: str | None,
-    rank: str,
-    tolerance: float,
-    fmt: str,
-    force: bool,
-    **options: Any,
-) -> None:
+@gathered(_Given)
+def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help text is below
     from faultreplay.analysis.compare.settings import check_settings
     from faultreplay.analysis.explore import workers
     from faultreplay.analysis.explore.axes import parse_axis
@@ -77,38 +83,38 @@ def command(  # noqa: D103 - the help text is below
     from faultreplay.faulttrace.remote import expand
     from faultreplay.replay.engine.warm import warm_engine
 
-    names = parse_names(mechanisms)
+    names = parse_names(given.mechanisms)
     if len(names) < 1:
         raise UsageError("which mechanisms? name them with -m, as -m uffd-missing,kvm-exit")
     setup, more = setup_from(options)
     check_settings(setup.settings, names, (kind for _, _, kind in more["windows"]))
-    axes = tuple(parse_axis(text, names) for text in varied)
+    axes = tuple(parse_axis(text, names) for text in given.varied)
     common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
-    made = plan(expand(traces), names, common)
-    if dask:
-        pool = functools.partial(workers.on_dask, run_cell, address=dask)
+    made = plan(expand(given.traces), names, common)
+    if given.dask:
+        pool = functools.partial(workers.on_dask, run_cell, address=given.dask)
     else:
-        count = min(jobs or os.cpu_count() or 1, max(len(made.cells), 1))
+        count = min(given.jobs or os.cpu_count() or 1, max(len(made.cells), 1))
         pool = functools.partial(workers.here, run_cell, jobs=count, prepare=warm_engine)
-    with _directory(output) as directory, bar() as show:
+    with _directory(given.output) as directory, bar() as show:
         done = sweep(
             made,
             pool,
             directory,
-            ranked_by=_RANKS[rank],
-            tolerance=tolerance / 100,
-            again=force,
+            ranked_by=_RANKS[given.rank],
+            tolerance=given.tolerance / 100,
+            again=given.force,
             progress=lambda done, total: show("cells", done, total),
         )
-    if fmt in ("table", "md"):
+    if given.fmt in ("table", "md"):
         for number, report in enumerate(sweep_view.tables(done)):
             if number:
                 put()
-            emit(report, fmt)
+            emit(report, given.fmt)
     else:
-        emit(sweep_view.whole(done), fmt)
-    if output:
-        say(f"wrote {output}")
+        emit(sweep_view.whole(done), given.fmt)
+    if given.output:
+        say(f"wrote {given.output}")
     if done.failed:
         raise FaultreplayError(f"{len(done.failed)} of {len(made.cells)} cells failed, each after two tries")
 
