@@ -154,11 +154,11 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
         load.stdin.write(b"\n")
         load.stdin.close()
         did = json.loads(load.stdout.read())  # type: ignore[union-attr]
+        rss = _peak_bytes(process.pid) if process is not None else 0
         load.wait()
-        cpu_ns = kept = rss = 0
+        cpu_ns = kept = 0
         if recorder is not None and process is not None:
-            total_ns, rss = _finish(process)
-            cpu_ns = total_ns - before_ns
+            cpu_ns = _finish(process) - before_ns
             kept = recorder.kept(out)
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     name = recorder.name if recorder else "none"
@@ -166,8 +166,18 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
     return Result(name, did["faults"], kept, cpu_ns, disk, did["wall_ns"], did["cpu_ns"], start_ns, rss)
 
 
-def _finish(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """End a recorder (ours and perf notice the target's end themselves); CPU time, most memory, with its children."""
+def _peak_bytes(pid: int) -> int:
+    """The most that was resident of a process and its children; wait4 would begin with what this process has."""
+    try:
+        told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return int(told.get("VmHWM", "0 kB").split()[0]) * 1024 + sum(_peak_bytes(int(child)) for child in children)
+
+
+def _finish(process: subprocess.Popen[bytes]) -> int:
+    """End a recorder (ours and perf notice the target's end themselves); its CPU time with that of its children."""
     deadline = time.monotonic() + 1
     pid, status, usage = 0, 0, None
     while not pid and time.monotonic() < deadline:
@@ -178,7 +188,7 @@ def _finish(process: subprocess.Popen[bytes]) -> tuple[int, int]:
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert usage is not None
-    return round((usage.ru_utime + usage.ru_stime) * 1e9), usage.ru_maxrss * 1024
+    return round((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
 COLUMNS = ("lost", "core", "ns/event", "B/event", "workload", "faults/s", "start", "memory")

@@ -29,7 +29,7 @@ from faultreplay.faulttrace.writer import PART_ROWS, TraceWriter
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
-_BLOCK_ROWS = 1 << 17
+_BLOCK_ROWS = 1 << 16
 BLOCK_BYTES = _BLOCK_ROWS * RECORD_DTYPE.itemsize
 _BLOCK_AGE_S = 0.25
 _IDLE_S = 0.02

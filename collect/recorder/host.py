@@ -74,6 +74,15 @@ def missing_capabilities() -> list[str]:
     return [CAPABILITIES[bit] for bit in (39, 38) if not effective >> bit & 1]
 
 
+def peak_memory_bytes() -> int:
+    """The most that was resident of this process since its program began.
+
+    Not `ru_maxrss`: that begins with what the parent had when it forked.
+    """
+    match = re.search(r"^VmHWM:\s*(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
 def memory_available_bytes() -> int:
     """MemAvailable of this host."""
     match = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)

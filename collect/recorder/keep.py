@@ -14,6 +14,7 @@ from faultreplay.collect.recorder.drain import Columns
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.writer import PART_ROWS, TraceWriter
 
+_PART_ROWS = PART_ROWS // 4  # what waits to be written is the most that a busy recorder holds: 20 MB
 _PARTS_A_SEGMENT = 4
 _ROW_BYTES = 6  # on disk; 2 to 9 are measured
 
@@ -64,8 +65,8 @@ class Retention:
     def part_rows(self) -> int:
         """How many events a part may have, so that a small segment is of several parts."""
         if self._rotation is None or self._rotation.segment_bytes is None:
-            return PART_ROWS
-        return min(max(self._rotation.segment_bytes // (_PARTS_A_SEGMENT * _ROW_BYTES), 1), PART_ROWS)
+            return _PART_ROWS
+        return min(max(self._rotation.segment_bytes // (_PARTS_A_SEGMENT * _ROW_BYTES), 1), _PART_ROWS)
 
     def after_part(self, writer: TraceWriter, start_ns: int, end_ns: int, part_bytes: int) -> None:
         """A part with events from `start_ns` to `end_ns` was written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from faultreplay.collect.backends.probes import group_of_kind
 from faultreplay.collect.recorder.chosen import Chosen, choose
 from faultreplay.collect.recorder.drain import Columns, Drain
 from faultreplay.collect.recorder.hints import why_nothing
-from faultreplay.collect.recorder.host import memory_available_bytes
+from faultreplay.collect.recorder.host import memory_available_bytes, peak_memory_bytes
 from faultreplay.collect.recorder.keep import Retention, StallWatch
 from faultreplay.collect.recorder.limits import Shedder
 from faultreplay.collect.recorder.observe import Observer, add_map, complete_targets
@@ -189,7 +188,7 @@ class Recorder:
         complete_targets(meta, self._observer, self.spec.vcpu_threads)
         cost = meta.recorder
         cost.cpu_ns = time.process_time_ns() - self._cpu_start_ns + self._backend.helper_cpu_ns()
-        cost.max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        cost.max_rss_bytes = peak_memory_bytes()
         cost.events = self._writer.rows
         self._shedder.end(end_ns)
         self._notes += tell_shed(meta, self._shedder)
