@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-STRETCH_ROWS: Final = 1 << 20
-"""About so many events are looked at together."""
+STRETCH_ROWS: Final = 1 << 18
+"""About so many events are looked at together; larger arrays are no faster."""
 _USERFAULT_KINDS: Final = (Kind.UFFD_MSG, *(Kind(kind) for kind in RESOLUTION))
 
 

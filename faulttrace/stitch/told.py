@@ -181,7 +181,7 @@ class Told:
         for place, block in enumerate(order):
             batch = reader.get_batch(block)
             more: Columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
-            whole = _sorted([more] if waiting is None else [waiting, more])
+            whole = _sorted([more] if waiting is None or not len(waiting["start_ns"]) else [waiting, more])
             border = self._begins[order[place + 1]] if place + 1 < len(order) else NEVER
             ready = int(np.searchsorted(whole["start_ns"], border))
             if ready:
@@ -191,8 +191,13 @@ class Told:
 
 def _sorted(batches: list[Columns]) -> Columns:
     """By start, thread and stitcher; what is alike stays in the order in which it was told."""
-    whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    order = np.lexsort((whole["stage"], whole["thread"], whole["start_ns"]))
+    whole = batches[0]
+    if len(batches) > 1:
+        whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    start_ns = whole["start_ns"]
+    if (start_ns[1:] > start_ns[:-1]).all():
+        return whole
+    order = np.lexsort((whole["stage"], whole["thread"], start_ns))
     return {name: values[order] for name, values in whole.items()}
 
 
