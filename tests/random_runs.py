@@ -121,6 +121,7 @@ def run_and_check(one: Case, name: str) -> str:
         assert result.accessor_faults.tolist() == np.diff(one.work.accessor_start).tolist(), name
         assert sum(result.stage_ns.values()) == int(result.accessor_stall_ns.sum()), name
         assert min(result.stage_ns.values()) >= 0, name
+        assert result.run_time_ns >= int(result.end_ns.max(initial=0)), f"{name}: it ends before its last fault"
     for key, use in result.resources.items():
         assert use.busy_ns >= 0 and use.wait_ns >= 0, f"{name}: {key}"
         assert not use.servers or use.busy_ns <= use.servers * use.instances * result.run_time_ns, f"{name}: {key}"

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faultreplay.replay.engine.kernel import draw_bits, draw_bits_in_python
+from faultreplay.replay.engine.draws import draw_bits, draw_bits_in_python
 
 
 @settings(deadline=None)  # the first call compiles

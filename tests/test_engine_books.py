@@ -13,7 +13,8 @@ from made_mechanisms import HEAD, pool_path, write_mechanism
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.units import LONGEST_NS
 from faultreplay.replay.engine import checks
-from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.engine import layout as o
+from faultreplay.replay.engine import opcodes as op
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import Window
 from faultreplay.replay.language.compiler import Compiler
@@ -257,3 +258,27 @@ def test_a_refault_may_move_bytes_over_a_link_without_a_limit(tmp_path: Path) ->
     window = Window(250_000, 1_000, "memslot-destroy")
     result = simulate(work, path, COSTS, windows=[window], retouch="working-set")
     assert result.resources["wire"].bytes_moved == 100 * int(result.refaults.sum()) > 0
+
+
+@pytest.mark.parametrize("cpus", [None, 2])
+def test_a_run_in_which_no_fault_ends_is_ended_and_refused(
+    cpus: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that no mechanism file can make: in the place of the wake it jumps back, 4096 ns later each time."""
+    compiled = Compiler.program
+
+    def endless(self: Compiler) -> Any:
+        program = compiled(self)
+        first = program.path_pc[0, 0]
+        wake = first + int(np.flatnonzero(np.isin(program.ops[first:, 0], [op.WAKE, op.WAKE_QUEUE]))[0])
+        program.ops[wake] = 0
+        program.ops[wake, [0, op.UNLESS_MASK, op.UNLESS_TARGET]] = op.UNLESS, 4, first
+        return program
+
+    monkeypatch.setattr(Compiler, "program", endless)
+    wire = '[resources.wire]\nkind = "link"\nbandwidth = 1000000000\n'
+    made = mechanism(tmp_path, 'transfer = "wire"', 'wake = "1us"', head=wire)
+    with pytest.raises(
+        FaultreplayError, match=r"error in the replay engine: \d+ events, and at \d+ ns no fault has ended"
+    ):
+        simulate(make_workload([{"think_ns": [1_000], "access": "r"}]), made, COSTS, cpus=cpus)

@@ -11,13 +11,14 @@ import pytest
 from made_mechanisms import HEAD, write_mechanism
 
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.replay.engine.cpus import (
+from faultreplay.replay.engine.cpus import SLICE_NS, Host, dequeue, earliest, enqueue
+from faultreplay.replay.engine.engine import Result, histogram_edges_ns, simulate
+from faultreplay.replay.engine.layout import (
     AWAY,
     ON,
     Q_COLUMNS,
     Q_FREE,
     Q_HEAD,
-    SLICE_NS,
     T_COLUMNS,
     T_NEXT,
     T_STATE,
@@ -26,11 +27,7 @@ from faultreplay.replay.engine.cpus import (
     V_DEADLINE,
     V_RUNTIME,
     WAITS,
-    dequeue,
-    earliest,
-    enqueue,
 )
-from faultreplay.replay.engine.engine import Result, histogram_edges_ns, simulate
 from faultreplay.replay.engine.windows import Window
 from faultreplay.replay.language.costs import Cost, CostTable, Distribution, load_costs
 from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
@@ -72,7 +69,7 @@ def spread(name: str, low: int, high: int) -> CostTable:
 
 
 # ---- run queues: who is picked, who is taken out
-def waiting(ran: list[int], runs: int | None = None, *, last_first: bool = False) -> tuple[Any, ...]:
+def waiting(ran: list[int], runs: int | None = None, *, last_first: bool = False) -> Host:
     """A run queue of two CPUs in which slots 0, 1, ... wait, with these runtimes; `runs`: that of one on a CPU.
 
     They came in this order, or with `last_first` the other way round.
@@ -89,18 +86,18 @@ def waiting(ran: list[int], runs: int | None = None, *, last_first: bool = False
     on = np.full((1, 2), -1, np.int64)
     if runs is not None:
         on[0, 0] = slots - 1
-    host = (np.zeros(16, np.int64), 8, 3, th, tv, queues, on, SLICE_NS, 0)
+    host = Host(np.zeros(16, np.int64), 8, 3, th, tv, queues, on, SLICE_NS, 0)
     for slot in sorted(range(len(ran)), reverse=last_first):
         enqueue(host, slot)
     return host
 
 
-def who_waits(host: tuple[Any, ...]) -> list[int]:
+def who_waits(host: Host) -> list[int]:
     """The newest first."""
-    found, at = [], int(host[5][0, Q_HEAD])
+    found, at = [], int(host.queues[0, Q_HEAD])
     while at >= 0:
         found.append(at)
-        at = int(host[3][at, T_NEXT])
+        at = int(host.th[at, T_NEXT])
     return found
 
 
@@ -130,11 +127,11 @@ def test_who_came_last_has_no_advantage() -> None:
 def test_who_is_taken_out_of_a_run_queue_is_away_and_the_rest_stay_in_order(taken: int) -> None:
     host = waiting([1, 2, 3])
     assert who_waits(host) == [2, 1, 0]
-    assert host[3][:3, T_STATE].tolist() == [WAITS] * 3
+    assert host.th[:3, T_STATE].tolist() == [WAITS] * 3
     dequeue(host, taken)
     assert who_waits(host) == [slot for slot in (2, 1, 0) if slot != taken]
-    assert host[3][:3, T_STATE].tolist() == [AWAY if slot == taken else WAITS for slot in range(3)]
-    assert ON not in host[3][:, T_STATE]
+    assert host.th[:3, T_STATE].tolist() == [AWAY if slot == taken else WAITS for slot in range(3)]
+    assert ON not in host.th[:, T_STATE]
 
 
 # ---- windows

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.units import LONGEST_NS
-from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.engine import layout as o
 from faultreplay.replay.language.compiler import Program
 from faultreplay.replay.workload.workload import Workload, derived
 
@@ -21,7 +21,7 @@ _SUM_LIMIT: Final = float(1 << 62)
 
 @dataclass(frozen=True)
 class Books:
-    """What one run leaves to be checked; arrays as in `engine.Result` and `opcodes`."""
+    """What one run leaves to be checked; arrays as in `result.Result` and `layout`."""
 
     mechanism: str
     program: Program

@@ -1,17 +1,20 @@
 """The one compiled loop: it runs any program over any workload, in integer ns, in one total order of events.
 
 An event is one int64: time << slot_bits | slot. Slots are, in this order, windows, the open-loop source, the background
-stream, the accessors, and asynchronous tails; so events at one instant run in that order, and two engines that keep
-to it agree
-to the row. A tournament tree over the slots gives the next event: each slot has at most one.
+stream, the accessors, and what goes on behind wakes; so events at one instant run in that order, and two engines that
+keep to it agree to the row. A tournament tree over the slots gives the next event: each slot has at most one.
 
 `spent` says where the time went: whoever lets a fault's clock grow before its wake adds as much to its operation's
 row. The columns are for the compiler to tell apart (`Program.shares`).
 
 A slot's own clock may run ahead of the event: delays add to it without any event. Only operations on what is shared (a
 resource, a link, a wait queue, a tracked granule) must be executed at the event's time; a slot that reaches one too
-early goes
-back into the tree.
+early goes back into the tree.
+
+How it is written: what every fault goes through stands in the loop. A function that takes arrays costs reference counts
+at each call, two to ten times the time of a fault; an inlined one that takes several of them made the loop a tenth
+slower. What two operations share is reached by a jump (`pc = ...`): every fault ends at ENDED. What is rare, or needs
+host CPUs, is a function (`kernel_events`, `threads`, `cpus`).
 """
 
 from __future__ import annotations
@@ -19,122 +22,165 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
-from faultreplay.replay.engine import opcodes as o
-from faultreplay.replay.engine.cpus import (
-    AWAY,
+from faultreplay.replay.engine.cpus import give_up, new_host, pass_on, stop, stretch_over, want
+from faultreplay.replay.engine.draws import NO_WORD, draw_bits, drawn, sixteen
+from faultreplay.replay.engine.jit import inline, jit
+from faultreplay.replay.engine.kernel_events import (
+    Machine,
+    arrive,
+    count_ends,
+    instance,
+    open_window,
+    push_on,
+    refault,
+    set_off,
+    tell,
+)
+from faultreplay.replay.engine.layout import (
+    A_KIND,
+    A_LEFT,
+    A_NEXT,
+    A_REFAULTS,
+    A_RESUME,
+    A_STOP,
+    A_TAIL,
+    A_TOUCHED,
+    CLOCK,
+    DRAW,
+    FIRST_TOUCH,
+    INF,
+    NEVER,
+    NEXT,
     ON,
-    Q_COLUMNS,
+    PC,
     Q_FREE,
-    Q_HEAD,
     Q_WORK,
-    T_COLUMNS,
+    R_ACQUIRED,
+    R_BEGIN,
+    R_BUSY,
+    R_BYTES,
+    R_FREE,
+    R_FREE_AT,
+    R_HEAD,
+    R_MAX_QUEUE,
+    R_QUEUED,
+    R_SERVERS,
+    R_SLEEPERS,
+    R_TAIL,
+    R_WAIT,
+    REWRITE,
+    ROW,
+    S_END,
+    S_FAULTS,
+    S_REFAULT_NS,
+    S_REFAULTED,
+    S_STALL,
+    S_STOPPED,
+    SINCE,
+    SLOT_COLUMNS,
+    SLOT_PUSH,
+    SLOT_WINDOW,
+    STATUS_MORE_SLOTS,
+    STATUS_OK,
+    STATUS_STOPPED,
+    STATUS_STUCK,
+    STATUS_TIME,
     T_LEFT,
     T_NAPPED,
     T_QUEUE,
     T_STATE,
     T_WALKED,
     T_WHO,
-    V_COLUMNS,
-    charge,
-    dequeue,
-    give_up,
-    hand_over,
-    pass_on,
-    stretch_over,
-    want,
+    TRACKED,
+    TRY,
+    WHO,
 )
-from faultreplay.replay.engine.jit import inline, jit
-from faultreplay.replay.engine.tournament import INF, set_key
-from faultreplay.replay.language.distributions import FINE_BASE, FINE_FROM
-
-NEVER = -1  # granule: nobody has asked for it
-REWRITE = 1 << 32  # in A_REFAULTS: a write to a page that was read, beside faults on emptied stage 2
-_GOLD = np.uint64(0x9E3779B97F4A7C15)
-_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX2 = np.uint64(0x94D049BB133111EB)
-_U27, _U30, _U31 = np.uint64(27), np.uint64(30), np.uint64(31)
-_U16, _UMASK = np.uint64(16), np.uint64(0xFFFF)
-
-# globals that the compiled code folds in
-(
-    END, DELAY, DELAY_TIMES, ACQUIRE, RELEASE, RELEASE_ONE, TRANSFER, SLEEP, COALESCE, WAKE, WAKE_QUEUE,
-    RECORDED, RETRY, UNLESS, COMPLETE, ARRIVE, START, SHARED, CPU_DELAY, RESUME,
-    LEAVE, LEAVE_NOW, HOLD, ENTER, WALK,
-) = (
-    o.END, o.DELAY, o.DELAY_TIMES, o.ACQUIRE, o.RELEASE, o.RELEASE_ONE, o.TRANSFER, o.SLEEP, o.COALESCE,
-    o.WAKE, o.WAKE_QUEUE, o.RECORDED, o.RETRY, o.UNLESS, o.COMPLETE, o.ARRIVE, o.START, o.SHARED, o.CPU_DELAY,
-    o.RESUME, o.LEAVE, o.LEAVE_NOW, o.HOLD, o.ENTER, o.WALK,
-)  # fmt: skip
-PC_ARRIVE, PC_START, PC_NOTHING, PC_END, PC_RESUME = o.PC_ARRIVE, o.PC_START, o.PC_NOTHING, o.PC_END, o.PC_RESUME
-TAIL_AWAKE = o.TAIL_AWAKE
-OK, STOPPED, MORE_SLOTS = o.STATUS_OK, o.STATUS_STOPPED, o.STATUS_MORE_SLOTS
-TIME_LIMIT, STUCK = o.STATUS_TIME, o.STATUS_STUCK
-PER_VM, PER_ACCESSOR = o.PER_VM, o.PER_ACCESSOR
-TIMES_WAITERS, TIMES_SPARE = o.TIMES_WAITERS, o.TIMES_SPARE
-# columns of a slot, of a resource instance and of an accessor; the latter two have what is reported behind them
-PC, CLOCK, ROW, DRAW, SINCE, NEXT, WHO, TRY = range(8)
-FREE, FREE_AT, HEAD, TAIL, QUEUED, BEGIN, SLEEPERS, SERVERS = range(8)
-R_BUSY, R_ACQUIRED, R_WAIT, R_MAX_QUEUE, R_BYTES = o.R_BUSY, o.R_ACQUIRED, o.R_WAIT, o.R_MAX_QUEUE, o.R_BYTES
-A_KIND, A_FIRST, A_NEXT, A_STOP, A_LEFT, A_RESUME, A_TOUCHED, A_REFAULTS = range(8)
-S_STALL, S_STOPPED, S_REFAULT_NS, S_REFAULTED, S_FAULTS, S_END = (
-    o.S_STALL, o.S_STOPPED, o.S_REFAULT_NS, o.S_REFAULTED, o.S_FAULTS, o.S_END,
-)  # fmt: skip
-A_TAIL = o.A_TAIL
-TRACKED, FIRST_TOUCH = o.TRACKED, o.FIRST_TOUCH
-SLOT_WINDOW, SLOT_SOURCE, SLOT_PUSH = o.SLOT_WINDOW, o.SLOT_SOURCE, o.SLOT_PUSH
-
-
-@inline
-def draw_bits(seed: Any, row: Any, word: Any) -> Any:
-    """64 bits that depend on (seed, row, word) alone: splitmix64 as a counter."""
-    z = seed + (np.uint64(row) * np.uint64(16) + np.uint64(word)) * _GOLD
-    z += np.uint64(z == 0) * _GOLD  # the mix leaves 0 as it is: seed 0's first fault would have the least of every cost
-    z = (z ^ (z >> _U30)) * _MIX1
-    z = (z ^ (z >> _U27)) * _MIX2
-    return z ^ (z >> _U31)
-
-
-def draw_bits_in_python(seed: Any, row: Any, word: Any) -> Any:
-    """As `draw_bits`, without compiling: there numpy warns of each product that is cut to 64 bits, which is meant."""
-    gold, mask = int(_GOLD), (1 << 64) - 1
-    z = (int(seed) + (int(row) * 16 + int(word)) * gold) & mask
-    z = gold if z == 0 else z
-    z = ((z ^ (z >> 30)) * int(_MIX1)) & mask
-    z = ((z ^ (z >> 27)) * int(_MIX2)) & mask
-    return np.uint64(z ^ (z >> 31))
-
-
-if numba.config.DISABLE_JIT:
-    draw_bits = draw_bits_in_python
-
-
-@inline
-def sample(tables: Any, table: Any, bits: Any, draw: Any) -> Any:
-    """One draw from a table of `Distribution.table_ns`, through 16 of the 64 bits."""
-    u = np.int64((bits >> (np.uint64(draw & 3) * _U16)) & _UMASK)
-    # steps of 1/256 up to 15/16, of 1/4096 above; written so that no branch is needed
-    fine = np.int64(u >= FINE_FROM)
-    shift = 8 - 4 * fine
-    u -= FINE_FROM * fine
-    index = (u >> shift) + FINE_BASE * fine
-    rest = u & ((1 << shift) - 1)
-    knots = tables[np.uintp(table)]
-    at = np.uintp(index)
-    low = knots[at]
-    return low + (((knots[at + np.uintp(1)] - low) * (2 * rest + 1)) >> (shift + 1))
-
-
-@inline
-def instance(base: Any, per: Any, accessor: Any, shard: Any, row: Any) -> Any:
-    """Which of a resource's instances this fault uses."""
-    if per == PER_VM:
-        return base
-    if per == PER_ACCESSOR:
-        return base + accessor
-    return base + (np.int64(shard[row]) if row >= 0 else np.int64(0))
+from faultreplay.replay.engine.opcodes import (
+    ACQUIRE,
+    ACQUIRE_IDLE,
+    ACQUIRE_SINGLE,
+    ARRIVE,
+    COALESCE,
+    COALESCE_SLEEPS,
+    COALESCE_WAKE,
+    CPU_DELAY,
+    DELAY,
+    DELAY_ASLEEP,
+    DELAY_DRAWS,
+    DELAY_FIRST,
+    DELAY_NS,
+    DELAY_TIMES,
+    END,
+    ENDED,
+    ENTER,
+    ENTER_EACH,
+    ENTER_ONCE,
+    HOLD,
+    HOLD_ALONE,
+    HOLD_CONTENDED,
+    HOLD_EACH,
+    HOLD_MOST,
+    HOLD_OF,
+    HOLD_WHAT,
+    LEAVE,
+    LEAVE_NOW,
+    OF,
+    PC_ARRIVE,
+    PC_END,
+    PC_ENDED,
+    PC_NOTHING,
+    PC_RESUME,
+    PC_START,
+    RECORDED,
+    RECORDED_ASLEEP,
+    RELEASE,
+    RELEASE_ONE,
+    RESUME,
+    RETRY,
+    RETRY_BELOW,
+    RETRY_DRAW,
+    RETRY_MOST,
+    RETRY_TARGET,
+    SECTION,
+    SHARED,
+    SLEEP,
+    START,
+    TAIL_AWAKE,
+    TAIL_SIMPLE,
+    TIMES_COST,
+    TIMES_MOST,
+    TIMES_OF,
+    TIMES_SPARE,
+    TIMES_WAITERS,
+    TIMES_WHAT,
+    TRANSFER,
+    TRANSFER_BYTES,
+    TRANSFER_NS,
+    UNLESS,
+    UNLESS_MASK,
+    UNLESS_TARGET,
+    WAKE,
+    WAKE_COST,
+    WAKE_EACH,
+    WAKE_FROM,
+    WAKE_ONCE,
+    WAKE_QUEUE,
+    WAKE_SECTION,
+    WAKE_TAIL,
+    WAKE_WALK,
+    WAKE_WALKED,
+    WALK,
+    WALK_ALONE,
+    WALK_COLD,
+    WALK_CONTENDED,
+    WALK_COST,
+    WALK_LOCK,
+    WALK_READERS,
+)
+from faultreplay.replay.engine.threads import come_back, wake_server, wake_up
+from faultreplay.replay.engine.tournament import set_key
 
 
 @inline
@@ -147,116 +193,78 @@ def histogram_bin(ns: Any) -> Any:
 
 
 @inline
-def threads_inside(inside: Any, section: Any, t: Any) -> Any:
-    """How many threads are inside a section at `t`; who asks has left it or was never there."""
-    count = np.int64(0)
+def slower_by(inside: Any, section: Any, t: Any, each: Any, once: Any) -> Any:
+    """What a thread pays for the others that are inside a section at `t`, ns; it has left it or was never there."""
+    others = np.int64(0)
     for k in range(inside.shape[1]):
-        count += inside[section, k] > t
-    return count
+        others += inside[section, k] > t
+    return each * others + once * np.int64(others > 0)
 
 
 @inline
 def counted_of(rs: Any, r: Any, what: Any, t: Any) -> Any:
     """Other sleepers on wait queue `r`, or idle servers of `r`: all, or all but the one that takes this fault."""
     if what == TIMES_WAITERS:
-        return max(rs[r, SLEEPERS] - 1, 0)
-    idle = rs[r, FREE]
-    if rs[r, SERVERS] == 1 and rs[r, FREE_AT] > t:
+        return max(rs[r, R_SLEEPERS] - 1, 0)
+    idle = rs[r, R_FREE]
+    if rs[r, R_SERVERS] == 1 and rs[r, R_FREE_AT] > t:
         idle = 0
     return max(idle - 1, 0) if what == TIMES_SPARE else idle
 
 
 @jit
 def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
-    ops: Any, tables: Any, path_pc: Any, seed: Any,
-    ac: Any, think: Any, asleep: Any, cls: Any, access: Any, recorded: Any,
-    flags: Any, granule: Any, shard: Any, uniform: Any,
-    present_at: Any, stage2_epoch: Any, joined: Any,
-    source_order: Any, source_time: Any,
-    rs: Any, windows: Any, window_out: Any, granule_pages: Any,
-    push_order: Any, push: Any,
-    slots: Any, first: Any, slot_bits: Any, until: Any, stepwise: Any,
-    cpus: Any, pinned: Any, slice_ns: Any, preempt_ns: Any, write_again: Any, sections: Any,
-    out_start: Any, out_stall: Any, out_latency: Any, histogram: Any, keep_rows: Any, spent: Any,
-) -> Any:  # fmt: skip
-    """Run one program to its end. What the arrays are: `engine.simulate`. Returns (status, end of time, events)."""
+    ac: Any, rs: Any, code: Any, faults: Any, granules: Any, arrivals: Any, rules: Any, host_cpus: Any, out: Any
+) -> Any:
+    """Run one program to its end.
+
+    Args:
+        ac: int64[A, A_COLUMNS], accessors as the engine sets them up; what is reported is left there
+        rs: int64[resource instances, R_COLUMNS], as well
+        code, faults, granules, arrivals, rules, host_cpus, out: see `records`
+
+    Returns:
+        (STATUS_*, end of time, events)
+    """
+    ops, tables, path_pc, seed, sections = code
+    think, asleep, cls, access, recorded, flags, granule, shard = faults
+    present_at, stage2_epoch, joined, granule_pages = granules
+    windows = arrivals.windows
+    slots, first, slot_bits, until, stepwise, uniform, write_again, keep_rows = rules
+    cpus, pinned, preempt_ns = host_cpus
+    out_start, out_stall, out_latency, histogram, spent, out_windows, out_cpu_work = out
+
     accessors = ac.shape[0]
-    open_loop = source_order.size > 0
-    leaves = 1
-    while leaves < slots:
-        leaves *= 2
-    tree = np.full(2 * leaves, INF, np.int64)
-    # pinned: a run queue for each CPU, thread n in number n modulo CPUs; else one queue for all
-    run_queues = max(cpus if pinned else 1, 1)
-    vcpus = np.int64(0)  # handlers are numbered behind them
-    for a in range(accessors):
-        vcpus += ac[a, A_KIND] == 0
-    if vcpus == 0:
-        vcpus = accessors
-    th = np.zeros((slots if cpus else 1, T_COLUMNS), np.int64)
-    threads = np.zeros((accessors + rs.shape[0] if cpus else 1, V_COLUMNS), np.int64)
-    queues = np.zeros((run_queues, Q_COLUMNS), np.int64)
-    queues[:, Q_FREE] = 1 if pinned else cpus
-    queues[:, Q_HEAD] = -1
-    on = np.full((run_queues, 1 if pinned else max(cpus, 1)), -1, np.int64)
-    host = (tree, leaves, slot_bits, th, threads, queues, on, slice_ns, preempt_ns)
+    open_loop = arrivals.order.size > 0
     slot_mask = np.int64((1 << slot_bits) - 1)
     time_limit = np.int64(1) << (62 - slot_bits)
-
-    st = np.zeros((slots, 8), np.int64)
+    host = new_host(slots, slot_bits, cpus, pinned, preempt_ns, accessors + rs.shape[0])
+    tree, leaves, th, queues = host.tree, host.leaves, host.th, host.queues
+    run_queues = queues.shape[0]
+    st = np.zeros((slots, SLOT_COLUMNS), np.int64)
     st[:, NEXT] = -1
+    inside = np.zeros((sections, slots), np.int64)  # until when a slot's thread is inside a section
+    rs[:, R_HEAD] = -1
+    rs[:, R_TAIL] = -1
+    rs[:, R_FREE] = rs[:, R_SERVERS]
+    vcpus = (ac[:, A_KIND] == 0).sum()  # handlers are numbered behind them
+    if vcpus == 0:
+        vcpus = accessors
 
-    # section -> slot -> until when its thread is inside
-    inside = np.zeros((sections, slots), np.int64)
-
-    free_slots = np.empty(slots, np.int64)
-    free_count = 0
     first_dynamic = first + (0 if open_loop else accessors)
-    for slot in range(slots - 1, first_dynamic - 1, -1):
-        free_slots[free_count] = slot
-        free_count += 1
-    ready = np.empty(slots, np.int64)
-    ready_count = 0
-
-    rs[:, HEAD] = -1
-    rs[:, TAIL] = -1
-    for r in range(rs.shape[0]):
-        rs[r, FREE] = rs[r, SERVERS]
-
-    window_count = windows.shape[0]
-    have_windows = window_count > 0
-    window_next = 0
-    w_begin = np.int64(-1)
-    w_end = np.int64(-1)
-    w_stops = np.int64(0)
-    w_blocks_all = np.int64(0)
-    w_blocks_writes = np.int64(0)
-    epoch = np.int64(1)
+    free_slots = np.empty(slots, np.int64)  # a stack
+    free_count = slots - first_dynamic
+    free_slots[:free_count] = np.arange(slots - 1, first_dynamic - 1, -1)
+    ready = np.empty(slots, np.int64)  # a stack of slots that go on at this instant
+    have_windows = windows.shape[0] > 0
+    window_next = push_next = source_next = 0
+    w_begin = w_end = np.int64(-1)
+    w_stops = w_blocks_all = w_blocks_writes = np.int64(0)  # bits of accessor kinds
+    epoch = np.ones(1, np.int64)  # how often stage 2 was emptied, and 1
     touched_granules = np.int64(0)
     rows_total = think.size
-    push_next = 0
-    source_next = 0
-    events = 0
-    last = np.int64(0)
-    status = OK
-
-    if have_windows:
-        set_key(tree, leaves, SLOT_WINDOW, (windows[0, 0] << slot_bits) | SLOT_WINDOW)
-    if push_order.size:
-        set_key(tree, leaves, SLOT_PUSH, SLOT_PUSH)
-    if open_loop:
-        set_key(tree, leaves, SLOT_SOURCE, (source_time[source_order[0]] << slot_bits) | SLOT_SOURCE)
-    else:
-        for a in range(accessors - 1, -1, -1):
-            slot = first + a
-            st[slot, WHO] = a
-            st[slot, PC] = PC_START
-            if cpus:
-                th[slot, T_QUEUE] = a % run_queues
-                th[slot, T_WHO] = a
-            ready[ready_count] = slot
-            ready_count += 1
-    now = np.int64(0)
+    machine = Machine(host, st, ac, rs, stage2_epoch, epoch, spent, ready, first, cpus, open_loop, time_limit)
+    ready_count = set_off(machine, arrivals)
 
     # a run without progress ends: so many events with no fault's end, or for each CPU a sixteenth of so many slices
     stride = np.int64(20_000) + 8 * slots * ops.shape[0]
@@ -264,6 +272,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     progress = np.int64(-1)
     looked = np.int64(0)
     retries = np.int64(0)
+    events = 0
+    now = last = np.int64(0)
+    status = STATUS_OK
 
     while True:
         if ready_count > 0:
@@ -274,134 +285,42 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
             if top == INF:
                 break
             if events >= look_at:
-                done = retries + push_next + source_next + window_next
-                for a in range(accessors):
-                    done += ac[a, S_FAULTS] + ac[a, S_REFAULTED]
-                slices = (now - looked) // slice_ns * max(cpus, 1) * 16
+                done = retries + push_next + source_next + window_next + count_ends(ac)
+                slices = (now - looked) // host.slice_ns * max(cpus, 1) * 16
                 if done == progress and (not cpus or slices < stride):
-                    return STUCK, now, events, queues[:, Q_WORK].sum()
+                    return STATUS_STUCK, now, events
                 progress = done
                 looked = now
                 look_at = events + stride
             now = top >> slot_bits
             slot = top & slot_mask
             if now > until:
-                status = STOPPED
+                status = STATUS_STOPPED
                 break
             if now >= time_limit:
-                return TIME_LIMIT, now, events, queues[:, Q_WORK].sum()
+                return STATUS_TIME, now, events
             events += 1
-
             if slot < first:
                 if slot == SLOT_WINDOW:
-                    w = window_next
-                    window_next += 1
                     pages = touched_granules * granule_pages
+                    opened = open_window(machine, windows, out_windows, window_next, now, pages)
+                    w_end, w_stops, w_blocks_all, w_blocks_writes = opened
                     w_begin = now
-                    w_end = (
-                        now + windows[w, 1] + windows[w, 2] + windows[w, 4]
-                        + (windows[w, 3] * pages + windows[w, 5] * pages) // 1000
-                    )  # fmt: skip
-                    w_stops = windows[w, 7]
-                    w_blocks_all = windows[w, 8]
-                    w_blocks_writes = windows[w, 9]
-                    window_out[w, 0] = w_begin
-                    window_out[w, 1] = w_end
-                    hold_end = w_end + windows[w, 6]
-                    if hold_end >= time_limit:
-                        return TIME_LIMIT, now, events, queues[:, Q_WORK].sum()
-                    if windows[w, 10]:
-                        epoch += 1
-                    if not open_loop:
-                        for a in range(accessors):
-                            if windows[w, 10] and windows[w, 11] and ac[a, A_KIND] == 0:
-                                ac[a, A_REFAULTS] = ac[a, A_TOUCHED]
-                            main = first + a
-                            waiting = st[main, PC] == PC_ARRIVE and tree[leaves + main] != INF
-                            stopped = (w_stops >> ac[a, A_KIND]) & 1
-                            if not stopped or (ac[a, A_RESUME] >= hold_end and ac[a, A_REFAULTS] == 0):
-                                continue
-                            if cpus and st[main, PC] == PC_ARRIVE and th[main, T_STATE] != AWAY:
-                                # what it has left to think is taken off its CPU, or out of the queue for one
-                                if th[main, T_STATE] == ON:
-                                    give_up(host, main, now)
-                                    set_key(tree, leaves, main, INF)
-                                else:
-                                    dequeue(host, main)
-                                left = th[main, T_LEFT]
-                                th[main, T_LEFT] = 0
-                                queues[th[main, T_QUEUE], Q_WORK] -= left
-                                st[main, CLOCK] = now + left
-                                waiting = True
-                            if waiting:
-                                resumed = ac[a, A_RESUME]
-                                went_on = max(resumed, now)
-                                ac[a, A_LEFT] = max(st[main, CLOCK] - went_on, 0)
-                                again = max(resumed, hold_end)
-                                ac[a, S_STOPPED] += again - went_on
-                                st[main, PC] = PC_START
-                                st[main, CLOCK] = again
-                                ac[a, A_RESUME] = again
-                                set_key(tree, leaves, main, (again << slot_bits) | main)
-                    w_end = hold_end if w_stops else w_end
-                    if window_next < window_count:
-                        key = (max(windows[window_next, 0], w_end) << slot_bits) | SLOT_WINDOW
-                        set_key(tree, leaves, SLOT_WINDOW, key)
-                    else:
-                        set_key(tree, leaves, SLOT_WINDOW, INF)
+                    if w_end >= time_limit:
+                        return STATUS_TIME, now, events
+                    window_next += 1
                     continue
                 if slot == SLOT_PUSH:
-                    # push: link instance, ns on the link, latency and placing ns, backlog ns, bytes
-                    link = push[0]
-                    while push_next < push_order.size:
-                        if max(rs[link, FREE_AT] - now, 0) > push[3]:
-                            break
-                        g = push_order[push_next]
-                        push_next += 1
-                        if g >= 0 and present_at[g] != NEVER:
-                            continue
-                        rs[link, FREE_AT] = max(rs[link, FREE_AT], now) + push[1]
-                        rs[link, R_BUSY] += push[1]
-                        rs[link, R_BYTES] += push[4]
-                        if g >= 0:
-                            present_at[g] = rs[link, FREE_AT] + push[2]
-                    if push_next < push_order.size:
-                        at = max(rs[link, FREE_AT] - push[3], now + 1)
-                        if at >= time_limit:
-                            return TIME_LIMIT, now, events, queues[:, Q_WORK].sum()
-                        set_key(tree, leaves, SLOT_PUSH, (at << slot_bits) | SLOT_PUSH)
-                    else:
-                        set_key(tree, leaves, SLOT_PUSH, INF)
+                    push_next = push_on(machine, arrivals, present_at, push_next, now)
+                    if push_next < 0:
+                        return STATUS_TIME, now, events
                     continue
-                # the open-loop source: one fault at its recorded time
-                row = source_order[source_next]
-                source_next += 1
-                if source_next < source_order.size:
-                    at = source_time[source_order[source_next]]
-                    set_key(tree, leaves, SLOT_SOURCE, (at << slot_bits) | SLOT_SOURCE)
-                else:
-                    set_key(tree, leaves, SLOT_SOURCE, INF)
                 if free_count == 0:
-                    return MORE_SLOTS, now, events, queues[:, Q_WORK].sum()
+                    return STATUS_MORE_SLOTS, now, events
                 free_count -= 1
                 slot = free_slots[free_count]
-                low, high = 0, accessors
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    if ac[middle, A_FIRST] <= row:
-                        low = middle
-                    else:
-                        high = middle
-                st[slot, WHO] = low
-                if cpus:
-                    th[slot, T_QUEUE] = low % run_queues
-                    th[slot, T_WHO] = low
-                st[slot, ROW] = row
-                st[slot, DRAW] = row
-                st[slot, SINCE] = now
-                st[slot, CLOCK] = now
-                st[slot, TRY] = 0
-                st[slot, PC] = PC_ARRIVE
+                arrive(machine, arrivals, source_next, slot, now)
+                source_next += 1
 
         last = max(last, now)
         if cpus and th[slot, T_STATE] == ON:
@@ -411,28 +330,26 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
             if st[slot, PC] == PC_ARRIVE:
                 st[slot, SINCE] = now
             st[slot, CLOCK] = now
+
         # ---- run the slot until it needs an instant that has not come
-        # unsigned: numba then leaves out its look at negative indices
-        us = np.uintp(slot)
+        us = np.uintp(slot)  # unsigned: numba then leaves out its look at negative indices
         pc = st[us, PC]
         t = st[us, CLOCK]
         row = st[us, ROW]
-        bits = np.uint64(0)
-        word = np.int64(-1)
         draw_row = st[us, DRAW]
         acc = st[us, WHO]
         ua = np.uintp(acc)
+        word, bits = np.int64(NO_WORD), np.uint64(0)
         key = np.int64(INF)
         pending = np.int64(-1)
         while True:
             up = np.uintp(pc)
             op = ops[up, 0]
-            if cpus and op >= SHARED and t > now and th[us, T_STATE] == ON:
-                # what took time without leave to sleep is work
-                want(host, slot, now, t - now, 0)
-                key = tree[leaves + slot]
-                break
             if op >= SHARED and t > now:
+                if cpus and th[us, T_STATE] == ON:
+                    # what took time without leave to sleep is work
+                    key = want(host, slot, now, t - now, 0)
+                    break
                 # what is shared must be touched at the event's own time; when nothing else comes before, that is now
                 key = (t << slot_bits) | slot
                 set_key(tree, leaves, slot, key)
@@ -441,188 +358,163 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 now = t
                 events += 1
                 key = np.int64(INF)
-            if op == DELAY:
-                t += ops[up, 1]
+            if op == DELAY or op == CPU_DELAY:  # noqa: SIM109, PLR1714
+                work = ops[up, DELAY_NS]
                 spent[up, 0] += 1
-                for place in range(ops[up, 2]):
-                    draw = ops[up, 4 + 2 * place]
-                    if (draw >> 2) != word:
-                        word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                    took = sample(tables, ops[up, 3 + 2 * place], bits, draw)
-                    t += took
+                for place in range(ops[up, DELAY_DRAWS]):
+                    at = np.uintp(DELAY_FIRST + 2 * place)
+                    took, word, bits = drawn(tables, ops[up, at], ops[up, at + 1], seed, draw_row, word, bits)
+                    work += took
                     spent[up, np.uintp(place + 1)] += took
                 pc += 1
+                if not cpus:
+                    t += work
+                elif ops[up, DELAY_ASLEEP] and work >= ops[up, DELAY_ASLEEP]:
+                    if th[us, T_STATE] == ON:
+                        give_up(host, slot, now)
+                    t += work
+                elif work > 0:
+                    key = want(host, slot, now, work, 0)
+                    break
             elif op == HOLD:
-                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
-                begin = rs[r, FREE_AT]
-                cost = np.int64(3)
-                if begin > t:  # somebody has it: what it costs then
+                r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
+                begin = rs[r, R_FREE_AT]
+                cost = np.int64(HOLD_ALONE)
+                if begin > t:  # somebody has it
                     rs[r, R_WAIT] += begin - t
-                    cost = np.int64(6)
+                    cost = np.int64(HOLD_CONTENDED)
                 else:
                     begin = t
                 held = ops[up, cost]
                 if ops[up, cost + 1] >= 0:
-                    draw = ops[up, cost + 2]
-                    if (draw >> 2) != word:
-                        word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                    held += sample(tables, ops[up, cost + 1], bits, draw)
-                if ops[up, 9]:
-                    counted = instance(ops[up, 10], ops[up, 11], acc, shard, row)
-                    held += ops[up, 13] * min(counted_of(rs, counted, ops[up, 9], t), ops[up, 12])
+                    more, word, bits = drawn(tables, ops[up, cost + 1], ops[up, cost + 2], seed, draw_row, word, bits)
+                    held += more
+                if ops[up, HOLD_WHAT]:
+                    of = instance(ops[up, HOLD_OF], ops[up, HOLD_OF + 1], acc, shard, row)
+                    count = min(counted_of(rs, of, ops[up, HOLD_WHAT], t), ops[up, HOLD_MOST])
+                    held += ops[up, HOLD_EACH] * count
                 rs[r, R_ACQUIRED] += 1
                 rs[r, R_BUSY] += held
                 spent[up, 0] += begin - t
                 spent[up, 1] += held
                 t = begin + held
-                rs[r, FREE_AT] = t
+                rs[r, R_FREE_AT] = t
                 pc += 1
             elif op == ENTER:
-                others = threads_inside(inside, ops[up, 1], t)
-                if others > 0:
-                    slower = ops[up, 2] * others + ops[up, 3]
-                    spent[up, 1] += slower
-                    t += slower
-                inside[ops[up, 1], us] = INF
+                slower = slower_by(inside, ops[up, SECTION], t, ops[up, ENTER_EACH], ops[up, ENTER_ONCE])
+                spent[up, 1] += slower
+                t += slower
+                inside[ops[up, SECTION], us] = INF
                 pc += 1
             elif op == LEAVE or op == LEAVE_NOW:  # noqa: SIM109, PLR1714
-                inside[ops[up, 1], us] = t
+                inside[ops[up, SECTION], us] = t
                 pc += 1
             elif op == WALK:
-                if cpus and ops[np.uintp(pc + 1), 11]:
-                    following = np.uintp(pc + 1)
-                    others = threads_inside(inside, ops[following, 11] - 1, now)
-                    th[us, T_WALKED] = ops[following, 12] * others + ops[following, 13] * np.int64(others > 0)
-                    inside[ops[following, 11] - 1, us] = INF
-                queue = instance(ops[up, 1], ops[up, 2], acc, shard, row)
-                rs[queue, SLEEPERS] -= 1
-                others = rs[queue, SLEEPERS]
-                held = ops[up, 10] * min(others, ops[up, 11] - 1)
+                wake = np.uintp(pc + 1)
+                if cpus and ops[wake, WAKE_SECTION]:
+                    section = ops[wake, WAKE_SECTION] - 1
+                    th[us, T_WALKED] = slower_by(inside, section, now, ops[wake, WAKE_EACH], ops[wake, WAKE_ONCE])
+                    inside[section, us] = INF
+                queue = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
+                rs[queue, R_SLEEPERS] -= 1
+                others = rs[queue, R_SLEEPERS]
+                held = ops[up, WALK_COLD] * min(others, ops[up, WALK_READERS] - 1)
                 if others > 0:
-                    held += ops[up, 7] * others
-                    if ops[up, 8] >= 0:
-                        draw = ops[up, 9]
-                        if (draw >> 2) != word:
-                            word = draw >> 2
-                            bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                        held += sample(tables, ops[up, 8], bits, draw) * others
-                if ops[up, 3] >= 0:
-                    r = instance(ops[up, 3], ops[up, 4], acc, shard, row)
-                    begin = rs[r, FREE_AT]
-                    if begin > t:
+                    each = ops[up, WALK_COST]
+                    if ops[up, WALK_COST + 1] >= 0:
+                        more, word, bits = drawn(
+                            tables, ops[up, WALK_COST + 1], ops[up, WALK_COST + 2], seed, draw_row, word, bits
+                        )
+                        each += more
+                    held += each * others
+                begin = t
+                if ops[up, WALK_LOCK] >= 0:
+                    r = instance(ops[up, WALK_LOCK], ops[up, WALK_LOCK + 1], acc, shard, row)
+                    if rs[r, R_FREE_AT] > t:
+                        begin = rs[r, R_FREE_AT]
                         rs[r, R_WAIT] += begin - t
-                        held += ops[up, 6]
+                        held += ops[up, WALK_CONTENDED]
                     else:
-                        begin = t
-                        held += ops[up, 5]
+                        held += ops[up, WALK_ALONE]
                     rs[r, R_ACQUIRED] += 1
                     rs[r, R_BUSY] += held
-                    spent[up, 0] += begin - t
-                    t = begin + held
-                    rs[r, FREE_AT] = t
-                else:
-                    t += held
+                    rs[r, R_FREE_AT] = begin + held
+                spent[up, 0] += begin - t
                 spent[up, 1] += held
+                t = begin + held
                 pc += 1
             elif op == ACQUIRE:
-                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
+                r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1
-                waited = False
-                if ops[up, 6]:  # one server: when it will be free is known, or somebody holds it
-                    if rs[r, FREE] == 0:
-                        waited = True
-                    else:
-                        rs[r, FREE] = 0
-                        if rs[r, FREE_AT] > t:
-                            rs[r, R_WAIT] += rs[r, FREE_AT] - t
-                            rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], 1)
-                            spent[up, 0] += rs[r, FREE_AT] - t
-                            t = rs[r, FREE_AT]
-                            rs[r, BEGIN] = t
-                            rs[r, R_BUSY] -= t
-                            pc += 1
-                            continue
-                elif rs[r, FREE] == 0:
-                    waited = True
-                else:
-                    rs[r, FREE] -= 1
-                if waited:
+                if rs[r, R_FREE] == 0:  # waits in the queue
                     st[us, NEXT] = -1
-                    if rs[r, HEAD] < 0:
-                        rs[r, HEAD] = slot
+                    if rs[r, R_HEAD] < 0:
+                        rs[r, R_HEAD] = slot
                     else:
-                        st[rs[r, TAIL], NEXT] = slot
-                    rs[r, TAIL] = slot
-                    rs[r, QUEUED] += 1
-                    rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], rs[r, QUEUED] + (1 if rs[r, BEGIN] > t else 0))
+                        st[rs[r, R_TAIL], NEXT] = slot
+                    rs[r, R_TAIL] = slot
+                    rs[r, R_QUEUED] += 1
+                    rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], rs[r, R_QUEUED] + (1 if rs[r, R_BEGIN] > t else 0))
                     rs[r, R_WAIT] -= t
                     break
-                rs[r, R_BUSY] -= t
-                if cpus and ops[up, 4] >= 0:
-                    # A sleeping server wakes: on an idle CPU, or on that of the accessor, which now sleeps.
-                    q = (vcpus + r - ops[up, 1]) % run_queues
-                    busy = np.int64(queues[q, Q_FREE] == 0)
-                    draw = ops[up, 5]
-                    bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
-                    word = np.int64(-1)
-                    latency = sample(tables, ops[up, 4] + busy, bits, draw)
-                    spent[up, 1] += latency
+                rs[r, R_FREE] -= 1
+                if ops[up, ACQUIRE_SINGLE] and rs[r, R_FREE_AT] > t:  # when it will be free is known
+                    rs[r, R_WAIT] += rs[r, R_FREE_AT] - t
+                    rs[r, R_MAX_QUEUE] = max(rs[r, R_MAX_QUEUE], 1)
+                    spent[up, 0] += rs[r, R_FREE_AT] - t
+                    t = rs[r, R_FREE_AT]
+                    rs[r, R_BEGIN] = t
+                    rs[r, R_BUSY] -= t
                     pc += 1
-                    if th[us, T_STATE] == ON and th[us, T_QUEUE] == q:
-                        hand_over(host, slot, now, accessors + r, latency)
-                        key = tree[leaves + slot]
-                        break
-                    if th[us, T_STATE] == ON:
-                        give_up(host, slot, now)
-                    th[us, T_QUEUE] = q
-                    th[us, T_WHO] = accessors + r
-                    if latency > 0:
-                        want(host, slot, now, latency, 0)
+                    continue
+                rs[r, R_BUSY] -= t
+                if cpus and ops[up, ACQUIRE_IDLE + 1] >= 0:
+                    # a sleeping server wakes: on an idle CPU, or on that of the accessor, which now sleeps
+                    q = (vcpus + r - ops[up, OF]) % run_queues
+                    table = ops[up, ACQUIRE_IDLE + 1] + np.int64(queues[q, Q_FREE] == 0)
+                    took, word, bits = drawn(tables, table, ops[up, ACQUIRE_IDLE + 2], seed, draw_row, word, bits)
+                    spent[up, 1] += took
+                    pc += 1
+                    if wake_server(host, slot, now, q, accessors + r, took):
                         key = tree[leaves + slot]
                         break
                     continue
-                took = ops[up, 3]
-                if ops[up, 4] >= 0:
-                    draw = ops[up, 5]
-                    if (draw >> 2) != word:
-                        word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                    took += sample(tables, ops[up, 4], bits, draw)
+                took = ops[up, ACQUIRE_IDLE]
+                if ops[up, ACQUIRE_IDLE + 1] >= 0:
+                    more, word, bits = drawn(
+                        tables, ops[up, ACQUIRE_IDLE + 1], ops[up, ACQUIRE_IDLE + 2], seed, draw_row, word, bits
+                    )
+                    took += more
                 t += took
                 spent[up, 1] += took
                 pc += 1
             elif op == WAKE or op == WAKE_QUEUE:  # noqa: SIM109, PLR1714
-                queue = ops[up, 4]
+                queue = ops[up, WAKE_FROM]
                 if queue >= 0:
-                    queue = instance(queue, ops[up, 5], acc, shard, row)
+                    queue = instance(ops[up, WAKE_FROM], ops[up, WAKE_FROM + 1], acc, shard, row)
                 slower = np.int64(0)
-                if ops[up, 11]:
-                    if cpus and ops[up, 10]:  # counted when the walk began
+                if ops[up, WAKE_SECTION]:
+                    if cpus and ops[up, WAKE_WALKED]:  # counted when the walk began
                         slower = th[us, T_WALKED]
                     else:
-                        others = threads_inside(inside, ops[up, 11] - 1, now)
-                        if others > 0:
-                            slower = ops[up, 12] * others + ops[up, 13]
-                if queue >= 0 and ops[up, 10] == 0 and not (cpus and th[us, T_WALKED]):
-                    rs[queue, SLEEPERS] -= 1
-                    others = rs[queue, SLEEPERS]
+                        section = ops[up, WAKE_SECTION] - 1
+                        slower = slower_by(inside, section, now, ops[up, WAKE_EACH], ops[up, WAKE_ONCE])
+                if queue >= 0 and ops[up, WAKE_WALKED] == 0 and not (cpus and th[us, T_WALKED]):
+                    rs[queue, R_SLEEPERS] -= 1
+                    others = rs[queue, R_SLEEPERS]
                     if others > 0:
-                        each = ops[up, 6]
-                        if ops[up, 7] >= 0:
-                            draw = ops[up, 8]
-                            if (draw >> 2) != word:
-                                word = draw >> 2
-                                bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
-                            each += sample(tables, ops[up, 7], bits, draw)
+                        each = ops[up, WAKE_WALK]
+                        if ops[up, WAKE_WALK + 1] >= 0:
+                            more, word, bits = drawn(
+                                tables, ops[up, WAKE_WALK + 1], ops[up, WAKE_WALK + 2], seed, draw_row, word, bits
+                            )
+                            each += more
                         each = min(each, time_limit)
                         t += each * others
                         spent[up, 0] += each * others
                     if cpus and t > now:  # the waker's own work, after which it wakes
                         th[us, T_WALKED] = 1
-                        want(host, slot, now, t - now, 0)
-                        key = tree[leaves + slot]
+                        key = want(host, slot, now, t - now, 0)
                         break
                 if cpus:
                     th[us, T_WALKED] = 0
@@ -630,174 +522,72 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     # who brought the page tells those who joined; each wakes in its own time
                     g = granule[row]
                     if ac[ua, A_KIND] == 0:
-                        stage2_epoch[g] = epoch
+                        stage2_epoch[g] = epoch[0]
                     joiner = np.int64(-1)
                     if present_at[g] == NEVER or present_at[g] == INF:
                         present_at[g] = t
                         joiner = joined[g]
                         joined[g] = -1
-                    while joiner >= 0:
-                        following = st[joiner, NEXT]
-                        # its own wake, from where it sleeps: another class or kind of accessor has another path
-                        own = np.uintp(ops[np.uintp(st[joiner, PC]), 1])
-                        if ops[np.uintp(st[joiner, PC]), 2]:
-                            rs[
-                                instance(ops[own, 4], ops[own, 5], st[joiner, WHO], shard, st[joiner, ROW]), SLEEPERS
-                            ] -= 1
-                        if ac[st[joiner, WHO], A_KIND] == 0:
-                            stage2_epoch[g] = epoch
-                        if cpus:
-                            draw = ops[own, 3]
-                            latency = ops[own, 1] + (slower if ops[own, 11] else 0)
-                            if ops[own, 2] >= 0:
-                                pair = np.int64(ops[own, 9] != TAIL_AWAKE and queues[th[joiner, T_QUEUE], Q_FREE] == 0)
-                                bits = draw_bits(seed, st[joiner, DRAW], draw >> 2)
-                                word = np.int64(-1)
-                                latency += sample(tables, ops[own, 2] + pair, bits, draw)
-                            spent[st[joiner, PC], 0] += now - st[joiner, CLOCK]
-                            spent[own, 1] += latency
-                            st[joiner, PC] = PC_RESUME
-                            th[joiner, T_QUEUE] = st[joiner, WHO] % run_queues  # it may have slept as another thread
-                            th[joiner, T_WHO] = st[joiner, WHO]
-                            want(host, joiner, now, latency, 0)
-                            joiner = following
-                            continue
-                        wake = ops[own, 1] + (slower if ops[own, 11] else 0)
-                        if ops[own, 2] >= 0:
-                            draw = ops[own, 3]
-                            wake += sample(tables, ops[own, 2], draw_bits(seed, st[joiner, DRAW], draw >> 2), draw)
-                        resumes = max(t, st[joiner, CLOCK]) + wake
-                        spent[st[joiner, PC], 0] += resumes - wake - st[joiner, CLOCK]
-                        spent[own, 1] += wake
-                        stall = resumes - st[joiner, SINCE]
-                        if keep_rows:
-                            out_start[st[joiner, ROW]] = st[joiner, SINCE]
-                            out_stall[st[joiner, ROW]] = stall
-                        else:
-                            histogram[cls[st[joiner, ROW]], histogram_bin(stall)] += 1
-                        ac[st[joiner, WHO], S_STALL] += stall
-                        ac[st[joiner, WHO], S_FAULTS] += 1
-                        last = max(last, resumes)
-                        if open_loop:
-                            free_slots[free_count] = joiner
-                            free_count += 1
-                        else:
-                            st[joiner, PC] = PC_START
-                            st[joiner, CLOCK] = resumes
-                            ready[ready_count] = joiner
-                            ready_count += 1
-                        joiner = following
-                resumes = t + ops[up, 1] + slower
-                if ops[up, 2] >= 0:
-                    draw = ops[up, 3]
-                    if (draw >> 2) != word:
-                        word = draw >> 2
-                        bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), word)
+                    if joiner >= 0:
+                        ready_count = tell(machine, code, faults, joiner, t, now, slower, ready_count)
+                resumes = t + ops[up, WAKE_COST] + slower
+                if ops[up, WAKE_COST + 1] >= 0:
                     # where CPUs are counted a sleeper's cost has two tables: on an idle CPU, and after another thread
-                    pair = np.int64(cpus > 0 and ops[up, 9] != TAIL_AWAKE and queues[acc % run_queues, Q_FREE] == 0)
-                    resumes += sample(tables, ops[up, 2] + pair, bits, draw)
+                    table = ops[up, WAKE_COST + 1]
+                    if cpus:
+                        table += np.int64(ops[up, WAKE_TAIL] != TAIL_AWAKE and queues[acc % run_queues, Q_FREE] == 0)
+                    took, word, bits = drawn(tables, table, ops[up, WAKE_COST + 2], seed, draw_row, word, bits)
+                    resumes += took
                 spent[up, 1] += resumes - t
-                if ops[up, 11]:
-                    inside[ops[up, 11] - 1, us] = resumes
-                if cpus:
-                    if ops[up, 9] == TAIL_AWAKE:  # all of it was its own work, and so is this
-                        if resumes > t and t == now:
-                            want(host, slot, now, resumes - t, 0)
-                            key = tree[leaves + slot]
-                            pc = PC_RESUME
-                            break
-                    elif ops[up, 9]:
-                        if free_count == 0:
-                            return MORE_SLOTS, now, events, queues[:, Q_WORK].sum()
-                        free_count -= 1
-                        tail = free_slots[free_count]
-                        st[tail, PC] = pc + 1
-                        st[tail, CLOCK] = t
-                        st[tail, ROW] = row
-                        st[tail, DRAW] = draw_row
-                        st[tail, SINCE] = st[us, SINCE]
-                        st[tail, WHO] = acc
-                        st[tail, TRY] = st[us, TRY]
-                        ready[ready_count] = tail
-                        ready_count += 1
-                        if th[us, T_STATE] == ON:
-                            pass_on(host, slot, tail)
-                        else:
-                            th[tail, T_QUEUE] = th[us, T_QUEUE]
-                            th[tail, T_WHO] = th[us, T_WHO]
-                    pc = PC_RESUME
-                    if ops[up, 9] != TAIL_AWAKE and resumes > now:
-                        if th[us, T_STATE] == ON:  # whoever woke it is done, and leaves the CPU to who waits
-                            give_up(host, slot, now)
-                        th[us, T_QUEUE] = acc % run_queues
-                        th[us, T_WHO] = acc
-                        want(host, slot, now, resumes - now, 0)
-                        key = tree[leaves + slot]
-                        break
-                    t = resumes
-                    continue
-                stall = resumes - st[us, SINCE]
-                if row < 0:
-                    ac[ua, S_REFAULT_NS] += stall
-                    ac[ua, S_REFAULTED] += 1
-                else:
-                    if keep_rows:
-                        out_start[row] = st[us, SINCE]
-                        out_stall[row] = stall
-                    else:
-                        histogram[cls[row], histogram_bin(stall)] += 1
-                    ac[ua, S_STALL] += stall
-                    ac[ua, S_FAULTS] += 1
-                    if write_again and access[row] == 0:
-                        ac[ua, A_REFAULTS] += REWRITE
-                    if have_windows:
-                        touched_granules += 1
-                        if flags[row] & FIRST_TOUCH:
-                            ac[ua, A_TOUCHED] += 1
-                last = max(last, resumes)
-                if ops[up, 9] == 1 and queue >= 0 and not open_loop:
+                if ops[up, WAKE_SECTION]:
+                    inside[ops[up, WAKE_SECTION] - 1, us] = resumes
+                tail = ops[up, WAKE_TAIL]
+                if tail == TAIL_SIMPLE and queue >= 0 and not open_loop and not cpus:
                     # others go on with delays and the release of one server whose end is known: no event of its own
                     pending = resumes
                     pc += 1
                     continue
-                if ops[up, 9]:  # what follows is done by others while the accessor runs
+                if tail == TAIL_AWAKE:  # all of it was its own work, and so is this
+                    pc = PC_RESUME
+                    if resumes > t and t == now:
+                        key = want(host, slot, now, resumes - t, 0)
+                        break
+                    t = resumes
+                    continue
+                if tail:  # what follows is done by others while the accessor runs
                     if free_count == 0:
-                        return MORE_SLOTS, now, events, queues[:, Q_WORK].sum()
+                        return STATUS_MORE_SLOTS, now, events
                     free_count -= 1
-                    tail = free_slots[free_count]
-                    st[tail, PC] = pc + 1
-                    st[tail, CLOCK] = t
-                    st[tail, ROW] = row
-                    st[tail, DRAW] = draw_row
-                    st[tail, SINCE] = st[us, SINCE]
-                    st[tail, WHO] = acc
-                    st[tail, TRY] = st[us, TRY]
-                    ready[ready_count] = tail
+                    follower = free_slots[free_count]
+                    st[follower, PC] = pc + 1
+                    st[follower, CLOCK] = t
+                    st[follower, ROW] = row
+                    st[follower, DRAW] = draw_row
+                    st[follower, SINCE] = st[us, SINCE]
+                    st[follower, WHO] = acc
+                    st[follower, TRY] = st[us, TRY]
+                    ready[ready_count] = follower
                     ready_count += 1
-                if open_loop:
-                    if ops[up, 11]:  # inside a section until then: the slot is not free before
-                        pc = PC_END
-                        t = resumes
-                        key = (t << slot_bits) | slot
-                        break
-                    free_slots[free_count] = slot
-                    free_count += 1
-                    break
+                    if cpus and th[us, T_STATE] == ON:
+                        pass_on(host, slot, follower)
+                    elif cpus:
+                        th[follower, T_QUEUE] = th[us, T_QUEUE]
+                        th[follower, T_WHO] = th[us, T_WHO]
                 t = resumes
-                pc = PC_START
-            elif op == RESUME:  # only where CPUs are counted: woken, it runs when it has one
-                if th[us, T_WHO] != acc:  # a server's thread brought it here, on that thread's CPU
-                    if th[us, T_STATE] == ON:
-                        give_up(host, slot, now)
-                    th[us, T_QUEUE] = acc % run_queues
-                    th[us, T_WHO] = acc
-                if th[us, T_STATE] != ON:
-                    want(host, slot, now, 0, 0)
-                    if th[us, T_STATE] != ON or th[us, T_LEFT] > 0:  # it took another's CPU: it pays for that first
-                        key = tree[leaves + slot]
+                pc = PC_ENDED
+                if cpus:
+                    pc = PC_RESUME
+                    if resumes > now:
+                        key = wake_up(host, slot, now, acc, resumes - now)
                         break
-                # as at WAKE without CPUs; one inlined function for both made every replay take twice as long
+            elif op == RESUME:  # only where CPUs are counted: woken, it runs when it has one
+                if not come_back(host, slot, now, acc):
+                    key = tree[leaves + slot]
+                    break
+                pc = PC_ENDED
+            elif op == ENDED:
                 stall = t - st[us, SINCE]
+                last = max(last, t)
                 if row < 0:
                     ac[ua, S_REFAULT_NS] += stall
                     ac[ua, S_REFAULTED] += 1
@@ -816,7 +606,13 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         if flags[row] & FIRST_TOUCH:
                             ac[ua, A_TOUCHED] += 1
                 if open_loop:
-                    last = max(last, t)
+                    leaves_at = np.int64(0)
+                    for section in range(sections):
+                        leaves_at = max(leaves_at, inside[section, us])
+                    if leaves_at > now:  # inside a section until then: the slot is not free before
+                        pc = PC_END
+                        key = (t << slot_bits) | slot
+                        break
                     free_slots[free_count] = slot
                     free_count += 1
                     break
@@ -835,19 +631,13 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         break
                 ac[ua, A_RESUME] = t
                 st[us, TRY] = 0
-                word = np.int64(-1)
+                word = np.int64(NO_WORD)
                 if ac[ua, A_REFAULTS] > 0:
                     # touched before, mapped no more: the path of a refault, in its own time
-                    draw_row = rows_total + (np.int64(acc) << 24) + ac[ua, S_REFAULTED] + (epoch << 48)
-                    again = path_pc.shape[0] - 1
-                    if ac[ua, A_REFAULTS] >= REWRITE:
-                        ac[ua, A_REFAULTS] -= REWRITE
-                        again -= 2
-                    else:
-                        ac[ua, A_REFAULTS] -= 1
+                    draw_row = rows_total + (np.int64(acc) << 24) + ac[ua, S_REFAULTED] + (epoch[0] << 48)
+                    pc = refault(ac, path_pc, acc)
                     row = np.int64(-1)
                     st[us, SINCE] = t
-                    pc = path_pc[again, ac[ua, A_KIND]]
                     continue
                 row = ac[ua, A_NEXT]
                 if row >= ac[ua, A_STOP]:
@@ -876,17 +666,12 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     st[us, SINCE] = t
                     pc = PC_ARRIVE
                     break
-                if cpus and left == 0 and th[us, T_STATE] != ON:  # nobody touches memory without a CPU
-                    want(host, slot, now, 0, 1)
-                    if th[us, T_STATE] != ON or th[us, T_LEFT] > 0:
+                if cpus and (left > 0 or th[us, T_STATE] != ON):  # nobody touches memory without a CPU
+                    want(host, slot, now, left, 1)
+                    if left > 0 or th[us, T_STATE] != ON or th[us, T_LEFT] > 0:
                         key = tree[leaves + slot]
                         pc = PC_ARRIVE
                         break
-                if cpus and left > 0:
-                    want(host, slot, now, left, 1)
-                    key = tree[leaves + slot]
-                    pc = PC_ARRIVE
-                    break
                 t += left
                 st[us, SINCE] = t
                 if row < 0:
@@ -898,19 +683,19 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     ac[ua, A_NEXT] = row + 1
                     pc = path_pc[uniform if uniform >= 0 else np.int64(cls[row]), ac[ua, A_KIND]]
             elif op == RELEASE or op == RELEASE_ONE:  # noqa: SIM109, PLR1714
-                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
+                r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
                 # one server that is at work: nothing can come between now and its known end; else wait for that instant
-                if pending < 0 and op == RELEASE_ONE and rs[r, BEGIN] > now:
+                if pending < 0 and op == RELEASE_ONE and rs[r, R_BEGIN] > now:
                     key = (t << slot_bits) | slot
                     break
                 rs[r, R_BUSY] += t
-                head = rs[r, HEAD]
+                head = rs[r, R_HEAD]
                 if head >= 0:
-                    rs[r, HEAD] = st[head, NEXT]
-                    rs[r, QUEUED] -= 1
+                    rs[r, R_HEAD] = st[head, NEXT]
+                    rs[r, R_QUEUED] -= 1
                     rs[r, R_WAIT] += t
                     rs[r, R_BUSY] -= t
-                    rs[r, BEGIN] = t
+                    rs[r, R_BEGIN] = t
                     spent[st[head, PC], 0] += t - st[head, CLOCK]
                     st[head, CLOCK] = t
                     st[head, PC] += 1
@@ -924,14 +709,14 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                             th[head, T_QUEUE] = th[us, T_QUEUE]
                             th[head, T_WHO] = th[us, T_WHO]
                 else:
-                    rs[r, FREE] += 1
-                    rs[r, FREE_AT] = t
+                    rs[r, R_FREE] += 1
+                    rs[r, R_FREE_AT] = t
                 pc += 1
             elif op == END:
                 if pending >= 0:
                     t = pending
                     pending = np.int64(-1)
-                    pc = PC_START
+                    pc = PC_ENDED
                     continue
                 if slot >= first_dynamic:
                     free_slots[free_count] = slot
@@ -939,8 +724,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 last = max(last, t)
                 break
             elif op == SLEEP:
-                queue = instance(ops[up, 1], ops[up, 2], acc, shard, row)
-                rs[queue, SLEEPERS] += 1
+                rs[instance(ops[up, OF], ops[up, OF + 1], acc, shard, row), R_SLEEPERS] += 1
                 pc += 1
             elif op == COALESCE:
                 if row < 0 or uniform >= 0 or not flags[row] & TRACKED:
@@ -950,39 +734,39 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     key = (t << slot_bits) | slot
                     break
                 g = granule[row]
-                at = present_at[g]
-                if at == NEVER:
+                at_ns = present_at[g]
+                if at_ns == NEVER:
                     present_at[g] = INF
                     joined[g] = -1
                     pc += 1
-                elif at == INF:
+                elif at_ns == INF:
                     st[us, NEXT] = joined[g]
                     joined[g] = slot
                     break
-                elif cpus and at > t:  # a stream brings it: sleeps until then
+                elif cpus and at_ns > t:  # a stream brings it: sleeps until then
                     if th[us, T_STATE] == ON:
                         give_up(host, slot, now)
-                    key = (at << slot_bits) | slot
-                    spent[up, 0] += at - t
-                    t = at
+                    key = (at_ns << slot_bits) | slot
+                    spent[up, 0] += at_ns - t
+                    t = at_ns
                     break
                 else:
                     # resolved meanwhile, or on its way with a known arrival: only the wake is left
-                    spent[up, 0] += max(t, at) - t
-                    t = max(t, at)
-                    wake_pc = ops[up, 1]
-                    queue = ops[wake_pc, 4]
-                    if ops[up, 2]:
-                        queue = instance(queue, ops[wake_pc, 5], acc, shard, row)
-                        rs[queue, SLEEPERS] -= 1
-                    took = ops[wake_pc, 1]
-                    if ops[wake_pc, 2] >= 0:
-                        draw = ops[wake_pc, 3]
-                        took += sample(tables, ops[wake_pc, 2], draw_bits(seed, draw_row, draw >> 2), draw)
+                    spent[up, 0] += max(t, at_ns) - t
+                    t = max(t, at_ns)
+                    wake = np.uintp(ops[up, COALESCE_WAKE])
+                    if ops[up, COALESCE_SLEEPS]:
+                        rs[instance(ops[wake, WAKE_FROM], ops[wake, WAKE_FROM + 1], acc, shard, row), R_SLEEPERS] -= 1
+                    took = ops[wake, WAKE_COST]
+                    if ops[wake, WAKE_COST + 1] >= 0:
+                        more, word, bits = drawn(
+                            tables, ops[wake, WAKE_COST + 1], ops[wake, WAKE_COST + 2], seed, draw_row, word, bits
+                        )
+                        took += more
                     t += took
-                    spent[wake_pc, 1] += took
+                    spent[wake, 1] += took
                     if ac[ua, A_KIND] == 0:
-                        stage2_epoch[g] = epoch
+                        stage2_epoch[g] = epoch[0]
                     pc = PC_NOTHING
             elif op == ARRIVE:
                 kind = ac[ua, A_KIND]
@@ -1016,73 +800,51 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     g = granule[row]
                     if present_at[g] != NEVER and present_at[g] <= t:
                         pc = PC_NOTHING
-                        if kind == 0 and stage2_epoch[g] != epoch:
-                            stage2_epoch[g] = epoch
+                        if kind == 0 and stage2_epoch[g] != epoch[0]:
+                            stage2_epoch[g] = epoch[0]
                             pc = path_pc[path_pc.shape[0] - 2, kind]
             elif op == TRANSFER:
-                r = instance(ops[up, 1], ops[up, 2], acc, shard, row)
+                r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1
-                rs[r, R_BYTES] += ops[up, 4]
-                if ops[up, 3] == 0:
-                    pc += 1
+                rs[r, R_BYTES] += ops[up, TRANSFER_BYTES]
+                pc += 1
+                if ops[up, TRANSFER_NS] == 0:
                     continue
                 if cpus and th[us, T_STATE] == ON:
                     give_up(host, slot, now)
-                begin = max(t, rs[r, FREE_AT])
+                begin = max(t, rs[r, R_FREE_AT])
                 rs[r, R_WAIT] += begin - t
-                rs[r, R_BUSY] += ops[up, 3]
+                rs[r, R_BUSY] += ops[up, TRANSFER_NS]
                 spent[up, 0] += begin - t
-                spent[up, 1] += ops[up, 3]
-                t = begin + ops[up, 3]
-                rs[r, FREE_AT] = t
-                pc += 1
+                spent[up, 1] += ops[up, TRANSFER_NS]
+                t = begin + ops[up, TRANSFER_NS]
+                rs[r, R_FREE_AT] = t
             elif op == DELAY_TIMES:
-                r = instance(ops[up, 5], ops[up, 6], acc, shard, row)
-                count = min(counted_of(rs, r, ops[up, 4], t), ops[up, 7])
-                each = ops[up, 1]
-                if ops[up, 2] >= 0:
-                    draw = ops[up, 3]
-                    each += sample(tables, ops[up, 2], draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2), draw)
+                r = instance(ops[up, TIMES_OF], ops[up, TIMES_OF + 1], acc, shard, row)
+                count = min(counted_of(rs, r, ops[up, TIMES_WHAT], t), ops[up, TIMES_MOST])
+                each = ops[up, TIMES_COST]
+                if ops[up, TIMES_COST + 1] >= 0:
+                    more, word, bits = drawn(
+                        tables, ops[up, TIMES_COST + 1], ops[up, TIMES_COST + 2], seed, draw_row, word, bits
+                    )
+                    each += more
                 each = min(each, time_limit)
                 spent[up, 1] += each * count
                 pc += 1
                 if cpus and each * count > 0:
-                    want(host, slot, now, each * count, 0)
-                    key = tree[leaves + slot]
+                    key = want(host, slot, now, each * count, 0)
                     break
                 t += each * count
-            elif op == CPU_DELAY:
-                work = ops[up, 1]
-                spent[up, 0] += 1
-                for place in range(ops[up, 2]):
-                    draw = ops[up, 4 + 2 * place]
-                    bits = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2)
-                    took = sample(tables, ops[up, 3 + 2 * place], bits, draw)
-                    work += took
-                    spent[up, np.uintp(place + 1)] += took
-                word = np.int64(-1)
-                pc += 1
-                if ops[up, 9] and work >= ops[up, 9]:
-                    if th[us, T_STATE] == ON:
-                        give_up(host, slot, now)
-                    t += work
-                elif work > 0:
-                    want(host, slot, now, work, 0)
-                    key = tree[leaves + slot]
-                    break
             elif op == RECORDED:
                 if row >= 0 and recorded.size and recorded[row] > 0:
                     if cpus and t > now:  # asleep until then
+                        key = (t << slot_bits) | slot
                         if th[us, T_STATE] == ON:
-                            want(host, slot, now, t - now, 0)
-                            key = tree[leaves + slot]
-                        else:
-                            key = (t << slot_bits) | slot
+                            key = want(host, slot, now, t - now, 0)
                         break
                     spent[up, 0] += recorded[row]
-                    if cpus and recorded[row] < ops[up, 1]:
-                        want(host, slot, now, recorded[row], 0)
-                        key = tree[leaves + slot]
+                    if cpus and recorded[row] < ops[up, RECORDED_ASLEEP]:
+                        key = want(host, slot, now, recorded[row], 0)
                         pc += 1
                         break
                     if cpus and th[us, T_STATE] == ON:
@@ -1090,23 +852,26 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     t += recorded[row]
                 pc += 1
             elif op == RETRY:
-                draw = ops[up, 4]
-                chance = draw_bits(seed, draw_row + (st[us, TRY] << 40), draw >> 2) >> (np.uint64(draw & 3) * _U16)
-                if st[us, TRY] < ops[up, 3] and np.int64(chance & _UMASK) < ops[up, 1]:
-                    st[us, TRY] += 1
-                    retries += 1
-                    word = np.int64(-1)
-                    pc = ops[up, 2]
-                else:
-                    pc += 1
+                pc += 1
+                if st[us, TRY] < ops[up, RETRY_MOST]:
+                    draw = ops[up, RETRY_DRAW]
+                    if (draw >> 2) != word:
+                        word = draw >> 2
+                        bits = draw_bits(seed, draw_row, word)
+                    if sixteen(bits, draw) < ops[up, RETRY_BELOW]:
+                        st[us, TRY] += 1
+                        retries += 1
+                        draw_row += np.int64(1) << 40
+                        word = np.int64(NO_WORD)
+                        pc = ops[up, RETRY_TARGET]
             elif op == UNLESS:
-                mask = ops[up, 1]
+                mask = ops[up, UNLESS_MASK]
                 holds = True
                 if mask & 7:
                     holds = row >= 0 and ((mask >> np.int64(access[row])) & 1) != 0
                 if holds and mask & 56:
                     holds = ((mask >> (3 + np.int64(ac[ua, A_KIND]))) & 1) != 0
-                pc = pc + 1 if holds else ops[up, 2]
+                pc = pc + 1 if holds else ops[up, UNLESS_TARGET]
             else:  # COMPLETE
                 if row >= 0 and out_latency.size:
                     out_latency[row] = t - st[us, SINCE]
@@ -1118,14 +883,10 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
         if cpus and th[us, T_STATE] == ON and th[us, T_LEFT] <= 0:  # it waits for something else than time
             give_up(host, slot, now)
         if t >= time_limit:
-            return TIME_LIMIT, t, events, queues[:, Q_WORK].sum()
+            return STATUS_TIME, t, events
         if tree[leaves + slot] != key:
             set_key(tree, leaves, slot, key)
-    if status == STOPPED and cpus:
-        # what was to be done on CPUs and has not been done is no work
-        for q in range(run_queues):
-            charge(host, q, until)
-        for slot in range(slots):
-            if th[slot, T_STATE] != AWAY and th[slot, T_LEFT] > 0:
-                queues[th[slot, T_QUEUE], Q_WORK] -= th[slot, T_LEFT]
-    return status, last, events, queues[:, Q_WORK].sum()
+    if status == STATUS_STOPPED and cpus:
+        stop(host, until)
+    out_cpu_work[0] = queues[:, Q_WORK].sum()
+    return status, last, events

@@ -1,4 +1,8 @@
-"""The numbers that compiler and kernel share. A program is an int64 matrix, one row an operation, `WIDTH` columns."""
+"""The operations that compiler and kernel share. A program is an int64 matrix, one row an operation, `WIDTH` columns.
+
+Column 0 is the operation; the names of the others stand below it. A *cost* takes three: constant ns, table or -1, draw.
+*Of* takes two: the first instance of a resource and PER_*, which picks one. Ints are ns unless said.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +10,89 @@ from typing import Final
 
 WIDTH: Final = 16
 
-# column 0; the others are named beside each operation. `per` picks the instance: see PER_*.
+# ---- what is not shared: at the slot's own clock
 END: Final = 0
-DELAY: Final = 1  # const_ns, number of draws up to 3, then table and draw of each
+DELAY: Final = 1
+DELAY_NS: Final = 1
+DELAY_DRAWS: Final = 2  # up to 3
+DELAY_FIRST: Final = 3  # table and draw of each
+DELAY_ASLEEP: Final = 9  # of CPU_DELAY: asleep from so many ns on; 0: never
 WAKE: Final = 2
-# const_ns, table, draw, wait queue instance or -1, per, walk const_ns, walk table, walk draw, tail (TAIL_*), walked
-# before, section + 1 or 0, ns for each other thread in it, ns once if there is any
-RECORDED: Final = 3  # from how many ns on it was asleep, where CPUs are counted
-RETRY: Final = 4  # threshold of 65536, target pc, most times, draw
-UNLESS: Final = 5  # condition mask, target pc when it does not hold
+WAKE_COST: Final = 1
+WAKE_FROM: Final = 4  # of; -1: no wait queue
+WAKE_WALK: Final = 6  # cost of each other sleeper
+WAKE_TAIL: Final = 9  # TAIL_*
+WAKE_WALKED: Final = 10  # 1: a WALK stands before
+WAKE_SECTION: Final = 11  # section + 1, or 0
+WAKE_EACH: Final = 12  # for each other thread in it
+WAKE_ONCE: Final = 13  # if there is any
+RECORDED: Final = 3
+RECORDED_ASLEEP: Final = 1  # where CPUs are counted it was asleep from so many ns on
+RETRY: Final = 4
+RETRY_BELOW: Final = 1  # of 65536
+RETRY_TARGET: Final = 2  # pc
+RETRY_MOST: Final = 3  # times
+RETRY_DRAW: Final = 4
+UNLESS: Final = 5
+UNLESS_MASK: Final = 1  # access bits 1 r, 2 w, 4 x; accessor bits 8 vcpu, 16 vmm, 32 kernel
+UNLESS_TARGET: Final = 2  # pc when it does not hold
 COMPLETE: Final = 6  # the content is there for the task: end of the fault's latency
 START: Final = 7  # the accessor runs: think, then the next fault
-RELEASE_ONE: Final = 8  # instance, per: of a single server, whose next holder may be told ahead of time
-COALESCE: Final = 9  # pc of the path's wake, 1: the accessor sleeps on that wake's queue
-# from here on what is shared is touched: only at the event's own time
-SHARED: Final = 10
-ACQUIRE: Final = 10  # instance, per, idle const_ns, idle table, idle draw, single server
-RELEASE: Final = 11  # instance, per
-TRANSFER: Final = 12  # link instance, per, ns, bytes
-SLEEP: Final = 13  # wait queue instance, per
-WAKE_QUEUE: Final = 14  # as WAKE, from a wait queue
-DELAY_TIMES: Final = 15  # const_ns, table, draw, what (TIMES_*), instance, per, most
-CPU_DELAY: Final = 17  # as DELAY, on a host CPU that must be had first; column 9: asleep from so many ns on (0: never)
-ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
-RESUME: Final = 18  # where CPUs are counted: the accessor was woken and runs when it has one
-
+RELEASE_ONE: Final = 8  # of a single server, whose next holder may be told ahead of time
+COALESCE: Final = 9
+COALESCE_WAKE: Final = 1  # pc of the path's wake
+COALESCE_SLEEPS: Final = 2  # 1: the accessor sleeps on that wake's queue
 LEAVE: Final = -1  # section: its own end is known, so that it needs no event
-HOLD: Final = 19
-# lock, per, cost alone (const_ns, table, draw), cost contended (the same), what is counted (TIMES_* or 0), its
-# instance, per, most, ns of each
-ENTER: Final = 20  # section, ns for each other thread inside, ns once if there is any
-WALK: Final = 21
-# wait queue, per, lock or -1, per, ns alone, ns contended, walk (const_ns, table, draw), ns more for a cold
-# entry, readers
+ENDED: Final = -2  # a fault ends: the one place where it is booked
+
+# ---- what is shared: only at the event's own time
+SHARED: Final = 10
+OF: Final = 1
+OF_PER: Final = 2
+ACQUIRE: Final = 10  # of
+ACQUIRE_IDLE: Final = 3  # cost of a server that nobody had
+ACQUIRE_SINGLE: Final = 6  # 1: there is one server, and when its work ends is known
+RELEASE: Final = 11  # of
+TRANSFER: Final = 12  # of
+TRANSFER_NS: Final = 3
+TRANSFER_BYTES: Final = 4
+SLEEP: Final = 13  # of
+WAKE_QUEUE: Final = 14  # as WAKE, from a wait queue
+DELAY_TIMES: Final = 15
+TIMES_COST: Final = 1
+TIMES_WHAT: Final = 4  # TIMES_*
+TIMES_OF: Final = 5  # of
+TIMES_MOST: Final = 7
+ARRIVE: Final = 16  # the fault is taken: page tables and windows are looked at
+CPU_DELAY: Final = 17  # as DELAY, on a host CPU that must be had first
+RESUME: Final = 18  # where CPUs are counted: the accessor was woken and runs when it has one
+HOLD: Final = 19  # of
+HOLD_ALONE: Final = 3  # cost
+HOLD_CONTENDED: Final = 6  # cost when somebody has it
+HOLD_WHAT: Final = 9  # TIMES_* of what is counted, or 0
+HOLD_OF: Final = 10  # of
+HOLD_MOST: Final = 12
+HOLD_EACH: Final = 13
+ENTER: Final = 20
+SECTION: Final = 1  # also of LEAVE and LEAVE_NOW
+ENTER_EACH: Final = 2  # for each other thread inside
+ENTER_ONCE: Final = 3  # if there is any
+WALK: Final = 21  # of
+WALK_LOCK: Final = 3  # of; -1: none
+WALK_ALONE: Final = 5
+WALK_CONTENDED: Final = 6
+WALK_COST: Final = 7  # cost of each other sleeper
+WALK_COLD: Final = 10  # more for one whose entry is cold
+WALK_READERS: Final = 11
 LEAVE_NOW: Final = 22  # as LEAVE, where CPUs are counted and the end is not known ahead
 
+# ---- where every program begins
 PC_ARRIVE: Final = 0
 PC_START: Final = 1
 PC_NOTHING: Final = 2  # a path that costs nothing: wake at once
 PC_END: Final = 3
 PC_RESUME: Final = 4  # behind the wake and the end of that path
+PC_ENDED: Final = 5
 
 TAIL_NONE: Final = 0
 TAIL_SIMPLE: Final = 1  # delays and releases of single servers
@@ -59,73 +106,6 @@ PER_SHARD: Final = 2
 TIMES_WAITERS: Final = 1
 TIMES_IDLE: Final = 2
 TIMES_SPARE: Final = 3  # idle servers but the one that takes this fault
-
-# UNLESS: access bits 1 r, 2 w, 4 x; accessor bits 8 vcpu, 16 vmm, 32 kernel
-
-# row flags
-TRACKED: Final = 1  # the granule is touched more than once (or may be pushed): look it up
-FIRST_TOUCH: Final = 2  # the accessor's first fault on this granule
-
-# columns of the window matrix
-W_START: Final = 0
-W_LENGTH: Final = 1
-W_ENTER: Final = 2
-W_ENTER_PER_PAGE_PS: Final = 3  # picoseconds: a page costs less than a ns on some hosts
-W_LEAVE: Final = 4
-W_LEAVE_PER_PAGE_PS: Final = 5
-W_RESUME: Final = 6
-W_STOPS: Final = 7  # bit per accessor kind: cannot run
-W_BLOCKS_ALL: Final = 8  # bit per accessor kind: its accesses wait
-W_BLOCKS_WRITES: Final = 9
-W_EMPTIES: Final = 10  # 1: stage 2 is empty afterwards
-W_RETOUCH: Final = 11  # 1: what was touched is touched again at once
-W_COLUMNS: Final = 12
-
-# columns of a resource instance: eight of state, of which the engine sets the last, then what is reported
-R_FREE: Final = 0  # servers
-R_FREE_AT: Final = 1  # when the last one was or will be given back; of a link: when all that was asked for is through
-R_QUEUED: Final = 4  # who waits
-R_BEGIN: Final = 5  # when the last hold that had to be waited for began or will begin
-R_SLEEPERS: Final = 6  # of a wait queue
-R_SERVERS: Final = 7
-R_BUSY: Final = 8
-R_ACQUIRED: Final = 9
-R_WAIT: Final = 10
-R_MAX_QUEUE: Final = 11
-R_BYTES: Final = 12
-R_COLUMNS: Final = 16
-
-# columns of an accessor: eight of state, of which the engine sets these, then what is reported
-A_KIND: Final = 0
-A_FIRST: Final = 1
-A_NEXT: Final = 2
-A_STOP: Final = 3
-A_LEFT: Final = 4  # think time left when a window interrupted it; -1: all of it
-S_STALL: Final = 8
-S_STOPPED: Final = 9
-S_REFAULT_NS: Final = 10
-S_REFAULTED: Final = 11
-S_FAULTS: Final = 12
-S_END: Final = 13
-A_TAIL: Final = 14  # from its last resume to the end of the recording
-A_COLUMNS: Final = 16
-
-# special slots before the accessors'
-SLOT_WINDOW: Final = 0
-SLOT_SOURCE: Final = 1
-SLOT_PUSH: Final = 2
-SPECIAL_SLOTS: Final = 4
-
-STATUS_OK: Final = 0
-STATUS_MORE_SLOTS: Final = 1
-STATUS_TIME: Final = 2
-STATUS_STUCK: Final = 3
-STATUS_STOPPED: Final = 4  # at `until`, with something left to do
-
-SPENT_COLUMNS: Final = 4
-"""Of what the kernel counts for each operation: see `compiler.Share`."""
-
-HISTOGRAM_BINS: Final = 64 * 32
 
 SLEEPS_FROM_NS: Final = 5_000
 """Nobody sleeps through less: it is over before the CPU has been given away (`asleep = true`, recorded stalls)."""

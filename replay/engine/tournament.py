@@ -6,8 +6,6 @@ from typing import Any
 
 from faultreplay.replay.engine.jit import inline
 
-INF = 1 << 62
-
 
 @inline
 def set_key(tree: Any, leaves: Any, slot: Any, key: Any) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.faulttrace.units import format_bytes, parse_duration_ns
-from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.engine import layout as o
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.expressions import is_expression

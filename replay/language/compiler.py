@@ -64,6 +64,7 @@ class Compiler(Emitter):
         self.emit(wake, 0, -1, 0, -1, 0, 0, -1, 0, tail)
         self.emit(o.END)
         self.emit(o.RESUME)
+        self.emit(o.ENDED)
         self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
         path_pc = np.full((len(CAUSES) + 3, len(ACCESSORS)), o.PC_NOTHING, np.int64)
         kinds = set()

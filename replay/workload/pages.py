@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.schema import CAUSES
-from faultreplay.replay.engine import opcodes as o
+from faultreplay.replay.engine import layout as o
 from faultreplay.replay.engine.jit import jit
 from faultreplay.replay.language.words import CONTENT_CAUSES
 from faultreplay.replay.workload.workload import Workload, derived

@@ -42,7 +42,7 @@ LEAST_SECONDS: Final = 20
 """of processor time, before a mutant counts as one that does not end"""
 WAIT: Final = 20
 """seconds of the clock for each of the processor"""
-LOOP: Final = ("replay/engine/kernel.py", "replay/engine/cpus.py", "replay/engine/tournament.py")
+LOOP: Final = tuple(f"replay/engine/{name}.py" for name in ("kernel", "kernel_events", "draws", "cpus", "tournament"))
 """run uncompiled"""
 _LANGUAGE: Final = [
     "tests/test_toml_checks.py", "tests/test_mechanism_language.py", "tests/test_replay_costs.py",
