@@ -353,7 +353,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 # what is shared must be touched at the event's own time; when nothing else comes before, that is now
                 key = (t << slot_bits) | slot
                 set_key(tree, leaves, slot, key)
-                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit:
+                if tree[1] != key or ready_count > 0 or t > until or t >= time_limit or events >= look_at:
                     break
                 now = t
                 events += 1
