@@ -24,10 +24,6 @@ OPEN: Final = frozenset(
         "faulttrace/anonymous.py",
         "faulttrace/stitch/hardware.py",
         "faulttrace/store.py",
-        "replay/engine/engine.py",
-        "replay/engine/engine.py:__init__",
-        "replay/engine/engine.py:execute",
-        "replay/engine/engine.py:simulate",
         "replay/language/compiler.py:__init__",
     }
 )

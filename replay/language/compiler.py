@@ -111,7 +111,7 @@ class Compiler(Emitter):
         key = (answer.server.name if answer.server else "", answer.path)
         if key not in self.done:
             self.unlimited: list[tuple[int, int]] = []
-            # of a path that some faults take twice, or that is no class's, the kernel must count the bytes
+            # a path that some faults take twice, or that is no class's: the loop counts bytes
             once = answer.path in CAUSES and answer.path not in BUILT_IN_PATHS
             self.counts_alike = once and not any(stage.verb == "retry" for stage in answer.stages)
             self.done[key] = (self.path(answer.server or self.top, answer.stages), self.unlimited)
