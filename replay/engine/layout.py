@@ -50,7 +50,7 @@ R_BYTES: Final = 12
 R_COLUMNS: Final = 16
 
 # ---- an accessor: eight of state, of which the engine sets the first five, then what is reported
-A_KIND: Final = 0  # index in `words.ACCESSOR_KINDS`
+A_KIND: Final = 0  # index in `schema.ACCESSORS`
 A_FIRST: Final = 1  # its rows: from here
 A_NEXT: Final = 2  # the next one
 A_STOP: Final = 3  # to here

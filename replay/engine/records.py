@@ -32,7 +32,7 @@ class Faults(NamedTuple):
     asleep: Any
     """int64[F] ns, or empty: sleep in think time; with CPUs only"""
     cls: Any
-    """uint8[F]: index in `words.CLASSES`"""
+    """uint8[F]: index in `schema.CAUSES`"""
     access: Any
     """uint8[F]: 0 read, 1 write, 2 execute"""
     recorded: Any
@@ -117,7 +117,7 @@ class Out(NamedTuple):
     histogram: Any
     """int64[classes, HISTOGRAM_BINS]: faults, where no rows are kept"""
     spent: Any
-    """int64[operations, SPENT_COLUMNS]: where the time went; see `compiler.Share`"""
+    """int64[operations, SPENT_COLUMNS]: where the time went; see `program.Share`"""
     windows: Any
     """int64[windows, 2] ns: when each began and ended"""
     cpu_work: Any

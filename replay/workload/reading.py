@@ -11,7 +11,6 @@ import numpy.typing as npt
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.replay.workload.workload import Ints, Workload
 
-READINGS: Final = ("recorded", "first-touch")
 Reading = Literal["recorded", "first-touch"]
 OF_STAGE2: Final = ("stage2",)
 OF_HOST: Final = ("minor-host", "major-host")
