@@ -17,11 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from faultreplay.faulttrace.meta import Host, MapEntry, Memslot, Meta, Target, Thread
+from faultreplay.faulttrace.moved_addresses import GIANT_PAGE, U64, Addresses
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import Trace
 from faultreplay.faulttrace.vcpus import NAMED, vcpu_threads
-
-U64 = npt.NDArray[np.uint64]
 
 DONE: Final = (
     "process and thread ids: numbered from 1000 in their order",
@@ -36,8 +35,6 @@ DONE: Final = (
 _FIRST_ID: Final = 1000
 _PAGE: Final = 4096
 _HUGE: Final = 2 << 20
-_GIANT: Final = 1 << 30
-_TOP_HALF: Final = 1 << 63
 _IDS: Final = (Kind.UFFD_MSG, Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING, Kind.THREAD_NEW)
 """Kinds whose `value` is a thread."""
 _PLAIN_ADDR: Final = (Kind.FALLOCATE, Kind.KVM_PIO, Kind.KVM_DIRTY_RING_PUSH, Kind.KVM_EXIT)
@@ -47,44 +44,6 @@ _ADDRESS_IN_IP: Final = (Kind.KVM_SET_MEMSLOT, Kind.MREMAP, Kind.KVM_ASYNC_PF_CO
 _LOCKS: Final = (Kind.LOCK_CONTENTION_BEGIN, Kind.LOCK_CONTENTION_END)
 _EPT_VIOLATION, _VMX_IO, _NPF, _SVM_IO = 48, 30, 0x400, 0x7B
 _KEPT_EXTRA: Final = ("shed", "rotated", "cut", "slowed", "dropped")
-
-
-class Addresses:
-    """Moves each range of addresses that lie close together by an amount of its own.
-
-    Args:
-        pages: all addresses that occur, of all address spaces.
-        granule: what the amounts are multiples of, bytes.
-    """
-
-    def __init__(self, pages: U64, granule: int) -> None:
-        starts = np.unique(pages // np.uint64(granule))
-        first = np.append(True, np.diff(starts) > np.uint64(_GIANT // granule))[: len(starts)]
-        low = starts[first].astype(object)
-        high = starts[np.append(first[1:], True)[: len(starts)]].astype(object)
-        self._granule = granule
-        self._low = np.array([int(x) * granule for x in low], np.uint64)
-        lengths = [int(b) - int(a) + 1 for a, b in zip(low, high, strict=True)]
-        self._moved = np.zeros(len(lengths), np.uint64)
-        order = list(range(len(lengths)))
-        secrets.SystemRandom().shuffle(order)
-        at = {False: 1 + secrets.randbelow(_GIANT // granule * 64), True: _TOP_HALF // granule + 1}
-        for i in order:  # addresses of a kernel stay in the upper half, as their readers may ask
-            half = int(self._low[i]) >= _TOP_HALF
-            at[half] += _GIANT // granule + secrets.randbelow(_GIANT // granule * 16)
-            self._moved[i] = at[half] * granule
-            at[half] += lengths[i]
-
-    def of(self, addresses: U64) -> U64:
-        """Where these addresses are now; each must be within a range."""
-        if not len(addresses):
-            return addresses
-        at = np.searchsorted(self._low, addresses, "right") - 1
-        return self._moved[at] + (addresses - self._low[at])
-
-    def one(self, address: int) -> int:
-        """Where one address is now."""
-        return int(self.of(np.array([address], np.uint64))[0])
 
 
 class Anonymiser:
@@ -119,8 +78,8 @@ class Anonymiser:
         self._ids = np.array(known, np.int64)
         self._ips = np.array(sorted(ips - {0}), np.uint64)
         self._ip_numbers = np.array(secrets.SystemRandom().sample(range(1, len(ips) + 2), len(self._ips)), np.uint64)
-        giant = any(entry.page_bytes >= _GIANT for entry in trace.meta.memory_map)
-        self._moved = Addresses(np.concatenate(pages), _GIANT if giant else _HUGE)
+        giant = any(entry.page_bytes >= GIANT_PAGE for entry in trace.meta.memory_map)
+        self._moved = Addresses(np.concatenate(pages), GIANT_PAGE if giant else _HUGE)
 
     def events(self, table: pa.Table) -> pa.Table:
         """Raw events, changed."""
@@ -291,7 +250,7 @@ def _told_addresses(meta: Meta) -> Iterable[int]:
 
 def _steps(start: int, end: int) -> Iterable[int]:
     """Addresses so near each other that a range stays whole."""
-    yield from range(start, max(end, start + 1), _GIANT)
+    yield from range(start, max(end, start + 1), GIANT_PAGE)
     if end > start:
         yield end - 1
 

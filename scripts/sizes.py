@@ -21,8 +21,6 @@ OPEN: Final = frozenset(
     {
         "benchmarks/scaling_study.py",
         "collect/backends/bpftrace_program.py",
-        "faulttrace/anonymous.py",
-        "faulttrace/stitch/hardware.py",
         "faulttrace/store.py",
         "replay/language/compiler.py:__init__",
     }

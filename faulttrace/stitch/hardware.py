@@ -6,12 +6,12 @@ that faults again and again with nothing mapped between is one fault with rounds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
+from faultreplay.faulttrace.stitch.accesses import RETRY_NS, Accesses, is_retry, same_place
 from faultreplay.faulttrace.stitch.claims import Claims
 from faultreplay.faulttrace.stitch.found import ENDS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, take
@@ -20,15 +20,12 @@ from faultreplay.faulttrace.stitch.stage2 import Stage2
 from faultreplay.faulttrace.stitch.tally import Repeats, Tally
 from faultreplay.faulttrace.stitch.trips import Trips, device_trips
 
-_PAGE_BITS: Final = np.uint64(12)
 _LEVEL_BITS: Final = 9
 _TRIP_KINDS: Final = (
     *(Kind.KVM_EXIT, Kind.KVM_ENTRY, Kind.KVM_USERSPACE_EXIT, Kind.KVM_RUN_EXIT, Kind.KVM_MMU_SET_SPTE),
     *(Kind.KVM_MMU_FAST_PAGE_FAULT, Kind.KVM_MMIO, Kind.KVM_FAST_MMIO),
 )
 """What may still happen to a fault while its trip has not ended."""
-_RETRY_NS: Final = 1_000_000
-"""A retried access faults at once; what ran longer in guest mode got past it, and came back to it."""
 _NO_ENTRIES: Final = "no kvm_entry in the source"
 _CUT: Final = "still out of the guest at the end"
 _LOST: Final = "its kvm_entry is not in the trace"
@@ -58,12 +55,12 @@ def stitch_hardware(context: Context, claims: Claims, tally: Tally) -> Anchored:
     if not len(rows):
         _note_open(context, None)
         return Anchored(Found.blank(0), np.zeros(0, np.int64))
-    accesses = _Accesses.of(faults, trips, rows, _is_retry(context, faults, trips, rows))
+    accesses = Accesses.of(faults, trips, rows, is_retry(context, faults, trips, rows))
     _note_open(context, accesses)
     return Anchored(_found(context, accesses, tally), faults.ts_ns[accesses.first])
 
 
-def _note_open(context: Context, accesses: _Accesses | None) -> None:
+def _note_open(context: Context, accesses: Accesses | None) -> None:
     """The last trip of a thread is open; so is an access that the thread's next fault may be a retry of."""
     guest, alive = context.guest, context.events.alive()
     exits = guest.exits
@@ -87,7 +84,7 @@ def _note_open(context: Context, accesses: _Accesses | None) -> None:
 
 
 def _is_over(context: Context, trips: Trips, faults: Stage2, rows: I64, last_exit: I64) -> Bools:
-    """Whether no fault to come can be a retry of each of `rows`; see `_is_retry`.
+    """Whether no fault to come can be a retry of each of `rows`; see `is_retry`.
 
     `last_exit`: the thread's last exit in this stretch, -1: none. A fault to come lies in a trip that began with it,
     or in a later one.
@@ -102,85 +99,15 @@ def _is_over(context: Context, trips: Trips, faults: Stage2, rows: I64, last_exi
     entered_ns = np.where(trips.entry_row[rows] >= 0, trips.entry_ns[rows], faults.ts_ns[rows])
     since_ns = take(guest.exits.ts_ns, last_exit, 0)
     since_ns = np.where(last_exit >= 0, since_ns, context.events.until_ns)
-    late = since_ns - entered_ns >= _RETRY_NS
-    run = _same_place(context)
+    late = since_ns - entered_ns >= RETRY_NS
+    run = same_place(context)
     moved = (trips.exit_row[rows] < 0) | (take(run, trips.exit_row[rows], -1) != take(run, last_exit, -2))
     later = trips.next_exit_pos[rows] < take(guest.exits.pos, last_exit, -1)
     found: Bools = over | (late & (~handed | (moved & later)))
     return found
 
 
-@dataclass(frozen=True)
-class _Accesses:
-    """Faults grouped into accesses: rows of all faults, of the first and the last of each access, how many it has."""
-
-    faults: Stage2
-    trips: Trips
-    rows: I64
-    first: I64
-    last: I64
-    rounds: I64
-
-    @classmethod
-    def of(cls, faults: Stage2, trips: Trips, rows: I64, again: Bools) -> _Accesses:
-        begins = np.flatnonzero(~again)
-        ends = np.append(begins[1:], len(rows)) - 1
-        return cls(faults, trips, rows, rows[begins], rows[ends], ends - begins + 1)
-
-    def count(self, flags: Bools) -> I64:
-        """How many of each access's faults are flagged (per fault, in the order of `rows`)."""
-        begins = np.cumsum(self.rounds) - self.rounds
-        return np.add.reduceat(flags.astype(np.int64), begins)
-
-
-def _is_retry(context: Context, faults: Stage2, trips: Trips, rows: I64) -> Bools:
-    """Whether each of `rows` (by thread, in order) is the same access as the one before it, which did not get past."""
-    guest = context.guest
-    now, before = rows[1:], rows[:-1]
-    ip = trips.ip
-    page = faults.gpa >> _PAGE_BITS
-    same = (faults.thread[now] == faults.thread[before]) & (ip[now] == ip[before]) & (ip[now] != 0)
-    same_page = (page[now] == page[before]) & faults.known[now] & faults.known[before]
-    # The fault right after the VMM's work is the same access's, also where a page is not told.
-    same &= same_page | (trips.handed_over[before] & ~(faults.known[now] & faults.known[before]))
-    # The guest went on elsewhere: an emulated instruction is behind it, though nothing was mapped.
-    went_on_at = take(guest.entries.ip, trips.entry_row[before], 0)
-    same &= (went_on_at == 0) | (went_on_at == ip[before])
-    handed_over = trips.handed_over[before]
-    since_pos = np.where(handed_over, trips.left_pos[before] + 1, faults.pos[before])
-    left = trips.departures.index.first_from(faults.thread[before], since_pos)
-    same &= take(trips.departures.pos, left, NEVER) > faults.pos[now]
-    mapped = trips.mapped_from(faults.thread[before], faults.pos[before])
-    same &= mapped > faults.pos[now]
-    # Where new mappings are not recorded, the guest must not have been seen elsewhere either.
-    tells = np.isin(
-        faults.thread[now], context.events.whole.having(Kind.KVM_MMU_SET_SPTE, Kind.KVM_MMU_FAST_PAGE_FAULT)
-    )
-    run = _same_place(context)
-    there, here = trips.exit_row[before], trips.exit_row[now]
-    stayed = (there >= 0) & (here >= 0) & (take(run, there, -1) == take(run, here, -2))
-    same &= tells | stayed | handed_over
-    entered_ns = np.where(trips.entry_row[before] >= 0, trips.entry_ns[before], faults.ts_ns[before])
-    # The first exit after the VMM's work is the access again, however long the host kept the guest from running; an
-    # interrupt's exit at the same instruction may come before it.
-    at_once = handed_over & (here >= 0) & (stayed | (trips.next_exit_pos[before] == trips.open_pos[now]))
-    same &= at_once | (trips.start_ns[now] - entered_ns < _RETRY_NS)
-    return np.append(np.zeros(1, bool), same)
-
-
-def _same_place(context: Context) -> I64:
-    """Per exit a number that stays the same while a thread exits at one instruction."""
-    exits = context.guest.exits
-    order = np.lexsort((exits.pos, exits.thread))
-    moved = np.ones(len(order), bool)
-    thread, ip = exits.thread[order], exits.ip[order]
-    moved[1:] = (thread[1:] != thread[:-1]) | (ip[1:] != ip[:-1])
-    number = np.empty(len(order), np.int64)
-    number[order] = np.cumsum(moved)
-    return number
-
-
-def _found(context: Context, accesses: _Accesses, tally: Tally) -> Found:
+def _found(context: Context, accesses: Accesses, tally: Tally) -> Found:
     faults, trips = accesses.faults, accesses.trips
     first, last = accesses.first, accesses.last
     every_end_ns, every_end_by = trips.ends(context)
@@ -202,7 +129,7 @@ def _found(context: Context, accesses: _Accesses, tally: Tally) -> Found:
     return found
 
 
-def _stuck(accesses: _Accesses, handed: I64) -> Bools:
+def _stuck(accesses: Accesses, handed: I64) -> Bools:
     """Accesses that were still faulting when the trace ends: nothing of the thread follows the last try.
 
     What userspace resolved faults once more before it gets past: that is no retry.
@@ -215,7 +142,7 @@ def _stuck(accesses: _Accesses, handed: I64) -> Bools:
     return stuck & ((trips.left_row[last] < 0) | trips.handed_over[last])
 
 
-def _resolve(context: Context, accesses: _Accesses, found: Found) -> None:
+def _resolve(context: Context, accesses: Accesses, found: Found) -> None:
     """Who resolved each access: KVM, or the VMM behind an exit whose stages after the exit nothing tells apart."""
     trips = accesses.trips
     handed_row = np.where(trips.handed_over[accesses.rows], accesses.rows, np.int64(NEVER))
@@ -245,7 +172,7 @@ def _place(context: Context, found: Found, gpa: U64, spte: I64, known: Bools) ->
     found.granule = np.where(known, granule, 0)
 
 
-def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, tally: Tally) -> None:
+def _count(context: Context, accesses: Accesses, found: Found, stuck: Bools, tally: Tally) -> None:
     last, trips = accesses.last, accesses.trips
     unended = found.end_ns == UNKNOWN
     with_entries = np.isin(found.thread, context.guest.with_entries)
@@ -271,7 +198,7 @@ def _count(context: Context, accesses: _Accesses, found: Found, stuck: Bools, ta
     _note_repeats(context, accesses, found, spurious, tally)
 
 
-def _note_repeats(context: Context, accesses: _Accesses, found: Found, spurious: I64, tally: Tally) -> None:
+def _note_repeats(context: Context, accesses: Accesses, found: Found, spurious: I64, tally: Tally) -> None:
     faults, unended = accesses.faults, found.end_ns == UNKNOWN
     handed = accesses.count(accesses.trips.handed_over[accesses.rows])
     retries = accesses.rounds - 1 - handed.clip(max=1)
