@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ from faultreplay.faulttrace.units import format_bytes
 if TYPE_CHECKING:
     import polars as pl
 
-    from faultreplay.faulttrace.kept import Progress
-
 _TAIL_BYTES = 1 << 16
 """Of each Parquet file: its footer, with row counts and statistics of all columns, is in there."""
 
@@ -40,9 +38,12 @@ class FaultsOnly(Trace):
     """A trace of which only `meta.json` (if any) and the faults are at hand."""
 
     def __init__(self, address: str, meta: Meta, table: pa.Table, notes: list[str]) -> None:
-        super().__init__(Path(address), meta, (), notes)
+        import polars as pl
+
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        super().__init__(Path(address), meta, (), notes, held=frame)
         self.address = address
-        self._rows = table
 
     @property
     def name(self) -> str:
@@ -53,15 +54,6 @@ class FaultsOnly(Trace):
     def event_rows(self) -> int:
         """Raw events, as the recorder counted them."""
         return self.meta.recorder.events
-
-    def _stitched(
-        self, rebuild: bool, columns: Sequence[str] | None = None, progress: Progress | None = None
-    ) -> pl.DataFrame:
-        import polars as pl
-
-        frame = pl.from_arrow(self._rows if columns is None else self._rows.select(columns))
-        assert isinstance(frame, pl.DataFrame)
-        return frame
 
     def events(self, *_: Any, **__: Any) -> pl.DataFrame:
         """Refused.

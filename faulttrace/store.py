@@ -6,7 +6,6 @@ A trace is a directory: `meta.json`, `events/part-*.parquet`, `losses.parquet` a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faultreplay.faulttrace.belonging import NO_FAULTS, Part, check_belonging, check_losses, made_from, read_parts
+from faultreplay.faulttrace.belonging import Part, check_belonging, check_losses, read_parts
+from faultreplay.faulttrace.checked import CheckedFiles
 from faultreplay.faulttrace.directory import FAULTS_FILE, META, TRUTH_FILE
-from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
-from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read_groups, read_parquet, write_parquet
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.files import read_parquet
 from faultreplay.faulttrace.limits import check_memory
 from faultreplay.faulttrace.meta import LOSSES_FILE, Meta
 from faultreplay.faulttrace.place import Location, Place, open_pack, size_of
 from faultreplay.faulttrace.reading import PartsSource
-from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH, Kind
+from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, TRUTH, Kind
+from faultreplay.faulttrace.trace_faults import TraceFaults
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,15 +37,15 @@ UNCHECKED: Final = "without checksums (an older faultreplay's trace): damage ins
 class Trace:
     """An opened trace. Frames come out sorted by time; `notes` says what is incomplete."""
 
-    def __init__(self, path: Location, meta: Meta, parts: Sequence[Part], notes: list[str]) -> None:
+    def __init__(
+        self, path: Location, meta: Meta, parts: Sequence[Part], notes: list[str], *, held: pl.DataFrame | None = None
+    ) -> None:
         self.path = path
         self.meta = meta
         self.notes = notes
         self._parts = parts
-        self._digests: dict[str, str] = {}  # of files whose bytes were looked at, by name
-        self._held: pl.DataFrame | None = None  # faults that could not be kept
-        self._facts: StitchFacts | None = None
-        self._kept = False  # `faults.parquet` was found to be these events'
+        self._files = CheckedFiles(path, meta, parts)
+        self._faults = TraceFaults(self._files, notes, held)
 
     @property
     def name(self) -> str:
@@ -93,7 +94,7 @@ class Trace:
         check_memory(str(self.path), self.event_rows, schema)
         tables = []
         for part in self._parts:
-            self._check(part.name)
+            self._files.check(part.name)
             table = read_parquet(part.path, EVENTS, None if wanted is None else [*wanted, *keys])
             if kinds is not None:
                 codes = pa.array([int(kind) for kind in kinds], pa.uint8())
@@ -113,29 +114,29 @@ class Trace:
             IncompleteData: a part cannot be read, or is not what was recorded.
         """
         for part in self._parts:
-            self._check(part.name)
+            self._files.check(part.name)
             yield read_parquet(part.path, EVENTS)
 
     def losses_table(self) -> pa.Table:
         """Losses (columns of `LOSSES`), as they were written."""
-        return self._table(LOSSES_FILE, LOSSES)
+        return self._files.table(LOSSES_FILE, LOSSES)
 
     def truth_table(self) -> pa.Table | None:
         """What the accessors measured themselves (columns of `TRUTH`); None where the trace has none."""
-        return self._table(TRUTH_FILE, TRUTH) if (self.path / TRUTH_FILE).exists() else None
+        return self._files.table(TRUTH_FILE, TRUTH) if (self.path / TRUTH_FILE).exists() else None
 
     def original_faults(self) -> pa.Table | None:
         """Faults that no events stand behind (columns of `FAULTS`); None where there are events to stitch, or none."""
         has = not self._parts and (self.path / FAULTS_FILE).exists()
-        return self._table(FAULTS_FILE, FAULTS) if has else None
+        return self._files.table(FAULTS_FILE, FAULTS) if has else None
 
     def source(self, kinds: Iterable[Kind] | None) -> PartsSource:
         """Events of these kinds (None: all), to be read in order of time without all of them in memory."""
-        return PartsSource(self._parts, kinds, self._check)
+        return self._files.source(kinds)
 
     def losses(self) -> pl.DataFrame:
         """Losses (columns of `LOSSES`), sorted by `ts_ns`."""
-        return self._frame(LOSSES_FILE, LOSSES).sort("ts_ns", maintain_order=True)
+        return self._files.frame(LOSSES_FILE, LOSSES).sort("ts_ns", maintain_order=True)
 
     def check_losses(self) -> None:
         """See that meta.json says of losses what `losses.parquet` does; of a killed recording the file's are taken.
@@ -143,13 +144,13 @@ class Trace:
         Raises:
             IncompleteData: they differ, or a file is damaged.
         """
-        check_losses(self.path, self.meta, self._table(LOSSES_FILE, LOSSES))
+        check_losses(self.path, self.meta, self._files.table(LOSSES_FILE, LOSSES))
 
     def truth(self) -> pl.DataFrame | None:
         """What the accessors measured themselves (columns of `TRUTH`); None where the trace has none."""
         if not (self.path / TRUTH_FILE).exists():
             return None
-        return self._frame(TRUTH_FILE, TRUTH)
+        return self._files.frame(TRUTH_FILE, TRUTH)
 
     def faults(
         self,
@@ -184,87 +185,20 @@ class Trace:
         needed = None
         if columns is not None:
             needed = list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu") if threads else ())]))
-        frame = label_vcpus(self._stitched(rebuild, needed, progress), threads)
+        frame = label_vcpus(self._faults.stitched(rebuild, needed, progress), threads)
         return frame if columns is None else frame.select(columns)
 
     def fault_groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
         """The same, unlabelled, a piece at a time: little memory where they are kept."""
-        self.stitch_facts(progress)
-        if self._held is None and (self.path / FAULTS_FILE).exists():
-            yield from read_groups(self.path / FAULTS_FILE, FAULTS, columns)
-        else:
-            yield self._stitched(False, columns, progress).to_arrow()
+        return self._faults.groups(columns, progress)
 
     def stitch_facts(self, progress: Progress | None = None) -> StitchFacts:
         """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""
-        from faultreplay.faulttrace.kept import StitchFacts, stitched_tables
-        from faultreplay.faulttrace.stitch.columns import USED
-        from faultreplay.faulttrace.stitch.report import StitchReport
-
-        if not self._parts:
-            return StitchFacts(StitchReport(), [])
-        kept = self._facts is None and self._found_kept()
-        if kept:
-            told = check_footer(self.path / FAULTS_FILE, FAULTS).marks.stitch
-            self._facts = StitchFacts.from_json(told) if told else None
-        if self._facts is None and kept and self.meta.origin == "synthetic":
-            self._facts = stitched_tables(self.source(USED), self.meta)[1]  # the kept faults are others, and stay
-        elif self._facts is None:
-            self._stitch(progress)
-        assert self._facts is not None
-        return self._facts
-
-    def _stitched(
-        self, rebuild: bool, columns: Sequence[str] | None = None, progress: Progress | None = None
-    ) -> pl.DataFrame:
-        cached = self.path / FAULTS_FILE
-        if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
-            if not cached.exists():
-                raise IncompleteData(f"{cached}: {NO_FAULTS}")
-            return self._frame(FAULTS_FILE, FAULTS, columns)
-        if rebuild or (self._held is None and not self._found_kept()):
-            self._stitch(progress)
-        if self._held is not None:
-            return self._held if columns is None else self._held.select(columns)
-        return self._frame(FAULTS_FILE, FAULTS, columns)
-
-    def _stitch(self, progress: Progress | None) -> None:
-        """Stitch into `faults.parquet`, or where that may not be written into memory, and say so."""
-        import polars as pl
-
-        from faultreplay.faulttrace.kept import NOT_KEPT, may_write, stitch_into, stitched_tables
-        from faultreplay.faulttrace.stitch.columns import USED
-
-        path, source = self.path / FAULTS_FILE, self.source(USED)
-        self._held = None
-        why = "" if may_write(self.path) else f"{self.path} may not be written"
-        if isinstance(path, Place):
-            why = f"{self.path} is no directory here"
-        elif not why and self._parts:
-            try:
-                self._facts = stitch_into(path, source, self.meta, self._marks(), progress)
-                self._kept = True
-                return
-            except FaultreplayError as error:
-                if not str(error).startswith(str(path)):  # the events' fault
-                    raise
-                why = str(error)
-        tables, self._facts = stitched_tables(source, self.meta, progress)
-        frame = pl.from_arrow(pa.concat_tables(tables) if tables else FAULTS.empty_table())
-        assert isinstance(frame, pl.DataFrame)
-        self._held = frame
-        if self._parts:
-            self.notes.append(NOT_KEPT.format(why))
-
-    def _marks(self) -> Marks:
-        return Marks(self.meta.integrity.recording, FAULTS_FILE, self._made_from(), str(STITCH_VERSION))
+        return self._faults.facts(progress)
 
     def keep_faults(self, faults: pl.DataFrame) -> None:
         """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
-        if not self._parts or isinstance(self.path, Place):  # what is packed is whole; it carries its faults
-            return
-        with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
-            write_parquet(self.path / FAULTS_FILE, faults.to_arrow().cast(FAULTS), self._marks())
+        self._faults.keep(faults)
 
     def faults_are_kept(self) -> bool:
         """Whether `faults.parquet` was made from these events by this stitcher.
@@ -272,55 +206,7 @@ class Trace:
         Raises:
             IncompleteData: it is another trace's, or damaged.
         """
-        path = self.path / FAULTS_FILE
-        if not path.exists():
-            return False
-        mend = "delete it: it is made anew from the events"
-        try:
-            footer = check_footer(path, pa.schema([]))
-            marks = footer.marks
-            if marks.recording and marks.recording != self.meta.integrity.recording:
-                raise IncompleteData(f"{path}: of another trace")
-            if not footer.sealed or marks.stitch_version != str(STITCH_VERSION):
-                return False  # an older faultreplay's
-            check_digest(path)
-            check_footer(path, FAULTS)
-        except IncompleteData as error:
-            raise IncompleteData(f"{error}; or {mend}") from None
-        if marks.made_from != self._made_from():
-            self.notes.append(f"{path}: made from other events or another meta.json than these: made anew")
-            return False
-        return True
-
-    def _found_kept(self) -> bool:
-        self._kept = self._kept or self.faults_are_kept()
-        return self._kept
-
-    def _made_from(self) -> str:
-        for part in self._parts:
-            self._check(part.name)
-        return made_from(self.meta, self._digests)
-
-    def _check(self, name: str) -> None:
-        """See once that the bytes of a file are those that were written."""
-        if name not in self._digests:
-            entry = self.meta.integrity.files.get(name)
-            self._digests[name] = check_digest(self.path / name, entry.sha256 if entry else None)
-
-    def _frame(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        import polars as pl
-
-        frame = pl.from_arrow(self._table(name, schema, columns))
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-
-    def _table(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-        path = self.path / name
-        if not path.exists():
-            return schema.empty_table()
-        if name != FAULTS_FILE or not self._parts:  # kept faults: see `faults_are_kept`
-            self._check(name)
-        return read_parquet(path, schema, columns)
+        return self._faults.are_kept()
 
 
 def open_trace(path: Location | str, *, allow_incomplete: bool = True) -> Trace:

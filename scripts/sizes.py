@@ -21,7 +21,6 @@ OPEN: Final = frozenset(
     {
         "benchmarks/scaling_study.py",
         "collect/backends/bpftrace_program.py",
-        "faulttrace/store.py",
         "replay/language/compiler.py:__init__",
     }
 )

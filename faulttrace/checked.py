@@ -1,0 +1,62 @@
+"""The files of an opened trace: each is held against its digest before anything of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from faultreplay.faulttrace.belonging import Part, made_from
+from faultreplay.faulttrace.directory import FAULTS_FILE
+from faultreplay.faulttrace.files import check_digest, read_parquet
+from faultreplay.faulttrace.meta import Meta
+from faultreplay.faulttrace.place import Location
+from faultreplay.faulttrace.reading import PartsSource
+from faultreplay.faulttrace.schema import Kind
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class CheckedFiles:
+    """The files of the trace at `path`, which has these event `parts`."""
+
+    def __init__(self, path: Location, meta: Meta, parts: Sequence[Part]) -> None:
+        self.path = path
+        self.meta = meta
+        self.parts = parts
+        self._digests: dict[str, str] = {}  # of files whose bytes were looked at, by name
+
+    def source(self, kinds: Iterable[Kind] | None) -> PartsSource:
+        """Events of these kinds (None: all), to be read in order of time without all of them in memory."""
+        return PartsSource(self.parts, kinds, self.check)
+
+    def made_from(self) -> str:
+        """A digest of all that faults are stitched from."""
+        for part in self.parts:
+            self.check(part.name)
+        return made_from(self.meta, self._digests)
+
+    def check(self, name: str) -> None:
+        """See once that the bytes of a file are those that were written."""
+        if name not in self._digests:
+            entry = self.meta.integrity.files.get(name)
+            self._digests[name] = check_digest(self.path / name, entry.sha256 if entry else None)
+
+    def frame(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """As `table`."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.table(name, schema, columns))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def table(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a file (columns of `schema`, or only those), checked; none where it is not there."""
+        path = self.path / name
+        if not path.exists():
+            return schema.empty_table()
+        if name != FAULTS_FILE or not self.parts:  # kept faults: see `faults_are_kept`
+            self.check(name)
+        return read_parquet(path, schema, columns)

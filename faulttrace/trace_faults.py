@@ -1,0 +1,154 @@
+"""The faults of a trace: stitched from its events, or taken from what is kept beside them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from faultreplay.faulttrace.belonging import NO_FAULTS
+from faultreplay.faulttrace.checked import CheckedFiles
+from faultreplay.faulttrace.directory import FAULTS_FILE
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData
+from faultreplay.faulttrace.files import Marks, check_digest, check_footer, read_groups, write_parquet
+from faultreplay.faulttrace.place import Place
+from faultreplay.faulttrace.schema import FAULTS, STITCH_VERSION
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from faultreplay.faulttrace.kept import Progress, StitchFacts
+
+
+class TraceFaults:
+    """Stitches a trace's events, keeps the faults where they may be kept, and tells whether those kept are these.
+
+    Args:
+        files: of the trace.
+        notes: of the trace; what is found out about its faults is added.
+        held: its faults, where they are at hand and nothing else is.
+    """
+
+    def __init__(self, files: CheckedFiles, notes: list[str], held: pl.DataFrame | None = None) -> None:
+        self._files, self._notes = files, notes
+        self.path, self.meta, self._parts = files.path, files.meta, files.parts
+        self._held = held  # faults that could not be kept
+        self._original = held is not None
+        self._facts: StitchFacts | None = None
+        self._kept = False  # `faults.parquet` was found to be these events'
+
+    def groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
+        """As `stitched`, a piece at a time: little memory where they are kept."""
+        self.facts(progress)
+        if self._held is None and (self.path / FAULTS_FILE).exists():
+            yield from read_groups(self.path / FAULTS_FILE, FAULTS, columns)
+        else:
+            yield self.stitched(False, columns, progress).to_arrow()
+
+    def facts(self, progress: Progress | None = None) -> StitchFacts:
+        """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""
+        from faultreplay.faulttrace.kept import StitchFacts, stitched_tables
+        from faultreplay.faulttrace.stitch.columns import USED
+        from faultreplay.faulttrace.stitch.report import StitchReport
+
+        if not self._parts:
+            return StitchFacts(StitchReport(), [])
+        kept = self._facts is None and self._found_kept()
+        if kept:
+            told = check_footer(self.path / FAULTS_FILE, FAULTS).marks.stitch
+            self._facts = StitchFacts.from_json(told) if told else None
+        if self._facts is None and kept and self.meta.origin == "synthetic":
+            # The kept faults are others, and stay.
+            self._facts = stitched_tables(self._files.source(USED), self.meta)[1]
+        elif self._facts is None:
+            self._stitch(progress)
+        assert self._facts is not None
+        return self._facts
+
+    def stitched(
+        self, rebuild: bool, columns: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> pl.DataFrame:
+        """The faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`); see `Trace.faults`."""
+        cached = self.path / FAULTS_FILE
+        if self._original:
+            assert self._held is not None
+            return self._held if columns is None else self._held.select(columns)
+        if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
+            if not cached.exists():
+                raise IncompleteData(f"{cached}: {NO_FAULTS}")
+            return self._files.frame(FAULTS_FILE, FAULTS, columns)
+        if rebuild or (self._held is None and not self._found_kept()):
+            self._stitch(progress)
+        if self._held is not None:
+            return self._held if columns is None else self._held.select(columns)
+        return self._files.frame(FAULTS_FILE, FAULTS, columns)
+
+    def _stitch(self, progress: Progress | None) -> None:
+        """Stitch into `faults.parquet`, or where that may not be written into memory, and say so."""
+        import polars as pl
+
+        from faultreplay.faulttrace.kept import NOT_KEPT, may_write, stitch_into, stitched_tables
+        from faultreplay.faulttrace.stitch.columns import USED
+
+        path, source = self.path / FAULTS_FILE, self._files.source(USED)
+        self._held = None
+        why = "" if may_write(self.path) else f"{self.path} may not be written"
+        if isinstance(path, Place):
+            why = f"{self.path} is no directory here"
+        elif not why and self._parts:
+            try:
+                self._facts = stitch_into(path, source, self.meta, self._marks(), progress)
+                self._kept = True
+                return
+            except FaultreplayError as error:
+                if not str(error).startswith(str(path)):  # the events' fault
+                    raise
+                why = str(error)
+        tables, self._facts = stitched_tables(source, self.meta, progress)
+        frame = pl.from_arrow(pa.concat_tables(tables) if tables else FAULTS.empty_table())
+        assert isinstance(frame, pl.DataFrame)
+        self._held = frame
+        if self._parts:
+            self._notes.append(NOT_KEPT.format(why))
+
+    def _marks(self) -> Marks:
+        return Marks(self.meta.integrity.recording, FAULTS_FILE, self._files.made_from(), str(STITCH_VERSION))
+
+    def keep(self, faults: pl.DataFrame) -> None:
+        """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
+        if not self._parts or isinstance(self.path, Place):  # what is packed is whole; it carries its faults
+            return
+        with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
+            write_parquet(self.path / FAULTS_FILE, faults.to_arrow().cast(FAULTS), self._marks())
+
+    def are_kept(self) -> bool:
+        """Whether `faults.parquet` was made from these events by this stitcher.
+
+        Raises:
+            IncompleteData: it is another trace's, or damaged.
+        """
+        path = self.path / FAULTS_FILE
+        if not path.exists():
+            return False
+        mend = "delete it: it is made anew from the events"
+        try:
+            footer = check_footer(path, pa.schema([]))
+            marks = footer.marks
+            if marks.recording and marks.recording != self.meta.integrity.recording:
+                raise IncompleteData(f"{path}: of another trace")
+            if not footer.sealed or marks.stitch_version != str(STITCH_VERSION):
+                return False  # an older faultreplay's
+            check_digest(path)
+            check_footer(path, FAULTS)
+        except IncompleteData as error:
+            raise IncompleteData(f"{error}; or {mend}") from None
+        if marks.made_from != self._files.made_from():
+            self._notes.append(f"{path}: made from other events or another meta.json than these: made anew")
+            return False
+        return True
+
+    def _found_kept(self) -> bool:
+        self._kept = self._kept or self.are_kept()
+        return self._kept
