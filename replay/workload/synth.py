@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +21,12 @@ from faultreplay.faulttrace.meta import Clock, Integrity, Meta, Target, Thread, 
 from faultreplay.faulttrace.schema import FAULTS
 from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.faulttrace.writer import TraceWriter
-from faultreplay.replay.workload.workload import Workload, make_workload
+from faultreplay.replay.workload.synth_restore import Restore, restore_streams
+from faultreplay.replay.workload.workload import ACCESS_CODES, Workload, make_workload
 
 Ints = npt.NDArray[np.int64]
 
-KINDS: Final = ("demand-paging", "zipf", "phases")
+KINDS: Final = ("demand-paging", "zipf", "phases", "restore")
 PAGE_BYTES: Final = 4096
 _BEGIN_NS: Final = 1_000_000_000
 _BASE: Final = 1 << 40
@@ -69,6 +70,7 @@ class SynthSpec:
     demand-paging: each vCPU touches its own `pages` pages in order. zipf: the vCPUs share `vcpus` x `pages` pages and
     each makes `pages` accesses, page k with a chance in proportion to k ** -`skew`; only an access to a page that
     this vCPU has not touched before can fault. phases: demand paging in `phases` bursts with `quiet_ns` between them.
+    restore: `vcpus` x `pages` different pages of a guest that resumes from a snapshot, as `restore` says.
     """
 
     kind: str
@@ -79,6 +81,7 @@ class SynthSpec:
     skew: float = 1.0
     phases: int = 4
     quiet_ns: int = 10_000_000
+    restore: Restore = field(default_factory=Restore)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -97,10 +100,13 @@ class SynthSpec:
 
 def synthesize(spec: SynthSpec) -> Workload:
     """The workload of `spec`, ready for the engine; the same arrays for the same seed."""
+    if spec.kind == "restore":
+        streams = restore_streams(spec.restore, spec.vcpus, spec.pages, spec.seed)
+        return make_workload(streams, page_bytes=PAGE_BYTES, origin="synthetic")
     rngs = np.random.default_rng(spec.seed).spawn(spec.vcpus)
     draw = _STREAMS[spec.kind]
     shared = _popularity(spec) if spec.kind == "zipf" else None
-    streams: list[dict[str, Any]] = []
+    streams = []
     for vcpu, rng in enumerate(rngs):
         page, think = draw(spec, vcpu, rng, shared)
         streams.append({"think_ns": think, "page": page, "name": f"vcpu{vcpu}", "access": "w"})
@@ -193,7 +199,7 @@ def _chunks(workload: Workload, owner: npt.NDArray[np.int32], start: Ints, order
             "think_ns": pa.array(workload.think_ns[rows], mask=first_row[rows]),
             "page": _BASE + workload.page[rows].astype(np.int64) * PAGE_BYTES,
             "granule": np.full(count, PAGE_BYTES),
-            "access": _same("w", count),
+            "access": _words_of(workload.access[rows]),
             "cause": _same("missing", count),
             "resolution": _same("none", count),
             "handler_tid": np.zeros(count, np.int32),
@@ -201,6 +207,11 @@ def _chunks(workload: Workload, owner: npt.NDArray[np.int32], start: Ints, order
         }
         columns = [pa.array(known[f.name]).cast(f.type) if f.name in known else pa.nulls(count, f.type) for f in FAULTS]
         yield pa.table(columns, schema=FAULTS)
+
+
+def _words_of(access: npt.NDArray[np.uint8]) -> pa.Array:
+    """The letter of each access."""
+    return pa.DictionaryArray.from_arrays(access.astype(np.int8), pa.array(list(ACCESS_CODES)))
 
 
 def _same(text: str, count: int) -> pa.Array:
@@ -215,10 +226,18 @@ def _command(spec: SynthSpec) -> list[str]:
         words += ["--skew", f"{spec.skew:g}"]
     if spec.kind == "phases":
         words += ["--phases", str(spec.phases), "--quiet", f"{spec.quiet_ns}ns"]
+    if spec.kind == "restore":
+        ramp = ",".join(f"{ns}ns:{share:g}" for ns, share in spec.restore.ramp[1:])
+        words += ["--run", str(spec.restore.run), "--jaccard", f"{spec.restore.jaccard:g}"]
+        words += ["--next-page", f"{spec.restore.next_page:g}", "--ramp", ramp]
+        words += ["--writes", f"{spec.restore.writes:g}", "--memory", str(spec.restore.memory_pages * PAGE_BYTES)]
     return words
 
 
 def _record(spec: SynthSpec) -> dict[str, Any]:
     record = dict(spec.__dict__)
     record["think"] = dict(spec.think.__dict__)
+    del record["restore"]
+    if spec.kind == "restore":
+        record |= {f"restore_{key}": value for key, value in spec.restore.__dict__.items()}
     return record

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.header_view import facts_of, header_report
 from faultreplay.cli.joins_view import join_lines
-from faultreplay.cli.options import output_format, output_options, trace_argument
+from faultreplay.cli.options import output_format, output_options
 from faultreplay.cli.progress import amount, bar
 from faultreplay.cli.render import Column, Report, check_output, emit, put
+from faultreplay.cli.working_set_view import working_set_report
 from faultreplay.cli.zaps_view import zap_lines, zaps_report
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.units import format_bytes, format_ns
@@ -31,16 +33,19 @@ def _view(name: str, help_text: str) -> Callable[[Callable[..., None]], Callable
 
 
 @click.command("inspect", short_help="Show what a trace holds.")
-@trace_argument
+@click.argument(
+    "traces", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TRACE", shell_complete=traces_here
+)
 @_view("truth", "Hold the stitched stalls against the lab's own clock (lab traces).")
 @_view("header", "Only what the trace says of itself, at once: no event is read.")
 @_view("exits", "Guest exits by reason: how many, how long, in the kernel and in userspace.")
 @_view("zaps", "Guest memory taken away: by whom, how often, why.")
 @_view("verify", "Check every file, and do nothing else; exit 4 if one is bad.")
+@_view("working-set", "The pages it touched, and in what order; several TRACEs: what their sets have in common.")
 @click.option("--events", "with_events", is_flag=True, help="Also list the raw events by kind.")
 @output_options
 def command(
-    trace: Path,
+    traces: tuple[Path, ...],
     *,
     views: tuple[str, ...],
     with_events: bool,
@@ -57,6 +62,12 @@ def command(
     if len(set(views)) > 1 or (views and with_events):
         asked = [f"--{view}" for view in dict.fromkeys(views)] + (["--events"] if with_events else [])
         raise UsageError(f"one view at a time: give {' or '.join(asked)}")
+    if "working-set" in views:
+        emit(working_set_report(traces), chosen, output, force=force)
+        return
+    if len(traces) > 1:
+        raise UsageError(f"one trace at a time: {len(traces)} are given (--working-set takes several)")
+    (trace,) = traces
     if "verify" in views:
         _verify(trace, chosen, output, force=force)
         return

@@ -1,0 +1,66 @@
+"""Where in the guest's memory a page lies: what stays the same from one run of a guest to the next.
+
+Host virtual addresses differ between runs. Places are guest physical where the trace knows the memory slots, else
+offsets in what was registered with userfaultfd, else the addresses themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.faulttrace.meta import Memslot, Meta
+
+Ints = npt.NDArray[np.int64]
+By = Literal["guest physical", "registered memory", "addresses"]
+
+OUTSIDE: Final = -1
+"""`GuestMemory.places`: not the guest's memory."""
+
+
+@dataclass(frozen=True)
+class GuestMemory:
+    """Ranges of addresses that hold guest memory."""
+
+    by: By
+    ranges: tuple[tuple[int, int, int], ...]
+    """(first address, end, place of the first), bytes; of several that hold an address the last counts; none: every
+    address is its own place"""
+
+    def places(self, pages: npt.NDArray[Any], page_bytes: int) -> Ints:
+        """int64: the native page of guest memory that each page (address // `page_bytes`) is; `OUTSIDE`: of none."""
+        pages = pages.astype(np.int64)
+        if not self.ranges:
+            return pages
+        found = np.full(pages.size, OUTSIDE, np.int64)
+        for first, end, place in self.ranges:
+            inside = (pages >= first // page_bytes) & (pages < -(-end // page_bytes))
+            found[inside] = pages[inside] - first // page_bytes + place // page_bytes
+        return found
+
+    @property
+    def size_bytes(self) -> int:
+        """All of it; 0: not known."""
+        return sum(end - first for first, end, _ in self.ranges)
+
+
+def guest_memory_of(meta: Meta) -> GuestMemory:
+    """The guest memory that a trace's header tells of."""
+    slots = [slot for target in meta.targets for slot in _last(target.memslots)]
+    if slots:
+        return GuestMemory("guest physical", tuple((s.hva, s.hva + s.size_bytes, s.gpa) for s in slots))
+    mapped = sorted({(entry.start, entry.end) for entry in meta.memory_map if entry.uffd})
+    ranges, place = [], 0
+    for first, end in mapped:
+        ranges.append((first, end, place))
+        place += end - first
+    return GuestMemory("registered memory" if ranges else "addresses", tuple(ranges))
+
+
+def _last(slots: Sequence[Memslot]) -> list[Memslot]:
+    """Each slot as it was last set with a size: the guest moves slots, and a deleted one was there before."""
+    return list({one.slot: one for one in sorted(slots, key=lambda one: one.ts_ns) if one.size_bytes}.values())
