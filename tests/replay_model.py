@@ -57,7 +57,7 @@ class Model:
 
     def cost(self, operand: Any) -> int:
         if not isinstance(operand, str):
-            return int(operand)
+            return int(operand or 0)
         if operand.startswith("$"):
             return int(self.m.values[operand[1:]])
         if operand in self.costs:
@@ -94,22 +94,22 @@ class Model:
             awake.succeed()
             return
         held: dict[str, Any] = {}
-        queue = next((s.options.get("from") for s in path if s.verb == "wake"), None)
+        queue = next((s.options.queue for s in path if s.verb == "wake"), None)
         pc = draw = attempt = 0
         draws: dict[int, int] = {}
         for number, stage in enumerate(path):
-            if stage.verb == "retry" and self.m.value(stage.options["chance"]) > 0:
+            if stage.verb == "retry" and self.m.value(stage.options.chance) > 0:
                 draws[number] = draw
                 draw += 1
         while pc < len(path):
             stage = path[pc]
             number = pc
             pc += 1
-            conditions = stage.options.get("when", [])
+            conditions = stage.options.when
             if conditions and not self.holds(conditions, a, row):
                 continue
             if stage.verb == "delay":
-                factor = self.factor(stage.options.get("times", ""), a, row, stage)
+                factor = self.factor(stage.options.times, a, row, stage)
                 yield env.timeout(self.cost(stage.operand) * factor)
             elif stage.verb == "acquire":
                 resource = self.resource(stage.operand, a, row)
@@ -117,13 +117,13 @@ class Model:
                 held[stage.operand] = resource.request()
                 yield held[stage.operand]
                 if free:
-                    yield env.timeout(self.cost(stage.options.get("idle", 0)))
+                    yield env.timeout(self.cost(stage.options.idle))
             elif stage.verb == "release":
                 self.resource(stage.operand, a, row).release(held[stage.operand])
             elif stage.verb == "hold":
                 counted = 0
-                if "times" in stage.options:
-                    counted = self.cost(stage.options["also"]) * self.factor(stage.options["times"], a, row, stage)
+                if stage.options.times:
+                    counted = self.cost(stage.options.also) * self.factor(stage.options.times, a, row, stage)
                 yield from self.held(stage.operand, stage.options, a, row, counted)
             elif stage.verb == "enter":
                 within = self.inside.setdefault(stage.operand, set())
@@ -133,8 +133,8 @@ class Model:
             elif stage.verb == "leave":
                 self.inside[stage.operand].discard((a, row))
             elif stage.verb == "transfer":
-                yield env.timeout(self.cost(stage.options.get("latency", 0)))
-                size = int(stage.options.get("bytes", self.m.granule_bytes))
+                yield env.timeout(self.cost(stage.options.latency))
+                size = self.m.granule_bytes if stage.options.bytes is None else int(stage.options.bytes)
                 rate = int(self.m.value(self.m.resources[stage.operand].size))
                 with self.resource(stage.operand, a, row).request() as turn:
                     yield turn
@@ -160,7 +160,7 @@ class Model:
                 awake.succeed()
                 return
             elif stage.verb == "wake":
-                section = stage.options.get("within")
+                section = stage.options.within
                 within = self.inside.setdefault(section, set()) if section else set()
                 slower = self.slower(stage, len(within))
                 within.add((a, row))  # from when the wake begins
@@ -168,14 +168,14 @@ class Model:
                     key = self.index(queue, a, row)
                     self.sleepers[key] -= 1
                     others = self.sleepers[key]
-                    walked = others * self.cost(stage.options.get("walk", 0))
-                    if "cold" in stage.options:
-                        readers = int(self.m.value(self.m.resources[stage.options["readers"]].size))
-                        walked += min(others, readers - 1) * self.cost(stage.options["cold"])
-                    if "under" in stage.options:
+                    walked = others * self.cost(stage.options.walk)
+                    if stage.options.cold is not None:
+                        readers = int(self.m.value(self.m.resources[stage.options.readers].size))
+                        walked += min(others, readers - 1) * self.cost(stage.options.cold)
+                    if stage.options.under:
                         # who joins meanwhile finds the page placed: the wake is known to come
                         joined = self.placed(page) if tracked else None
-                        yield from self.held(stage.options["under"], stage.options, a, row, walked)
+                        yield from self.held(stage.options.under, stage.options, a, row, walked)
                     else:
                         joined = self.pages.get(page) if tracked else None
                         if walked:
@@ -195,16 +195,16 @@ class Model:
             elif stage.verb == "recorded":
                 yield env.timeout(max(int(self.w.recorded_stall_ns[row]), 0))
             elif stage.verb == "retry":
-                chance = round(self.m.value(stage.options["chance"]) * 65536)
-                more = number in draws and attempt < stage.options["most"]
+                chance = round(self.m.value(stage.options.chance) * 65536)
+                more = number in draws and attempt < stage.options.most
                 if more and bits16(self.seed, row, draws[number], attempt) < chance:
                     attempt += 1
-                    pc = next(i for i, s in enumerate(path) if s.options.get("label") == stage.operand)
+                    pc = next(i for i, s in enumerate(path) if s.options.label == stage.operand)
             else:
                 self.latency[row] = env.now - self.start[row]
 
     def slower(self, stage: Any, others: int) -> int:
-        return self.cost(stage.options.get("each", 0)) * others + self.cost(stage.options.get("once", 0)) * (others > 0)
+        return self.cost(stage.options.each) * others + self.cost(stage.options.once) * (others > 0)
 
     def leaves(self, within: set[Any], who: Any, ns: int) -> Any:
         yield self.env.timeout(ns)
@@ -215,10 +215,11 @@ class Model:
         key = self.index(lock, a, row)
         users = self.lock_users.get(key, 0)
         self.lock_users[key] = users + 1
-        alone = options.get("takes", 0)
         with self.resource(lock, a, row).request() as turn:
             yield turn
-            yield self.env.timeout(self.cost(options.get("contended", alone) if users else alone) + longer)
+            yield self.env.timeout(
+                self.cost(options.takes if options.contended is None or not users else options.contended) + longer
+            )
         self.lock_users[key] -= 1
 
     def later(self, ns: int, event: Any) -> Any:
@@ -226,7 +227,6 @@ class Model:
         event.succeed()
 
     def holds(self, conditions: Any, a: int, row: int) -> bool:
-        conditions = [conditions] if isinstance(conditions, str) else conditions
         access = [c for c in conditions if c in ("read", "write", "exec")]
         kinds = [c for c in conditions if c not in access]
         fits = ("read", "write", "exec")[self.w.access[row]] in access or not access
@@ -240,7 +240,7 @@ class Model:
         if times.startswith("$"):
             return int(self.m.value(times))
         what, _, name = times.partition(":")
-        most = int(self.m.value(stage.options.get("most", 1 << 40)))
+        most = 1 << 40 if stage.options.most is None else int(self.m.value(stage.options.most))
         if what == "waiters":
             return min(max(self.sleepers.get(self.index(name, a, row), 0) - 1, 0), most)
         resource = self.resource(name, a, row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,9 @@ def test_with_costs_of_zero_nobody_is_in_anybodys_way(  # noqa: PLR0917
 
 
 CONTENDING = ("enter", "leave", "hold")
-OF_CONTENTION = ("within", "each", "once", "under", "takes", "contended", "cold", "readers")
+UNCONTENDED: dict[str, Any] = dict.fromkeys(("each", "once", "takes", "contended", "cold")) | dict.fromkeys(
+    ("within", "under", "readers"), ""
+)
 SERVING = [
     name for name in list_mechanisms() if name not in ("ideal", "as-recorded") and load_mechanism(name).window is None
 ]
@@ -116,9 +119,7 @@ def stripped(mechanism: Mechanism) -> Mechanism:
 
     def plain(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         left = [stage for stage in stages if stage.verb not in CONTENDING]
-        return tuple(
-            replace(stage, options={k: v for k, v in stage.options.items() if k not in OF_CONTENTION}) for stage in left
-        )
+        return tuple(replace(stage, options=replace(stage.options, **UNCONTENDED)) for stage in left)
 
     return replace(
         mechanism,

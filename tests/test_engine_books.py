@@ -17,7 +17,7 @@ from faultreplay.replay.engine import layout as o
 from faultreplay.replay.engine import opcodes as op
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import Window
-from faultreplay.replay.language.compiler import Compiler
+from faultreplay.replay.language.compiler import Compiler, Demand
 from faultreplay.replay.language.costs import load_costs
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
 from faultreplay.replay.workload.workload import Workload, make_workload
@@ -183,7 +183,7 @@ def test_books_that_do_not_add_up_are_refused_with_a_way_to_report_it(change: An
     resources = np.zeros((1, o.R_COLUMNS), np.int64)
     resources[0, [o.R_FREE, o.R_SERVERS]] = 1
     mechanism = load_mechanism("uffd-missing")
-    program = Compiler(mechanism, COSTS, accessors=2, page_bytes=4096, needed=[(0, 0)]).program()
+    program = Compiler(mechanism, COSTS, Demand(accessors=2, page_bytes=4096, needed=[(0, 0)])).program()
     starts, stalls = np.arange(80), np.full(80, 1_000)
     books = checks.Books("m", program, sums, resources, starts, stalls, np.zeros((9, 1), np.int64), 10**6, 0, 0, False)
     checks.check_run(books)

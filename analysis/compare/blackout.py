@@ -130,7 +130,7 @@ def blackout(name: str, case: Case, costs: CostTable, *, weigh: bool = False) ->
     rule, base = load_with(name, case.setup, case.used), base_of(case)
     mechanism = over(base, rule)
     workload, refaulted = case.running, case.refaulted
-    if (rule.window or {}).get("empties", "none") == "none":
+    if rule.window is None or not rule.window.empties_stage2:
         # What faulted because the recorded window emptied stage 2 would not have faulted here.
         workload, refaulted = without(workload, refaulted), refaulted[~refaulted]
     ends: list[tuple[Stillness, Result]] = []

@@ -146,7 +146,8 @@ class Case:
             max(w.start_ns - self.workload.clock_start_ns, 0)
             for w in self.trace.meta.windows
             if (kind := window_kind(w.kind, self.used))
-            and (load_mechanism(WINDOW_KINDS[kind]).window or {}).get("empties")
+            and (rule := load_mechanism(WINDOW_KINDS[kind]).window)
+            and rule.empties_stage2
         ]
         return min(begins, default=None)
 

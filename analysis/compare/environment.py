@@ -63,7 +63,7 @@ def guest_memory_bytes(trace: Trace) -> int:
 def with_memory(mechanism: Mechanism, size: Callable[[], int]) -> Mechanism:
     """`mechanism` with all of the guest's memory to send, where it streams by address and nobody said how much."""
     push = mechanism.push
-    if push is None or push["order"] != "address" or mechanism.values.get("memory", 1):
+    if push is None or push.order != "address" or mechanism.values.get("memory", 1):
         return mechanism
     return mechanism.with_params({"memory": size() // mechanism.granule_bytes * mechanism.granule_bytes})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from faultreplay.faulttrace.schema import ACCESSORS
 from faultreplay.faulttrace.units import format_bytes, format_ns, parse_duration_ns
@@ -14,9 +13,9 @@ from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.stage import Amount, Stage, StageOptions
 
 _LANE = 12
-_COST_OPTIONS = ("idle", "walk", "latency", "takes", "contended", "also", "cold", "each", "once")
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,14 @@ def path_steps(mechanism: Mechanism, name: str, costs: Mapping[str, Cost]) -> li
     asleep = other_works = awake = False
     held = ""
     for stage in mechanism.paths[name]:
-        words = _words(mechanism, stage.verb, stage.operand, stage.options, costs)
-        when = stage.options.get("when")
-        if when:
-            words += f"   [only {when if isinstance(when, str) else ', '.join(when)}]"
+        words = _words(mechanism, stage, costs)
+        if stage.options.when:
+            words += f"   [only {', '.join(stage.options.when)}]"
         accessor = "┆" if asleep else "│"
         other = "│" if other_works else ""
-        if stage.verb == "acquire" and "idle" in stage.options:
-            accessor, other, held, other_works, asleep = "┆", "┌", stage.operand, True, True
-        elif stage.verb == "release" and stage.operand == held:
+        if stage.verb == "acquire" and stage.options.idle is not None:
+            accessor, other, held, other_works, asleep = "┆", "┌", stage.name, True, True
+        elif stage.verb == "release" and stage.name == held:
             other, other_works, held = "└", False, ""
             accessor = "│" if awake else accessor
         elif stage.verb == "sleep":
@@ -79,7 +77,7 @@ def draw(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> list[st
     if mechanism.window is not None:
         lines += ["", "inside a window", *textwrap.wrap(window_words(mechanism), width)]
     if mechanism.push is not None:
-        lines += ["", f"background stream: {mechanism.push.get('says', '')} (order: {mechanism.push['order']})"]
+        lines += ["", f"background stream: {mechanism.push.says} (order: {mechanism.push.order})"]
     lines += ["", *_cost_table(mechanism, costs, width), ""]
     lines += [line for text in mechanism.limits for line in _bullet("limit", text, width)]
     lines += [line for text in mechanism.source for line in _bullet("source", text, width)]
@@ -124,22 +122,26 @@ def _number(value: float, unit: str) -> str:
     return f"{value:g} {unit}"
 
 
-def _words(mechanism: Mechanism, verb: str, operand: Any, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:  # noqa: PLR0911, PLR0912
-    cost = _cost(mechanism, operand, costs) if verb in ("delay", "wake") else ""
-    match verb:
+def _words(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str:  # noqa: PLR0911, PLR0912
+    options, operand = stage.options, stage.operand
+
+    def charged(cost: Amount | None) -> str:
+        return _cost(mechanism, cost, costs)
+
+    match stage.verb:
         case "delay":
-            times = options.get("times")
-            return f"{cost}" + (f" x {times}" if times else "") + ("  (asleep)" if options.get("asleep") else "")
+            times = f" x {options.times}" if options.times else ""
+            return f"{charged(operand)}{times}" + ("  (asleep)" if options.asleep else "")
         case "acquire":
-            idle = f", {_cost(mechanism, options['idle'], costs)} if it was idle" if "idle" in options else ""
-            return f"takes {operand}{idle}"
+            return f"takes {operand}" + ("" if options.idle is None else f", {charged(options.idle)} if it was idle")
         case "release":
             return f"gives {operand} back"
         case "transfer":
-            latency = f"{_cost(mechanism, options['latency'], costs)}, then " if "latency" in options else ""
-            return f"{latency}{format_bytes(mechanism.value(options.get('bytes', mechanism.granule)))} over {operand}"
+            latency = "" if options.latency is None else f"{charged(options.latency)}, then "
+            size = mechanism.granule if options.bytes is None else options.bytes
+            return f"{latency}{format_bytes(mechanism.value(size))} over {operand}"
         case "hold":
-            also = f" + {_cost(mechanism, options['also'], costs)} x {options['times']}" if "also" in options else ""
+            also = "" if options.also is None else f" + {charged(options.also)} x {options.times}"
             return f"holds {operand} for {_lock(mechanism, options, costs)}{also}"
         case "enter":
             return f"enters {operand}{_slowed(mechanism, options, costs)}"
@@ -150,59 +152,60 @@ def _words(mechanism: Mechanism, verb: str, operand: Any, options: Mapping[str, 
         case "coalesce":
             return "joins a fault on the same granule that is under way"
         case "wake":
-            walk = _walk(mechanism, options, costs)
-            slower = (
-                f" (through {options['within']}{_slowed(mechanism, options, costs)})" if "within" in options else ""
-            )
+            walk, cost = _walk(mechanism, options, costs), charged(operand)
+            within = options.within
+            slower = f" (through {within}{_slowed(mechanism, options, costs)})" if within else ""
             return f"{walk}runs after {cost}{slower}" if cost != "0 ns" else f"{walk}runs on{slower}"
         case "recorded":
             return "as long as in the recording"
         case "retry":
-            return f"back to '{operand}' with chance {options['chance']}, at most {options['most']} times"
+            return f"back to '{operand}' with chance {options.chance}, at most {options.most} times"
         case _:
             return "the content has come: end of the fault's latency"
 
 
-def _walk(mechanism: Mechanism, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
-    parts = [f"{_cost(mechanism, options['walk'], costs)} x other sleepers"] if "walk" in options else []
-    if "cold" in options:
-        parts.append(f"{_cost(mechanism, options['cold'], costs)} x cold ones")
-    if "under" in options:
-        parts.append(f"holding {options['under']} for {_lock(mechanism, options, costs)}")
+def _walk(mechanism: Mechanism, options: StageOptions, costs: Mapping[str, Cost]) -> str:
+    parts = [f"{_cost(mechanism, options.walk, costs)} x other sleepers"] if options.walk is not None else []
+    if options.cold is not None:
+        parts.append(f"{_cost(mechanism, options.cold, costs)} x cold ones")
+    if options.under:
+        parts.append(f"holding {options.under} for {_lock(mechanism, options, costs)}")
     return " + ".join(parts) + ", then " if parts else ""
 
 
-def _lock(mechanism: Mechanism, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
-    alone = _cost(mechanism, options.get("takes", 0), costs)
-    return alone + (f", {_cost(mechanism, options['contended'], costs)} if contended" if "contended" in options else "")
+def _lock(mechanism: Mechanism, options: StageOptions, costs: Mapping[str, Cost]) -> str:
+    alone, contended = (_cost(mechanism, cost, costs) for cost in (options.takes, options.contended))
+    return alone if options.contended is None else f"{alone}, {contended} if contended"
 
 
-def _slowed(mechanism: Mechanism, options: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
-    each = f", {_cost(mechanism, options['each'], costs)} for each other inside" if "each" in options else ""
-    return each + (f", {_cost(mechanism, options['once'], costs)} if there is any" if "once" in options else "")
+def _slowed(mechanism: Mechanism, options: StageOptions, costs: Mapping[str, Cost]) -> str:
+    each, once = (_cost(mechanism, cost, costs) for cost in (options.each, options.once))
+    words = "" if options.each is None else f", {each} for each other inside"
+    return words if options.once is None else f"{words}, {once} if there is any"
 
 
-def _cost(mechanism: Mechanism, operand: Any, costs: Mapping[str, Cost]) -> str:
+def _cost(mechanism: Mechanism, operand: Amount | None, costs: Mapping[str, Cost]) -> str:
+    if not isinstance(operand, str):
+        return "0 ns"
     if is_expression(operand):
         return f"{operand.replace('$', '')} {format_ns(mechanism.value(operand))}"
     if operand in COST_NAMES:
-        return (
-            f"{operand} {format_ns(costs[operand].distribution.mean)}" if operand in costs else f"{operand} (unknown)"
-        )
-    return format_ns(parse_duration_ns(operand)) if isinstance(operand, str) else "0 ns"
+        known = format_ns(costs[operand].distribution.mean) if operand in costs else "(unknown)"
+        return f"{operand} {known}"
+    return format_ns(parse_duration_ns(operand))
 
 
 def used_costs(mechanism: Mechanism) -> list[str]:
     """Names of the costs that its own paths, window and stream charge, in the order of `COST_NAMES`."""
-    found = set()
+    found: set[object] = set()
     for path in mechanism.paths.values():
         for stage in path:
-            found |= {stage.operand, *(stage.options.get(key) for key in _COST_OPTIONS)}
-    for rule in (mechanism.window or {}, mechanism.push or {}):
-        for key in ("enter", "leave"):
-            found |= {str(item).partition(" * ")[0] for item in rule.get(key, [])}
-        found |= {rule.get("resume"), rule.get("latency")}
-    return [name for name in COST_NAMES if name in {item for item in found if isinstance(item, str)}]
+            found |= {stage.operand, *stage.options.costs}
+    if rule := mechanism.window:
+        found |= {rule.resume, *(charge.cost for charge in (*rule.enter, *rule.leave))}
+    if mechanism.push:
+        found.add(mechanism.push.latency)
+    return [name for name in COST_NAMES if name in found]
 
 
 def _cost_table(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> list[str]:

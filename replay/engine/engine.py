@@ -15,7 +15,7 @@ from faultreplay.replay.engine.checks import histogram_edges_ns
 from faultreplay.replay.engine.result import ResourceUse, Result
 from faultreplay.replay.engine.run import Run, Setting
 from faultreplay.replay.engine.windows import Window, bound_by, refill_bytes, window_rows
-from faultreplay.replay.language.compiler import Compiler, Program, tracks_pages
+from faultreplay.replay.language.compiler import Compiler, Demand, Program, tracks_pages
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.pages import pages_of
@@ -74,9 +74,7 @@ def simulate(workload: Workload, mechanism: Mechanism, costs: Mapping[str, Cost]
         everything=mechanism.push is not None,
         refill_bytes=refill,
     )
-    program = Compiler(
-        mechanism,
-        costs,
+    demand = Demand(
         accessors=workload.accessors,
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
@@ -84,7 +82,8 @@ def simulate(workload: Workload, mechanism: Mechanism, costs: Mapping[str, Cost]
         rewrites=write_again,
         shared=pages.tracked > 0 or options.get("until_ns") is not None,
         on_cpus=cpus is not None,
-    ).program()
+    )
+    program = Compiler(mechanism, costs, demand).program()
     rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)
     checks.check_windows(rules_rows, workload.faults * (mechanism.granule_bytes // workload.page_bytes))
     setting = Setting(

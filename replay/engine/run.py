@@ -226,25 +226,25 @@ class Run:
             return np.zeros(0, np.int32), np.zeros(at.P_COLUMNS, np.int64)
         granule_bytes = self.mechanism.granule_bytes
         order = self.pages.order
-        if push["order"] == "recorded":
+        if push.order == "recorded":
             rows = np.argsort(open_loop(self.w)[1], kind="stable")
             # Without a fault on missing content no granule is looked up.
             granules = self.pages.granule[rows] if self.pages.granule.size else self.pages.granule
             granules = granules[granules >= 0]
             order = granules[np.sort(np.unique(granules, return_index=True)[1])]
-        total = int(self.mechanism.value(push["memory"])) // granule_bytes
+        total = int(self.mechanism.value(push.memory)) // granule_bytes
         if total > order.size:
             # memory that the trace never touches is sent too: spread evenly between what it touches
             everything = np.full(total, -1, np.int32)
             everything[np.arange(order.size, dtype=np.int64) * total // max(order.size, 1)] = order
             order = everything
-        link, ns = self.program.link_ns[push["link"]]
+        link, ns = self.program.link_ns[push.link]
         if ns == 0:
             raise UsageError(f"{self.mechanism.name}: a background stream needs a link with a bandwidth")
         stream = np.zeros(at.P_COLUMNS, np.int64)
         stream[at.P_LINK], stream[at.P_ON_LINK], stream[at.P_BYTES] = link, ns, granule_bytes
         stream[at.P_PLACED] = self.program.push_latency_ns
-        stream[at.P_BACKLOG] = int(self.mechanism.value(push["backlog"])) * ns // granule_bytes
+        stream[at.P_BACKLOG] = int(self.mechanism.value(push.backlog)) * ns // granule_bytes
         return np.ascontiguousarray(order), stream
 
     def result(self, rules: list[Mechanism], warnings: tuple[str, ...]) -> Result:

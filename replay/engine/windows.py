@@ -19,6 +19,7 @@ from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
 from faultreplay.replay.language.names import COST_NAMES
+from faultreplay.replay.language.stage import Amount
 
 WINDOW_KINDS: Final = {
     "pause": "pause-only",
@@ -77,9 +78,13 @@ def bound_by(mechanism: Mechanism, windows: Sequence[Window]) -> Bound:
 
 def refill_bytes(bound: Bound, page_bytes: int) -> int:
     """What one fault maps again after a window emptied stage 2; 0 where none does. Several windows: the least."""
-    rules = [(rule, rule.window) for _, rule in bound if rule.window]
-    emptying = [rule.value(said.get("refill", page_bytes)) for rule, said in rules if said.get("empties") == "stage2"]
-    return int(min(emptying, default=0))
+    rules = [(mechanism, mechanism.window) for _, mechanism in bound if mechanism.window]
+    sizes = [
+        page_bytes if rule.refill is None else mechanism.value(rule.refill)
+        for mechanism, rule in rules
+        if rule.empties_stage2
+    ]
+    return int(min(sizes, default=0))
 
 
 def window_rows(
@@ -87,30 +92,29 @@ def window_rows(
 ) -> npt.NDArray[np.int64]:
     """A row for the kernel of each window."""
     rows: list[npt.NDArray[np.int64]] = []
-    for window, rule in bound:
-        said = rule.window or {}
+    for window, mechanism in bound:
+        rule = mechanism.window
+        assert rule is not None, "bound_by keeps mechanisms with a rule"
         row = np.zeros(o.W_COLUMNS, np.int64)
         row[o.W_START], row[o.W_LENGTH] = window.start_ns, window.length_ns
-        for index, (key, fixed, per_page) in enumerate(
-            (("enter", o.W_ENTER, o.W_ENTER_PER_PAGE_PS), ("leave", o.W_LEAVE, o.W_LEAVE_PER_PAGE_PS))
+        for index, (charges, fixed, per_page) in enumerate(
+            ((rule.enter, o.W_ENTER, o.W_ENTER_PER_PAGE_PS), (rule.leave, o.W_LEAVE, o.W_LEAVE_PER_PAGE_PS))
         ):
-            for number, item in enumerate(said.get(key, [])):
-                name, _, times = str(item).partition(" * ")
-                distribution = _distribution(rule, name, costs, used)
-                if times:
+            for number, charge in enumerate(charges):
+                distribution = _distribution(mechanism, charge.cost, costs, used)
+                if charge.per_touched_page:
                     row[per_page] += round(distribution.mean * 1000)
                 else:
                     row[fixed] += _one(distribution, seed, len(rows) * 64 + index * 16 + number)
-        row[o.W_RESUME] = _one(_distribution(rule, said.get("resume", "0ns"), costs, used), seed, len(rows) * 64 + 63)
-        blocks = said.get("blocks", {})
-        stops = list(said.get("stops", []))
+        row[o.W_RESUME] = _one(_distribution(mechanism, rule.resume or 0, costs, used), seed, len(rows) * 64 + 63)
+        blocks, stops = rule.blocks, list(rule.stops)
         if retouch == "working-set":
             # upper bound: whoever may block is taken to write at once
             stops += [kind for kind in blocks if kind == "vcpu"]
         row[o.W_STOPS] = _bits(stops)
         row[o.W_BLOCKS_ALL] = _bits(kind for kind, which in blocks.items() if which == "all")
         row[o.W_BLOCKS_WRITES] = _bits(kind for kind, which in blocks.items() if which == "write")
-        row[o.W_EMPTIES] = int(said.get("empties", "none") == "stage2")
+        row[o.W_EMPTIES] = int(rule.empties_stage2)
         row[o.W_RETOUCH] = int(retouch == "working-set")
         rows.append(row)
     for before, after in itertools.pairwise(rows):
@@ -119,10 +123,10 @@ def window_rows(
     return np.stack(rows) if rows else np.zeros((0, o.W_COLUMNS), np.int64)
 
 
-def guarded(rule: Mechanism, kind: str) -> bool:
+def guarded(mechanism: Mechanism, kind: str) -> bool:
     """True when a write by this kind of accessor cannot happen inside the window."""
-    window = rule.window or {}
-    return kind in window.get("stops", []) or kind in window.get("blocks", {})
+    rule = mechanism.window
+    return rule is not None and (kind in rule.stops or kind in rule.blocks)
 
 
 def _bits(kinds: Iterable[str]) -> int:
@@ -136,36 +140,40 @@ def _one(distribution: Distribution, seed: int, number: int) -> int:
     return int(distribution.sample(1, seed * 1_000_003 + number)[0])
 
 
-def _distribution(rule: Mechanism, operand: Any, costs: Mapping[str, Cost], used: dict[str, str]) -> Distribution:
-    text = str(operand)
-    if is_expression(text):
-        return Distribution.constant(rule.value(text))
-    if text in COST_NAMES:
-        if text not in costs:
-            raise UsageError(f"{rule.name} charges '{text}', for which the cost table has no value")
-        used[text] = costs[text].provenance
-        return costs[text].distribution
-    return Distribution.constant(parse_duration_ns(text))
+def _distribution(
+    mechanism: Mechanism, operand: Amount, costs: Mapping[str, Cost], used: dict[str, str]
+) -> Distribution:
+    if not isinstance(operand, str):
+        return Distribution.constant(operand)
+    if is_expression(operand):
+        return Distribution.constant(mechanism.value(operand))
+    if operand in COST_NAMES:
+        if operand not in costs:
+            raise UsageError(f"{mechanism.name} charges '{operand}', for which the cost table has no value")
+        used[operand] = costs[operand].provenance
+        return costs[operand].distribution
+    return Distribution.constant(parse_duration_ns(operand))
 
 
 def window_words(mechanism: Mechanism) -> str:
     """What a mechanism's [window] rule says, as a sentence."""
-    rule = mechanism.window or {}
-    parts = [str(rule.get("says", "")).rstrip(".") or "a window of its own"]
-    if rule.get("enter"):
-        parts.append(f"enter: {' + '.join(rule['enter'])}")
-    if rule.get("leave"):
-        parts.append(f"leave: {' + '.join(rule['leave'])}")
-    if rule.get("stops"):
-        parts.append(
-            f"does not run: {', '.join(rule['stops'])}" + (f", then {rule['resume']}" if "resume" in rule else "")
-        )
-    if rule.get("blocks"):
-        parts.append("waits for the end: " + ", ".join(f"{kind} ({which})" for kind, which in rule["blocks"].items()))
-    if rule.get("empties", "none") != "none":
-        parts.append(f"{rule['empties']} is empty afterwards")
-        if "refill" in rule:
-            parts.append(f"one fault maps {format_bytes(int(mechanism.value(rule['refill'])))} again")
+    rule = mechanism.window
+    if rule is None:
+        return ""
+    parts = [rule.says.rstrip(".") or "a window of its own"]
+    if rule.enter:
+        parts.append(f"enter: {' + '.join(map(str, rule.enter))}")
+    if rule.leave:
+        parts.append(f"leave: {' + '.join(map(str, rule.leave))}")
+    if rule.stops:
+        then = "" if rule.resume is None else f", then {rule.resume}"
+        parts.append(f"does not run: {', '.join(rule.stops)}{then}")
+    if rule.blocks:
+        parts.append("waits for the end: " + ", ".join(f"{kind} ({which})" for kind, which in rule.blocks.items()))
+    if rule.empties_stage2:
+        parts.append("stage2 is empty afterwards")
+        if rule.refill is not None:
+            parts.append(f"one fault maps {format_bytes(int(mechanism.value(rule.refill)))} again")
     open_to = [kind for kind in ACCESSORS if not guarded(mechanism, kind)]
     parts.append(f"writes not stopped (hazards): {', '.join(open_to)}" if open_to else "no write gets through")
     return "; ".join(parts)

@@ -7,7 +7,7 @@ from typing import Final
 
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
-from faultreplay.replay.language.compiler import Compiler
+from faultreplay.replay.language.compiler import Compiler, Demand
 from faultreplay.replay.language.costs import load_costs
 from faultreplay.replay.language.mechanism import Mechanism
 
@@ -26,15 +26,14 @@ def check_mechanism(mechanism: Mechanism) -> None:
     needed = list(itertools.product(range(len(CAUSES)), range(len(ACCESSORS))))
     for on_cpus in (False, True):
         try:
-            Compiler(
-                mechanism,
-                load_costs(),
+            demand = Demand(
                 accessors=1,
                 page_bytes=_SMALLEST_PAGE_BYTES,
                 needed=needed,
                 refaults=True,
                 rewrites=True,
                 on_cpus=on_cpus,
-            ).program()
+            )
+            Compiler(mechanism, load_costs(), demand).program()
         except UsageError as error:
             raise UsageError(f"{mechanism.file}: {error}") from None

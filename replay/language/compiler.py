@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,42 +14,25 @@ from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.distributions import TABLE_SIZE
 from faultreplay.replay.language.emitter import TIMES, Emitter
 from faultreplay.replay.language.mechanism import Mechanism
-from faultreplay.replay.language.program import Instances, Program, Share
+from faultreplay.replay.language.program import Demand, Instances, Program, Share
+from faultreplay.replay.language.stage import Stage
 from faultreplay.replay.language.time_words import word_of
-from faultreplay.replay.language.words import BUILT_IN_PATHS, CONDITIONS, Stage
+from faultreplay.replay.language.words import BUILT_IN_PATHS, CONDITIONS
 
-__all__ = ["Compiler", "Instances", "Program", "Share", "tracks_pages"]
+__all__ = ["Compiler", "Demand", "Instances", "Program", "Share", "tracks_pages"]
 
 
 class Compiler(Emitter):
-    """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur.
+    """One mechanism with what it falls back to, against one cost table, for the faults and accessors that occur."""
 
-    Args of the constructor: `needed` are (index in CAUSES, index in ACCESSORS) of faults that occur, so that only
-    costs that are charged must be known; `refaults`: stage 2 may be emptied and touched again; `shared`:
-    some granule is looked up, so that paths must coalesce; `on_cpus`: delays take a host CPU unless asleep.
-    """
-
-    def __init__(
-        self,
-        mechanism: Mechanism,
-        costs: Mapping[str, Cost],
-        *,
-        accessors: int,
-        page_bytes: int,
-        needed: Iterable[tuple[int, int]],
-        refaults: bool = False,
-        rewrites: bool = False,
-        shared: bool = True,
-        on_cpus: bool = False,
-    ) -> None:
-        super().__init__(mechanism, costs, accessors=accessors, page_bytes=page_bytes, on_cpus=on_cpus)
-        self.needed = sorted(needed)
-        self.refaults, self.rewrites = refaults, rewrites
-        self.shared = shared
-        if mechanism.granule_bytes < page_bytes or mechanism.granule_bytes % page_bytes:
+    def __init__(self, mechanism: Mechanism, costs: Mapping[str, Cost], demand: Demand) -> None:
+        super().__init__(mechanism, costs, demand)
+        self.demand = demand
+        self.shared = demand.shared
+        if mechanism.granule_bytes < demand.page_bytes or mechanism.granule_bytes % demand.page_bytes:
             raise UsageError(
                 f"{mechanism.name}: granule {mechanism.granule_bytes} is not a multiple of the trace's page "
-                f"of {page_bytes} bytes"
+                f"of {demand.page_bytes} bytes"
             )
         self.has_latency = False
         self.tails = 0
@@ -68,14 +51,14 @@ class Compiler(Emitter):
         self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
         path_pc = np.full((len(CAUSES) + 3, len(ACCESSORS)), o.PC_NOTHING, np.int64)
         kinds = set()
-        for row, column in self.needed:
+        for row, column in sorted(self.demand.needed):
             kinds.add(column)
             path_pc[row, column] = self.path_for(CAUSES[row], ACCESSORS[column])
         if 0 in kinds and self.shared and tracks_pages(self.top):  # only vCPUs go through stage 2
             path_pc[-2, 0] = self.path_for("present", "vcpu")
-        if 0 in kinds and self.refaults:
+        if 0 in kinds and self.demand.refaults:
             path_pc[-1, 0] = self.path_for("refault", "vcpu")
-        if self.rewrites:
+        if self.demand.rewrites:
             for column in sorted(kinds):
                 path_pc[-3, column] = self.path_for("rewrite", ACCESSORS[column])
         links = {
@@ -83,7 +66,7 @@ class Compiler(Emitter):
             for name, resource in self.top.resources.items()
             if resource.kind == "link"
         }
-        pushed = self.distribution(self.top, (self.top.push or {}).get("latency", 0))
+        pushed = self.distribution(self.top, self.top.push.latency if self.top.push else None)
         tables = np.array(self.tables, np.int64) if self.tables else np.zeros((1, TABLE_SIZE), np.int64)
         return Program(
             ops=np.array(self.ops, np.int64),
@@ -131,14 +114,14 @@ class Compiler(Emitter):
         slept = False
         waiting: list[int] = []
         barrier = first
-        returned_to = {stage.operand for stage in stages if stage.verb == "retry"}
+        returned_to = {stage.name for stage in stages if stage.verb == "retry"}
         for stage in stages:
             skip = -1
             slept |= stage.verb == "sleep"
-            if stage.options.get("label") in returned_to:
-                labels[stage.options["label"]] = barrier = len(self.ops)
-            if "when" in stage.options:
-                skip = self.emit(o.UNLESS, _mask(stage.options["when"]))
+            if stage.options.label in returned_to:
+                labels[stage.options.label] = barrier = len(self.ops)
+            if stage.options.when:
+                skip = self.emit(o.UNLESS, _mask(stage.options.when))
                 barrier = len(self.ops)
             if stage.verb == "coalesce":
                 if self.shared:
@@ -146,12 +129,11 @@ class Compiler(Emitter):
                     self.share(waiting[-1], "queue")
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
-                awake = bool(stage.options.get("awake"))
+                awake = stage.options.awake
             elif stage.verb == "retry":
-                chance = mechanism.value(stage.options["chance"])
+                chance, most = mechanism.value(stage.options.chance or 0), int(stage.options.most or 0)
                 if chance > 0:
-                    draw = self.draw()
-                    self.emit(o.RETRY, round(chance * 65536), labels[stage.operand], int(stage.options["most"]), draw)
+                    self.emit(o.RETRY, round(chance * 65536), labels[stage.name], most, self.draw())
             elif stage.verb == "delay":
                 self.delay(mechanism, stage, barrier)
             else:
@@ -187,69 +169,70 @@ class Compiler(Emitter):
     def simple(self, mechanism: Mechanism, stage: Stage) -> None:
         """Stages that are one operation."""
         if stage.verb in ("acquire", "release"):
-            r = self.resource(mechanism, stage.operand)
-            per = self.per(mechanism, stage.operand)
+            r = self.resource(mechanism, stage.name)
+            per = self.per(mechanism, stage.name)
+            idle = stage.options.idle or 0
             if r.servers == 0:
-                idle = stage.options.get("idle", 0) if stage.verb == "acquire" else 0
-                self.delay(mechanism, Stage("delay", idle, {}, stage.line), len(self.ops))
+                self.delay(mechanism, Stage("delay", idle if stage.verb == "acquire" else 0), len(self.ops))
             elif stage.verb == "acquire":
-                const, table, draw = self.woken(mechanism, stage.options.get("idle", 0))
+                const, table, draw = self.woken(mechanism, idle)
                 # when work ends is not known ahead where CPUs are shared
                 pc = self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1 and not self.on_cpus))
                 self.share(pc, "queue")
-                self.share(pc, word_of(stage.options.get("idle")), 1)
+                self.share(pc, word_of(idle), 1)
             else:
                 single = r.servers == 1 and not self.on_cpus
                 self.emit(o.RELEASE_ONE if single else o.RELEASE, r.first, per)
         elif stage.verb == "transfer":
-            self.delay(mechanism, Stage("delay", stage.options.get("latency", 0), {}, stage.line), len(self.ops))
-            count = int(mechanism.value(stage.options.get("bytes", mechanism.granule_bytes)))
-            ns = self.transfer_ns(mechanism, stage.operand, count)
-            if ns == 0 and not self.shared and self.counts_alike and "when" not in stage.options:
-                r = self.resource(mechanism, stage.operand)
+            self.delay(mechanism, Stage("delay", stage.options.latency or 0), len(self.ops))
+            size = stage.options.bytes
+            count = mechanism.granule_bytes if size is None else int(mechanism.value(size))
+            ns = self.transfer_ns(mechanism, stage.name, count)
+            r = self.resource(mechanism, stage.name)
+            if ns == 0 and not self.shared and self.counts_alike and not stage.options.when:
                 self.unlimited.append((r.first, count))
                 return
-            r = self.resource(mechanism, stage.operand)
-            pc = self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.operand), ns, count)
+            pc = self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.name), ns, count)
             self.share(pc, "queue")
             self.share(pc, "fetch", 1)
         elif stage.verb in ("hold", "enter", "leave"):
             self.contended(mechanism, stage)
         elif stage.verb == "sleep":
-            r = self.resource(mechanism, stage.operand)
-            self.emit(o.SLEEP, r.first, self.per(mechanism, stage.operand))
+            r = self.resource(mechanism, stage.name)
+            self.emit(o.SLEEP, r.first, self.per(mechanism, stage.name))
         elif stage.verb == "recorded":
-            self.share(self.emit(o.RECORDED, 1 << 62 if stage.options.get("awake") else o.SLEEPS_FROM_NS), "other")
+            self.share(self.emit(o.RECORDED, 1 << 62 if stage.options.awake else o.SLEEPS_FROM_NS), "other")
         else:
             self.has_latency = True
             self.emit(o.COMPLETE)
 
     def wake(self, mechanism: Mechanism, stage: Stage) -> int:
         """The wake with its walk over the other sleepers."""
-        sleeps = not stage.options.get("awake")
-        const, table, draw = (self.woken if sleeps else self.cost)(mechanism, stage.operand)
+        options = stage.options
+        woken = self.cost if options.awake else self.woken
+        const, table, draw = woken(mechanism, stage.operand)
         queue, per = -1, 0
-        if name := stage.options.get("from"):
-            queue = self.resource(mechanism, name).first
-            per = self.per(mechanism, name)
-        walk, walk_table, walk_draw = self.cost(mechanism, stage.options.get("walk", 0))
-        held = contention.lock_matters(mechanism, stage.options.get("under"), self.mean)
-        cold = self.mean(mechanism, stage.options.get("cold", 0))
+        if options.queue:
+            queue = self.resource(mechanism, options.queue).first
+            per = self.per(mechanism, options.queue)
+        walk, walk_table, walk_draw = self.cost(mechanism, options.walk)
+        held = contention.lock_matters(mechanism, options.under, self.mean)
+        cold = self.mean(mechanism, options.cold)
         walked = queue >= 0 and (held or cold > 0)
         if walked:
             lock, lock_per, alone, contended = -1, 0, 0, 0
             if held:
-                lock = self.resource(mechanism, stage.options["under"]).first
-                lock_per = self.per(mechanism, stage.options["under"])
-                alone = self.mean(mechanism, stage.options.get("takes", 0))
-                contended = self.mean(mechanism, stage.options.get("contended", stage.options.get("takes", 0)))
+                lock = self.resource(mechanism, options.under).first
+                lock_per = self.per(mechanism, options.under)
+                alone = self.mean(mechanism, options.takes)
+                contended = alone if options.contended is None else self.mean(mechanism, options.contended)
             readers = self.readers(mechanism, stage) if cold else 1
             taken = (lock, lock_per, alone, contended)
             walking = self.emit(o.WALK, queue, per, *taken, walk, walk_table, walk_draw, cold, readers)
             self.share(walking, "queue")
             self.share(walking, "walk", 1)
             walk, walk_table, walk_draw = 0, -1, 0
-        section, each, once = self.slowed(mechanism, stage, stage.options.get("within"))
+        section, each, once = self.slowed(mechanism, stage, options.within)
         at_its_time = self.on_cpus or (not walked and (queue >= 0 or section > 0))
         op = o.WAKE_QUEUE if at_its_time else o.WAKE
         more = (0, int(walked), section, each, once)
@@ -261,23 +244,24 @@ class Compiler(Emitter):
     def contended(self, mechanism: Mechanism, stage: Stage) -> None:
         """A lock held, a section entered or left; nothing where all its costs are zero."""
         if stage.verb == "hold":
-            if not contention.lock_matters(mechanism, stage.operand, self.mean):
+            options = stage.options
+            if not contention.lock_matters(mechanism, stage.name, self.mean):
                 return
-            r = self.resource(mechanism, stage.operand)
-            alone = self.cost(mechanism, stage.options.get("takes", 0))
-            contended = self.cost(mechanism, stage.options["contended"]) if "contended" in stage.options else alone
+            r = self.resource(mechanism, stage.name)
+            alone = self.cost(mechanism, options.takes)
+            contended = alone if options.contended is None else self.cost(mechanism, options.contended)
             counted = (0, 0, 0, 0, 0)
-            if "also" in stage.options:
-                what, _, name = stage.options["times"].partition(":")
+            if options.also is not None:
+                what, _, name = options.times.partition(":")
                 of = self.resource(mechanism, name)
                 most = self.most(mechanism, stage)
-                each = self.mean(mechanism, stage.options["also"])
+                each = self.mean(mechanism, options.also)
                 counted = (TIMES[what], of.first, self.per(mechanism, name), most, each)
-            pc = self.emit(o.HOLD, r.first, self.per(mechanism, stage.operand), *alone, *contended, *counted)
+            pc = self.emit(o.HOLD, r.first, self.per(mechanism, stage.name), *alone, *contended, *counted)
             self.share(pc, "queue")
             self.share(pc, "walk", 1)
             return
-        section, each, once = self.slowed(mechanism, stage, stage.operand)
+        section, each, once = self.slowed(mechanism, stage, stage.name)
         if section and stage.verb == "enter":
             self.share(self.emit(o.ENTER, section - 1, each, once), "walk", 1)
         elif section:
@@ -293,8 +277,8 @@ def tracks_pages(mechanism: Mechanism) -> bool:
     return any(tracks_pages(other) for other in mechanism.fallback.values())
 
 
-def _mask(when: str | list[str]) -> int:
+def _mask(when: Sequence[str]) -> int:
     mask = 0
-    for condition in [when] if isinstance(when, str) else when:
+    for condition in when:
         mask |= CONDITIONS[condition]
     return mask

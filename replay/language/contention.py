@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.stage import Amount
 
-Mean = Callable[[Mechanism, Any], int]
-_OF_A_LOCK = ("takes", "contended", "also", "walk", "cold")
-_OF_A_SECTION = ("each", "once")
+Mean = Callable[[Mechanism, Amount | None], int]
 
 
-def lock_matters(mechanism: Mechanism, lock: str | None, mean: Mean) -> bool:
-    """Whether some stage of some path holds `lock` for any time."""
-    if lock is None:
+def lock_matters(mechanism: Mechanism, lock: str, mean: Mean) -> bool:
+    """Whether some stage of some path holds `lock` for any time; empty: no lock."""
+    if not lock:
         return False
     stages = (stage for path in mechanism.paths.values() for stage in path)
-    holding = [s for s in stages if (s.verb == "hold" and s.operand == lock) or s.options.get("under") == lock]
-    return any(mean(mechanism, s.options.get(key, 0)) > 0 for s in holding for key in _OF_A_LOCK)
+    holding = [s.options for s in stages if (s.verb == "hold" and s.name == lock) or s.options.under == lock]
+    costs = (cost for o in holding for cost in (o.takes, o.contended, o.also, o.walk, o.cold))
+    return any(mean(mechanism, cost) > 0 for cost in costs)
 
 
 def section_matters(mechanism: Mechanism, section: str, mean: Mean) -> bool:
     """Whether anybody is slowed down by who else is inside `section`."""
     stages = (stage for path in mechanism.paths.values() for stage in path)
-    entering = [s for s in stages if (s.verb == "enter" and s.operand == section) or s.options.get("within") == section]
-    return any(mean(mechanism, s.options.get(key, 0)) > 0 for s in entering for key in _OF_A_SECTION)
+    entering = [s.options for s in stages if (s.verb == "enter" and s.name == section) or s.options.within == section]
+    return any(mean(mechanism, cost) > 0 for o in entering for cost in (o.each, o.once))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,9 @@ from faultreplay.replay.language.costs import Cost, Distribution
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.program import Instances, Share
+from faultreplay.replay.language.program import Demand, Instances, Share
+from faultreplay.replay.language.stage import Amount, Stage
 from faultreplay.replay.language.time_words import word_of
-from faultreplay.replay.language.words import Stage
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
@@ -30,18 +29,16 @@ _DRAWS_PER_DELAY = 3
 class Emitter:
     """Appends operations to a program and looks up what they need: costs as tables and draws, resources as instances.
 
-    Args of the constructor: `on_cpus`: delays take a host CPU unless asleep.
+    Args of the constructor: `demand`: the accessors and faults that occur.
     """
 
-    def __init__(
-        self, mechanism: Mechanism, costs: Mapping[str, Cost], *, accessors: int, page_bytes: int, on_cpus: bool
-    ) -> None:
+    def __init__(self, mechanism: Mechanism, costs: Mapping[str, Cost], demand: Demand) -> None:
         self.top = self.mechanism = mechanism
         """the mechanism of the replay, and the one whose path is compiled"""
         self.costs = costs
-        self.accessors = accessors
-        self.page_bytes = page_bytes
-        self.on_cpus = on_cpus
+        self.accessors = demand.accessors
+        self.page_bytes = demand.page_bytes
+        self.on_cpus = demand.on_cpus
         self.draws = 0
         """random draws of the path so far"""
         self.ops: list[list[int]] = []
@@ -66,28 +63,29 @@ class Emitter:
 
     def readers(self, mechanism: Mechanism, stage: Stage) -> int:
         """How many threads wake sleepers of the queue: the servers that a wake names."""
-        r = self.resource(mechanism, stage.options["readers"])
+        r = self.resource(mechanism, stage.options.readers)
         return r.servers or NO_LIMIT
 
-    def slowed(self, mechanism: Mechanism, stage: Stage, section: str | None) -> tuple[int, int, int]:
+    def slowed(self, mechanism: Mechanism, stage: Stage, section: str) -> tuple[int, int, int]:
         """(section from 1 or 0, ns for each other thread inside, ns once) of a stage that enters a section."""
-        if section is None or not contention.section_matters(mechanism, section, self.mean):
+        if not section or not contention.section_matters(mechanism, section, self.mean):
             return 0, 0, 0
-        each, once = (self.mean(mechanism, stage.options.get(key, 0)) for key in ("each", "once"))
+        each, once = self.mean(mechanism, stage.options.each), self.mean(mechanism, stage.options.once)
         number = self.sections.setdefault((mechanism.name, section), len(self.sections))
         return number + 1, each, once
 
-    def mean(self, mechanism: Mechanism, operand: Any) -> int:
+    def mean(self, mechanism: Mechanism, operand: Amount | None) -> int:
         """A cost that is charged by its mean, whole ns."""
         return round(self.distribution(mechanism, operand).mean)
 
     def most(self, mechanism: Mechanism, stage: Stage) -> int:
         """The cap of a count."""
-        return min(int(mechanism.value(stage.options.get("most", NO_LIMIT))), NO_LIMIT)
+        most = stage.options.most
+        return NO_LIMIT if most is None else min(int(mechanism.value(most)), NO_LIMIT)
 
     def delay(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """A delay, joined with a constant one before it when nothing can jump between them."""
-        times = str(stage.options.get("times", ""))
+        times = stage.options.times
         factor = 1
         if times in ("granule_pages", "further_pages"):
             factor = mechanism.granule_bytes // self.page_bytes - (times == "further_pages")
@@ -121,12 +119,12 @@ class Emitter:
 
     def asleep_from_ns(self, mechanism: Mechanism, stage: Stage) -> int:
         """From which length on a delay is slept through; 0: never."""
-        asleep = stage.options.get("asleep", False)
-        if asleep is True or asleep is False:
+        asleep = stage.options.asleep
+        if asleep is None or asleep is True or asleep is False:
             return o.SLEEPS_FROM_NS if asleep else 0
         return max(round(self.distribution(mechanism, asleep).mean), 1)
 
-    def woken(self, mechanism: Mechanism, operand: Any) -> tuple[int, int, int]:
+    def woken(self, mechanism: Mechanism, operand: Amount | None) -> tuple[int, int, int]:
         """As `cost`; where CPUs are counted two tables: of an idle CPU, and after another thread."""
         if not self.on_cpus or not operand:
             return self.cost(mechanism, operand)
@@ -139,7 +137,7 @@ class Emitter:
         drawn = not (whole.is_constant and idle.is_constant and busy.is_constant)
         return 0, len(self.tables) - 2, self.draw() if drawn else 0
 
-    def cost(self, mechanism: Mechanism, operand: Any, factor: int = 1) -> tuple[int, int, int]:
+    def cost(self, mechanism: Mechanism, operand: Amount | None, factor: int = 1) -> tuple[int, int, int]:
         """(constant ns, table or -1, draw) of a cost operand."""
         if factor == 0:
             return 0, -1, 0
@@ -156,10 +154,10 @@ class Emitter:
             self.tables.append(distribution.table_ns())
         return 0, table, self.draw()
 
-    def distribution(self, mechanism: Mechanism, operand: Any) -> Distribution:
-        """What a cost operand stands for; notes the provenance of named costs."""
+    def distribution(self, mechanism: Mechanism, operand: Amount | None) -> Distribution:
+        """What a cost operand stands for (None: nothing); notes the provenance of named costs."""
         if not isinstance(operand, str):
-            return Distribution.constant(operand)
+            return Distribution.constant(operand or 0)
         if is_expression(operand):
             return Distribution.constant(mechanism.value(operand))
         if operand not in COST_NAMES:

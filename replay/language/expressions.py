@@ -6,7 +6,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from faultreplay.faulttrace.errors import UsageError
 
@@ -21,12 +21,12 @@ _CALLS: Final[dict[str, Callable[[float, float], float]]] = {"min": min, "max": 
 _LONGEST: Final = 200
 
 
-def is_expression(operand: Any) -> bool:
+def is_expression(operand: Any) -> TypeGuard[str]:
     """Whether a text names a parameter: ``$name`` alone, or within arithmetic."""
     return isinstance(operand, str) and "$" in operand
 
 
-def is_arithmetic(operand: Any) -> bool:
+def is_arithmetic(operand: Any) -> TypeGuard[str]:
     """Whether a text is more than the name of one parameter."""
     return is_expression(operand) and not _NAME.fullmatch(operand)
 

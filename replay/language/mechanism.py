@@ -12,6 +12,7 @@ from faultreplay.replay.language import expressions, inherit
 from faultreplay.replay.language import words as lang
 from faultreplay.replay.language.mechanism_record import Mechanism, in_bounds
 from faultreplay.replay.language.reading import TomlFile, number_in, shown
+from faultreplay.replay.language.rules import read_stream, read_window
 from faultreplay.replay.language.stages import Operands, Param, Resource
 from faultreplay.replay.language.status import read_status
 
@@ -42,8 +43,6 @@ _WORDS: Final = frozenset({"title", "stands_for", "source", "limits", "status", 
 _REQUIRED: Final = ("title", "stands_for", "source", "limits", "granule", "paths")
 MOST_SERVERS: Final = 1 << 20
 MOST_SHARDS: Final = 1 << 16
-MOST_WINDOW_COSTS: Final = 16
-"""Of `enter` and of `leave`: each has a random number of its own."""
 MOST_FALLBACKS: Final = 16
 """Files deep."""
 
@@ -136,8 +135,8 @@ class _Reader:
             resources=resources,
             paths=paths,
             classes=dict(classes),
-            window=self.window(),
-            push=self.push(),
+            window=read_window(file, operands, data["window"]) if "window" in data else None,
+            push=read_stream(file, operands, data["push"]) if "push" in data else None,
             shards=operands.count(data.get("shards", 1), 1, MOST_SHARDS, "shards"),
             status=read_status(file, data.get("status")),
         )
@@ -199,56 +198,3 @@ class _Reader:
                 )
             found[kind] = _load(self.file.words(name, "fallback", kind), self.above).mechanism()
         return found
-
-    def window(self) -> dict[str, Any] | None:
-        if "window" not in self.data:
-            return None
-        file = self.file
-        window = dict(file.known(self.data["window"], lang.WINDOW_KEYS, "window"))
-        file.words(window.get("says", ""), "window", "says")
-        for key in ("stops", "enter", "leave"):
-            if key in window and window[key] != []:
-                window[key] = file.texts(window[key], "window", key)
-        for kind in window.get("stops", []):
-            if kind not in ACCESSORS:
-                raise file.fail(f"'{kind}' is no accessor", "window", "stops")
-        for kind, which in file.table(window.get("blocks", {}), "window", "blocks").items():
-            if kind not in ACCESSORS or which not in ("all", "write"):
-                raise file.fail("blocks maps vcpu, vmm or kernel to all or write", "window", "blocks")
-        if window.get("empties", "none") not in ("none", "stage2"):
-            raise file.fail("empties is none or stage2", "window", "empties")
-        for key in ("enter", "leave"):
-            window[key] = self.window_costs(key, window.get(key, []))
-        if "refill" in window:
-            window["refill"] = self.operands.size(window["refill"], "window", "refill")
-        if "resume" in window:
-            window["resume"] = self.operands.cost(window["resume"], "window", "resume")
-        return window
-
-    def window_costs(self, key: str, items: list[str]) -> list[str]:
-        if len(items) > MOST_WINDOW_COSTS:
-            raise self.file.fail(f"has {len(items)} costs: at most {MOST_WINDOW_COSTS}", "window", key)
-        costs = []
-        for item in items:
-            name, star, times = item.partition(" * ")
-            costs.append(self.operands.cost(name, "window", key) + star + times)
-            if times not in ("", "touched_pages"):
-                raise self.file.fail(f"'{item}': a cost may be multiplied by touched_pages only", "window", key)
-        return costs
-
-    def push(self) -> dict[str, Any] | None:
-        if "push" not in self.data:
-            return None
-        file = self.file
-        push = dict(file.known(self.data["push"], lang.PUSH_KEYS, "push"))
-        file.words(push.get("says", ""), "push", "says")
-        for key in ("link", "order"):
-            if key not in push:
-                raise file.fail(f"missing '{key}'", "push")
-        self.operands.resource("link", push["link"], "push", "link")
-        if push["order"] not in ("address", "recorded"):
-            raise file.fail("order is address or recorded", "push", "order")
-        for key in ("backlog", "memory"):
-            push[key] = self.operands.size(push.get(key, 0), "push", key)
-        push["latency"] = self.operands.cost(push.get("latency", 0), "push", "latency")
-        return push

@@ -10,16 +10,18 @@ from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_size_bytes
 from faultreplay.replay.language import expressions
 from faultreplay.replay.language.reading import number_in
+from faultreplay.replay.language.rules import Stream, WindowRule
+from faultreplay.replay.language.stage import Amount, Stage, StageOptions
 from faultreplay.replay.language.stages import Param, Resource
 from faultreplay.replay.language.status import UNKNOWN, Status
-from faultreplay.replay.language.words import Stage
 
 KERNEL_ALONE: Final = ("stage2", "minor-host")
 """Classes whose faults the accessor's own thread resolves in the kernel: all of what was recorded is work."""
-_STAGE2: Final = (Stage("delay", "stage2_fault", {}, 0), Stage("wake", 0, {"awake": True}, 0))
-_RECORDED: Final = (Stage("recorded", True, {}, 0), Stage("wake", 0, {}, 0))
-_RECORDED_AWAKE: Final = (Stage("recorded", True, {"awake": True}, 0), Stage("wake", 0, {"awake": True}, 0))
-_NOTHING: Final = (Stage("wake", 0, {}, 0),)
+_AWAKE: Final = StageOptions(awake=True)
+_STAGE2: Final = (Stage("delay", "stage2_fault"), Stage("wake", 0, _AWAKE))
+_RECORDED: Final = (Stage("recorded", True), Stage("wake", 0))
+_RECORDED_AWAKE: Final = (Stage("recorded", True, _AWAKE), Stage("wake", 0, _AWAKE))
+_NOTHING: Final = (Stage("wake", 0),)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Mechanism:
     stands_for: str
     source: tuple[str, ...]
     limits: tuple[str, ...]
-    granule: Any
+    granule: Amount
     serves: tuple[str, ...]
     fallback: Mapping[str, Mechanism]
     params: Mapping[str, Param]
@@ -57,12 +59,12 @@ class Mechanism:
     resources: Mapping[str, Resource]
     paths: Mapping[str, tuple[Stage, ...]]
     classes: Mapping[str, str]
-    window: Mapping[str, Any] | None
-    push: Mapping[str, Any] | None
-    shards: Any
+    window: WindowRule | None
+    push: Stream | None
+    shards: Amount
     status: Status = UNKNOWN
 
-    def value(self, operand: Any) -> float:
+    def value(self, operand: Amount) -> float:
         """The number behind a number, a size, ``$param`` or an expression of parameters.
 
         Raises:

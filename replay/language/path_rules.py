@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.replay.language.stage import Stage
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of a path."""
+class _Pair(NamedTuple):
+    """Two verbs, of which the second gives back what the first took, and the words of complaints about them."""
 
-    verb: str
-    operand: Any
-    options: Mapping[str, Any]
-    line: int
-    file: str = ""
-    """where the line is: of an inherited stage, the file that it comes from"""
+    begin: str
+    end: str
+    begun: str
+    ended: str
+    twice: str
+    missing: str
 
-    @property
-    def says(self) -> str:
-        """The author's words for this step."""
-        return str(self.options.get("says", ""))
+
+_PAIRS: Final = (
+    _Pair(
+        "acquire",
+        "release",
+        "acquired",
+        "released",
+        "is acquired twice: it would wait for itself",
+        "released but not held",
+    ),
+    _Pair("enter", "leave", "entered", "left", "is entered twice", "left but not entered"),
+)
+_PAIR_OF: Final = {verb: pair for pair in _PAIRS for verb in (pair.begin, pair.end)}
 
 
 def check_path(stages: Sequence[Stage], file: str, where: str) -> None:
@@ -45,9 +53,10 @@ class _Path:
 
     def __init__(self, file: str, where: str) -> None:
         self.file, self.where = file, where
-        self.held: dict[str, Stage] = {}
+        self.held: dict[tuple[str, str], Stage] = {}
+        """(verb that took it, name): servers held and sections the fault is in"""
         self.asleep: dict[str, Stage] = {}
-        self.labels: dict[str, tuple[int, frozenset[str]]] = {}
+        self.labels: dict[str, tuple[int, frozenset[tuple[str, str]]]] = {}
         """label -> its stage and what is held there"""
         self.once: dict[str, int] = {}
         """verbs that a fault may go through only once -> their stage"""
@@ -58,13 +67,13 @@ class _Path:
 
     def check(self, stages: Sequence[Stage]) -> None:
         for number, stage in enumerate(stages):
-            if label := stage.options.get("label"):
+            if label := stage.options.label:
                 if label in self.labels:
                     raise self.fail(stage, f"label '{label}' stands twice")
                 self.labels[label] = number, frozenset(self.held)
             step = {
-                "acquire": self.server,
-                "release": self.server,
+                "acquire": self.take,
+                "release": self.give_back,
                 "enter": self.section,
                 "leave": self.section,
                 "sleep": self.sleep,
@@ -82,46 +91,39 @@ class _Path:
     def end(self) -> None:
         if not self.woken:
             raise UsageError(f"{self.file}: {self.where}: missing wake: the accessor would stall for ever")
-        for name, stage in self.held.items():
-            done = "entered and never left" if stage.verb == "enter" else "acquired and never released"
-            raise self.fail(stage, f"'{name.removeprefix('section ')}' is {done}")
+        for stage in self.held.values():
+            pair = _PAIR_OF[stage.verb]
+            raise self.fail(stage, f"'{stage.name}' is {pair.begun} and never {pair.ended}")
         for name, stage in self.asleep.items():
             raise self.fail(stage, f"sleeps on '{name}', but the wake says no from = \"{name}\"")
 
-    def server(self, stage: Stage) -> None:
-        name = stage.operand
-        if stage.verb == "acquire":
-            if name in self.held:
-                raise self.fail(stage, f"'{name}' is acquired twice: it would wait for itself")
-            self.held[name] = stage
-            return
-        taken = self.held.pop(name, None)
+    def take(self, stage: Stage) -> None:
+        if (stage.verb, stage.name) in self.held:
+            raise self.fail(stage, f"'{stage.name}' {_PAIR_OF[stage.verb].twice}")
+        self.held[stage.verb, stage.name] = stage
+
+    def give_back(self, stage: Stage) -> None:
+        pair = _PAIR_OF[stage.verb]
+        taken = self.held.pop((pair.begin, stage.name), None)
         if taken is None:
-            raise self.fail(stage, f"'{name}' is released but not held here")
-        if taken.options.get("when") != stage.options.get("when"):
-            raise self.fail(stage, f"'{name}' is acquired and released under different conditions")
+            raise self.fail(stage, f"'{stage.name}' is {pair.missing} here")
+        if taken.options.when != stage.options.when:
+            raise self.fail(stage, f"'{stage.name}' is {pair.begun} and {pair.ended} under different conditions")
 
     def section(self, stage: Stage) -> None:
         if self.woken:
             raise self.fail(stage, "sections are entered and left before the wake")
-        name = f"section {stage.operand}"
         if stage.verb == "enter":
-            if name in self.held:
-                raise self.fail(stage, f"'{stage.operand}' is entered twice")
-            self.held[name] = stage
-            return
-        entered = self.held.pop(name, None)
-        if entered is None:
-            raise self.fail(stage, f"'{stage.operand}' is left but not entered here")
-        if entered.options.get("when") != stage.options.get("when"):
-            raise self.fail(stage, f"'{stage.operand}' is entered and left under different conditions")
+            self.take(stage)
+        else:
+            self.give_back(stage)
 
     def sleep(self, stage: Stage) -> None:
-        if "when" in stage.options:
+        if stage.options.when:
             raise self.fail(stage, "a sleep cannot depend on 'when': the wake does not")
-        if stage.operand in self.asleep:
-            raise self.fail(stage, f"sleeps twice on '{stage.operand}': nobody wakes it in between")
-        self.asleep[stage.operand] = stage
+        if stage.name in self.asleep:
+            raise self.fail(stage, f"sleeps twice on '{stage.name}': nobody wakes it in between")
+        self.asleep[stage.name] = stage
 
     def coalesce(self, stage: Stage) -> None:
         if self.woken:
@@ -131,38 +133,41 @@ class _Path:
         if "coalesce" in self.once:
             raise self.fail(stage, "a second coalesce: the fault would wait for itself")
         if self.held:
-            raise self.fail(stage, f"coalesce while '{next(iter(self.held))}' is held: who joins never gives it back")
+            raise self.fail(
+                stage, f"coalesce while '{next(iter(self.held))[1]}' is held: who joins never gives it back"
+            )
 
     def retry(self, stage: Stage) -> None:
-        if stage.operand not in self.labels:
-            raise self.fail(stage, f"retry goes to '{stage.operand}', which is no label above it")
+        if stage.name not in self.labels:
+            raise self.fail(stage, f"retry goes to '{stage.name}', which is no label above it")
         if self.woken:
             raise self.fail(stage, "a retry after the wake would wake the accessor twice")
-        back, held = self.labels[stage.operand]
+        back, held = self.labels[stage.name]
         if held != frozenset(self.held):
-            raise self.fail(stage, f"a retry while other servers are held than at '{stage.operand}'")
+            raise self.fail(stage, f"a retry while other servers are held than at '{stage.name}'")
         for verb, number in self.once.items():
             if number >= back:
                 raise self.fail(stage, f"a retry back over '{verb}': the fault would do it twice")
 
     def wake(self, stage: Stage, *, last: bool) -> None:
-        queue = stage.options.get("from")
+        options = stage.options
+        queue = options.queue
         if self.woken:
             raise self.fail(stage, "a second wake: the accessor runs already")
-        if queue is not None and self.asleep.pop(queue, None) is None:
+        if queue and self.asleep.pop(queue, None) is None:
             raise self.fail(stage, f"wakes from '{queue}', on which nobody went to sleep here")
-        if queue is None and {"under", "cold", "walk"} & set(stage.options):
+        if not queue and (options.under or options.cold is not None or options.walk is not None):
             raise self.fail(stage, 'nobody is walked over: say from = "QUEUE"')
-        if ("cold" in stage.options) != ("readers" in stage.options):
+        if (options.cold is not None) != bool(options.readers):
             raise self.fail(stage, "cold and readers stand together")
-        if ("each" in stage.options or "once" in stage.options) and "within" not in stage.options:
+        if (options.each is not None or options.once is not None) and not options.within:
             raise self.fail(stage, 'slowed down by whom? Say within = "SECTION"')
-        if ("takes" in stage.options or "contended" in stage.options) and "under" not in stage.options:
+        if (options.takes is not None or options.contended is not None) and not options.under:
             raise self.fail(stage, 'which lock? Say under = "LOCK"')
-        if f"section {stage.options.get('within')}" in self.held:
-            raise self.fail(stage, f"'{stage.options['within']}' is entered twice")
-        if stage.options.get("awake") and (queue is not None or not last):
+        if ("enter", options.within) in self.held:
+            raise self.fail(stage, f"'{options.within}' is entered twice")
+        if options.awake and (queue or not last):
             raise self.fail(stage, "awake: an accessor that slept, or leaves others at work, was woken by them")
-        if "when" in stage.options:
+        if options.when:
             raise self.fail(stage, "a wake cannot depend on 'when': the accessor would never run again")
         self.woken = True

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a workload asks of a program: the accessors and faults that occur, and how they are replayed."""
+
+    accessors: int
+    page_bytes: int
+    needed: Sequence[tuple[int, int]]
+    """(index in CAUSES, index in ACCESSORS) of faults that occur: only costs that are charged must be known"""
+    refaults: bool = False
+    """stage 2 may be emptied and touched again"""
+    rewrites: bool = False
+    """what was read may be written, with a fault of its own"""
+    shared: bool = True
+    """some granule is looked up, so that paths must coalesce"""
+    on_cpus: bool = False
+    """delays take a host CPU unless asleep"""
 
 
 @dataclass(frozen=True)

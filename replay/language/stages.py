@@ -12,7 +12,7 @@ from faultreplay.replay.language import words as lang
 from faultreplay.replay.language.names import current_name
 from faultreplay.replay.language.places import line_of
 from faultreplay.replay.language.reading import TomlFile, counts_things, shown
-from faultreplay.replay.language.words import Stage
+from faultreplay.replay.language.stage import FIELD_OF, Amount, Stage, StageOptions
 
 MOST_STAGES: Final = 56
 """Of a path: each stage may draw one random number, a wake two, and the engine gives a path sixty."""
@@ -38,7 +38,7 @@ class Resource:
 
     name: str
     kind: str
-    size: Any
+    size: Amount
     """servers: how many; link: bytes/s; a number or ``$param``"""
     per: str
 
@@ -49,7 +49,7 @@ class Operands:
     def __init__(self, file: TomlFile, params: Mapping[str, Param], resources: Mapping[str, Resource]) -> None:
         self.file, self.params, self.resources = file, params, resources
 
-    def cost(self, value: Any, *place: str | int) -> Any:
+    def cost(self, value: Any, *place: str | int) -> Amount:
         """A cost name (of today, also where a former one stands), a duration, a ``$param`` of ns, or arithmetic."""
         if expressions.is_arithmetic(value):
             return self.arithmetic(value, *place)
@@ -57,10 +57,9 @@ class Operands:
             return self.param(value, ("ns",), *place)
         if isinstance(value, str):
             value = current_name(value, self.file.place(*place))
-        lang.check_cost(value, (), self.file.place(*place))
-        return value
+        return lang.check_cost(value, (), self.file.place(*place))
 
-    def size(self, value: Any, *place: str | int, unit: str = "bytes") -> Any:
+    def size(self, value: Any, *place: str | int, unit: str = "bytes") -> Amount:
         """Bytes as a number, a size as ``4K``, or a ``$param`` of that `unit`, or arithmetic; not negative."""
         if expressions.is_arithmetic(value):
             return self.arithmetic(value, *place)
@@ -68,7 +67,7 @@ class Operands:
             return self.param(value, (unit,), *place)
         return self.file.size(value, *place)
 
-    def count(self, value: Any, low: int, high: int, *place: str | int) -> Any:
+    def count(self, value: Any, low: int, high: int, *place: str | int) -> Amount:
         """A whole number or a ``$param`` that counts; `high` bounds the parameter too. Arithmetic over parameters."""
         if expressions.is_arithmetic(value):
             return self.arithmetic(value, *place)
@@ -149,10 +148,11 @@ class Operands:
             self._retry(entry, place)
         if name == "hold":
             self._hold(entry, place)
+        read = StageOptions(**{FIELD_OF.get(key, key): value for key, value in options.items()})
         file, text, origin = self.file.origin((*place, name))
-        return Stage(name, operand, options, line_of(text, origin), file)
+        return Stage(name, operand, read, line_of(text, origin), file)
 
-    def _operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> Any:
+    def _operand(self, kind: str, operand: Any, place: tuple[str | int, ...]) -> Amount:
         if kind == "cost":
             return self.cost(operand, *place)
         if kind in lang.RESOURCE_KEYS:
@@ -163,7 +163,8 @@ class Operands:
             raise self.file.fail("write it as '= true'", *place)
         elif kind == "join" and operand != "join":
             raise self.file.fail('the only way to coalesce is "join"', *place)
-        return operand
+        checked: Amount = operand
+        return checked
 
     def _option(self, key: str, value: Any, place: tuple[str | int, ...]) -> Any:
         if key in _RESOURCE_OF:
@@ -178,15 +179,17 @@ class Operands:
             case "awake":
                 self.file.flag(value, *place)
             case "bytes":
-                self.size(value, *place)
+                return self.size(value, *place)
             case "most":
-                self.count(value, 0, 1 << 20, *place)
+                return self.count(value, 0, 1 << 20, *place)
             case "times":
                 self._times(self.file.words(value, *place), place)
             case "when":
-                for condition in self.file.texts(value, *place):
+                conditions = tuple(self.file.texts(value, *place))
+                for condition in conditions:
                     if condition not in lang.CONDITIONS:
                         raise self.file.fail(f"'{condition}' is none of {', '.join(lang.CONDITIONS)}", *place)
+                return conditions
         return value
 
     def _times(self, text: str, place: tuple[str | int, ...]) -> None:

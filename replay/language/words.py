@@ -10,8 +10,9 @@ from typing import Any, Final
 from faultreplay.faulttrace.errors import UsageError, nearest
 from faultreplay.faulttrace.units import parse_duration_ns
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.path_rules import Stage, check_path
+from faultreplay.replay.language.path_rules import check_path
 from faultreplay.replay.language.reading import shown
+from faultreplay.replay.language.stage import Amount, Stage
 
 __all__ = [
     "BUILT_IN_PATHS",
@@ -148,8 +149,8 @@ PUSH_KEYS: Final = {
 }
 
 
-def check_cost(value: Any, params: Sequence[str], place: str) -> None:
-    """A cost operand is a cost name, a duration or ``$param``.
+def check_cost(value: Any, params: Sequence[str], place: str) -> Amount:
+    """`value`, where it is a cost operand: a cost name, a duration or ``$param``.
 
     Raises:
         UsageError: it is none of them, or negative.
@@ -161,7 +162,7 @@ def check_cost(value: Any, params: Sequence[str], place: str) -> None:
             raise UsageError(f"{place}: negative cost {shown(value)}")
         if value != 0:
             raise UsageError(f"{place}: the cost {shown(value)} has no unit: write it as '{shown(value)}ns'")
-        return
+        return value
     if value.startswith("$"):
         check_param(value, params, place)
     elif value.lstrip().startswith("-"):
@@ -172,6 +173,7 @@ def check_cost(value: Any, params: Sequence[str], place: str) -> None:
         except UsageError as error:
             known = f"unknown cost '{value}':{nearest(value, COST_NAMES)} the costs are {', '.join(COST_NAMES)}"
             raise UsageError(f"{place}: {error if value[:1].isdigit() else known}") from None
+    return value
 
 
 def check_param(value: str, params: Sequence[str], place: str) -> None:

@@ -82,7 +82,7 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
         lines += [
             "## Background stream",
             "",
-            f"{mechanism.push.get('says', '')} (order: {mechanism.push['order']})",
+            f"{mechanism.push.says} (order: {mechanism.push.order})",
             "",
         ]
     if mechanism.params:
