@@ -69,6 +69,22 @@ class LabServices(TypedDict, total=False):
     resolve_ns: dict[str, float]
 
 
+class LabPrefetch(TypedDict, total=False):
+    """Pages that were brought unasked; times are ns of CLOCK_MONOTONIC."""
+
+    set_pages: int
+    """in the set, pages of 4 KiB"""
+    from_ns: int
+    end_ns: int
+    """the last thread was through, or the run was over"""
+    placed: int
+    already_there: int
+    """a fault, or a granule with a page before, had brought them"""
+    fetch_ns: dict[str, float]
+    """n, mean, sd, p50, p90, p99, max"""
+    resolve_ns: dict[str, float]
+
+
 class LabFacts(TypedDict, total=False):
     """All of `lab`."""
 
@@ -92,6 +108,11 @@ class LabFacts(TypedDict, total=False):
     """pages that changed inside windows that must stop all writes"""
     waiters: list[LabWaiters]
     """one a window"""
+    startup_ns: int
+    """work of a restore before the accessors start (copy, prefetch): in no stall"""
+    prefetch: LabPrefetch
+    cached_pages: int
+    """of the snapshot file, in the page cache before the start, pages of 4 KiB"""
     dirty: dict[str, int]
     """dirty logging: rounds, pages, ns"""
     verified: dict[str, int]

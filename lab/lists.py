@@ -11,7 +11,7 @@ import numpy.typing as npt
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.regular import read_text_file
 from faultreplay.faulttrace.units import parse_duration_ns
-from faultreplay.lab.spec import PAGE_BYTES, LabSpec
+from faultreplay.lab.spec import LabSpec
 
 Ints = npt.NDArray[np.int64]
 
@@ -22,6 +22,10 @@ PHASES = 4
 ZIPF_EXPONENT = 1.0
 REPEATING = ("uniform", "zipf", "phases")  # orders in which a page comes more than once
 ROUNDS = 4  # accesses for each page in these
+ALIKE_TOUCHED = 2  # order "alike": one page in so many is touched
+ALIKE_SHARE = 0.85  # of these, so many are the same in every run
+ALIKE_BLOCK = 4  # neighbours that are touched one after the other
+ALIKE_SHIFT = 0.05  # how far, as a share of all, a block moves in the order from run to run
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,17 @@ class AccessList:
 
 def make_lists(spec: LabSpec) -> tuple[list[AccessList], int]:
     """A list for each accessor, and how many 4 KiB pages they refer to."""
-    stride = spec.granule // PAGE_BYTES
+    stride = spec.stride
     shared = spec.shared or spec.order == "coalesce"
     lists = []
     for vcpu in range(spec.vcpus):
         rng = np.random.default_rng([spec.seed, vcpu])
-        count = spec.accesses or spec.pages * (ROUNDS if spec.order in REPEATING or spec.prewarm else 1)
-        page = _order(spec.order, spec.pages, count, rng)
+        count = spec.accesses or _once(spec) * (ROUNDS if spec.order in REPEATING or spec.prewarm else 1)
+        page = (
+            _alike(spec.pages, count, vcpu, rng)
+            if spec.order == "alike"
+            else _order(spec.order, spec.pages, count, rng)
+        )
         think_ns = _think(spec, count, rng)
         kind = _kinds(spec.access, count, rng)
         if spec.order == "coalesce":  # all accessors at one page at one time
@@ -89,6 +97,35 @@ def _order(order: str, pages: int, count: int, rng: np.random.Generator) -> Ints
             low, high = phase * pages // PHASES, (phase + 1) * pages // PHASES
             return rng.integers(low, np.maximum(high, low + 1)).astype(np.int64)
     return rng.integers(0, pages, count).astype(np.int64)
+
+
+def _once(spec: LabSpec) -> int:
+    return max(spec.pages // ALIKE_TOUCHED, 1) if spec.order == "alike" else spec.pages
+
+
+def _alike(pages: int, count: int, vcpu: int, rng: np.random.Generator) -> Ints:
+    """Runs of one guest: most blocks are those of every run, in nearly the same order; the others are the run's own.
+
+    Each page comes once until all that the run touches are through, then the same again.
+    """
+    blocks = -(-pages // ALIKE_BLOCK)
+    order = np.random.default_rng([vcpu]).permutation(blocks)  # without the run's seed
+    touched = max(blocks // ALIKE_TOUCHED, 1)
+    common = round(touched * ALIKE_SHARE)
+    own = rng.permutation(order[common:])[: touched - common]
+    when = np.concatenate([np.arange(common), rng.uniform(0, touched, touched - common)])
+    when = when + rng.normal(0, ALIKE_SHIFT * touched, touched)
+    chosen = np.concatenate([order[:common], own])[np.argsort(when, kind="stable")]
+    once = (chosen[:, None] * ALIKE_BLOCK + np.arange(ALIKE_BLOCK)).ravel()
+    return np.resize(once[once < pages], count).astype(np.int64)
+
+
+def first_touches(lists: list[AccessList]) -> Ints:
+    """The pages of a run in the order of their first touch, as think times alone would have it."""
+    at_ns = [a.think_ns if (a.op & OP_ABSOLUTE).any() else np.cumsum(a.think_ns + 1) for a in lists]
+    page = np.concatenate([a.page for a in lists])[np.argsort(np.concatenate(at_ns), kind="stable")]
+    _, first = np.unique(page, return_index=True)
+    return page[np.sort(first)]
 
 
 def _think(spec: LabSpec, count: int, rng: np.random.Generator) -> Ints:

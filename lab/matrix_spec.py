@@ -9,13 +9,22 @@ from typing import Final
 
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns
-from faultreplay.lab.lists import REPEATING, ROUNDS
-from faultreplay.lab.spec import MECHANISMS, WINDOW_KINDS, LabSpec, Window
+from faultreplay.lab.lists import ALIKE_TOUCHED, REPEATING, ROUNDS
+from faultreplay.lab.spec import MECHANISMS, PREFETCH_KINDS, WINDOW_KINDS, LabSpec, Window
 
 SIDES: Final = ("A", "B")
 DEFAULT_MECHANISMS: Final = (
     "uffd-missing", "uffd-minor", "uffd-sharded", "kvm-exit", "host-lazy", "freeze", "memslot-destroy", "pause",
 )  # fmt: skip
+RESTORE_MECHANISMS: Final = (
+    "file-private", "file-private:cold", "restore-copy", "uffd-missing", "uffd-handler-process", "uffd-fault-around",
+    "prefetch-before", "prefetch-beside",
+)  # fmt: skip
+RESTORE_WORKLOADS: Final = ("alike/mixed:0.3/50us", "alike/r/exp:50us")
+COLD: Final = ":cold"
+"""Behind a mechanism: its snapshot file is on a disk and in no page cache."""
+_SET_SEED: Final = 1_000_000
+"""Of the runs whose pages are prefetched, plus the repeat: neither side's."""
 DEFAULT_WORKLOADS: Final = ("random/r/50us", "uniform/mixed/exp:50us")
 _COST_OF_A_FAULT_NS = 60_000  # for the length of a run only
 _FEWEST = 100
@@ -79,7 +88,8 @@ class MatrixRun:
         """Name of its trace, without the ending."""
         workload = self.workload.replace("/", "-").replace(":", "_")
         fetch = self.fetch.replace(":", "_")
-        return f"{self.mechanism}.v{self.vcpus}.h{self.handlers}.f{fetch}.{workload}.{self.side}{self.repeat}"
+        mechanism = self.mechanism.replace(":", "_")
+        return f"{mechanism}.v{self.vcpus}.h{self.handlers}.f{fetch}.{workload}.{self.side}{self.repeat}"
 
     @property
     def seed(self) -> int:
@@ -90,20 +100,24 @@ class MatrixRun:
     def spec(self) -> LabSpec:
         """The run in the lab's terms. Cells that differ in the mechanism only have the same accesses."""
         order, access, think = self.workload.split("/")
+        name, cold = self.mechanism.removesuffix(COLD), self.mechanism.endswith(COLD)
         rounds = ROUNDS if order in REPEATING else 1
         pages = self._pages(think, rounds)
         spec = LabSpec(
-            mechanism=self.mechanism,
+            mechanism=name,
             vcpus=self.vcpus,
             handlers=self.handlers if _handlers_matter(self.mechanism, self.matrix.base) else None,
             pages=pages,
-            accesses=pages * rounds,
+            accesses=pages * rounds // (ALIKE_TOUCHED if order == "alike" else 1),
             order=order,
             access=access,
             think=think,
             fetch=self.fetch,
             seed=self.seed,
             base=self.matrix.base,
+            snapshot="disk" if cold else "tmpfs",
+            page_cache="cold" if cold else "hot",
+            working_set_seed=_SET_SEED + self.repeat if name in PREFETCH_KINDS else None,
             pin=True,  # else the scheduler's choice of cores is part of what is measured
         )
         if self.mechanism in WINDOW_KINDS:
@@ -124,5 +138,5 @@ def _think_ns(think: str) -> int:
 
 
 def _handlers_matter(mechanism: str, base: str) -> bool:
-    real = base if mechanism in WINDOW_KINDS else mechanism
+    real = base if mechanism in (*WINDOW_KINDS, *PREFETCH_KINDS) else mechanism
     return real in MECHANISMS and bool(MECHANISMS[real].handlers) and real != "dirty-log"

@@ -12,7 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faultreplay.faulttrace.lab_facts import LabAccessor, LabFacts, LabServices, LabTotals, LabWaiters, LabWindow
+from faultreplay.faulttrace.lab_facts import (
+    LabAccessor,
+    LabFacts,
+    LabPrefetch,
+    LabServices,
+    LabTotals,
+    LabWaiters,
+    LabWindow,
+)
 from faultreplay.faulttrace.schema import TRUTH
 from faultreplay.lab.lists import AccessList
 from faultreplay.lab.program import Program
@@ -54,6 +62,13 @@ def collect(
         "window_writes": sum(w["pages_changed"] for w in ran if w["kind"] != WATCH),
         "waiters": [_waiters(truth, services, w) for w in ran],
     }
+    startup = done["startup"]
+    if startup["before_ns"]:
+        lab["startup_ns"] = startup["before_ns"] - startup["before_from_ns"]
+    if spec.prefetch:
+        lab["prefetch"] = _prefetch(read_services(work, clock, "prefetch-*.bin"), startup)
+    if spec.needs_snapshot:
+        lab["cached_pages"] = startup["cached_pages"]
     if spec.mechanism == "dirty-log":
         lab["dirty"] = done["dirty"]
     problem = done["problem"]
@@ -128,6 +143,18 @@ def _service_summary(services: npt.NDArray[np.void]) -> LabServices:
         "waited_for_thaw": int(np.count_nonzero(services["result"] == WAITS_FOR_THAW)),
         "fetch_ns": _quantiles(first["fetched_ns"] - first["msg_ns"]),
         "resolve_ns": _quantiles(first["placed_ns"] - first["fetched_ns"]),
+    }
+
+
+def _prefetch(brought: npt.NDArray[np.void], startup: dict[str, int]) -> LabPrefetch:
+    placed = brought[brought["result"] == 0]
+    return {
+        "from_ns": startup["prefetch_from_ns"],
+        "end_ns": startup["prefetch_ns"],
+        "placed": len(placed),
+        "already_there": int(np.count_nonzero(brought["result"] == -errno.EEXIST)),
+        "fetch_ns": _quantiles(placed["fetched_ns"] - placed["msg_ns"]),
+        "resolve_ns": _quantiles(placed["placed_ns"] - placed["fetched_ns"]),
     }
 
 

@@ -22,15 +22,15 @@ class Program:
         facts: what it said when ready: pid, threads with roles, where the memory is.
     """
 
-    def __init__(self, binary: Path, arguments: dict[str, object], work: Path) -> None:
+    def __init__(self, binary: Path, arguments: dict[str, object], work: Path, role: tuple[str, ...] = ()) -> None:
         self.work = work
-        command = [str(binary), *(f"{key}={value}" for key, value in arguments.items())]
+        command = [str(binary), *role, *(f"{key}={value}" for key, value in arguments.items())]
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the program
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd="/"
         )
         try:
-            self.facts = self._line("while it was set up")
+            self.facts = self.line("while it was set up")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -44,28 +44,34 @@ class Program:
         Raises:
             KeyboardInterrupt: after the run was ended early; `end` still gives what there is.
         """
-        self._tell()
+        self.tell()
         try:
-            self._line("in its run")
+            self.line("in its run")
         except KeyboardInterrupt:
             self._process.terminate()
-            self._line("in its run")
+            self.line("in its run")
             raise
 
     def end(self) -> dict[str, Any]:
         """Let it look at its memory, write its logs and leave; what it says of the run."""
-        self._tell()
-        done = self._line("after its run")
+        self.tell()
+        done = self.line("after its run")
         self._process.wait()
         return done
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Let it go on."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # it is dead: the missing line says why
             self._process.stdin.write(b"\n")
             self._process.stdin.flush()
 
-    def _line(self, when: str) -> dict[str, Any]:
+    def line(self, when: str) -> dict[str, Any]:
+        """What it says next.
+
+        Raises:
+            FaultreplayError: it is gone; `when` says in which part of its work.
+        """
         assert self._process.stdout
         line = self._process.stdout.readline()
         if line.endswith(b"\n"):
@@ -88,6 +94,38 @@ class Program:
             with contextlib.suppress(BrokenPipeError):
                 if stream:
                     stream.close()
+
+
+class HandlerProcess:
+    """The program once more, as a process that takes the faults of the first, whose userfaultfd comes over `socket`.
+
+    Attributes:
+        socket: where it listens.
+        facts: pid, and after `adopted` its threads.
+    """
+
+    def __init__(self, binary: Path, arguments: dict[str, object], work: Path) -> None:
+        self.socket = work / "userfaultfd.sock"
+        self._program = Program(binary, arguments | {"peer": self.socket}, work, role=("handle",))
+        self.facts = self._program.facts
+
+    def __enter__(self) -> HandlerProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._program.__exit__(None, None, None)
+
+    def adopted(self) -> None:
+        """Wait until it has the userfaultfd and its threads are there."""
+        self.facts |= self._program.line("before it had the userfaultfd")
+
+    def go(self) -> None:
+        """Let its threads read messages: now, after a recorder is attached."""
+        self._program.tell()
+
+    def end(self) -> str:
+        """Let it write its logs and leave; its problem, or nothing."""
+        return str(self._program.end()["problem"])
 
 
 class PageServer:

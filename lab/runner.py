@@ -21,7 +21,8 @@ from faultreplay.lab.build import build
 from faultreplay.lab.hugepages import reserved
 from faultreplay.lab.lists import AccessList, make_lists, write_lists
 from faultreplay.lab.outcome import collect
-from faultreplay.lab.program import PageServer, Program
+from faultreplay.lab.program import HandlerProcess, PageServer, Program
+from faultreplay.lab.restore import snapshot_file, write_working_set
 from faultreplay.lab.spec import MAX_SIGMA, PAGE_BYTES, LabResult, LabSpec
 
 
@@ -42,23 +43,40 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
         write_lists(work / "lists.bin", lists)
         stack.enter_context(reserved(_hugepages(spec, pages)))
         arguments = _arguments(spec, pages, work)
+        if snapshot := stack.enter_context(snapshot_file(spec)):
+            arguments["snapshot"] = snapshot
+        set_pages = write_working_set(work / "set.bin", spec, pages) if spec.prefetch else 0
         arguments["timeout_ns"] = spec.timeout_ns + _longest_wait_ns(spec, lists)
         if spec.fetch in ("unix", "tcp"):
             limit = _number_after("source-exit@", spec.fail)
             link = {"granule": spec.granule, "rate_bytes": spec.rate_bytes, "limit": limit, "nice": spec.nice}
             server = PageServer(program, spec.fetch, work, **link)
             arguments["fetch"] = stack.enter_context(server).address
+        handler = None
+        if spec.real_mechanism == "uffd-handler-process":
+            handler = stack.enter_context(HandlerProcess(program, arguments, work))
+            arguments["peer"] = handler.socket
         guest = stack.enter_context(Program(program, arguments, work))
         meta = _meta(spec, guest.facts)
+        if handler:
+            handler.adopted()
+            meta.targets.append(_handler_target(handler))
         interrupted = False
         with _recording(out, meta, record, force):
             if spec.real_mechanism != "hugetlb-2m" and not spec.prewarm:  # else the memory is taken already
                 back_free_memory(guest.facts["data_bytes"])
+            if handler:
+                handler.go()
             try:
                 problem = _go(guest)
             except KeyboardInterrupt:
                 problem, interrupted = "", True
-        result = collect(spec, out, lists, guest, {"problem": problem} if problem else guest.end())
+        gone = handler.end() if handler and not problem else ""
+        done = {"problem": problem} if problem else guest.end()
+        done["problem"] = done["problem"] or gone
+        result = collect(spec, out, lists, guest, done)
+        if spec.prefetch:
+            result.lab["prefetch"]["set_pages"] = set_pages
     if notes:
         result.lab["notes"] = notes
     if out is not None:
@@ -74,7 +92,7 @@ def _plan(spec: LabSpec) -> tuple[LabSpec, list[AccessList], int, list[str]]:
         return spec, *make_lists(spec), []
     from faultreplay.lab.rerun import lists_from_trace
 
-    lists, pages, notes = lists_from_trace(spec.workload, spec.granule // PAGE_BYTES)
+    lists, pages, notes = lists_from_trace(spec.workload, spec.stride)
     return replace(spec, vcpus=len(lists)), lists, pages, notes
 
 
@@ -112,6 +130,13 @@ def _arguments(spec: LabSpec, pages: int, work: Path) -> dict[str, object]:
         "list": work / "lists.bin",
         "out": work,
         "fetch": "none" if spec.fetch in ("unix", "tcp") else fetch_argument(spec.fetch),
+        "cold": int(spec.page_cache == "cold"),
+        "readahead": int(spec.readahead),
+        **(
+            {"prefetch": spec.prefetch, "prefetchers": spec.prefetchers, "set": work / "set.bin"}
+            if spec.prefetch
+            else {}
+        ),
         "seed": spec.seed + 1,
         "nice": spec.nice,
         "pin": int(spec.pinned),
@@ -124,7 +149,9 @@ def _arguments(spec: LabSpec, pages: int, work: Path) -> dict[str, object]:
 
 
 def fetch_argument(text: str) -> str:
-    """`200us`, `exp:200us`, `lognormal:200us:0.5` as the host program takes them."""
+    """`200us`, `exp:200us`, `lognormal:200us:0.5`, `snapshot` as the host program takes them."""
+    if text == "snapshot":
+        return text
     kind, _, rest = text.rpartition(":") if not text.startswith("lognormal:") else ("lognormal", "", text[10:])
     if kind == "lognormal":
         mean, _, sigma = rest.partition(":")
@@ -138,7 +165,7 @@ def fetch_argument(text: str) -> str:
         return f"exp:{parse_duration_ns(rest)}"
     elif not kind:
         return f"fixed:{parse_duration_ns(rest)}"
-    raise UsageError(f"--fetch {text}: write 200us, exp:200us, lognormal:200us:0.5, unix or tcp")
+    raise UsageError(f"--fetch {text}: write 200us, exp:200us, lognormal:200us:0.5, unix, tcp or snapshot")
 
 
 @contextlib.contextmanager
@@ -155,7 +182,8 @@ def _recording(out: Path | None, meta: Meta, record: bool, force: bool) -> Itera
     from faultreplay.collect.recorder.spec import RecordSpec
 
     known = {"origin": meta.origin, "mechanism": meta.mechanism, "command": meta.command, "memory_map": meta.memory_map}
-    with Recorder(RecordSpec(pids=(meta.targets[0].tgid,), force=force, meta_extra=known), out):
+    pids = tuple(target.tgid for target in meta.targets)
+    with Recorder(RecordSpec(pids=pids, force=force, meta_extra=known), out):
         yield
 
 
@@ -182,6 +210,11 @@ def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
     )
 
 
+def _handler_target(handler: HandlerProcess) -> Target:
+    threads = [Thread(tid=t["tid"], role="handler") for t in handler.facts["threads"]]
+    return Target(tgid=handler.facts["pid"], comm="labhost", threads=threads)
+
+
 def mechanism_params(spec: LabSpec) -> dict[str, Any]:
     """The parameters of what really served the faults, by the names that the replay's mechanisms use."""
     params: dict[str, Any] = {"handlers": spec.real_handlers, "granule": spec.granule, "bandwidth": spec.rate_bytes}
@@ -190,7 +223,11 @@ def mechanism_params(spec: LabSpec) -> dict[str, Any]:
     if spec.real_mechanism == "uffd-sharded":
         params["shards"] = spec.vcpus
     if spec.real_mechanism != spec.mechanism:
-        params["base"] = spec.base
+        params["base"] = spec.real_mechanism if spec.prefetch else spec.base
+    if spec.prefetch:
+        params["prefetchers"] = spec.prefetchers
+    if spec.needs_snapshot:
+        params |= {"snapshot": spec.snapshot, "page_cache": spec.page_cache}
     if spec.mechanism == "dirty-log":
         params["interval_ns"] = spec.dirty_interval_ns
     return params
@@ -203,8 +240,8 @@ def _finish(out: Path, known: Meta, result: LabResult) -> None:
     meta = Meta.read(out / "meta.json")
     meta.lab = result.lab or {"problem": result.problem}
     meta.windows = [WindowSpan(*window) for window in result.windows]
-    roles = {thread.tid: thread for thread in known.targets[0].threads}
-    for thread in meta.targets[0].threads:
+    roles = {thread.tid: thread for target in known.targets for thread in target.threads}
+    for thread in (thread for target in meta.targets for thread in target.threads):
         if thread.tid in roles:
             thread.role, thread.vcpu = roles[thread.tid].role, roles[thread.tid].vcpu
     meta.targets[0].memslots = meta.targets[0].memslots or known.targets[0].memslots

@@ -33,6 +33,10 @@ class LabMechanism:
     handlers: int | None = 1
     process: bool = True
     granule_bytes: int = PAGE_BYTES
+    file: bool = False
+    """restored from a snapshot file"""
+    around: bool = False
+    """`granule_bytes` is what a fetch brings; accesses are to pages of 4 KiB"""
 
 
 MECHANISMS: Final[dict[str, LabMechanism]] = {
@@ -45,7 +49,20 @@ MECHANISMS: Final[dict[str, LabMechanism]] = {
     "hugetlb-2m": LabMechanism("userfaultfd MISSING over 2 MiB huge pages", granule_bytes=2 << 20),
     "guest-memfd": LabMechanism("guest_memfd with MMAP|INIT_SHARED, filled in by the kernel alone", 0),
     "dirty-log": LabMechanism("populated memory; KVM_GET_DIRTY_LOG again and again", 1, process=False),
+    "file-private": LabMechanism("private mapping of a snapshot file, filled in by the kernel alone", 0, file=True),
+    "restore-copy": LabMechanism("all of a snapshot file read into anonymous memory before the start", 0, file=True),
+    "uffd-handler-process": LabMechanism("uffd-missing whose handler is another process, as Firecracker's"),
+    "uffd-fault-around": LabMechanism(
+        "uffd-missing that brings the 64 KiB around a fault", granule_bytes=1 << 16, around=True
+    ),
 }
+PREFETCH_TITLES: Final = {
+    "prefetch-before": "prefetch: a recorded set of pages is brought before the start, the rest by --base",
+    "prefetch-beside": "prefetch: a recorded set of pages is brought while accessors run, faults by --base",
+}
+PREFETCH_KINDS: Final = tuple(PREFETCH_TITLES)
+PREFETCHED: Final = ("uffd-missing", "uffd-minor", "uffd-sharded", "uffd-fault-around", "hugetlb-2m", "file-private")
+"""What prefetch can be over."""
 WINDOW_TITLES: Final = {
     "pause": "window: all accessors are kicked out and held",
     "freeze": "window: memory is write-protected by userfaultfd, writers wait",
@@ -54,7 +71,7 @@ WINDOW_TITLES: Final = {
 WINDOW_KINDS: Final = tuple(WINDOW_TITLES)
 WATCH: Final = "watch"  # a window that stops nothing: the control for the comparison of memory
 _FAILURES = re.compile(r"(handler-exit|source-exit)@\d+|hugetlb-enomem")
-ORDERS: Final = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce")
+ORDERS: Final = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce", "alike")
 
 
 @dataclass(frozen=True)
@@ -92,11 +109,17 @@ class LabSpec:
     spin_below_ns: int = 60_000  # a fetch shorter than this is spun, not slept
     timeout_ns: int = 10_000_000_000  # without progress for so long, the run is given up
     dirty_interval_ns: int = 10_000_000
+    snapshot: str = "tmpfs"  # where the snapshot file lies: tmpfs | disk | DIRECTORY
+    page_cache: str = "hot"  # of the snapshot file: hot | cold
+    readahead: bool = True  # of a private mapping: off is MADV_RANDOM
+    working_set: Path | None = None  # prefetch: what another lab trace touched, in that order
+    working_set_seed: int | None = None  # prefetch: what a run with this seed would touch
+    prefetchers: int = 1  # threads
     fail: str = ""  # handler-exit@MESSAGES | source-exit@PAGES | hugetlb-enomem
 
     def __post_init__(self) -> None:
-        if self.mechanism not in MECHANISMS and self.mechanism not in WINDOW_KINDS:
-            names = ", ".join([*MECHANISMS, *WINDOW_KINDS])
+        if self.mechanism not in (*MECHANISMS, *WINDOW_KINDS, *PREFETCH_KINDS):
+            names = ", ".join([*MECHANISMS, *WINDOW_KINDS, *PREFETCH_KINDS])
             raise UsageError(f"'{self.mechanism}' is no lab mechanism: choose one of {names}")
         if self.base != "populated" and self.base not in MECHANISMS:
             raise UsageError(f"--base {self.base}: choose populated or one of {', '.join(MECHANISMS)}")
@@ -119,15 +142,42 @@ class LabSpec:
             raise UsageError(f"{self.mechanism} needs a guest: leave out --target process")
         if self.fail and not _FAILURES.fullmatch(self.fail):
             raise UsageError(f"--fail {self.fail}: write handler-exit@MESSAGES, source-exit@PAGES or hugetlb-enomem")
+        self._check_restore()
         for window in self.windows:
             if window.kind not in (*WINDOW_KINDS, WATCH):
                 raise UsageError(f"window kind '{window.kind}': choose one of {', '.join(WINDOW_KINDS)}")
+
+    def _check_restore(self) -> None:
+        if self.page_cache not in ("hot", "cold"):
+            raise UsageError(f"--page-cache {self.page_cache}: choose hot or cold")
+        if self.page_cache == "cold" and self.snapshot == "tmpfs":
+            raise UsageError("--page-cache cold: a file on tmpfs is always in memory: add --snapshot disk")
+        if not 1 <= self.prefetchers <= MAX_ACCESSORS:
+            raise UsageError(f"--prefetchers {self.prefetchers}: 1 to {MAX_ACCESSORS}")
+        if not self.prefetch:
+            return
+        if self.real_mechanism not in PREFETCHED:
+            raise UsageError(f"--base {self.base}: {self.mechanism} can be over {', '.join(PREFETCHED)}")
+        if self.working_set is None and self.working_set_seed is None:
+            raise UsageError(f"{self.mechanism}: which pages? --working-set TRACE, or --working-set-seed SEED")
+
+    @property
+    def prefetch(self) -> str:
+        """`before`, `beside` or empty."""
+        return self.mechanism.removeprefix("prefetch-") if self.mechanism in PREFETCH_KINDS else ""
+
+    @property
+    def needs_snapshot(self) -> bool:
+        """Whether the run has a snapshot file."""
+        return MECHANISMS[self.real_mechanism].file or self.fetch == "snapshot"
 
     @property
     def real_mechanism(self) -> str:
         """The mechanism that fills in memory."""
         if self.mechanism in MECHANISMS:
             return self.mechanism
+        if self.mechanism in PREFETCH_KINDS:
+            return "uffd-missing" if self.base == "populated" else self.base
         return "host-lazy" if self.base == "populated" else self.base
 
     @property
@@ -138,7 +188,7 @@ class LabSpec:
     @property
     def all_windows(self) -> tuple[Window, ...]:
         """Windows asked for; a mechanism that is a window has one of 10 ms after 20 ms unless told otherwise."""
-        if self.windows or self.mechanism in MECHANISMS:
+        if self.windows or self.mechanism not in WINDOW_KINDS:
             return self.windows
         return (Window(20_000_000, 10_000_000, self.mechanism),)
 
@@ -157,9 +207,14 @@ class LabSpec:
     @property
     def granule(self) -> int:
         """Bytes that one fetch fills in."""
-        if self.real_mechanism == "mmio-exit" and self.granule_bytes:
+        if self.real_mechanism in ("mmio-exit", "uffd-fault-around") and self.granule_bytes:
             return self.granule_bytes
         return MECHANISMS[self.real_mechanism].granule_bytes
+
+    @property
+    def stride(self) -> int:
+        """How many 4 KiB pages the pages of the access lists are apart."""
+        return 1 if MECHANISMS[self.real_mechanism].around else self.granule // PAGE_BYTES
 
     @property
     def pinned(self) -> bool:

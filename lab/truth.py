@@ -78,9 +78,13 @@ def truth_table(
     return pa.concat_tables(tables)
 
 
-def read_services(work: Path, clock: Clock) -> npt.NDArray[np.void]:
-    """All resolutions, sorted by when the message was taken; times in ns of CLOCK_MONOTONIC."""
-    rows = np.concatenate([np.fromfile(path, dtype=SERVICE) for path in sorted(work.glob("service-*.bin"))])
+def read_services(work: Path, clock: Clock, files: str = "service-*.bin") -> npt.NDArray[np.void]:
+    """All resolutions, sorted by when the message was taken; times in ns of CLOCK_MONOTONIC.
+
+    `files`: ``prefetch-*.bin`` is what was placed though nobody waited.
+    """
+    logs = [np.fromfile(path, dtype=SERVICE) for path in sorted(work.glob(files))]
+    rows = np.concatenate(logs) if logs else np.zeros(0, dtype=SERVICE)
     out = np.zeros(len(rows), dtype=[("page", "i8"), ("msg_ns", "i8"), ("fetched_ns", "i8"), ("placed_ns", "i8"),
                                      ("faulter", "i4"), ("handler", "i4"), ("result", "i8")])  # fmt: skip
     out["page"], out["faulter"], out["handler"] = rows["page"], rows["faulter_tid"], rows["handler_tid"]

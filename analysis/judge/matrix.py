@@ -21,12 +21,16 @@ from faultreplay.analysis.judge.validate import open_for, pair
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.matrix_spec import COLD
 from faultreplay.replay.language.costs import CostTable
 
 Progress = Callable[[str, int, int], None]
 
 # What may differ within a group: a group is one set of accesses over one source of content.
-_FREE: Final = frozenset({"mechanism", "handlers", "seed", "base", "windows", "pin"})
+_FREE: Final = frozenset(
+    {"mechanism", "handlers", "seed", "base", "windows", "pin", "snapshot", "page_cache", "readahead"}
+    | {"working_set", "working_set_seed", "prefetchers"}
+)
 _ENVIRONMENT: Final = frozenset({"fetch"})  # a property of where content comes from, not of the host's kernel
 _REPLICATES: Final = 200
 _FEWEST_WINDOWS: Final = 6
@@ -114,7 +118,7 @@ def _lab_trace(path: Path, meta: Meta, spec: dict[str, Any]) -> LabTrace:
     return LabTrace(
         path=path,
         group=json.dumps(fixed, sort_keys=True),
-        mechanism=str(spec.get("mechanism")),
+        mechanism=str(spec.get("mechanism")) + (COLD if spec.get("page_cache") == "cold" else ""),
         handlers=int(handlers),
         vcpus=int(spec.get("vcpus", 1)),
         fetch=str(spec.get("fetch", "")),

@@ -21,10 +21,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static enum { FETCH_NONE, FETCH_FIXED, FETCH_EXPONENTIAL, FETCH_LOGNORMAL, FETCH_SOCKET } kind;
+static enum { FETCH_NONE, FETCH_FIXED, FETCH_EXPONENTIAL, FETCH_LOGNORMAL, FETCH_SOCKET, FETCH_SNAPSHOT } kind;
 static double mean_ns, sigma;
 
-/* Form: none | fixed:NS | exp:MEAN_NS | lognormal:MEAN_NS:SIGMA | unix:PATH | tcp:PORT */
+/* Form: none | fixed:NS | exp:MEAN_NS | lognormal:MEAN_NS:SIGMA | unix:PATH | tcp:PORT | snapshot */
 void fetch_setup(void)
 {
 	const char *f = L.fetch;
@@ -41,6 +41,8 @@ void fetch_setup(void)
 			die(2, "bad fetch '%s'", f);
 	} else if (!strncmp(f, "unix:", 5) || !strncmp(f, "tcp:", 4)) {
 		kind = FETCH_SOCKET;
+	} else if (!strcmp(f, "snapshot")) {
+		kind = FETCH_SNAPSHOT;
 	} else if (strcmp(f, "none")) {
 		die(2, "bad fetch '%s'", f);
 	}
@@ -144,6 +146,26 @@ static bool transfer(int fd, void *buffer, size_t bytes, bool out)
 	return true;
 }
 
+/* From the file, out of the page cache or from the disk. */
+void read_snapshot(void *buffer, uint64_t first_page, uint64_t count)
+{
+	char *p = buffer;
+	size_t left = count * PAGE;
+	off_t at = (off_t)(first_page * PAGE);
+
+	while (left) {
+		ssize_t n = pread(L.snapshot_fd, p, left, at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			die(1, "snapshot: read: %s", n < 0 ? strerror(errno) : "it ends too early");
+		p += n;
+		at += n;
+		left -= (size_t)n;
+	}
+}
+
 /* Content of one granule into f->buffer, after the time it takes to come. */
 bool fetch_granule(struct fetcher *f, uint64_t granule_index)
 {
@@ -160,6 +182,10 @@ bool fetch_granule(struct fetcher *f, uint64_t granule_index)
 				(unsigned long long)(granule_index * per));
 		stop_run();
 		return false;
+	}
+	if (kind == FETCH_SNAPSHOT) {
+		read_snapshot(f->buffer, granule_index * per, per);
+		return true;
 	}
 	delay_ns = draw_ns(f);
 	from_ns = delay_ns ? now_ns() : 0;

@@ -104,8 +104,11 @@ struct mechanism {
 	void (*handler)(struct lab *, int index, struct fetcher *); /* body of a handler thread; returns on lab->stop */
 	bool (*on_fault)(struct lab *, struct accessor *, uint64_t page); /* EFAULT exit or SIGBUS on this page: true if resolved */
 	bool (*on_mmio)(struct lab *, struct accessor *, uint64_t page); /* no memslot there: true if there is one now */
-	void (*teardown)(struct lab *);
+	void (*before)(struct lab *); /* after a recorder is attached, before the accessors start: start-up, in no stall */
+	bool (*prefetch)(struct lab *, struct fetcher *, uint64_t page); /* bring this page unasked; false: give up */
 };
+
+enum prefetch_kind { PREFETCH_NONE, PREFETCH_BEFORE, PREFETCH_BESIDE };
 
 struct lab {
 	/* asked for */
@@ -114,6 +117,12 @@ struct lab {
 	int accessors, handlers, nice;
 	uint64_t pages, granule;
 	const char *list_path, *out_dir, *fetch, *fail;
+	const char *snapshot_path; /* file that memory is restored from, or NULL */
+	const char *peer; /* socket of the process that handles the faults, or NULL */
+	const char *set_path; /* pages that prefetch brings, in its order */
+	bool cold, readahead; /* the file is in no page cache; a miss may read its neighbours */
+	enum prefetch_kind prefetch;
+	int prefetchers;
 	uint64_t spin_below_ns, timeout_ns, dirty_interval_ns, rate_bytes, seed;
 	struct window windows[MAX_WINDOWS];
 	int window_count;
@@ -127,12 +136,13 @@ struct lab {
 	int uffds;
 	uint64_t uffd_share_pages; /* sharded: pages per userfaultfd */
 	const char *uffd_mode;
-	int memfd;
+	int memfd, snapshot_fd;
 	atomic_uchar *present; /* per granule; NULL: the kernel places */
 	/* threads */
 	struct accessor accessor[MAX_ACCESSORS];
 	struct fetcher handler_fetcher[MAX_HANDLERS];
 	pthread_t handler_thread[MAX_HANDLERS];
+	struct fetcher prefetch_fetcher[MAX_HANDLERS];
 	pid_t window_tid, logger_tid;
 	atomic_bool stop, abandon;
 	atomic_int running, ready;
@@ -155,6 +165,9 @@ struct lab {
 	double ticks_per_ns;
 	/* what happened */
 	char problem[256];
+	int64_t before_from_ns, before_ns; /* work before the accessors' start; 0: none */
+	int64_t prefetch_from_ns, prefetch_ns;
+	uint64_t cached_pages; /* of the snapshot, in the page cache when the run began */
 	uint64_t dirty_rounds, dirty_pages, dirty_enable_ns, dirty_get_ns;
 };
 
@@ -210,6 +223,7 @@ void fetcher_open(struct fetcher *f, int index);
 bool fetch_granule(struct fetcher *f, uint64_t granule_index); /* false: the source died */
 void fill_pages(void *buffer, uint64_t first_page, uint64_t count);
 void service_row(struct fetcher *f, uint64_t page, pid_t faulter, uint64_t t_msg, uint64_t t_fetched, int result);
+void read_snapshot(void *buffer, uint64_t first_page, uint64_t count);
 int serve_pages(const char *address, uint64_t granule, uint64_t rate_bytes, uint64_t limit);
 
 /* guest.c */
@@ -226,6 +240,7 @@ void process_accessor(struct accessor *a);
 
 /* mech_*.c */
 const struct mechanism *find_mechanism(const char *name);
+extern const struct mechanism mech_file_private, mech_restore_copy, mech_handler_process, mech_fault_around;
 extern const struct mechanism mech_uffd_missing, mech_uffd_minor, mech_uffd_sharded, mech_hugetlb_2m;
 extern const struct mechanism mech_kvm_exit, mech_mmio_exit;
 extern const struct mechanism mech_host_lazy, mech_guest_memfd, mech_dirty_log;
@@ -234,6 +249,28 @@ void track_present(void);
 bool claim_or_wait(uint64_t granule);
 void placed(uint64_t granule, bool ok);
 void uffd_register(int fd, void *start, uint64_t bytes, uint64_t mode, const char *who);
+
+bool resolve(struct fetcher *f, int fd, uint64_t granule, pid_t faulter, uint64_t t_msg);
+void serve_messages(struct lab *lab, int index, struct fetcher *f);
+
+/* snapshot.c */
+void snapshot_setup(void);
+
+/* prefetch.c */
+void prefetch_start(void);
+void prefetch_before(void);
+void prefetch_join(void);
+
+/* handler.c */
+int handle_faults(int argc, char **argv);
+void send_userfaultfd(struct lab *lab);
+
+/* main.c */
+void parse(int argc, char **argv);
+const uint64_t *load_lists(void);
+void handle_signals(void);
+void join_kicking(pthread_t thread);
+void start_handlers(void);
 
 /* window.c */
 const char *window_name(enum window_kind kind);

@@ -2,6 +2,7 @@
 /*
  * labhost key=value...: sets everything up and prints a line of JSON; on a byte from stdin it runs and says that it
  * ended; on another it writes its logs and prints what happened.
+ * labhost handle key=value...: takes the faults of another labhost, whose userfaultfd comes over the socket `peer`.
  * labhost serve ADDRESS GRANULE RATE LIMIT NICE: the page server.
  */
 #define _GNU_SOURCE
@@ -25,7 +26,8 @@ static __thread struct accessor *me;
 
 static const struct mechanism *const mechanisms[] = {
 	&mech_uffd_missing, &mech_uffd_minor, &mech_uffd_sharded, &mech_hugetlb_2m, &mech_kvm_exit,
-	&mech_mmio_exit,    &mech_host_lazy,  &mech_guest_memfd,  &mech_dirty_log,
+	&mech_mmio_exit,    &mech_host_lazy,  &mech_guest_memfd,  &mech_dirty_log,  &mech_file_private,
+	&mech_restore_copy, &mech_handler_process, &mech_fault_around,
 };
 
 const struct mechanism *find_mechanism(const char *name)
@@ -60,7 +62,7 @@ static void parse_windows(const char *text)
 	}
 }
 
-static void parse(int argc, char **argv)
+void parse(int argc, char **argv)
 {
 	struct {
 		const char *key;
@@ -72,6 +74,8 @@ static void parse(int argc, char **argv)
 		{"timeout_ns", &L.timeout_ns, NULL}, {"dirty_interval_ns", &L.dirty_interval_ns, NULL},
 		{"list", NULL, &L.list_path},	    {"out", NULL, &L.out_dir},
 		{"fetch", NULL, &L.fetch},	    {"fail", NULL, &L.fail},
+		{"snapshot", NULL, &L.snapshot_path}, {"peer", NULL, &L.peer},
+		{"set", NULL, &L.set_path},
 	};
 	L.fail = "";
 	L.fetch = "none";
@@ -103,12 +107,21 @@ static void parse(int argc, char **argv)
 			L.pin = atoi(value);
 		else if (!strcmp(argv[i], "prewarm"))
 			L.prewarm = atoi(value);
+		else if (!strcmp(argv[i], "cold"))
+			L.cold = atoi(value);
+		else if (!strcmp(argv[i], "readahead"))
+			L.readahead = atoi(value);
+		else if (!strcmp(argv[i], "prefetch"))
+			L.prefetch = !strcmp(value, "before") ? PREFETCH_BEFORE : !strcmp(value, "beside") ? PREFETCH_BESIDE : 0;
+		else if (!strcmp(argv[i], "prefetchers"))
+			L.prefetchers = atoi(value);
 		else if (!strcmp(argv[i], "windows"))
 			parse_windows(value);
 		else if (!known)
 			die(2, "unknown argument '%s'", argv[i]);
 	}
-	if (!L.mechanism || !L.list_path || !L.out_dir || !L.pages || !L.granule || L.handlers > MAX_HANDLERS)
+	if (!L.mechanism || !L.list_path || !L.out_dir || !L.pages || !L.granule || L.handlers > MAX_HANDLERS ||
+	    L.prefetchers > MAX_HANDLERS)
 		die(2, "incomplete arguments");
 	if (!(L.process ? L.mechanism->process : L.mechanism->kvm))
 		die(2, "%s makes no sense for a %s", L.mechanism->name, L.process ? "process" : "guest");
@@ -116,7 +129,7 @@ static void parse(int argc, char **argv)
 }
 
 /* File: accessors, then a count for each, then all lists one after the other. */
-static uint64_t *load_lists(void)
+const uint64_t *load_lists(void)
 {
 	int fd = open(L.list_path, O_RDONLY | O_CLOEXEC);
 	off_t bytes = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
@@ -268,7 +281,7 @@ static void wait_done(void)
 	pthread_mutex_unlock(&L.lock);
 }
 
-static void join_kicking(pthread_t thread)
+void join_kicking(pthread_t thread)
 {
 	struct timespec t;
 
@@ -299,9 +312,8 @@ static void let_waiters_go(void)
 	}
 }
 
-static void set_up(void)
+void handle_signals(void)
 {
-	const uint64_t *lists = load_lists();
 	struct sigaction action = {.sa_handler = on_kick}; /* no SA_RESTART: a kick must end a blocking read */
 
 	sigaction(SIGUSR1, &action, NULL);
@@ -309,8 +321,17 @@ static void set_up(void)
 	signal(SIGINT, SIG_IGN); /* the terminal's Ctrl-C is Python's, which ends the run in order */
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_TIMERSLACK, 1);
+}
+
+static void set_up(void)
+{
+	const uint64_t *lists = load_lists();
+
+	handle_signals();
 	clock_rate();
 	fetch_setup();
+	if (L.snapshot_path)
+		snapshot_setup();
 	if (!L.process)
 		open_kvm();
 	L.mechanism->setup(&L);
@@ -327,19 +348,24 @@ static void set_up(void)
 	windows_setup();
 }
 
-static void start_threads(pthread_t *windows)
+void start_handlers(void)
 {
-	int wanted = L.accessors;
-
-	if (L.mechanism->own_handlers)
-		L.handlers = 0;
 	for (int i = 0; i < L.handlers; i++) {
 		fetcher_open(&L.handler_fetcher[i], i);
 		if (pthread_create(&L.handler_thread[i], NULL, handler_body, (void *)(intptr_t)i))
 			die_errno("pthread_create");
-		wanted++;
 	}
 	wait_ready(L.handlers);
+}
+
+static void start_threads(pthread_t *windows)
+{
+	int wanted;
+
+	if (L.mechanism->own_handlers)
+		L.handlers = 0;
+	wanted = L.accessors + L.handlers;
+	start_handlers();
 	L.running = L.accessors;
 	for (int i = 0; i < L.accessors; i++) {
 		fetcher_open(&L.accessor[i].fetcher, MAX_HANDLERS + i);
@@ -351,7 +377,24 @@ static void start_threads(pthread_t *windows)
 			die_errno("pthread_create");
 		wanted++;
 	}
+	if (L.prefetch) {
+		prefetch_start();
+		wanted += L.prefetchers;
+	}
 	wait_ready(wanted);
+}
+
+/* All that a restore does before its guest runs: start-up delay. */
+static void before_start(void)
+{
+	if (!L.mechanism->before && L.prefetch != PREFETCH_BEFORE)
+		return;
+	L.before_from_ns = now_ns();
+	if (L.mechanism->before)
+		L.mechanism->before(&L);
+	if (L.prefetch == PREFETCH_BEFORE)
+		prefetch_before();
+	L.before_ns = now_ns();
 }
 
 int main(int argc, char **argv)
@@ -365,6 +408,8 @@ int main(int argc, char **argv)
 		return serve_pages(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10));
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever asked for the run is gone: leave nothing behind */
+	if (argc > 1 && !strcmp(argv[1], "handle"))
+		return handle_faults(argc - 1, argv + 1);
 	parse(argc, argv);
 	raise_priority(L.nice);
 	set_up();
@@ -375,6 +420,7 @@ int main(int argc, char **argv)
 
 	for (int i = 0; i < 4; i++)
 		pairs[pair_count++] = clock_pair_best(100);
+	before_start();
 	pthread_mutex_lock(&L.lock);
 	L.base_ns = now_ns() + START_DELAY_NS;
 	L.base_tsc = rdtsc() + (uint64_t)(START_DELAY_NS * L.ticks_per_ns);
@@ -396,6 +442,8 @@ int main(int argc, char **argv)
 		join_kicking(L.accessor[i].thread);
 	for (int i = 0; i < L.handlers; i++)
 		join_kicking(L.handler_thread[i]);
+	if (L.prefetch == PREFETCH_BESIDE)
+		prefetch_join();
 	printf("{\"ended\": true}\n");
 	fflush(stdout);
 	if (read(STDIN_FILENO, &byte, 1) != 1) /* the recorder detaches before memory is looked at */

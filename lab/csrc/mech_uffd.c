@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* userfaultfd with handler threads: missing (anonymous, 4 KiB or 2 MiB), minor (shared memory), one per vCPU. */
+/* userfaultfd with handler threads: missing (anonymous, 4 KiB or 2 MiB, one page or those around it), minor (shared memory), one per vCPU, or in another process. */
 #define _GNU_SOURCE
 #include "abi.h"
 #include "lab.h"
@@ -182,7 +182,7 @@ static void wake(int fd, uint64_t granule)
 	ioctl(fd, UFFDIO_WAKE, &range);
 }
 
-static bool resolve(struct fetcher *f, int fd, uint64_t granule, pid_t faulter, uint64_t t_msg)
+bool resolve(struct fetcher *f, int fd, uint64_t granule, pid_t faulter, uint64_t t_msg)
 {
 	uint64_t page = granule * (L.granule / PAGE), t_fetched;
 	unsigned char absent = ABSENT;
@@ -219,7 +219,7 @@ static bool must_die(int index, uint64_t messages)
 	return index == 0 && sscanf(L.fail, "handler-exit@%llu", &after) == 1 && messages > after;
 }
 
-static void serve_messages(struct lab *lab, int index, struct fetcher *f)
+void serve_messages(struct lab *lab, int index, struct fetcher *f)
 {
 	int fd = lab->uffd[lab->uffds > 1 ? index % lab->uffds : 0];
 	uint64_t messages = 0;
@@ -251,8 +251,34 @@ static void serve_messages(struct lab *lab, int index, struct fetcher *f)
 	}
 }
 
-#define UFFD_MECHANISM(NAME, SETUP) {.name = NAME, .kvm = true, .process = true, .setup = SETUP, .handler = serve_messages}
+/* Nobody asked: no message, no faulter. A fault that comes meanwhile is woken by the placing. */
+static bool bring(struct lab *lab, struct fetcher *f, uint64_t page)
+{
+	uint64_t granule = page * PAGE / lab->granule;
+	int index = lab->uffds > 1 ? (int)(page / lab->uffd_share_pages) : 0;
+
+	return resolve(f, lab->uffd[index], granule, 0, rdtsc());
+}
+
+#define UFFD_MECHANISM(NAME, SETUP) \
+	{.name = NAME, .kvm = true, .process = true, .setup = SETUP, .handler = serve_messages, .prefetch = bring}
 const struct mechanism mech_uffd_missing = UFFD_MECHANISM("uffd-missing", setup_missing);
 const struct mechanism mech_uffd_minor = UFFD_MECHANISM("uffd-minor", setup_minor);
 const struct mechanism mech_uffd_sharded = UFFD_MECHANISM("uffd-sharded", setup_sharded);
 const struct mechanism mech_hugetlb_2m = UFFD_MECHANISM("hugetlb-2m", setup_hugetlb);
+/* The same memory as uffd-missing: a fetch brings the aligned granule around the page, and one UFFDIO_COPY places it. */
+const struct mechanism mech_fault_around = UFFD_MECHANISM("uffd-fault-around", setup_missing);
+
+static void setup_handler_process(struct lab *lab)
+{
+	setup_missing(lab);
+	send_userfaultfd(lab);
+}
+
+/* Nobody here reads the messages. */
+const struct mechanism mech_handler_process = {.name = "uffd-handler-process",
+					       .kvm = true,
+					       .process = true,
+					       .own_handlers = true,
+					       .setup = setup_handler_process,
+					       .handler = serve_messages};

@@ -23,6 +23,8 @@ void print_ready(void)
 		printf(", {\"tid\": %d, \"role\": \"%s\", \"index\": %d}", L.accessor[i].tid, L.process ? "vmm" : "vcpu", i);
 	for (int i = 0; i < L.handlers; i++)
 		printf(", {\"tid\": %d, \"role\": \"handler\", \"index\": %d}", L.handler_fetcher[i].tid, i);
+	for (int i = 0; L.prefetch && i < L.prefetchers; i++)
+		printf(", {\"tid\": %d, \"role\": \"handler\", \"index\": %d}", L.prefetch_fetcher[i].tid, L.handlers + i);
 	if (L.window_tid)
 		printf(", {\"tid\": %d, \"role\": \"vmm\", \"index\": -1}", L.window_tid);
 	printf("]}\n");
@@ -79,6 +81,10 @@ void write_logs(void)
 		snprintf(name, sizeof(name), "service-h%d.bin", i);
 		write_file(name, L.handler_fetcher[i].log.rows, L.handler_fetcher[i].log.count * sizeof(struct service));
 	}
+	for (int i = 0; L.prefetch && i < L.prefetchers; i++) {
+		snprintf(name, sizeof(name), "prefetch-%d.bin", i);
+		write_file(name, L.prefetch_fetcher[i].log.rows, L.prefetch_fetcher[i].log.count * sizeof(struct service));
+	}
 }
 
 void print_done(int64_t end_ns)
@@ -108,7 +114,11 @@ void print_done(int64_t end_ns)
 		       (long long)w->end_from_ns, (long long)w->end_ns, (unsigned long long)w->pages_checked,
 		       (unsigned long long)w->pages_changed);
 	}
-	printf("], \"zero_filled\": %d, \"dirty\": {\"rounds\": %llu, \"pages\": %llu, \"enable_ns\": %llu, \"get_ns\": %llu}}\n",
+	printf("], \"startup\": {\"before_from_ns\": %lld, \"before_ns\": %lld, \"prefetch_from_ns\": %lld, "
+	       "\"prefetch_ns\": %lld, \"cached_pages\": %llu}",
+	       (long long)L.before_from_ns, (long long)L.before_ns, (long long)L.prefetch_from_ns, (long long)L.prefetch_ns,
+	       (unsigned long long)L.cached_pages);
+	printf(", \"zero_filled\": %d, \"dirty\": {\"rounds\": %llu, \"pages\": %llu, \"enable_ns\": %llu, \"get_ns\": %llu}}\n",
 	       L.zero_filled, (unsigned long long)L.dirty_rounds, (unsigned long long)L.dirty_pages,
 	       (unsigned long long)L.dirty_enable_ns, (unsigned long long)L.dirty_get_ns);
 	fflush(stdout);

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from faultreplay.lab.spec import LabResult
 
 
-ORDERS = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce")
+ORDERS = ("seq", "random", "uniform", "zipf", "chase", "bursts", "phases", "coalesce", "alike")
 
 
 @click.group()
@@ -41,7 +41,8 @@ def command() -> None:
     "--fetch",
     default="200us",
     show_default=True,
-    help="Until content is there: 200us, exp:200us, lognormal:200us:SIGMA, or unix or tcp: from a page server.",
+    help="Until content is there: 200us, exp:200us, lognormal:200us:SIGMA; unix or tcp: from a page server; snapshot: "
+    "from the file.",
 )
 @click.option("--rate", default="0", metavar="BYTES/S", help="Limit of the page server's link, as 100M.")
 @click.option(
@@ -51,9 +52,15 @@ def command() -> None:
     metavar="START+LENGTH:KIND",
     help="pause, freeze or memslot-destroy, as 20ms+10ms:freeze.",
 )
-@click.option("--base", default="populated", show_default=True, help="What fills in memory when -m is a window.")
+@click.option("--base", default="populated", show_default=True, help="Below a window, or below a prefetch.")
+@click.option("--snapshot", default="tmpfs", show_default=True, help="The snapshot file: tmpfs, disk or a folder.")
+@click.option("--page-cache", type=click.Choice(("hot", "cold")), default="hot", show_default=True)
+@click.option("--readahead/--no-readahead", default=True, show_default=True, help="Of a private mapping.")
+@click.option("--working-set", type=click.Path(path_type=Path), help="A lab trace: what it touched is prefetched.")
+@click.option("--working-set-seed", type=SEED, help="Prefetch what a run with this seed would touch.")
+@click.option("--prefetchers", type=int, default=1, show_default=True, help="Threads that prefetch.")
 @click.option("--workload", type=click.Path(path_type=Path), help="A trace whose accesses are done again.")
-@click.option("--granule", metavar="SIZE", help="mmio-exit: bytes of one memslot.")
+@click.option("--granule", metavar="SIZE", help="mmio-exit: bytes of one memslot; uffd-fault-around: of a fetch.")
 @click.option("--dirty-interval", default="10ms", show_default=True, help="dirty-log: from bitmap to bitmap.")
 @click.option("--spin-below", default="60us", show_default=True, help="A shorter fetch spins, a longer one sleeps.")
 @click.option("--timeout", default="10s", show_default=True, help="Give up when no access ends for so long.")
@@ -172,12 +179,12 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 def list_mechanisms() -> int:
     """Name the mechanisms and windows that a run can have."""
     from faultreplay.cli.render import put, table_width
-    from faultreplay.lab.spec import MECHANISMS, WINDOW_TITLES
+    from faultreplay.lab.spec import MECHANISMS, PREFETCH_TITLES, WINDOW_TITLES
 
     titles = {name: m.title + ("" if m.process else " (guests only)") for name, m in MECHANISMS.items()}
     width = table_width(sys.stdout.isatty())
-    for name, title in {**titles, **WINDOW_TITLES}.items():
-        for line in textwrap.wrap(f"{name:16} {title}", width, subsequent_indent=17 * " ", break_on_hyphens=False):
+    for name, title in {**titles, **PREFETCH_TITLES, **WINDOW_TITLES}.items():
+        for line in textwrap.wrap(f"{name:20} {title}", width, subsequent_indent=21 * " ", break_on_hyphens=False):
             put(line)
     return 0
 
@@ -203,6 +210,11 @@ def _say(result: LabResult) -> None:
         return
     say(f"{result.spec.mechanism}: {lab['accesses']} accesses in {format_ns(lab['run_time_ns'])}, "
                f"clock within {format_ns(lab['clock_error_ns'])}")  # fmt: skip
+    if "startup_ns" in lab:
+        say(f"before the start: {format_ns(lab['startup_ns'])}")
+    if prefetch := lab.get("prefetch"):
+        say(f"prefetch: {prefetch['placed']} of {prefetch['set_pages']} pages placed "
+                   f"in {format_ns(prefetch['end_ns'] - prefetch['from_ns'])}")  # fmt: skip
     fetch = lab["services"]["fetch_ns"]
     if fetch["n"]:
         say(f"{lab['services']['resolved']} resolved: fetch {format_ns(fetch['p50'])} (median), "

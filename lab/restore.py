@@ -1,0 +1,76 @@
+"""What a restore needs beside its guest: a snapshot file, the set of pages that prefetch brings, a handler process."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.lists import first_touches, make_lists
+from faultreplay.lab.spec import PAGE_BYTES, LabSpec
+
+_PLACES: Final = {"tmpfs": Path("/dev/shm"), "disk": Path("/var/tmp")}
+
+
+@contextlib.contextmanager
+def snapshot_file(spec: LabSpec) -> Iterator[Path | None]:
+    """Where the host program is to make its snapshot file; None where the run has none. Removed afterwards.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not spec.needs_snapshot:
+        yield None
+        return
+    folder = _PLACES.get(spec.snapshot) or Path(spec.snapshot)
+    if not folder.is_dir():
+        raise UsageError(f"--snapshot {spec.snapshot}: {folder} is no folder: choose tmpfs, disk or a folder")
+    with tempfile.TemporaryDirectory(prefix="faultreplay-lab-", dir=folder) as name:
+        yield Path(name) / "memory"
+
+
+def working_set(spec: LabSpec) -> npt.NDArray[np.int64]:
+    """The 4 KiB pages that prefetch brings, in its order, numbered from the start of guest memory (int64[pages]).
+
+    They are what another run of this guest touched first: one that was recorded, or one that another seed would give.
+
+    Raises:
+        IncompleteData: the other trace is not the lab's.
+    """
+    if spec.working_set is not None:
+        return touched_in(spec.working_set)
+    assert spec.working_set_seed is not None
+    return first_touches(make_lists(replace(spec, seed=spec.working_set_seed))[0])
+
+
+def write_working_set(path: Path, spec: LabSpec, pages: int) -> int:
+    """`working_set` for the host program to read; how many pages.
+
+    Raises:
+        UsageError: it has memory that this guest, of so many `pages`, does not have.
+    """
+    wanted = working_set(spec)
+    if len(wanted) and int(wanted.max()) >= pages:
+        raise UsageError(f"--working-set {spec.working_set}: has page {wanted.max()}, this guest has {pages}")
+    wanted.astype(np.uint64).tofile(path)
+    return len(wanted)
+
+
+def touched_in(path: Path) -> npt.NDArray[np.int64]:
+    """The pages of a lab trace in the order of their first touch, numbered from the start of guest memory."""
+    trace = open_trace(path)
+    truth = trace.truth()
+    if truth is None or not trace.meta.memory_map:
+        raise IncompleteData(f"{path}: no lab trace with its guest's accesses: --working-set takes the lab's traces")
+    start = trace.meta.memory_map[0].start
+    page = truth.sort("start_ns")["page"].to_numpy()
+    _, first = np.unique(page, return_index=True)
+    return ((page[np.sort(first)] - np.uint64(start)) // PAGE_BYTES).astype(np.int64)

@@ -1,0 +1,189 @@
+"""Restores in the lab: a snapshot file hot and cold, a handler in another process, fault-around, prefetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.store import open_trace
+from faultreplay.lab.lists import first_touches, make_lists
+from faultreplay.lab.matrix_spec import RESTORE_MECHANISMS, RESTORE_WORKLOADS, MatrixSpec
+from faultreplay.lab.restore import touched_in, working_set
+from faultreplay.lab.runner import run
+from faultreplay.lab.spec import LabResult, LabSpec
+
+PAGES = 1009
+ALIKE: dict[str, Any] = {"vcpus": 2, "pages": PAGES, "order": "alike", "access": "mixed:0.3", "fetch": "0"}
+
+
+def sets_of(*seeds: int) -> list[set[int]]:
+    return [set(first_touches(make_lists(LabSpec(seed=seed, **ALIKE))[0]).tolist()) for seed in seeds]
+
+
+def test_runs_alike_share_most_of_their_pages_and_nearly_their_order() -> None:
+    one, other = sets_of(1, 2)
+    assert abs(len(one) - PAGES) <= 16  # half of two vCPUs' pages, in blocks of four
+    jaccard = len(one & other) / len(one | other)
+    assert 0.72 < jaccard < 0.85  # 85 % are every run's, of the rest some meet by chance
+    first, second = (make_lists(LabSpec(seed=seed, **ALIKE))[0][0].page for seed in (1, 2))
+    place = {page: at for at, page in enumerate(second.tolist())}
+    both = [(at, place[page]) for at, page in enumerate(first.tolist()) if page in place]
+    assert np.corrcoef(np.array(both).T)[0, 1] > 0.9
+
+
+def test_first_touches_are_in_the_order_of_time_over_all_vcpus() -> None:
+    spec = LabSpec(**ALIKE, seed=3, think="exp:20us")
+    lists, _ = make_lists(spec)
+    order = first_touches(lists)
+    assert len(order) == len(set(order.tolist()))
+    assert set(order.tolist()) == {page for a in lists for page in a.page.tolist()}
+    at_ns: dict[int, int] = {}
+    for a in lists:
+        for page, when in zip(a.page.tolist(), np.cumsum(a.think_ns + 1).tolist(), strict=True):
+            at_ns[page] = min(at_ns.get(page, when), when)
+    assert [at_ns[page] for page in order.tolist()] == sorted(at_ns.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mechanism": "prefetch-before"}, "which pages"),
+        ({"mechanism": "prefetch-beside", "base": "kvm-exit", "working_set_seed": 1}, "can be over"),
+        ({"page_cache": "cold"}, "--snapshot disk"),
+        ({"page_cache": "warm"}, "hot or cold"),
+        ({"mechanism": "prefetch-before", "working_set_seed": 1, "prefetchers": 0}, "--prefetchers 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        LabSpec(**options)
+
+
+def test_a_matrix_of_restores_prefetches_a_third_run_s_pages() -> None:
+    matrix = MatrixSpec(mechanisms=RESTORE_MECHANISMS, vcpus=(1,), fetch=("0",), workloads=RESTORE_WORKLOADS)
+    runs = list(matrix.runs())
+    assert len({item.name for item in runs}) == len(runs) == len(RESTORE_MECHANISMS) * 2 * 2
+    for item in runs:
+        assert item.spec.page_cache == ("cold" if item.mechanism.endswith(":cold") else "hot")
+        if item.spec.prefetch:
+            assert item.spec.working_set_seed not in (None, *(other.seed for other in runs))
+    sizes = {(item.spec.pages, item.spec.accesses) for item in runs}
+    assert all(accesses == pages // 2 for pages, accesses in sizes if accesses)
+
+
+def run_or_skip(spec: LabSpec, out: Path | None = None, record: bool = False) -> LabResult:
+    try:
+        return run(spec, out, record=record)
+    except FaultreplayError as error:
+        if error.exit_code == 5 or "tmpfs" in str(error):
+            pytest.skip(f"needs what this host has not: {error}")
+        raise
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("target", ["kvm", "process"])
+def test_a_cold_file_is_read_and_a_hot_one_is_not(target: str) -> None:
+    hot = run_or_skip(LabSpec(mechanism="file-private", target=target, snapshot="disk", **ALIKE))
+    cold = run_or_skip(LabSpec(mechanism="file-private", target=target, snapshot="disk", page_cache="cold", **ALIKE))
+    pages = hot.lab["data_pages"]
+    assert (hot.problem, hot.lab["cached_pages"]) == ("", pages)
+    assert (cold.problem, cold.lab["cached_pages"]) == ("", 0)
+    assert cold.lab["verified"]["pages_touched"] == len(sets_of(0)[0])
+
+
+@pytest.mark.lab
+def test_a_copy_is_start_up_and_in_no_access() -> None:
+    result = run_or_skip(LabSpec(mechanism="restore-copy", **ALIKE))
+    assert result.problem == ""
+    assert result.lab["startup_ns"] > 0
+    assert result.lab["verified"]["pages_present"] == result.lab["data_pages"]
+    assert result.lab["services"]["resolved"] == 0
+
+
+@pytest.mark.lab
+def test_fault_around_brings_whole_granules() -> None:
+    spec = LabSpec(mechanism="uffd-fault-around", granule_bytes=32 << 10, **ALIKE)
+    result = run_or_skip(spec)
+    assert result.problem == ""
+    granules = {page * 4096 // (32 << 10) for page in sets_of(0)[0]}
+    assert result.lab["services"]["resolved"] == len(granules)
+    assert result.lab["verified"]["pages_present"] == len(granules) * 8
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("fetch", ["0", "200us", "snapshot"])
+def test_a_handler_in_another_process_serves_every_page_and_is_in_the_trace(tmp_path: Path, fetch: str) -> None:
+    out = tmp_path / "x.trace"
+    result = run_or_skip(LabSpec(mechanism="uffd-handler-process", **ALIKE | {"fetch": fetch}), out, record=True)
+    assert result.problem == ""
+    touched = result.lab["verified"]["pages_touched"]
+    assert result.lab["services"]["resolved"] == touched
+    trace = open_trace(out)
+    assert trace.meta.losses.total == 0
+    vmm, other = trace.meta.targets
+    assert vmm.tgid != other.tgid
+    missing = trace.faults().filter(pl.col("cause") == "missing")
+    assert missing.height == touched
+    handlers = [thread.tid for thread in other.threads if thread.role == "handler"]
+    assert missing["handler_tid"].unique().to_list() == handlers
+
+
+@pytest.mark.lab
+def test_a_handler_process_that_dies_leaves_a_reason() -> None:
+    spec = LabSpec(
+        mechanism="uffd-handler-process", pages=100, fail="handler-exit@50", timeout_ns=700_000_000, fetch="0"
+    )
+    result = run_or_skip(spec)
+    assert "never resolved" in result.problem
+    assert result.truth.num_rows in (50, 51)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("base", ["uffd-missing", "uffd-sharded", "uffd-minor"])
+def test_prefetch_before_leaves_the_pages_of_no_earlier_run(base: str) -> None:
+    seen, now = sets_of(2, 1)
+    spec = LabSpec(mechanism="prefetch-before", base=base, working_set_seed=2, prefetchers=2, seed=1, **ALIKE)
+    result = run_or_skip(spec)
+    assert result.problem == ""
+    assert result.lab["prefetch"]["set_pages"] == result.lab["prefetch"]["placed"] == len(seen)
+    assert result.lab["services"]["resolved"] == len(now - seen)
+    assert result.lab["startup_ns"] >= result.lab["prefetch"]["end_ns"] - result.lab["prefetch"]["from_ns"]
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("base", ["uffd-missing", "file-private"])
+def test_prefetch_beside_and_faults_place_each_page_once(base: str) -> None:
+    seen, now = sets_of(2, 1)
+    spec = LabSpec(mechanism="prefetch-beside", base=base, working_set_seed=2, seed=1, **ALIKE)
+    result = run_or_skip(spec)
+    assert result.problem == ""
+    prefetch = result.lab["prefetch"]
+    assert prefetch["placed"] + prefetch["already_there"] <= len(seen)
+    if base == "uffd-missing":
+        placed = prefetch["placed"] + result.lab["services"]["resolved"]
+        assert placed == result.lab["verified"]["pages_present"]
+        assert len(now) <= placed <= len(now | seen)
+
+
+@pytest.mark.lab
+def test_the_working_set_of_a_trace_is_what_its_run_touched(tmp_path: Path) -> None:
+    earlier = tmp_path / "a.trace"
+    assert run_or_skip(LabSpec(mechanism="host-lazy", seed=2, **ALIKE), earlier).problem == ""
+    pages = touched_in(earlier)
+    assert set(pages.tolist()) == sets_of(2)[0]
+    spec = LabSpec(mechanism="prefetch-before", working_set=earlier, seed=1, **ALIKE)
+    assert (working_set(spec) == pages).all()
+    assert run_or_skip(spec).lab["prefetch"]["placed"] == len(pages)
+    with pytest.raises(UsageError, match="has page"):
+        run(LabSpec(mechanism="prefetch-before", working_set=earlier, pages=10), None)
+
+
+def test_only_the_lab_s_traces_have_a_working_set_for_it() -> None:
+    sample = Path(__file__).parent.parent / "sample-traces" / "process-stress-ng.trace"
+    with pytest.raises(IncompleteData, match="no lab trace"):
+        touched_in(sample)
