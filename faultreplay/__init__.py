@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _AT = {
     "open_trace": "faulttrace.store",
     "faults": "api",
+    "timeline": "api",
+    "top": "api",
     "workload": "api",
     "mechanism": "api",
     "costs": "api",
@@ -21,6 +23,9 @@ _AT = {
     "calibrate": "api",
     "record": "api",
     "Trace": "faulttrace.store",
+    "Choice": "analysis.views.chosen",
+    "Timeline": "analysis.views.timeline",
+    "Top": "analysis.views.top",
     "Workload": "replay.workload.workload",
     "Mechanism": "replay.language.mechanism",
     "CostTable": "replay.language.costs",

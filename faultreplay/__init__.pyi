@@ -4,6 +4,9 @@ from faultreplay.analysis.calibrate.calibrate import Fit as Fit
 from faultreplay.analysis.compare.case import Case as Case
 from faultreplay.analysis.compare.compare import Comparison as Comparison
 from faultreplay.analysis.compare.predict import Setup as Setup
+from faultreplay.analysis.views.chosen import Choice as Choice
+from faultreplay.analysis.views.timeline import Timeline as Timeline
+from faultreplay.analysis.views.top import Top as Top
 from faultreplay.api import calibrate as calibrate
 from faultreplay.api import compare as compare
 from faultreplay.api import costs as costs
@@ -11,6 +14,8 @@ from faultreplay.api import faults as faults
 from faultreplay.api import mechanism as mechanism
 from faultreplay.api import open_case as open_case
 from faultreplay.api import record as record
+from faultreplay.api import timeline as timeline
+from faultreplay.api import top as top
 from faultreplay.api import workload as workload
 from faultreplay.collect.recorder.spec import RecordSpec as RecordSpec
 from faultreplay.collect.recorder.spec import RecordSummary as RecordSummary

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
     from faultreplay.analysis.compare.compare import Comparison
     from faultreplay.analysis.compare.predict import Setup
+    from faultreplay.analysis.views.chosen import Choice
+    from faultreplay.analysis.views.timeline import Timeline
+    from faultreplay.analysis.views.top import Top
     from faultreplay.collect.recorder.spec import RecordSpec, RecordStatus, RecordSummary
     from faultreplay.faulttrace.store import Trace
     from faultreplay.replay.language.costs import CostTable
@@ -55,6 +58,65 @@ def faults(trace: TraceLike, *, vcpu_threads: Sequence[str] = ()) -> pl.DataFram
         377235
     """
     return _trace(trace).faults(vcpu_threads=vcpu_threads)
+
+
+def timeline(trace: TraceLike, choice: Choice | None = None, *, step_ns: int = 0) -> Timeline:
+    """Faults and stall of a trace over time, step by step: ``inspect --timeline``.
+
+    Args:
+        trace: opened, or its directory.
+        choice: which faults, by vCPU, cause, length and time; all by default.
+        step_ns: length of a step; 0: a round one that makes at most 40.
+
+    Returns:
+        `steps`, a polars frame: `from_ns`, `until_ns`, `faults` (that began in it), `unended`, `stall_ns` (what all
+        threads together stood still within it), `stalled` (how many at once, on average), `longest_ns`, `windows`.
+
+    Raises:
+        UsageError: no such trace, a choice that it has not, or more than a million steps.
+
+    Examples:
+        >>> import faultreplay
+        >>> line = faultreplay.timeline("sample-traces/guest-uffd-missing.trace", step_ns=500_000_000)
+        >>> line.steps["faults"].to_list()
+        [2216, 2089, 2201, 1497]
+    """
+    from faultreplay.analysis.views.timeline import timeline_of
+
+    return timeline_of(_trace(trace), choice, step_ns)
+
+
+def top(
+    trace: TraceLike,
+    by: Literal["pages", "ips", "threads", "ranges"],
+    choice: Choice | None = None,
+    *,
+    limit: int | None = None,
+) -> Top:
+    """Where a trace's stall comes from, the most first: ``inspect --top``.
+
+    Args:
+        trace: opened, or its directory.
+        by: pages, guest instructions (ips), threads and handlers, or ranges of memory.
+        choice: which faults; all by default.
+        limit: at most so many rows.
+
+    Returns:
+        `rows`, a polars frame: `faults`, `unended`, `stall_ns`, `longest_ns`, `share_percent`, `causes` and what the
+        kind has (see `analysis.views.top.top_of`); `unknown`: faults that have no row.
+
+    Raises:
+        UsageError: no such trace, or a choice that it has not.
+
+    Examples:
+        >>> import faultreplay
+        >>> top = faultreplay.top("sample-traces/guest-uffd-missing.trace", "ranges")
+        >>> top.rows.select("name", "faults", "pages").row(0)
+        ('guest memory', 8000, 8000)
+    """
+    from faultreplay.analysis.views.top import top_of
+
+    return top_of(_trace(trace), by, choice, limit)
 
 
 def workload(

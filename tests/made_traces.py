@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from faultreplay.faulttrace.meta import Clock, Host, MechanismUsed, Meta, Target, WindowSpan
+from faultreplay.faulttrace.meta import Clock, Host, MapEntry, MechanismUsed, Meta, Target, WindowSpan
 from faultreplay.faulttrace.schema import EVENTS, FAULTS
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.writer import TraceWriter
@@ -73,6 +73,7 @@ def write_trace(
     targets: list[Target] | None = None,
     host: Host | None = None,
     lab: dict[str, object] | None = None,
+    memory_map: list[MapEntry] | None = None,
 ) -> Path:
     """A trace directory whose faults are `rows`; it holds one event, so that a share of losses has a meaning."""
     end = max((int(str(r["end_ns"])) for r in rows if r["end_ns"]), default=BEGIN_NS)
@@ -84,6 +85,7 @@ def write_trace(
         windows=windows or [],
         targets=targets or [],
         lab=lab or {},
+        memory_map=memory_map or [],
     )
     event = {f.name: 0 for f in EVENTS} | {"ts_ns": BEGIN_NS}
     with TraceWriter(path, meta) as writer:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from faultreplay.cli.completion import traces as traces_here
+from faultreplay.cli.fault_options import parse_vcpus
 from faultreplay.cli.options import NewPath
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import format_bytes
@@ -102,7 +103,7 @@ def _as_trace(
         output,
         packed=packed,
         span=parse_span(span) if span else None,
-        vcpus=_numbers(vcpus),
+        vcpus=parse_vcpus(vcpus),
         anonymise=anonymise,
         force=force,
     )
@@ -126,11 +127,3 @@ def _told(meta: Meta, *, cut: bool, anonymised: bool) -> list[str]:
     if anonymised:
         lines += [f"anonymised: {done}" for done in meta.extra["anonymised"]]
     return lines
-
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    words = [word.strip() for word in (text or "").split(",")] if text is not None else []
-    for word in words:
-        if not (word.isascii() and word.isdigit() and len(word) < 7):
-            raise UsageError(f"--vcpu {word!r}: the number of a vCPU is a whole number")
-    return tuple(dict.fromkeys(int(word) for word in words))
