@@ -23,7 +23,8 @@ from pyarrow import csv
 
 from faultreplay.collect.backends.backend import Key, Lost, find_probes
 from faultreplay.collect.backends.bpftrace_columns import Owners, clock_offset_ns
-from faultreplay.collect.backends.bpftrace_program import COLUMNS, CREATE_VCPU, generate
+from faultreplay.collect.backends.bpftrace_event import COLUMNS, CREATE_VCPU
+from faultreplay.collect.backends.bpftrace_program import generate
 from faultreplay.collect.backends.probes import select
 from faultreplay.collect.backends.program_time import ProgramTime
 from faultreplay.collect.backends.ring import RECORD_DTYPE, Records
