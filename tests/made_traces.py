@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from faultreplay.faulttrace.meta import Clock, Host, MapEntry, MechanismUsed, Meta, Target, WindowSpan
+from faultreplay.faulttrace.meta import Clock, Host, MechanismUsed, Meta
 from faultreplay.faulttrace.schema import EVENTS, FAULTS
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.writer import TraceWriter
@@ -69,23 +70,20 @@ def write_trace(
     mechanism: str | None = "uffd-missing",
     params: dict[str, object] | None = None,
     lost: int = 0,
-    windows: list[WindowSpan] | None = None,
-    targets: list[Target] | None = None,
     host: Host | None = None,
-    lab: dict[str, object] | None = None,
-    memory_map: list[MapEntry] | None = None,
+    **others: Any,
 ) -> Path:
-    """A trace directory whose faults are `rows`; it holds one event, so that a share of losses has a meaning."""
+    """A trace directory whose faults are `rows`; it holds one event, so that a share of losses has a meaning.
+
+    `others`: fields of `Meta`.
+    """
     end = max((int(str(r["end_ns"])) for r in rows if r["end_ns"]), default=BEGIN_NS)
     meta = Meta(
         origin="synthetic",
         host=host or Host(cpus=2),
         clock=Clock(start_ns=BEGIN_NS, end_ns=end + 1_000),
         mechanism=MechanismUsed(mechanism, params or {"handlers": 1}) if mechanism else None,
-        windows=windows or [],
-        targets=targets or [],
-        lab=lab or {},
-        memory_map=memory_map or [],
+        **others,
     )
     event = {f.name: 0 for f in EVENTS} | {"ts_ns": BEGIN_NS}
     with TraceWriter(path, meta) as writer:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from test_stitch import PAGE, VM, frame, userfault
+from made_events import PAGE, VM, frame, userfault
 
 from faultreplay.analysis.judge.accuracy import accuracy_of, compare_with_truth, truthful
 from faultreplay.cli.main import _exit_code

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from test_stitch import GPA, PAGE, VM, at, frame, guest_userfault, message, userfault
+from made_events import GPA, PAGE, VM, at, frame, guest_userfault, message, userfault
 
 from faultreplay.analysis.compare.inspection import histogram, inspect_trace, spread
 from faultreplay.cli.main import _exit_code

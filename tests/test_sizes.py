@@ -46,3 +46,12 @@ def test_a_tree_with_a_large_module_fails(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "lab/m.py").write_text("x = 1\n" * 2_501)
     assert SIZES["main"](tmp_path) == 1
     assert "lab/m.py: 15,006 bytes, at most 15,000: split it" in capsys.readouterr().err
+
+
+def test_a_test_module_may_be_larger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_m.py").write_text("x = 1\n" * 4_000)
+    assert SIZES["main"](tmp_path) == 0
+    (tmp_path / "tests/test_m.py").write_text("x = 1\n" * 4_001)
+    assert SIZES["main"](tmp_path) == 1
+    assert "tests/test_m.py: 24,006 bytes, at most 24,000: split it" in capsys.readouterr().err

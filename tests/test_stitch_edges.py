@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_stitch import (
+from made_events import (
     ASLEEP,
     FAULTER,
     GPA,

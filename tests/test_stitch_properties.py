@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_stitch import FD, PF, VM, at, check, frame
+from made_events import FD, PF, VM, at, check, frame
 
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import stitch_events

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_stitch import VM, at, frame, userfault
+from made_events import VM, at, frame, userfault
 
 from faultreplay.faulttrace.meta import Host, Memslot, Meta, Target
 from faultreplay.faulttrace.schema import Kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_stitch import VM, at, frame
+from made_events import VM, at, frame
 
 from faultreplay.faulttrace.meta import Meta, Target, Thread
 from faultreplay.faulttrace.schema import Kind, ZapCause
