@@ -25,7 +25,7 @@ from faultreplay.analysis.compare.predict import (
     replications,
     simulated_rows,
 )
-from faultreplay.analysis.compare.second_half import held_out
+from faultreplay.analysis.compare.second_half import predict_second_half
 from faultreplay.analysis.judge.bootstrap import Interval, sum_sd, wasserstein
 from faultreplay.analysis.judge.judge import Errors, by_accessor, errors, relative_percent
 from faultreplay.replay.language.mechanism import Mechanism
@@ -255,10 +255,12 @@ def in_turn(case: Case, mechanism: Mechanism, mine: npt.NDArray[np.bool_]) -> He
 
 def second_half(case: Case, used: Used) -> HeldOut | None:
     """The second half of the recording, with costs of the first; None: none of its faults are the mechanism's."""
-    half = held_out(case, used)
-    if not half.rows or not half.measured_ns.sum():
+    half = predict_second_half(case, used)
+    predicted, measured = half.predicted, half.measured
+    if not measured.total:
         return None
-    return _held_out([half.predicted_ns, *half.more_ns], half.measured_ns, half.owner, int(half.owner.max()) + 1)
+    accessors = int(measured.owner.max()) + 1
+    return _held_out([predicted.stalls, *half.more_ns], measured.stalls, measured.owner, accessors)
 
 
 def _held_out(several: Sequence[Ints], measured: Ints, owner: npt.NDArray[np.integer[Any]], accessors: int) -> HeldOut:

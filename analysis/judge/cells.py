@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
-from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.sources import CostSource
 from faultreplay.analysis.judge.bootstrap import Interval
 from faultreplay.analysis.judge.judge import NAMES, Errors, relative_percent
+from faultreplay.analysis.judge.side import Side, median_of
 
-
-@dataclass(frozen=True)
-class Numbers:
-    """What is compared, of one side; times in ns."""
-
-    faults: int
-    total: int
-    mean: int
-    p50: int
-    p90: int
-    p99: int
-    run_time: int
-    held: int = 0
-    """part of `total`: stood still inside windows"""
-    held_accessors: int = 0
-    """vCPUs that stood still inside windows"""
-    refaults: int = 0
-    """faults of the kernel alone from the first window on: on memory that was there"""
-    refault: int = 0
-    """their stall; part of `total`"""
-
-    def as_record(self, prefix: str) -> dict[str, int]:
-        """Flat, for output; counts as they are, times with their unit."""
-        return {prefix + k + ("" if k in _COUNTS else "_ns"): v for k, v in self.__dict__.items()}
-
-
-_COUNTS: Final = ("faults", "held_accessors", "refaults")
 _BOUNDED: Final = ("total_ns", "held_ns", "held_accessors", "refaults", "refault_ns")
 
 
@@ -54,21 +27,18 @@ class Cell:
     target: str
     mechanism: str
     source_mechanism: str
-    predicted: Numbers
-    measured: Numbers
+    predicted: Side
+    measured: Side
     errors: Errors
     intervals: dict[str, Interval]
     floor: Errors | None
     floor_is: str
-    again: Numbers | None
+    again: Side | None
     """what the floor was measured with"""
-    bounds: tuple[Numbers, Numbers] | None
+    bounds: tuple[Side, Side] | None
     """predicted if nothing, and if everything, that is there already is touched again"""
     costs: dict[str, CostSource]
     simulated_percent: float
-    predicted_ns: Ints
-    measured_ns: Ints
-    again_ns: Ints | None
     notes: tuple[str, ...]
     group: str = ""
     runs: int = 1
@@ -126,9 +96,9 @@ def together(cells: Sequence[Cell]) -> Cell:
     first = cells[0]
     if len(cells) == 1:
         return first
-    predicted, measured = (_median([getattr(c, side) for c in cells]) for side in ("predicted", "measured"))
+    predicted, measured = (median_of([getattr(c, side) for c in cells]) for side in ("predicted", "measured"))
     repeated = [c.again for c in cells if c.again]
-    again = _median(repeated) if len(repeated) == len(cells) else None
+    again = median_of(repeated) if len(repeated) == len(cells) else None
     bounds = [c.bounds for c in cells if c.bounds]
     middle = {name: [c.intervals[name] for c in cells if name in c.intervals] for name in first.intervals}
     return replace(
@@ -143,20 +113,13 @@ def together(cells: Sequence[Cell]) -> Cell:
         floor=_errors_of(again, measured, [c.floor for c in cells if c.floor]) if again else None,
         floor_is=f"{first.floor_is}, medians of {len(cells)} runs each",
         again=again,
-        bounds=(_median([b[0] for b in bounds]), _median([b[1] for b in bounds])) if bounds else None,
-        predicted_ns=np.concatenate([c.predicted_ns for c in cells]),
-        measured_ns=np.concatenate([c.measured_ns for c in cells]),
-        again_ns=np.concatenate([c.again_ns for c in cells if c.again_ns is not None]) if again else None,
+        bounds=(median_of([b[0] for b in bounds]), median_of([b[1] for b in bounds])) if bounds else None,
         notes=tuple(dict.fromkeys(note for c in cells for note in c.notes)),
         runs=len(cells),
     )
 
 
-def _median(several: Sequence[Numbers]) -> Numbers:
-    return Numbers(**{f.name: round(float(np.median([getattr(n, f.name) for n in several]))) for f in fields(Numbers)})
-
-
-def _errors_of(predicted: Numbers, measured: Numbers, each: Sequence[Errors]) -> Errors:
+def _errors_of(predicted: Side, measured: Side, each: Sequence[Errors]) -> Errors:
     distances = [e.wasserstein for e in each if e.wasserstein is not None]
     return Errors(
         **{k: relative_percent(getattr(predicted, k), getattr(measured, k)) for k in (*NAMES, "run_time")},

@@ -1,55 +1,28 @@
-"""What is compared, of a replay and of a recording alike: stalls outside windows, time held inside, refaults."""
+"""The sides of a comparison, from a replay and from a recording: stalls outside windows, time held inside, refaults."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.compare.case import Case
-from faultreplay.analysis.compare.metrics import Ints, quantile
+from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
     Used,
     counted,
     measured_run_time_ns,
 )
-from faultreplay.analysis.judge.cells import Numbers
-from faultreplay.analysis.judge.judge import Errors, errors, relative_percent
+from faultreplay.analysis.judge.side import Side
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.units import format_ns
 from faultreplay.replay.engine.engine import Result
 from faultreplay.replay.workload.workload import Workload
 
 OF_KERNEL: Final = ("stage2", "minor-host")
-
-
-@dataclass(frozen=True)
-class Side:
-    """What is compared: stalls of the vCPUs outside windows, and how long they stood still inside."""
-
-    stalls: Ints
-    owner: npt.NDArray[np.int32]
-    held: int
-    run_time_ns: int
-    held_accessors: int = 0
-    refaults: int = 0
-    refault_ns: int = 0
-    unrecorded_ns: int = 0
-    """stall of faults that have no row of their own: assumed refaults"""
-
-    def numbers(self) -> Numbers:
-        """What is compared."""
-        found = numbers_of(self.stalls, self.run_time_ns, self.held)
-        return replace(
-            found,
-            total=found.total + self.unrecorded_ns,
-            held_accessors=self.held_accessors,
-            refaults=self.refaults,
-            refault=self.refault_ns,
-        )
 
 
 def predicted_side(workload: Workload, result: Result, left_out: npt.NDArray[np.bool_] | None = None) -> Side:
@@ -64,15 +37,12 @@ def predicted_side(workload: Workload, result: Result, left_out: npt.NDArray[np.
     stood = np.union1d(owner[mine][inside > 0], np.flatnonzero(who & (result.window_stall_ns > 0)))
     refaults, refault_ns = _refaults(workload, result.start_ns, result.stall_ns, mine, result.windows)
     assumed_ns = int(result.refault_stall_ns[who].sum())
-    return Side(
-        outside,
-        owner[mine],
-        held,
-        result.run_time_ns,
+    side = Side.of(outside, owner[mine], result.run_time_ns, held_ns=held, unrecorded_ns=assumed_ns)
+    return replace(
+        side,
         held_accessors=len(stood),
         refaults=refaults + int(result.refaults[who].sum()),
-        refault_ns=refault_ns + assumed_ns,
-        unrecorded_ns=assumed_ns,
+        refault=refault_ns + assumed_ns,
     )
 
 
@@ -93,15 +63,8 @@ def measured_side(case: Case) -> Side:
         held, held_accessors = sum(parked), len(parked)
     start_ns, stall_ns = workload.recorded_start_ns, workload.recorded_stall_ns
     refaults, refault_ns = _refaults(workload, start_ns, stall_ns, mine, spans)
-    return Side(
-        outside,
-        owner[mine],
-        held if spans else 0,
-        measured_run_time_ns(workload),
-        held_accessors=held_accessors if spans else 0,
-        refaults=refaults,
-        refault_ns=refault_ns,
-    )
+    side = Side.of(outside, owner[mine], measured_run_time_ns(workload), held_ns=held if spans else 0)
+    return replace(side, held_accessors=held_accessors if spans else 0, refaults=refaults, refault=refault_ns)
 
 
 def elsewhere(case: Case) -> npt.NDArray[np.bool_]:
@@ -163,12 +126,6 @@ def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, 
     return stall_ns - inside, inside
 
 
-def errors_of_sides(predicted: Side, measured: Side) -> Errors:
-    """Errors of the stalls outside windows; the total has what was held inside too."""
-    found = errors(predicted.stalls, measured.stalls, run_time_ns=(predicted.run_time_ns, measured.run_time_ns))
-    return replace(found, total=relative_percent(predicted.numbers().total, measured.numbers().total))
-
-
 def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
     if used is None or used.name != "host-lazy":
@@ -180,11 +137,3 @@ def as_missing(workload: Workload, used: Used | None) -> Workload:
     cls = workload.cls.copy()
     cls[order[first]] = CAUSES.index("missing")
     return replace(workload, cls=cls)
-
-
-def numbers_of(stalls: Ints, run_time_ns: int, held: int = 0) -> Numbers:
-    """The numbers of stalls in ns (int64[F], any order); `held` is what windows held on top."""
-    ranked = np.sort(stalls)
-    mean = round(float(stalls.mean())) if len(stalls) else 0
-    p50, p90, p99 = (quantile(ranked, q) for q in (0.5, 0.9, 0.99))
-    return Numbers(len(stalls), int(stalls.sum()) + held, mean, p50, p90, p99, run_time_ns, held)

@@ -15,23 +15,15 @@ from faultreplay.analysis.compare.predict import (
     Used,
     counted,
     load_with,
-    measured_run_time_ns,
     run,
     simulated_rows,
 )
-from faultreplay.analysis.compare.second_half import held_out
+from faultreplay.analysis.compare.second_half import predict_second_half
 from faultreplay.analysis.compare.sources import HOST, sources_of
 from faultreplay.analysis.judge.cells import Cell
-from faultreplay.analysis.judge.judge import by_accessor, error_intervals, errors
-from faultreplay.analysis.judge.sides import (
-    as_missing,
-    elsewhere,
-    elsewhere_notes,
-    errors_of_sides,
-    measured_side,
-    numbers_of,
-    predicted_side,
-)
+from faultreplay.analysis.judge.judge import by_accessor, error_intervals
+from faultreplay.analysis.judge.side import errors_of
+from faultreplay.analysis.judge.sides import as_missing, elsewhere, elsewhere_notes, measured_side, predicted_side
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
@@ -52,34 +44,30 @@ def halves(case: Case) -> Cell:
         IncompleteData: the recorded mechanism is not known, or there are too few faults.
     """
     used = _used(case)
-    half = held_out(case, used)
-    if not half.rows:
+    half = predict_second_half(case, used)
+    predicted, measured = half.predicted, half.measured
+    if not measured.faults:
         raise IncompleteData(f"{case.trace.path}: {used.name} serves none of the faults of its second half")
-    first, second = case.workload.split(0.5)
-    times = measured_run_time_ns(second), measured_run_time_ns(first)
     return Cell(
         source=f"{case.trace.name}, first half",
         target=f"{case.trace.name}, second half",
         mechanism=used.name,
         source_mechanism=used.name,
-        predicted=numbers_of(half.predicted_ns, half.run_time_ns),
-        measured=numbers_of(half.measured_ns, times[0]),
-        errors=half.errors,
+        predicted=predicted,
+        measured=measured,
+        errors=errors_of(predicted, measured),
         intervals=error_intervals(
-            by_accessor(half.predicted_ns, half.owner, second.accessors),
-            by_accessor(half.measured_ns, half.owner, second.accessors),
+            by_accessor(predicted.stalls, predicted.owner, case.workload.accessors),
+            by_accessor(measured.stalls, measured.owner, case.workload.accessors),
             paired=True,
             seed=case.setup.seed,
         ),
-        floor=errors(half.first_ns, half.measured_ns, run_time_ns=(times[1], times[0])) if len(half.first_ns) else None,
+        floor=errors_of(half.first, measured) if half.first.faults else None,
         floor_is="first half measured against second half measured",
-        again=numbers_of(half.first_ns, times[1]) if len(half.first_ns) else None,
+        again=half.first if half.first.faults else None,
         bounds=None,
         costs=sources_of(half.costs, case.where, half.fitted),
         simulated_percent=100.0,
-        predicted_ns=half.predicted_ns,
-        measured_ns=half.measured_ns,
-        again_ns=half.first_ns,
         notes=tuple(case.workload.notes),
     )
 
@@ -125,25 +113,25 @@ def pair(
         again_how = replace(setup, retouch="recorded" if at_once else "working-set")
         ends = [one, predicted_side(workload, run(workload, mechanism, costs, again_how, windows), unnamed)]
         lower, upper = reversed(ends) if at_once else ends
-        bounds = (lower.numbers(), upper.numbers())
+        bounds = (lower, upper)
     mine = counted(workload)[workload.accessor_of_row()] & (result.start_ns >= 0)
     simulated = simulated_rows(workload, mechanism)[mine].mean() * 100 if mine.any() else 0.0
     repeated = measured_side(again) if again is not None else None
-    sides = ((one, workload.accessors), (other, target.workload.accessors))
-    stalls = (by_accessor(side.stalls, side.owner, accessors) for side, accessors in sides)
-    intervals = error_intervals(*stalls, paired=False, seed=source.setup.seed, replicates=replicates)
+    stalls = by_accessor(one.stalls, one.owner, workload.accessors)
+    measured_stalls = by_accessor(other.stalls, other.owner, target.workload.accessors)
+    intervals = error_intervals(stalls, measured_stalls, paired=False, seed=source.setup.seed, replicates=replicates)
     return Cell(
         source=source.trace.name,
         target=target.trace.name,
         mechanism=label(target),
         source_mechanism=label(source) or "unknown",
-        predicted=one.numbers(),
-        measured=other.numbers(),
-        errors=errors_of_sides(one, other),
+        predicted=one,
+        measured=other,
+        errors=errors_of(one, other),
         intervals=intervals,
-        floor=errors_of_sides(repeated, other) if repeated else None,
+        floor=errors_of(repeated, other) if repeated else None,
         floor_is=f"{again.trace.name} measured against {target.trace.name}" if again else "",
-        again=repeated.numbers() if repeated else None,
+        again=repeated,
         bounds=bounds,
         costs=sources_of(
             result.costs_used,
@@ -151,9 +139,6 @@ def pair(
             frozenset(fitted) - frozenset(near),
         ),
         simulated_percent=float(simulated),
-        predicted_ns=one.stalls,
-        measured_ns=other.stalls,
-        again_ns=repeated.stalls if repeated else None,
         cpus=setup.cpus,
         notes=(
             *source.workload.notes,

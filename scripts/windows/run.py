@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from faultreplay.analysis.compare.predict import Setup
-from faultreplay.analysis.judge.cells import Cell, Numbers
+from faultreplay.analysis.judge.cells import Cell
 from faultreplay.analysis.judge.judge import relative_percent
+from faultreplay.analysis.judge.side import Side
 from faultreplay.analysis.judge.validate import open_for, pair
 from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.faulttrace.errors import FaultreplayError
@@ -55,7 +56,7 @@ def cells(kind: str, vcpus: int, folder: Path, costs: list[str]) -> Iterator[Cel
             yield pair(source, target)
 
 
-def spread(some: list[Cell], number: Callable[[Numbers], int]) -> str:
+def spread(some: list[Cell], number: Callable[[Side], int]) -> str:
     """Median error of a number, least and greatest."""
     errors = [relative_percent(number(c.predicted), number(c.measured)) for c in some]
     known = [e for e in errors if e is not None]

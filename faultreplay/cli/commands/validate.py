@@ -205,7 +205,12 @@ def _plot(cells: list[Cell], path: Path) -> None:
     cross = sorted(cells, key=lambda c: -abs(c.errors.total or 0))
     shown = cells if len(cells) <= MOST_PANELS else cross[:MOST_PANELS]
     panels = [
-        Panel(f"{c.source_mechanism} -> {c.mechanism}\n{c.group}".strip(), c.predicted_ns, c.measured_ns, c.again_ns)
+        Panel(
+            f"{c.source_mechanism} -> {c.mechanism}\n{c.group}".strip(),
+            c.predicted.stalls,
+            c.measured.stalls,
+            c.again.stalls if c.again else None,
+        )
         for c in shown
     ]
     quantile_plot(panels, path)
