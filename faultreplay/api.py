@@ -202,6 +202,7 @@ def open_case(
     windows: Sequence[tuple[int, int, str]] = (),
     fit: bool = True,
     max_loss_percent: float = 1.0,
+    progress: Callable[[str], None] | None = None,
 ) -> Case:
     """A trace with the question asked of it: faults, workload, recorded mechanism, costs and windows, found out once.
 
@@ -212,6 +213,7 @@ def open_case(
             by default those that were recorded, else one in the middle for mechanisms with a window rule.
         fit: take the costs that the trace itself shows; they win over all files.
         max_loss_percent: refuse a trace that lost a greater share of its events.
+        progress: called with a word on how far a long stitch is.
 
     Raises:
         IncompleteData: too many losses, damaged, or no fault that can be replayed.
@@ -220,7 +222,8 @@ def open_case(
     from faultreplay.analysis.compare import case
     from faultreplay.analysis.compare.predict import Setup
 
-    return case.open_case(_trace(trace), setup or Setup(), windows=windows, fit=fit, max_loss_percent=max_loss_percent)
+    opened, setup = _trace(trace), setup or Setup()
+    return case.open_case(opened, setup, windows=windows, fit=fit, max_loss_percent=max_loss_percent, progress=progress)
 
 
 def compare(
@@ -314,7 +317,7 @@ def record(
         out: the trace to make: `NAME.trace`.
         stop: an event, or a function that is asked about 20 times a second.
         on_status: called about twice a second, and once at the end.
-        on_step: called with what is being done before recording begins.
+        on_step: called with what is being done before recording begins, and after it ends.
 
     Returns:
         What was recorded and lost, what it cost, and why it ended.

@@ -212,3 +212,60 @@ def test_a_wake_counts_inside_a_waking_ioctl_of_the_thread_that_ran_it_only() ->
     assert wakes_of(copy, wake(1070, FAULTER, FAULTER + 1)) == []  # by another thread meanwhile
     assert wakes_of(silent, wake(2070, FAULTER, HANDLER)) == []
     assert wakes_of(copy, silent, inside, wake(2070, FAULTER + 1, HANDLER)) == [(FAULTER, 0)]
+
+
+# The message, the sleep and the ioctl of one fault, where one of them is at an edge or not there.
+
+
+def test_a_message_read_at_the_instant_of_the_wake_is_in_time() -> None:
+    """By a second handler, after the first had placed the page: nothing was late, nothing took time."""
+    events = [event for event in userfault(1000) if event["kind"] != Kind.UFFD_MSG]
+    result = stitch_events(frame(*events, message(1070)))
+    check(result)
+    assert (only(result)["queue_ns"], only(result)["service_ns"]) == (70, 0)
+    assert result.report.messages_late == 0
+    late = stitch_events(frame(*events, message(1071)))
+    assert (only(late)["queue_ns"], only(late)["service_ns"]) == (None, None)
+    assert late.report.messages_late == 1
+
+
+def woken_for_nothing(read_ns: int, *rest: dict[str, Any]) -> list[dict[str, Any]]:
+    """A fault whose first message is read at `read_ns`; a bare wake at 1045 sends it to sleep again until 1150."""
+    return [
+        at(1000, Kind.PAGE_FAULT_USER, FAULTER, addr=PAGE),
+        *sleep(1010, 1050, woken_ns=1045),
+        message(read_ns),
+        placed(1048, 5, kind=Kind.UFFD_WAKE, value=0),
+        at(1060, Kind.SCHED_OUT, FAULTER, code=ASLEEP),
+        message(1080),
+        at(1150, Kind.SCHED_IN, FAULTER),
+        at(1160, Kind.MMAP_LOCK_RELEASED, FAULTER),
+        *rest,
+    ]
+
+
+def test_the_service_of_two_messages_needs_both_their_ends() -> None:
+    """It is from the first reading to the last placing: unknown where either is."""
+    served = [at(1140, Kind.SCHED_WAKING, FAULTER, value=HANDLER), placed(1145, 20)]
+    columns = ("stall_ns", "queue_ns", "service_ns", "resolution")
+    whole = only(stitch_events(frame(*woken_for_nothing(1020, *served))))
+    assert [whole[name] for name in columns] == [160, 20, 120, "copy"]
+    closed = only(stitch_events(frame(*woken_for_nothing(1020))))  # under the waiter: no ioctl placed the page
+    assert [closed[name] for name in columns] == [160, 20, None, "none"]
+    late = only(stitch_events(frame(*woken_for_nothing(1049, *served))))  # the first message: after its wake
+    assert [late[name] for name in columns] == [160, None, None, "copy"]
+
+
+def test_each_message_without_a_fault_has_one_reason() -> None:
+    fault = at(1000, Kind.PAGE_FAULT_USER, FAULTER, addr=PAGE)
+    asleep = at(1010, Kind.SCHED_OUT, FAULTER, code=ASLEEP)
+    for events, reason in (
+        ([fault, asleep, message(1030)], "still waiting at the end"),
+        ([fault, asleep, message(1030), placed(1080, 20)], "end not seen"),
+        ([fault, message(1030)], "no ioctl placed its page"),
+        ([message(1030, tid=0)], "waiting thread not found"),
+        ([message(1030, tid=77)], "waiting thread not recorded (a kernel worker?)"),
+    ):
+        result = stitch_events(frame(*events))
+        check(result)
+        assert result.report.messages_unjoined == {reason: 1}

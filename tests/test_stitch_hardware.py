@@ -267,6 +267,14 @@ def test_an_emulated_instruction_is_behind_the_guest() -> None:
     assert faults(stitched(*writes), "rounds") == [(1,), (1,), (1,)]
 
 
+def test_a_retry_is_soon_after_the_entry_however_long_the_kernel_took() -> None:
+    """Also of the trace's very first entry. The time limit is on the guest's running."""
+    long = 3_000_000
+    result = stitched(leave(1000), fault(1001), enter(long), leave(long + 50), fault(long + 51), enter(long + 60),
+                      leave(long + 90, HLT, ip=RIP + 4))  # fmt: skip
+    assert faults(result, "rounds", "stall_ns") == [(2, long + 60 - 1000)]
+
+
 def test_a_guest_that_ran_long_came_back() -> None:
     result = stitched(leave(1000), fault(1001), enter(1010), leave(5_000_000), fault(5_000_001), enter(5_000_010))
     assert faults(result, "rounds", "stall_ns") == [(1, 10), (1, 10)]
@@ -314,6 +322,23 @@ def test_a_lost_entry_and_a_lost_exit_are_told() -> None:
     assert faults(lost_exit, "stall_ns", "join") == [(9, "fault/entry")]
 
 
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        ([*again(range(2), 100)], {"faulting again and again at the end": 1}),
+        ([leave(1000), fault(1001), spurious(1002), enter(1003)], {"KVM found nothing to do, and nothing follows": 1}),
+        ([leave(10, HLT), enter(20), leave(1000), fault(1001)], {"still out of the guest at the end": 1}),
+        (
+            [enter(20), leave(1000), fault(1001), leave(2000, HLT), enter(2100)],
+            {"its kvm_entry is not in the trace": 1},
+        ),
+        ([leave(1000), fault(1001), leave(2000, HLT)], {"no kvm_entry in the source": 1}),
+    ],
+)
+def test_each_fault_without_an_end_has_one_reason(events: list[dict[str, Any]], why: dict[str, int]) -> None:
+    assert stitched(*events).report.guest_faults_unended == why
+
+
 def test_order_counts_where_time_stamps_are_equal() -> None:
     """Text has whole microseconds: an entry, the next exit and its fault in one."""
     result = stitched(
@@ -354,7 +379,7 @@ def test_arm64_faults(esr: int, access: str) -> None:
 @pytest.mark.parametrize(
     ("meta", "code", "access"),
     [(VMX, 0x184, "x"), (VMX, 0x182, "w"), (VMX, 0x181, "r"), (SVM, 0x100000014, "x"), (SVM, 0x14, "x"),
-     (Meta(), 0x184, "x"), (Meta(), 0x200000006, "w"), (Meta(), 0x4, "r")],
+     (Meta(), 0x184, "x"), (Meta(), 0x200000006, "w"), (Meta(), 0x4, "r"), (Meta(), 0x11, "x")],
 )  # fmt: skip
 def test_what_the_code_of_a_fault_says_of_the_access(meta: Meta, code: int, access: str) -> None:
     assert faults(stitched(fault(1000, code=code), meta=meta), "access") == [(access,)]

@@ -107,3 +107,5 @@ def test_faults_of_the_own_threads() -> None:
     assert causes(*faulted) == {("page-fault", "", "vmm"): 1}
     since = [at(10, Kind.PAGE_FAULT_USER, VM, addr=ADDR), call(500, Kind.MADVISE, code=4), zap(950)]
     assert causes(*since) == {("unknown", "", "vmm"): 1}
+    at_once = [at(500, Kind.PAGE_FAULT_USER, VM, addr=ADDR), call(500, Kind.MADVISE, code=4), zap(950)]
+    assert causes(*at_once) == {("unknown", "", "vmm"): 1}  # the call ended no earlier than the fault began

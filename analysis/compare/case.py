@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -283,14 +283,17 @@ def open_case(
     fit: bool = True,
     max_loss_percent: float = 1.0,
     as_pinned: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> Case:
     """Check the losses, stitch, and gather what a replay needs; `as_pinned`: on CPUs as the lab pinned its threads.
+
+    `progress` is called with a word on how far a stitch is.
 
     Raises:
         IncompleteData: a greater share of events lost than allowed, or no faults.
     """
     check_losses(trace, max_loss_percent)
-    faults = trace.faults(vcpu_threads=setup.vcpu_threads)
+    faults = trace.faults(vcpu_threads=setup.vcpu_threads, progress=_stitching(trace, progress))
     workload = workload_of(trace, faults)
     shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)
@@ -302,6 +305,12 @@ def open_case(
     reading = reading_of(workload) if setup.reading == "auto" else setup.reading
     read = replace(case, reading=reading)
     return case if setup.reading == "auto" and not read.read_as_missing else read
+
+
+def _stitching(trace: Trace, progress: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, all_: progress(f"stitching {trace.name}: {done / max(all_, 1):.0%}")
 
 
 def loss_percent(lost: int, kept: int) -> float:

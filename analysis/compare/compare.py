@@ -145,8 +145,8 @@ def compare(
     rows: list[Row] = []
     unanswered: list[Unanswered] = []
     replayed: list[Replayed] = []
-    for mechanism in missing:
-        step(f"replaying {mechanism.name}")
+    for number, mechanism in enumerate(missing, 1):
+        step(f"replaying {mechanism.name} ({number} of {len(missing)})")
         found = _row(mechanism, case)
         if isinstance(found, Unanswered):
             unanswered.append(found)

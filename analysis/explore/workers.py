@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Final, Generic, TypeVar
 
 from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature, UsageError
@@ -142,11 +144,29 @@ def _good(outcomes: Generator[Outcome[T], None, list[T]], failed: list[T]) -> Ge
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     # spawn: threads of polars and numba do not survive a fork
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
     try:
+        with _deaf():
+            pool.submit(int)  # starts them all
         yield pool
+    except KeyboardInterrupt:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started in the body do not hear Ctrl-C: a terminal tells it to all of them, and one answers."""
+    resource_tracker.ensure_running()  # starting it would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _words(error: BaseException) -> str:

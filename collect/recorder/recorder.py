@@ -182,6 +182,7 @@ class Recorder:
             meta.extra[SLOWED] = slowed
             self._notes += [words] if (words := slowed_words(meta)) else []
         self._backend.pause()
+        self._step(f"writing the last of {self._drain.events:,} events")
         self._drain.stop()
         meta.clock.end_ns = end_ns
         self._look_again()
@@ -204,8 +205,10 @@ class Recorder:
         failed = self._drain.failed
         try:
             if failed is None:
+                self._step("sealing the trace")
                 self._writer.close()
         finally:
+            self._step("detaching the probes")
             release_backend(self._backend)
         self.summary = self._summarise(end_ns)
         if failed is not None and exc_type is None:

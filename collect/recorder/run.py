@@ -29,7 +29,7 @@ def record(
         out: the trace to make.
         stop: an event, or a function that is asked about 20 times a second.
         on_status: called about twice a second, and once at the end.
-        on_step: called with what is being done before recording begins.
+        on_step: called with what is being done before recording begins, and after it ends.
     """
     asked = stop.is_set if isinstance(stop, threading.Event) else stop
     recorder = Recorder(spec, out, on_step)

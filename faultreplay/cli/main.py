@@ -34,6 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
 class _Verbs(click.Group):
     """A group whose commands are modules of `faultreplay.cli.commands`, imported when called."""
 
@@ -47,6 +51,12 @@ class _Verbs(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return with_quiet(command)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # click would print an empty line, also into a file
+            raise Interrupted from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
@@ -86,7 +96,8 @@ def _exit_code(argv: list[str] | None) -> int:  # noqa: PLR0911 (one return an e
     except click.ClickException as error:
         _say(error.format_message())
         return 1
-    except (click.Abort, KeyboardInterrupt):
+    except (Interrupted, click.Abort, KeyboardInterrupt):
+        click.echo(err=True, nl=sys.stderr.isatty())  # a terminal has written ^C
         _say("interrupted")
         return 130
     except BrokenPipeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -69,10 +69,10 @@ class Program:
     shards: int
     recorded_classes: dict[str, set[str]]
     """class of fault -> accessor kinds for which this mechanism has no path: they take what they took"""
-    link_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    link_ns: dict[str, tuple[int, int]]
     """link -> (first instance, ns for one granule)"""
-    sections: int = 0
-    push_latency_ns: int = 0
+    sections: int
+    push_latency_ns: int
     """from the end of a pushed granule's transfer until it is placed"""
-    shares: list[Share] = field(default_factory=list)
+    shares: list[Share]
     """what the columns of the kernel's `spent` stand for"""

@@ -121,7 +121,8 @@ class Workload:
                 resumed = int(recorded_end[rows[-1]]) if rows.size else begin
                 tail[a] = max(end - resumed, 0)
             elif not rows.size:
-                tail[a] = max(int(self.tail_ns[a]) + self._last_resume(a) - begin, 0)
+                # What was left of a stall at the border is no work: it belongs to the fault, in the first part.
+                tail[a] = max(int(self.tail_ns[a]) + min(self._last_resume(a) - begin, 0), 0)
         starts_ns = self.recorded_start_ns[keep] - begin
         return Workload(
             accessor_start=starts,

@@ -25,6 +25,7 @@ class Mutant:
     number: int
     variant: int
     line: int
+    column: int
     words: str
 
 
@@ -37,7 +38,7 @@ def mutants(source: str) -> list[Mutant]:
         if id(node) in out_of_bounds:
             continue
         for variant, (words, _) in enumerate(_changes(node)):
-            found.append(Mutant(number, variant, getattr(node, "lineno", 0), words))
+            found.append(Mutant(number, variant, node.lineno, node.col_offset + 1, words))
     return sorted(found, key=lambda mutant: (mutant.line, mutant.number, mutant.variant))
 
 

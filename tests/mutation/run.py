@@ -4,7 +4,10 @@
 
 Of all modules a stratified sample is run: each module's share of it is its share of all mutants, drawn by --seed. What
 came of each mutant goes to --results at once; a run that was cut short goes on from there while module and tests are
-the same.
+the same. --again FILE runs only those mutants that survived in FILE.
+
+`equivalent.toml` lists mutants that no test can notice, each with the reason. One of them that survives is counted as
+explained, never as noticed; one that is noticed makes its reason wrong, and the run ends with 1.
 
 A driver of our own, of two hundred lines, as the known tools do not fit: mutmut puts a trampoline in the place of each
 function, which numba cannot compile, and copies a tree whose packages are links; cosmic-ray starts the tests anew for
@@ -30,6 +33,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import CodeType
 from typing import Any, Final
@@ -51,8 +55,8 @@ _LANGUAGE: Final = [
     "tests/test_replay_cpus.py",
 ]  # fmt: skip
 _WORKLOAD: Final = [
-    "tests/test_replay_workload.py", "tests/test_synth.py", "tests/test_replay_windows.py",
-    "tests/test_compare_replay.py",
+    "tests/test_workload_edges.py", "tests/test_replay_workload.py", "tests/test_synth.py",
+    "tests/test_replay_windows.py", "tests/test_compare_replay.py",
 ]  # fmt: skip
 TESTS: Final[dict[str, list[str]]] = {
     "faulttrace/stitch": [
@@ -81,12 +85,42 @@ TESTS: Final[dict[str, list[str]]] = {
     "replay/workload": _WORKLOAD,
 }  # fmt: skip
 """module or folder -> the tests nearest to it, the quickest first"""
+EQUIVALENT: Final = Path(__file__).parent / "equivalent.toml"
 SLOW: Final = "not enough_cpus and not repairman and not any_cpus_and_pinning"
 """left out where the loop runs uncompiled"""
 
 
 LIBRARIES: Final = ("msgspec", "numba", "numpy", "polars", "pyarrow.parquet", "simpy", "rich.table")
 """imported once, before the forks"""
+
+
+class NoSuchMutantError(Exception):
+    """An entry of `equivalent.toml` that names no mutant of today's code, or several."""
+
+
+def explained(module: str, source: str, file: Path = EQUIVALENT) -> dict[str, str]:
+    """Key of each mutant of the module that cannot be noticed -> why.
+
+    An entry names the line of code and the change; `nth` where the module has that more than once, from 1.
+
+    Raises:
+        NoSuchMutantError: the code is another today: the reason must be looked at again.
+    """
+    lines, every = source.splitlines(), mutants(source)
+    found: dict[str, str] = {}
+    for entry in tomllib.loads(file.read_text())["mutant"]:
+        if entry["module"] != module:
+            continue
+        same = [m for m in every if m.words == entry["change"] and lines[m.line - 1].strip() == entry["code"]]
+        nth = entry.get("nth", 0)
+        if len(same) < max(nth, 1) or (len(same) > 1 and not nth):
+            raise NoSuchMutantError(f"{module}: {len(same)} mutants are `{entry['code']}`: {entry['change']}")
+        found[_key(same[max(nth, 1) - 1])] = entry["why"]
+    return found
+
+
+def _key(mutant: Mutant) -> str:
+    return f"{mutant.number}.{mutant.variant}"
 
 
 def tests_of(module: str) -> list[str]:
@@ -173,19 +207,15 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
 
     source = (ROOT / module).read_text()
     every = mutants(source)
-    if args.lines:
-        low, _, high = args.lines.partition("-")
-        chosen = [m for m in every if int(low) <= m.line <= int(high or low)]
-    else:
-        drawn = random.Random(f"{args.seed} {module}").sample(every, min(args.sample, len(every)))
-        chosen = sorted(drawn, key=lambda mutant: mutant.line)
+    equivalent = explained(module, source)
+    chosen = _chosen(module, every, source, args)
     state = _state(module)
     kept = _kept(args.results, module, state)
     took = 0.0
     counts: collections.Counter[str] = collections.Counter()
-    survivors = []
+    told: dict[str, list[str]] = {"survivors": [], "noticed_after_all": []}
     for mutant in chosen:
-        key = f"{mutant.number}.{mutant.variant}"
+        key = _key(mutant)
         if key not in kept:
             if time.time() > args.deadline:
                 break
@@ -194,14 +224,35 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
                 if baseline != "survived":
                     return {"module": module, "error": f"the tests {baseline} without a mutant", "all": len(every)}
             kept[key], _ = run_tests(module, mutant, source, max(LEAST_SECONDS, round(3 * took)))
-            _keep(args.results, {"module": module, "state": state, "mutant": key, "outcome": kept[key]})
-        counts[kept[key]] += 1
-        if kept[key] == "survived":
-            survivors.append(
-                f"{module}:{mutant.line}: {mutant.words}: `{source.splitlines()[mutant.line - 1].strip()[:90]}`"
-            )
-            print(survivors[-1], file=sys.stderr, flush=True)
-    return {"module": module, "all": len(every), "baseline_s": round(took, 1), "counts": counts, "survivors": survivors}
+            row = {"module": module, "state": state, "source": _digest(source), "mutant": key, "outcome": kept[key]}
+            _keep(args.results, row)
+        outcome = "explained" if kept[key] == "survived" and key in equivalent else kept[key]
+        counts[outcome] += 1
+        line = source.splitlines()[mutant.line - 1].strip()[:90]
+        words = f"{module}:{mutant.line}:{mutant.column}: {mutant.words}: `{line}`"
+        if outcome == "survived":
+            told["survivors"].append(words)
+            print(words, file=sys.stderr, flush=True)
+        elif outcome != "explained" and key in equivalent:
+            told["noticed_after_all"].append(words)
+    return {"module": module, "all": len(every), "baseline_s": round(took, 1), "counts": counts, **told}
+
+
+def _chosen(module: str, every: list[Mutant], source: str, args: argparse.Namespace) -> list[Mutant]:
+    """Those of some lines, those that survived before, or a share."""
+    if args.lines:
+        low, _, high = args.lines.partition("-")
+        return [m for m in every if int(low) <= m.line <= int(high or low)]
+    if args.again:
+        rows = _rows(args.again)
+        left = {r["mutant"] for r in rows if r["outcome"] == "survived" and r.get("source") == _digest(source)}
+        return [m for m in every if _key(m) in left]
+    drawn = random.Random(f"{args.seed} {module}").sample(every, min(args.sample, len(every)))
+    return sorted(drawn, key=lambda mutant: mutant.line)
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _state(module: str) -> str:
@@ -213,10 +264,12 @@ def _state(module: str) -> str:
 
 
 def _kept(results: Path | None, module: str, state: str) -> dict[str, str]:
-    if results is None or not results.exists():
-        return {}
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    rows = _rows(results) if results is not None and results.exists() else []
     return {row["mutant"]: row["outcome"] for row in rows if (row["module"], row["state"]) == (module, state)}
+
+
+def _rows(results: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def _keep(results: Path | None, row: dict[str, str]) -> None:
@@ -244,11 +297,11 @@ def shares(sizes: dict[str, int], sample: int) -> dict[str, int]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The counts as Markdown."""
-    lines = ["| module | mutants | run | killed | timeout | survived |", "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| module | mutants | run | killed | timeout | explained | survived |", "|---|" + "---:|" * 6]
     whole: collections.Counter[str] = collections.Counter()
     for row in rows:
         if "error" in row:
-            lines.append(f"| {row['module']} | {row['all']} | {row['error']} | | | |")
+            lines.append(f"| {row['module']} | {row['all']} | {row['error']} | | | | |")
             continue
         counts = collections.Counter(row["counts"])
         whole.update(counts, all=row["all"])
@@ -257,13 +310,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append(_line("all", found, whole))
     ran, noticed = whole.total(), whole["killed"] + whole["timeout"]
     low, high = wilson(noticed, ran)
+    could = ran - whole["explained"]
     lines.append(f"\n{ran} of {found} mutants run ({ran / max(found, 1):.0%}); {noticed / max(ran, 1):.1%} noticed "
-                 f"(95 % confidence: {low:.1%} to {high:.1%} of all).")  # fmt: skip
+                 f"(95 % confidence: {low:.1%} to {high:.1%} of all). {whole['explained']} more change nothing that "
+                 f"can be noticed ({EQUIVALENT.name}): {noticed / max(could, 1):.1%} of the others.")  # fmt: skip
     return "\n".join(lines)
 
 
 def _line(name: str, every: int, counts: collections.Counter[str]) -> str:
-    cells = (every, counts.total(), counts["killed"], counts["timeout"], counts["survived"])
+    cells = (every, counts.total(), *(counts[name] for name in ("killed", "timeout", "explained", "survived")))
     return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
 
 
@@ -273,6 +328,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="default: faulttrace/stitch and replay")
     parser.add_argument("--sample", type=int, default=400, help="mutants of all modules together; 0: each one")
     parser.add_argument("--results", type=Path, help="keep what came of each mutant here, and go on from there")
+    parser.add_argument("--again", type=Path, metavar="RESULTS", help="only those that survived there")
     parser.add_argument("--lines", help="only those of these lines, as 160 or 160-170")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=7200.0, help="stop after so long")
@@ -285,6 +341,9 @@ def main() -> int:
     rows = []
     deadline = time.time() + args.seconds
     chosen = args.modules or modules()
+    if args.again:
+        left = {row["module"] for row in _rows(args.again) if row["outcome"] == "survived"}
+        chosen = [module for module in chosen if module in left]
     sample = shares({module: len(mutants((ROOT / module).read_text())) for module in chosen}, args.sample)
     for module in chosen:
         if time.time() > deadline:
@@ -293,6 +352,7 @@ def main() -> int:
         words += ["--deadline", str(deadline)]
         words += ["--results", str(args.results.absolute())] if args.results else []
         words += ["--lines", args.lines] if args.lines else []
+        words += ["--again", str(args.again.absolute())] if args.again else []
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         if module in LOOP:
             env["NUMBA_DISABLE_JIT"] = "1"
@@ -303,8 +363,11 @@ def main() -> int:
         print(f"{module}: {rows[-1].get('counts') or rows[-1].get('error')}", file=sys.stderr, flush=True)
     print(table(rows))
     survivors = [line for row in rows for line in row.get("survivors", ())]
+    wrong = [line for row in rows for line in row.get("noticed_after_all", ())]
     print("\n".join(["", "Survivors:", *(f"- {line}" for line in survivors)]))
-    return 0
+    if wrong:
+        print("\n".join(["", f"Noticed, though {EQUIVALENT.name} says that nobody can:", *(f"- {x}" for x in wrong)]))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

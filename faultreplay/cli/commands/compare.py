@@ -75,13 +75,14 @@ def _one(trace: Path, names: list[str], options: Mapping[str, Any]) -> tuple[Rep
     import faultreplay
     from faultreplay.analysis.compare.judged import Trust
     from faultreplay.cli import compare_view
+    from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import steps
     from faultreplay.faulttrace.remote import identity
 
     setup, more = setup_from(options)
-    with steps() as step:
+    with computing(), steps() as step:
         step("reading the trace")
-        case = faultreplay.open_case(trace, setup, **more)
+        case = faultreplay.open_case(trace, setup, **more, progress=step)
         done = faultreplay.compare(case, names, baseline=options["baseline"], progress=step)
     asked = {**options, "mechanisms": names}
     report = compare_view.report(done, verbose=options["verbose"], options=asked, trace_id=identity(str(trace)))

@@ -44,6 +44,7 @@ def command(  # noqa: D103 - the help text is below
     **options: Any,
 ) -> None:
     import faultreplay
+    from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import steps
     from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.cli.render import check_output, write_text
@@ -57,7 +58,7 @@ def command(  # noqa: D103 - the help text is below
         write_text(output, figures_page(opened.name, qemu))
         return
     setup, more = setup_from(options)
-    with steps() as step:
+    with computing(), steps() as step:
         step("reading the trace")
         case = faultreplay.open_case(opened, setup, **more)
         comparison = faultreplay.compare(case, parse_names(mechanisms), baseline=baseline, progress=step)

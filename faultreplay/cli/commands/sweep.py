@@ -78,6 +78,7 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     from faultreplay.analysis.explore.axes import parse_axis
     from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
     from faultreplay.cli import sweep_view
+    from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import bar
     from faultreplay.cli.render import emit, put, say
     from faultreplay.faulttrace.remote import expand
@@ -96,7 +97,7 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     else:
         count = min(given.jobs or os.cpu_count() or 1, max(len(made.cells), 1))
         pool = functools.partial(workers.here, run_cell, jobs=count, prepare=warm_engine)
-    with _directory(given.output) as directory, bar() as show:
+    with computing(), _directory(given.output) as directory, bar() as show:
         done = sweep(
             made,
             pool,

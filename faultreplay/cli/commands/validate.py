@@ -155,11 +155,12 @@ def _halves(trace: Path, options: dict[str, Any]) -> tuple[list[Cell], Report]:
     from faultreplay.analysis.compare.case import open_case
     from faultreplay.analysis.judge.validate import halves
     from faultreplay.cli import validate_view
+    from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import steps
     from faultreplay.faulttrace.store import open_trace
 
     setup, more = setup_from(options)
-    with steps() as step:
+    with computing(), steps() as step:
         step("reading the trace")
         case = open_case(open_trace(trace), setup, **more)
         step("predicting the second half")
@@ -170,13 +171,14 @@ def _halves(trace: Path, options: dict[str, Any]) -> tuple[list[Cell], Report]:
 def _pair(source: Path, target: Path, again: Path | None, options: dict[str, Any]) -> tuple[list[Cell], Report]:
     from faultreplay.analysis.judge.validate import open_for, pair
     from faultreplay.cli import validate_view
+    from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import steps
     from faultreplay.faulttrace.store import open_trace
 
     setup, more = setup_from(options)
     if more.pop("windows"):
         raise UsageError("--window: a prediction of another trace takes that trace's own windows")
-    with steps() as step:
+    with computing(), steps() as step:
         step("reading the traces")
         one, other = (open_for(open_trace(p), setup, **more) for p in (source, target))
         third = open_for(open_trace(again), setup, **more) if again else None
@@ -188,12 +190,13 @@ def _pair(source: Path, target: Path, again: Path | None, options: dict[str, Any
 def _matrix(directory: Path, options: dict[str, Any], shown: str, calibrate_on: str) -> tuple[list[Cell], Report]:
     from faultreplay.analysis.judge.matrix import validate_matrix
     from faultreplay.cli import validate_view
+    from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import bar
 
     setup, more = setup_from(options)
     if more.pop("windows"):
         raise UsageError("--window: a matrix takes the windows that were recorded")
-    with bar() as show:
+    with computing(), bar() as show:
         matrix = validate_matrix(directory, setup, calibrate_on=calibrate_on, progress=show, **more)
     return list(matrix.cells), validate_view.matrix(matrix, shown=shown)
 
