@@ -77,10 +77,9 @@ def interrupted(process: subprocess.Popen[str]) -> None:
     [
         (("compare", SAMPLE), RUN, "python"),
         (("compare", SAMPLE), RUN, "compiled"),
-        (("replay", SAMPLE, "-m", "uffd-missing"), RUN, "python"),
         (("replay", SAMPLE, "-m", "uffd-missing", "--seeds", "8"), RUN, "compiled"),
-        (("report", SAMPLE, "-o", "page.html"), RUN, "compiled"),
-        (("validate", SAMPLE), RUN, "compiled"),
+        pytest.param(("report", SAMPLE, "-o", "page.html"), RUN, "compiled", marks=pytest.mark.slow),
+        pytest.param(("validate", SAMPLE), RUN, "compiled", marks=pytest.mark.slow),
         (("sweep", SAMPLE, "-m", "uffd-missing", "--vary", "fetch=1us,2us", "--jobs", "1"), RUN, "python"),
         (("inspect", SAMPLE), INSPECT, "python"),
         (("inspect", SAMPLE, "--verify"), VERIFY, "python"),
@@ -138,7 +137,7 @@ def test_stitching_and_replaying_are_shown(verb: str, tmp_path: Path, shown: lis
     done = CliRunner().invoke(main, [verb, str(trace), "-m", "uffd-missing,kvm-exit"])
     assert done.exit_code == 0, done.output
     assert shown[0] == "reading the trace"
-    stitching = [word for word in shown if word.startswith("stitching new.trace: ")]
+    stitching = [word for word in shown if word.startswith("stitching new: ")]
     assert stitching[-1].endswith("100%")
     assert "replaying uffd-missing (1 of 2)" in shown
     assert "replaying kvm-exit (2 of 2)" in shown
@@ -149,7 +148,7 @@ def test_a_stitch_tells_its_progress_to_a_program(tmp_path: Path) -> None:
     shutil.copytree(SAMPLE, trace, ignore=shutil.ignore_patterns("faults.parquet"))
     words: list[str] = []
     faultreplay.open_case(trace, progress=words.append)
-    assert words and all(word.startswith("stitching new.trace: ") for word in words)
+    assert words and all(word.startswith("stitching new: ") for word in words)
     again: list[str] = []
     faultreplay.open_case(trace, progress=again.append)
     assert again == []  # its faults are kept now
