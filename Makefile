@@ -12,7 +12,7 @@ LOOP_TESTS := tests/test_engine_loop.py tests/test_engine_simpy.py tests/test_en
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-PAGES := $(wildcard README.md docs/tutorial.md docs/which-mechanism.md docs/howto/*.md docs/guides/*.md docs/questions/*.md)
+PAGES := $(wildcard README.md docs/tutorial.md docs/which-mechanism.md docs/sweep.md docs/howto/*.md docs/guides/*.md docs/questions/*.md)
 .PHONY: help demo test lint slow docs examples man kernels postcopy check bpf recorder fuzz loop mutate bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace

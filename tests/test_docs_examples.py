@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(
     path
-    for pattern in ("tutorial.md", "which-mechanism.md", "howto/*.md", "guides/*.md", "questions/*.md")
+    for pattern in ("tutorial.md", "which-mechanism.md", "sweep.md", "howto/*.md", "guides/*.md", "questions/*.md")
     for path in DOCS.glob(pattern)
 )
 PAGES.append(ROOT / "README.md")

@@ -175,7 +175,7 @@ def kvm_exit_fails(cell: Task) -> dict[str, Any]:
 def test_a_cell_that_fails_is_named_and_the_rest_stands(trace: Path, tmp_path: Path) -> None:
     done = sweep(make_plan(trace), partial(workers.here, kvm_exit_fails, jobs=1), tmp_path / "d")
     assert {c.mechanism for c in done.failed} == {"kvm-exit"}
-    assert set(done.failed.values()) == {"never"}
+    assert set(done.failed.values()) == {workers.Failure("never")}
     assert len(done.rows) == 3
     assert one_process(make_plan(trace), tmp_path / "d").computed == 3  # a failed cell is run the next time
 

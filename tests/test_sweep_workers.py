@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faultreplay.analysis.explore.workers import here, on_dask
+from faultreplay.analysis.explore.workers import Failure, here, on_dask
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 
 # Only light modules are imported here: each worker imports this file again.
@@ -52,7 +52,7 @@ def three_kills(task: int) -> int:
 def outcomes(function: Callable[[int], Any], count: int, jobs: int) -> tuple[dict[int, int], dict[int, str]]:
     found = list(here(function, range(count), jobs=jobs))
     assert sorted(outcome.task for outcome in found) == list(range(count))  # each once
-    return {o.task: o.value for o in found if not o.error}, {o.task: o.error for o in found if o.error}
+    return {o.task: o.value for o in found if not o.failure}, {o.task: o.failure.words for o in found if o.failure}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -67,6 +67,18 @@ def test_a_task_that_fails_twice_is_named(jobs: int) -> None:
     values, errors = outcomes(odd_fails, 5, jobs)
     assert values == {0: 0, 2: 4, 4: 16}
     assert errors == {1: "ValueError: 1 is odd", 3: "ValueError: 3 is odd"}
+
+
+def refused_once(marks: Path, task: int) -> int:
+    (marks / f"{task}.{os.getpid()}.{len(list(marks.iterdir()))}").touch()
+    raise UsageError("it makes no sense")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_task_that_makes_no_sense_is_not_run_again(tmp_path: Path, jobs: int) -> None:
+    found = list(here(partial(refused_once, tmp_path), range(3), jobs=jobs))
+    assert {o.failure for o in found} == {Failure("it makes no sense", 2)}
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_worker_that_is_killed_costs_no_task(tmp_path: Path) -> None:

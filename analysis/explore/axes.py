@@ -40,8 +40,8 @@ class Axis:
 
     @property
     def key(self) -> str:
-        """As the user writes it: ``uffd-missing.handlers`` or ``fetch``."""
-        return f"{self.mechanism}.{self.name}" if self.mechanism else self.name
+        """As the user writes it: ``uffd-missing.handlers`` or ``fetch``; a mechanism of a file by the file's stem."""
+        return f"{stem_of(self.mechanism)}.{self.name}" if self.mechanism else self.name
 
     def touches(self, mechanism: str) -> bool:
         """Whether `mechanism` is another one at another value of this axis."""
@@ -85,6 +85,7 @@ def parse_axis(text: str, mechanisms: Sequence[str]) -> Axis:
     if not dot:
         known = f"{nearest(key, COST_NAMES)} they are {', '.join(COST_NAMES)}"
         raise UsageError(f"--vary {text}: '{key}' is no cost:{known}; or MECHANISM.PARAMETER")
+    mechanism = next((one for one in mechanisms if mechanism in (one, stem_of(one))), mechanism)
     if mechanism not in mechanisms:
         raise UsageError(f"--vary {text}: '{mechanism}' is not in this sweep: -m {','.join(mechanisms)}")
     name = name.replace("-", "_")
@@ -100,6 +101,11 @@ def parse_axis(text: str, mechanisms: Sequence[str]) -> Axis:
     for value in axis.values:
         loaded.with_params({name: value})
     return axis
+
+
+def stem_of(mechanism: str) -> str:
+    """A file's stem; the name of a shipped mechanism as it is."""
+    return mechanism.rsplit("/", 1)[-1].removesuffix(".toml")
 
 
 def grid(axes: Sequence[Axis]) -> list[Point]:

@@ -54,7 +54,7 @@ def crossings(
     """All changes on one trace, axis by axis; incomplete points are skipped."""
     found: list[Crossing] = []
     for axis in axes:
-        for others, line in _lines(axis, values):
+        for others, line in lines_of(axis, values):
             names = sorted(set.intersection(*(set(at) for _, at in line)) - set(REFERENCES)) if line else []
             where = _Where(trace, axis, others)
             for a, b in itertools.combinations(names, 2):
@@ -71,7 +71,8 @@ def excess(at: Mapping[str, float]) -> float | None:
     return max(numbers) / min(numbers) - 1 if min(numbers) > 0 else (math.inf if max(numbers) > 0 else 0.0)
 
 
-def _lines(axis: Axis, values: Values) -> Iterator[tuple[Point, Line]]:
+def lines_of(axis: Axis, values: Values) -> Iterator[tuple[Point, Line]]:
+    """The grid's lines along `axis`: the values of the other axes, and (x, numbers) in order of x."""
     lines: dict[Point, list[tuple[float, Mapping[str, float]]]] = {}
     for point, at in values.items():
         here = dict(point)
@@ -93,17 +94,23 @@ class _Where:
         *who: str,
     ) -> Crossing:
         (low, before), (high, after) = steps
-        at = _zero(low, before, high, after)
+        at = zero_between(low, before, high, after)
         first, second = who or ("", "")
         return Crossing(self.trace, self.axis.key, what, at, low, high, first, second, self.others)
 
 
-def _swaps(where: _Where, line: Line, a: str, b: str) -> Iterator[Crossing]:
+def swaps_of(line: Line, a: str, b: str) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """Neighbouring points between which `a` and `b` change places: (x, M(a, x) - M(b, x)) of both."""
     # Points at which both are equal belong to the change around them; they are none of their own.
     steps = [(x, at[a] - at[b]) for x, at in line if at[a] != at[b]]
     for pair in itertools.pairwise(steps):
         if (pair[0][1] < 0) != (pair[1][1] < 0):
-            yield where.crossing("order", pair, *((a, b) if pair[0][1] < 0 else (b, a)))
+            yield pair
+
+
+def _swaps(where: _Where, line: Line, a: str, b: str) -> Iterator[Crossing]:
+    for pair in swaps_of(line, a, b):
+        yield where.crossing("order", pair, *((a, b) if pair[0][1] < 0 else (b, a)))
 
 
 def _mattering(where: _Where, line: Line, names: Sequence[str], tolerance: float) -> Iterator[Crossing]:
@@ -119,7 +126,8 @@ def _mattering(where: _Where, line: Line, names: Sequence[str], tolerance: float
             yield where.crossing("matters" if pair[1][1] > 0 else "alike", pair)
 
 
-def _zero(low: float, before: float, high: float, after: float) -> float:
+def zero_between(low: float, before: float, high: float, after: float) -> float:
+    """Where a straight line over log x (over x where `low` is 0) from (low, before) to (high, after) is 0."""
     share = before / (before - after)
     if low > 0:
         return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))

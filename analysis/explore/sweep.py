@@ -25,7 +25,8 @@ from faultreplay.analysis.compare.served import why_no_row
 from faultreplay.analysis.compare.sources import load_cost_files
 from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
 from faultreplay.analysis.explore.crossover import Crossing, crossings
-from faultreplay.analysis.explore.workers import Outcome
+from faultreplay.analysis.explore.stretches import Course, courses
+from faultreplay.analysis.explore.workers import Failure, Outcome
 from faultreplay.analysis.judge.dataset import DataSet
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.remote import identity, name_of, open_address
@@ -90,9 +91,11 @@ class Sweep:
 
     plan: Plan
     rows: Mapping[tuple[str, str, Point], Mapping[str, Any]]
-    failed: Mapping[Task, str]
+    failed: Mapping[Task, Failure]
     computed: int
     crossings: tuple[Crossing, ...]
+    courses: tuple[Course, ...]
+    """the answer along each axis"""
     ranked_by: str
     tolerance: float
 
@@ -167,12 +170,12 @@ def sweep(
         else:
             rows[cell.label, cell.mechanism, cell.point] = row
     progress(len(rows), len(made.cells))
-    failed: dict[Task, str] = {}
+    failed: dict[Task, Failure] = {}
     try:
         for outcome in workers(missing):
             cell = outcome.task
-            if outcome.error:
-                failed[cell] = outcome.error
+            if outcome.failure:
+                failed[cell] = outcome.failure
             else:
                 data.write(cell.label, _plain(cell.mechanism), cell.key, outcome.value)
                 rows[cell.label, cell.mechanism, cell.point] = outcome.value
@@ -180,13 +183,16 @@ def sweep(
     finally:  # also when it was interrupted: what was computed is kept
         data.flush()
     found: list[Crossing] = []
+    answers: list[Course] = []
     for label in made.traces:
         values = {
             point: {m: float(rows[at][ranked_by]) for m, at in made.cells_at(label, point).items() if at in rows}
             for point in made.points
         }
         found += crossings(label, made.common.axes, values, tolerance=tolerance)
-    return Sweep(made, rows, failed, len(missing) - len(failed), tuple(found), ranked_by, tolerance)
+        answers += courses(label, made.common.axes, values, tolerance=tolerance)
+    computed = len(missing) - len(failed)
+    return Sweep(made, rows, failed, computed, tuple(found), tuple(answers), ranked_by, tolerance)
 
 
 def run_cell(cell: Task) -> dict[str, Any]:

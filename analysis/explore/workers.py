@@ -1,6 +1,7 @@
 """Run tasks in a pool of processes here or on a dask cluster: the same function, the same tasks, the same results.
 
-A task that fails is run once more; then its error is its outcome. A worker that dies takes no other task down.
+A task that fails is run once more, if it is not one that makes no sense; then its error is its outcome. A worker that
+dies takes no other task down.
 """
 
 from __future__ import annotations
@@ -25,12 +26,25 @@ _AHEAD: Final = 4
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a task has no value: one line, and the exit code of such an error."""
+
+    words: str
+    exit_code: int = 1
+
+    @property
+    def refused(self) -> bool:
+        """Whether the task makes no sense, so that another try would end in the same way."""
+        return self.exit_code != 1
+
+
+@dataclass(frozen=True)
 class Outcome(Generic[T]):
     """A task's value, or why there is none."""
 
     task: T
     value: Any
-    error: str = ""
+    failure: Failure | None = None
 
 
 def here(
@@ -97,8 +111,10 @@ def _alone(function: Callable[[T], Any], tasks: Sequence[T]) -> Iterator[Outcome
                 yield Outcome(task, function(task))
                 break
             except Exception as error:
-                if attempt == 2:
-                    yield Outcome(task, None, _words(error))
+                failure = _failure(error)
+                if attempt == 2 or failure.refused:
+                    yield Outcome(task, None, failure)
+                    break
 
 
 def _through(
@@ -124,7 +140,7 @@ def _through(
                 yield Outcome(task, future.result())
             else:
                 broken = broken or isinstance(reason, BrokenProcessPool)
-                yield Outcome(task, None, _words(reason))
+                yield Outcome(task, None, _failure(reason))
     return waiting[::-1]
 
 
@@ -135,7 +151,7 @@ def _good(outcomes: Generator[Outcome[T], None, list[T]], failed: list[T]) -> Ge
             outcome = next(outcomes)
         except StopIteration as end:
             return list(end.value)
-        if outcome.error:
+        if outcome.failure and not outcome.failure.refused:
             failed.append(outcome.task)
         else:
             yield outcome
@@ -169,10 +185,10 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _words(error: BaseException) -> str:
+def _failure(error: BaseException) -> Failure:
     text = (str(error).splitlines() or [""])[0]
     if isinstance(error, FaultreplayError):
-        return text
+        return Failure(text, error.exit_code)
     if isinstance(error, BrokenProcessPool):
-        return "the worker process ended (killed, or out of memory)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Failure("the worker process ended (killed, or out of memory)")
+    return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -1,15 +1,15 @@
-"""A sweep as tables: one a trace with a line a point, and one of what changes along each axis."""
+"""A sweep as tables: one a trace with a line a point and, below it, the answer in sentences."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from faultreplay.analysis.explore.axes import Axis, Point
+from faultreplay.analysis.explore.axes import Point, stem_of
 from faultreplay.analysis.explore.crossover import REFERENCES, Crossing, excess
 from faultreplay.analysis.explore.sweep import Sweep
 from faultreplay.cli.render import Column, Report
+from faultreplay.cli.sweep_words import course_record, point_words, sentences
 
 _SAYS = {
     "total_stall_ns": "total stall",
@@ -31,15 +31,18 @@ def whole(done: Sweep) -> Report:
         [Column("trace", "trace"), Column("mechanism", "mechanism"), Column(done.ranked_by, _says(done), "ns")],
         title="sweep",
         notes=notes(done),
-        extra={"crossings": [_crossing_record(c) for c in done.crossings]},
+        extra={
+            "crossings": [_crossing_record(c) for c in done.crossings],
+            "courses": [course_record(c) for c in done.courses],
+        },
     )
 
 
 def tables(done: Sweep) -> list[Report]:
-    """A table for each trace (of many traces none, but one over all), then one of the changes."""
+    """A table and the answer for each trace (of many traces none, but one over all), then what was done."""
     labels = done.plan.traces if len(done.plan.traces) <= _MOST_TABLES else {}
     over = [over_hosts(done)] if len(done.plan.traces) > 1 and len(done.plan.mechanisms) > 1 else []
-    return [*(_trace_table(done, label) for label in labels), *over, _changes(done)]
+    return [*(_trace_table(done, label) for label in labels), *over, _last(done)]
 
 
 def over_hosts(done: Sweep) -> Report:
@@ -86,9 +89,10 @@ def notes(done: Sweep) -> list[str]:
     """What was done, and each cell that could not be."""
     cells = len(done.plan.cells)
     kept = cells - done.computed - len(done.failed)
+    axes = {axis.key: axis for axis in done.plan.common.axes}
     lines = [f"{cells} cells: {done.computed} computed, {kept} taken from the data set, {len(done.failed)} failed"]
     lines += [
-        f"failed: {cell.label} {cell.mechanism} {_at(cell.point, done.plan.common.axes) or '(no axis)'}: {why}"
+        f"failed: {cell.label} {cell.mechanism} {point_words(cell.point, axes) or '(no axis)'}: {why.words}"
         for cell, why in done.failed.items()
     ]
     return lines
@@ -108,53 +112,66 @@ def _trace_table(done: Sweep, label: str) -> Report:
         over = excess(found)
         record: dict[str, Any] = {key: axes[key].show(value) for key, value in point}
         record |= {f"by:{m}": v for m, v in found.items()}
-        record["first"] = min(choice, key=lambda m: (choice[m], m)) if choice else None
+        record["first"] = stem_of(min(choice, key=lambda m: (choice[m], m))) if choice else None
         record["excess"] = None if over is None or over > 1e6 else 100 * over
         records.append(record)
     columns = [Column(key, key.replace(".", "\n")) for key in axes]
-    columns += [Column(f"by:{m}", m.rsplit("/", 1)[-1].replace("-", "-\n", 1), "ns", 5) for m in made.mechanisms]
+    columns += [Column(f"by:{m}", stem_of(m).replace("-", "-\n", 1), "ns", 5) for m in made.mechanisms]
     columns += [Column("first", "best"), Column("excess", "worst\nover best", "percent", 6)]
-    return Report(records, columns, title=f"{label} ({origin or 'no cell'}): {_says(done)}")
+    said = sentences([course for course in done.courses if course.trace == label], made.common.axes)
+    title = f"{label} ({origin or 'no cell'}): {_says(done)}"
+    columns = columns if origin else []
+    return Report(records, columns, title=title, notes=[*said, *_how_often(done, label)])
 
 
-def _changes(done: Sweep) -> Report:
-    axes = {axis.key: axis for axis in done.plan.common.axes}
-    records = [_change(done, crossing, axes) for crossing in done.crossings]
-    columns = [
-        Column("trace", "trace"),
-        Column("axis", "along"),
-        Column("at", "at"),
-        Column("below", "below"),
-        Column("above", "above"),
-        Column("others", "with", keep=8),
-        Column("between", "between points", keep=3),
-    ]
-    if len(done.plan.traces) == 1:
-        del columns[0]
+def _last(done: Sweep) -> Report:
+    """What the sentences mean, what is borrowed, and which cells failed."""
     share = f"{100 * done.tolerance:g} %"
-    words = [
-        f"differ: the worst exceeds the best by more than {share}; alike: it does not, which mechanism is used no "
-        "longer matters. A name: this one is better of the two."
-    ]
-    words = (words if records else []) + _how_often(done, share) + _borrowed(done) + notes(done)
-    title = "where the ranking changes" if records else "the ranking changes nowhere on this grid"
-    return Report(records, columns if records else [], title=title, notes=words)
-
-
-def _how_often(done: Sweep, share: str) -> list[str]:
-    lines = []
-    for label in done.plan.traces:
-        found = [
-            excess(
-                {m: done.rows[at][done.ranked_by] for m, at in done.plan.cells_at(label, p).items() if at in done.rows}
-            )
-            for p in done.plan.points
+    words = []
+    if done.courses:
+        words = [
+            f"N %: so much less {_says(done)} than the other one has; it does not matter which: the worst has at most "
+            f"{share} more than the best (--tolerance)"
         ]
-        known = [over for over in found if over is not None]
-        if known:
-            apart = sum(over > done.tolerance for over in known)
-            lines.append(f"{label}: mechanisms differ by more than {share} at {apart} of {len(known)} points")
-    return lines
+    turns = [s.begins for course in done.courses for s in course.stretches if s.begins is not None]
+    if turns:
+        words.append("turning points lie between two points of the sweep, on a straight line over the axis's logarithm")
+    if len(done.plan.traces) > _MOST_TABLES:
+        words = [*_counted(done), *words]
+    return Report([], [], notes=words + _borrowed(done) + notes(done))
+
+
+def _counted(done: Sweep) -> list[str]:
+    """Of many traces: at how many which mechanism is best, and where it does not matter, in all their points."""
+    found: dict[str, int] = {}
+    points = 0
+    for label in done.plan.traces:
+        for point in done.plan.points:
+            at = _numbers(done, label, point)
+            over = excess(at)
+            if over is not None:
+                points += 1
+                best = min((m for m in at if m not in REFERENCES), key=lambda m: (at[m], m))
+                answer = stem_of(best) if over > done.tolerance else ""
+                found[answer] = found.get(answer, 0) + 1
+    words = [f"{name} is best at {count:,}" for name, count in sorted(found.items(), key=lambda i: -i[1]) if name]
+    words += [f"it does not matter which at {found['']:,}"] if "" in found else []
+    return [f"of {points:,} points of {len(done.plan.traces):,} traces {', '.join(words)}"] if words else []
+
+
+def _how_often(done: Sweep, label: str) -> list[str]:
+    """At how many points it matters, where that says more than the sentences."""
+    if len(done.plan.common.axes) < 2:
+        return []
+    known = [over for point in done.plan.points if (over := excess(_numbers(done, label, point))) is not None]
+    apart = sum(over > done.tolerance for over in known)
+    return [f"it matters which at {apart} of {len(known)} points"] if known else []
+
+
+def _numbers(done: Sweep, label: str, point: Point) -> dict[str, float]:
+    """Mechanism -> what it is ranked by at a point, where there is a cell."""
+    cells = done.plan.cells_at(label, point)
+    return {m: done.rows[at][done.ranked_by] for m, at in cells.items() if at in done.rows}
 
 
 def _borrowed(done: Sweep) -> list[str]:
@@ -171,31 +188,8 @@ def _borrowed(done: Sweep) -> list[str]:
     return [f"costs not measured in the traces: {lists}"]
 
 
-def _change(done: Sweep, crossing: Crossing, axes: Mapping[str, Axis]) -> dict[str, Any]:
-    axis = axes[crossing.axis]
-    below, above = {
-        "order": (crossing.first, crossing.second),
-        "alike": ("differ", "alike"),
-        "matters": ("alike", "differ"),
-    }[crossing.what]
-    return {
-        "trace": crossing.trace,
-        "axis": crossing.axis,
-        "at": axis.show(crossing.at),
-        "below": below,
-        "above": above,
-        "others": _at(crossing.others, done.plan.common.axes),
-        "between": f"{axis.show(crossing.low)} .. {axis.show(crossing.high)}",
-    }
-
-
 def _crossing_record(crossing: Crossing) -> dict[str, Any]:
     return {**crossing.__dict__, "others": dict(crossing.others)}
-
-
-def _at(point: Point, axes: tuple[Axis, ...]) -> str:
-    by_key = {axis.key: axis for axis in axes}
-    return ", ".join(f"{key}={by_key[key].show(value)}" for key, value in point)
 
 
 def _says(done: Sweep) -> str:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,9 @@ from faultreplay.cli.options import (
 )
 from faultreplay.cli.render import FORMATS
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+
+if TYPE_CHECKING:
+    from faultreplay.analysis.explore.sweep import Sweep
 
 _RANKS = {"total-stall": "total_stall_ns", "run-time": "run_time_ns", "p50": "p50_ns", "p99": "p99_ns"}
 
@@ -117,7 +120,19 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     if given.output:
         say(f"wrote {given.output}")
     if done.failed:
-        raise FaultreplayError(f"{len(done.failed)} of {len(made.cells)} cells failed, each after two tries")
+        raise _failed(done)
+
+
+def _failed(done: Sweep) -> FaultreplayError:
+    """With the exit code that all failed cells have in common, and their reason where all failed for the same."""
+    failures = list(done.failed.values())
+    codes = {failure.exit_code for failure in failures}
+    count = f"{len(failures)} of {len(done.plan.cells)} cells failed"
+    reasons = {failure.words for failure in failures}
+    tries = "" if failures[0].refused else ", each after two tries"
+    error = FaultreplayError(f"{count}{tries}" if len(reasons) > 1 or tries else f"{count}: {reasons.pop()}")
+    error.exit_code = codes.pop() if len(codes) == 1 else 1
+    return error
 
 
 @contextlib.contextmanager
@@ -133,8 +148,10 @@ command.help = """Replay TRACEs under mechanisms at each point of a grid.
 
 A TRACE is a directory, a packed trace, an fsspec URL or a bare faults.parquet; * stands for anything, also in URLs.
 
-Prints a table a trace and where, along each axis, two mechanisms change places or the choice stops to matter. The
+Prints a table a trace and, in sentences, below which value of each axis which mechanism is better, by how much, and
+where it does not matter which. The
 cells go to a Parquet data set (-o); a sweep that was interrupted, or grows, only runs the cells it lacks.
 
-Exit code 1: some cells failed, each after two tries. 5: --dask without dask.distributed.
+Exit code 1: some cells failed, each after two tries; 2 or 4, as everywhere: they make no sense, or their traces lack
+something. 5: --dask without dask.distributed.
 """
