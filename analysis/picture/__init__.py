@@ -1,0 +1,1 @@
+"""What a picture of a trace or a comparison shows, as small frames: nothing here draws."""

@@ -1,0 +1,1 @@
+"""A comparison as a page and as pictures: charts (altair), tables, words. Imports altair only when it draws."""

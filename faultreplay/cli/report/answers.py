@@ -1,0 +1,67 @@
+"""What a comparison says, in a sentence a mechanism: by how much the stall changes, how sure that is, and for what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from faultreplay.faulttrace.units import format_ns
+
+if TYPE_CHECKING:
+    from faultreplay.analysis.compare.blackout import Blackout
+    from faultreplay.analysis.compare.compare import Comparison, Row
+
+
+def answers(comparison: Comparison) -> list[str]:
+    """One sentence for each mechanism that is a choice, the least stall first, then those without numbers."""
+    from faultreplay.analysis.compare.case import RAILS
+    from faultreplay.analysis.compare.judged import Trust
+
+    rows = [row for row in comparison.rows if row.mechanism not in RAILS and row.mechanism != comparison.baseline]
+    words = [_row(row) for row in sorted(rows, key=lambda row: row.metrics.total_stall_ns)]
+    words += [_blackout(still) for still in comparison.blackouts]
+    if comparison.trust is Trust.NOT:
+        words = [f"Not to be relied on: {sentence}" for sentence in words]
+    base = next((row for row in comparison.rows if row.mechanism == comparison.baseline), None)
+    if base is not None:
+        words.append(
+            f"{base.mechanism} is what these are held against: {format_ns(base.metrics.total_stall_ns)} of stall."
+        )
+    words += [f"{one.mechanism} has no numbers for this trace: {one.reason}." for one in comparison.unanswered]
+    return words
+
+
+def _row(row: Row) -> str:
+    total = format_ns(row.metrics.total_stall_ns)
+    sure = row.uncertainty
+    if sure is None or sure.change_percent is None:
+        return f"{row.mechanism} would stall for {total}."
+    change, what = sure.change_percent, sure.change
+    if what is not None and sure.within_noise:
+        return (
+            f"{row.mechanism}: no difference to {sure.baseline} is shown ({what.low:+.0f} to {what.high:+.0f} %, "
+            f"{what.level:.0%}); {total} of stall."
+        )
+    verb = "cut" if change < 0 else "lengthen"
+    span = ""
+    if what is not None:
+        ends = sorted((abs(what.low), abs(what.high)))
+        span = f" ({ends[0]:.0f} to {ends[1]:.0f}, {what.level:.0%})"
+    mark = "; it hangs on costs that are not this host's" if row.marked else ""
+    return f"{row.mechanism} would {verb} the stall of this trace by {abs(change):.0f} %{span}, to {total}{mark}."
+
+
+def _blackout(still: Blackout) -> str:
+    def between(low: int, high: int) -> str:
+        one, other = format_ns(low), format_ns(high)
+        return one if one == other else f"{one} to {other}"
+
+    hazards = sum(still.low.hazards.values())
+    words = (
+        f"{still.mechanism}: a vCPU would stand still for at most "
+        f"{between(still.low.standstill_ns, still.high.standstill_ns)} at a window"
+    )
+    if still.high.refaults:
+        words += f", with {still.low.refaults:,} to {still.high.refaults:,} faults on memory that it emptied"
+        if still.low.refaults == still.high.refaults:
+            words = words.replace(f"{still.low.refaults:,} to ", "")
+    return words + (f"; {hazards:,} recorded writes inside are not stopped." if hazards else ".")
