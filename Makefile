@@ -100,7 +100,7 @@ $(VENV)/bin/pip:
 
 lock:  ## make the lock files anew from pyproject.toml
 	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra plot -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra plot --extra report -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --generate-hashes --strip-extras --extra dev --extra dask --extra docs -o requirements-dev.lock pyproject.toml
 	sed -i "s/^atheris==\([^ ]*\) /atheris==\1 ; platform_machine == 'x86_64' and python_version < '3.14' /" requirements-dev.lock
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from faultreplay.analysis.compare.metrics import Ints, quantile
-from faultreplay.analysis.compare.svg import round_values
+from faultreplay.analysis.picture.ticks import round_values
 from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature
 from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns

@@ -1,4 +1,4 @@
-"""Guest pages over time, and who or what stalled most: counts of a trace's faults."""
+"""Guest pages over time: counts of a trace's faults."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ PAGE_BINS: Final = 36
 MOST_CAUSES: Final = 4
 
 
-def heat(faults: pl.DataFrame, begin_ns: int, *, time_bins: int = TIME_BINS, page_bins: int = PAGE_BINS) -> pl.DataFrame:
+def heat(
+    faults: pl.DataFrame, begin_ns: int, *, time_bins: int = TIME_BINS, page_bins: int = PAGE_BINS
+) -> pl.DataFrame:
     """Faults by page and time, for each of the causes with the most faults.
 
     Pages are counted in order of address, gaps left out. Columns: `cause`, `from_ns` and `until_ns` (from
     `begin_ns`), `first` and `beyond` (rank of the pages), `address` (of the first of them), `faults`, `stall_ns`
-    (of those whose end was seen). Faults whose page is not known are left out.
+    (of those whose end was seen). Faults whose page is not known are left out. The cause with most faults comes first;
+    ranks and spans are the same for all.
     """
     known = faults.filter(faults["granule"] > 0).select("cause", "start_ns", "page", "stall_ns")
     schema = {"cause": pl.String, "from_ns": pl.Int64, "until_ns": pl.Int64, "first": pl.Int64, "beyond": pl.Int64}
     schema |= {"address": pl.UInt64, "faults": pl.Int64, "stall_ns": pl.Int64}
     if not len(known):
         return pl.DataFrame(schema=schema)
-    common = known["cause"].value_counts().sort(["count", "cause"], descending=[True, False])["cause"][:MOST_CAUSES]
-    known = known.filter(pl.col("cause").is_in(common.to_list()))
+    common = (
+        known["cause"]
+        .value_counts()
+        .sort(["count", "cause"], descending=[True, False])["cause"][:MOST_CAUSES]
+        .to_list()
+    )
+    known = known.filter(pl.col("cause").is_in(common))
     span_ns = int(known["start_ns"].max()) - begin_ns + 1  # type: ignore[arg-type]
     step_ns = max(-(-span_ns // time_bins), 1)
     ranks = known.select(pl.col("page").unique().sort()).with_row_index("rank")
@@ -47,4 +55,4 @@ def heat(faults: pl.DataFrame, begin_ns: int, *, time_bins: int = TIME_BINS, pag
         pl.col("address").cast(pl.UInt64),
         "faults",
         pl.col("stall_ns").cast(pl.Int64),
-    ).sort("cause", "from_ns", "first")
+    ).sort(pl.col("cause").replace_strict({c: n for n, c in enumerate(common)}), "from_ns", "first")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from faultreplay.analysis.compare.case import REFERENCES
 from faultreplay.analysis.picture.times import MEASURED
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _SCHEMA: Final = {
 def stall_by_stage(comparison: Comparison, case: Case) -> pl.DataFrame:
     """A row for each mechanism and stage that has some of its stall; the recording first, called `measured`.
 
+    References are left out.
+
     Columns: `mechanism`, `stage` (a key of `TIME_WORDS`, or `window`), `stall_ns`, `total_ns` (of the mechanism, as in
     the table of `compare`), `low_ns` and `high_ns` (its 90 % interval; null: not looked at). The stages of a mechanism
     add up to its total. Of the recording `queue` holds the trap too, `fetch` is what the handler did before the call
@@ -39,7 +42,7 @@ def stall_by_stage(comparison: Comparison, case: Case) -> pl.DataFrame:
         parts["window"] = comparison.measured.window_stall_ns
         rows += _rows(MEASURED, _to_total(parts, total), total, None, None)
     for row in comparison.rows:
-        if row.mechanism != "as-recorded":
+        if row.mechanism not in REFERENCES:
             sure = row.uncertainty.total_ns if row.uncertainty else None
             low, high = (round(sure.low), round(sure.high)) if sure else (None, None)
             rows += _rows(row.mechanism, _stages(row), row.metrics.total_stall_ns, low, high)

@@ -2,20 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from faultreplay.analysis.compare.metrics import Ints
+from faultreplay.analysis.compare.case import REFERENCES
+from faultreplay.analysis.compare.metrics import Ints, stops_ns
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
     from faultreplay.analysis.compare.compare import Comparison
+    from faultreplay.replay.engine.engine import Result
 
 BINS: Final = 120
-RAILS: Final = ("as-recorded", "ideal")
 MEASURED: Final = "measured"
+MOST_CAUSES: Final = 6
+LEAST_SHARE: Final = 0.005
+"""Causes with less of the stall are one, `other`."""
+
+
+@dataclass(frozen=True)
+class Stalls:
+    """When accessors stood still, and how long each time; times in ns from the beginning."""
+
+    start_ns: Ints
+    stall_ns: Ints
+    stop_start_ns: Ints
+    """stops by a window, which are no fault's"""
+    stop_ns: Ints
+    run_time_ns: int
+
+    @property
+    def all_ns(self) -> Ints:
+        """Every stall, in no order."""
+        return np.concatenate((self.stall_ns, self.stop_ns))
+
+
+def recorded_stalls(case: Case) -> Stalls:
+    """Those of the recording; faults whose end was not seen are left out."""
+    workload, stops = case.workload, case.stops
+    known = (workload.recorded_stall_ns >= 0) & (workload.recorded_start_ns >= 0)
+    none = np.zeros(0, np.int64)
+    begin, length = none, none
+    if stops is not None:
+        begin, length = stops.start_ns, stops_ns((stops.accessor, stops.start_ns, stops.end_ns), stops.stall_ns)
+    start, stall = workload.recorded_start_ns[known], workload.recorded_stall_ns[known]
+    return Stalls(start, stall, begin, length, int((start + stall).max(initial=0)))
+
+
+def replayed_stalls(result: Result) -> Stalls:
+    """Those of a replay's faults and of its windows; refaults that are only assumed have no time of their own."""
+    ran = result.start_ns >= 0
+    stopped = np.flatnonzero(result.window_stall_ns > 0)
+    spans = np.array(result.windows, np.int64).reshape(-1, 2)
+    begin, end = np.tile(spans[:, 0], len(stopped)), np.tile(spans[:, 1], len(stopped))
+    length = stops_ns((np.repeat(stopped, len(spans)), begin, end), result.window_stall_ns)
+    return Stalls(result.start_ns[ran], result.stall_ns[ran], begin, length, result.run_time_ns)
+
+
+def series_of(comparison: Comparison, case: Case) -> dict[str, Stalls]:
+    """`measured`, then each mechanism and each blackout; the references are no choice and left out.
+
+    Of several seeds it is the first.
+    """
+    found = {MEASURED: recorded_stalls(case)} if case.workload.measured else {}
+    found |= {row.mechanism: replayed_stalls(row.result) for row in comparison.rows if row.mechanism not in REFERENCES}
+    return found | {still.mechanism: replayed_stalls(still.result) for still in comparison.blackouts}
 
 
 def edges_of(span_ns: int, bins: int = BINS) -> Ints:
@@ -40,26 +95,23 @@ def _until(ranked: Ints, at: Ints) -> Ints:
     return passed
 
 
-def stalled_over_time(comparison: Comparison, case: Case, bins: int = BINS) -> pl.DataFrame:
+def stalled_over_time(series: Mapping[str, Stalls], bins: int = BINS) -> pl.DataFrame:
     """How many accessors stand still on average, over time: measured, and under each mechanism.
 
-    Columns: `series` (`measured` or a mechanism), `from_ns`, `until_ns`, `stall_ns` (of all accessors, in that span),
-    `stalled` (`stall_ns` by the length of the span). Stalls by a window, which are no fault's, are not in it.
+    Columns: `series` (a key of `series`), `from_ns`, `until_ns`, `stall_ns` (of all accessors, in that span; stops by
+    windows too), `stalled` (`stall_ns` by the length of the span). A series ends with its run.
     """
-    workload = case.workload
-    kinds: dict[str, tuple[Ints, Ints]] = {}
-    if workload.measured:
-        known = (workload.recorded_stall_ns >= 0) & (workload.recorded_start_ns >= 0)
-        start = workload.recorded_start_ns[known]
-        kinds[MEASURED] = (start, start + workload.recorded_stall_ns[known])
-    for row in comparison.rows:
-        if row.mechanism not in RAILS:
-            ran = row.result.start_ns >= 0
-            start = row.result.start_ns[ran]
-            kinds[row.mechanism] = (start, start + row.result.stall_ns[ran])
-    edges = edges_of(max((int(end.max(initial=0)) for _, end in kinds.values()), default=0), bins)
-    frames = [_spans(series, edges, stall_in(start, end, edges)) for series, (start, end) in kinds.items()]
-    return pl.concat(frames) if frames else _spans("", edges, np.zeros(len(edges) - 1, np.int64)).clear()
+    schema = {"series": pl.String, "from_ns": pl.Int64, "until_ns": pl.Int64, "stall_ns": pl.Int64}
+    if not series:
+        return pl.DataFrame(schema=schema | {"stalled": pl.Float64})
+    edges = edges_of(max(one.run_time_ns for one in series.values()), bins)
+    frames = []
+    for name, one in series.items():
+        start = np.concatenate((one.start_ns, one.stop_start_ns))
+        last = max(int(np.searchsorted(edges, one.run_time_ns)), 1)
+        spent = stall_in(start, start + one.all_ns, edges)
+        frames.append(_spans(name, edges, spent)[:last])
+    return pl.concat(frames)
 
 
 def _spans(series: str, edges: Ints, stall_ns: Ints) -> pl.DataFrame:
@@ -68,24 +120,23 @@ def _spans(series: str, edges: Ints, stall_ns: Ints) -> pl.DataFrame:
     return pl.DataFrame(columns).select(pl.lit(series).alias("series"), pl.all())
 
 
-def timeline(faults: pl.DataFrame, begin_ns: int, end_ns: int, bins: int) -> pl.DataFrame:
-    """Recorded faults over time, in at most `bins` equal spans from `begin_ns` (CLOCK_MONOTONIC).
+def by_cause(faults: pl.DataFrame, begin_ns: int, bins: int = BINS) -> pl.DataFrame:
+    """The recorded stall over time by what caused it: the phases of a recording.
 
-    Columns: `from_ns`, `until_ns` (from the beginning), `faults` (that began in it; one whose page or end is not known
-    too), `stall_ns` (of all accessors, of the faults whose end was seen), `stalled` (how many stood still on average),
-    `worst_ns` (the longest stall that began in it).
+    Columns: `cause` (the rare ones together as `other`), `from_ns`, `until_ns` (from `begin_ns`, CLOCK_MONOTONIC),
+    `stall_ns` (of the faults whose end was seen), `stalled`.
     """
-    edges = edges_of(end_ns - begin_ns, bins)
-    step = int(edges[1])
-    start = faults["start_ns"].to_numpy() - begin_ns
-    place = np.clip(start // step, 0, len(edges) - 2)
-    seen = faults["stall_ns"].is_not_null().to_numpy()
-    stall = faults["stall_ns"].fill_null(0).to_numpy()
-    spent = stall_in(np.clip(start[seen], 0, None), np.clip(start[seen] + stall[seen], 0, None), edges)
-    worst = np.zeros(len(edges) - 1, np.int64)
-    np.maximum.at(worst, place, stall)
-    counted = np.bincount(place, minlength=len(edges) - 1).astype(np.int64)
-    frame = _spans("", edges, spent).drop("series")
-    return frame.with_columns(pl.Series("faults", counted), pl.Series("worst_ns", worst)).select(
-        "from_ns", "until_ns", "faults", "stall_ns", "stalled", "worst_ns"
-    )
+    seen = faults.filter(pl.col("stall_ns").is_not_null()).select("cause", "start_ns", "stall_ns")
+    by = seen.group_by("cause").agg(pl.col("stall_ns").sum()).sort(["stall_ns", "cause"], descending=[True, False])
+    whole = int(by["stall_ns"].sum())
+    common = [c for c, ns in by.iter_rows() if ns >= LEAST_SHARE * whole][:MOST_CAUSES]
+    start = np.maximum(seen["start_ns"].to_numpy() - begin_ns, 0)
+    end = start + seen["stall_ns"].to_numpy()
+    edges = edges_of(int(end.max(initial=0)), bins)
+    frames = []
+    for cause in (*common, "other"):
+        mine = (seen["cause"] == cause if cause in common else ~seen["cause"].is_in(common)).to_numpy()
+        if mine.any():
+            frames.append(_spans(cause, edges, stall_in(start[mine], end[mine], edges)).rename({"series": "cause"}))
+    none = _spans("", edges, np.zeros(len(edges) - 1, np.int64)).rename({"series": "cause"})
+    return pl.concat(frames) if frames else none.clear()

@@ -84,6 +84,7 @@ def report(
 
     rows: list[dict[str, Any]] = []
     rules = set()
+    labels = labels_of(comparison)
     judged, shown = comparison.judged, False
     with_numbers = {row.mechanism: row for row in comparison.rows}
     reasons = {row.mechanism: row.reason for row in comparison.unanswered}
@@ -92,10 +93,10 @@ def report(
         if row is None:
             rows.append({"mechanism": name, SPAN: reasons[name]})
         else:
-            cells = _cells(row.metrics) | {"mechanism": row.mechanism + (" *" if row.marked else "")}
+            cells = _cells(row.metrics) | {"mechanism": labels[row.mechanism]}
             if row.mechanism in REFERENCES:
                 cells["where_text"] = None
-            rows.append(cells | {"served_text": _served_text(row.served)} | _change_cells(row))
+            rows.append(cells | {"served_text": served_text(row.served)} | _change_cells(row))
             if judged and row.recorded:
                 rows += _judged_rows(comparison, row)
                 shown = True
@@ -137,22 +138,54 @@ def report(
     )
 
 
-def blackout_report(comparison: Comparison) -> Report:
-    """The table on blackouts: a row a rule, and its upper bound where that is another."""
+def labels_of(comparison: Comparison) -> dict[str, str]:
+    """Mechanism -> how its row is called: with a star where it hangs on costs of other hardware."""
     from faultreplay.analysis.compare.compare import MARKED_FROM_PERCENT
 
+    marked = {row.mechanism: row.marked for row in comparison.rows}
+    marked |= {
+        still.mechanism: abs(still.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
+        for still in comparison.blackouts
+    }
+    return {name: name + (" *" if star else "") for name, star in marked.items()}
+
+
+def served_words(comparison: Comparison) -> str:
+    """Which rows do not serve all faults by their own paths, in a sentence; empty: none."""
+    from faultreplay.analysis.compare.case import REFERENCES
+
+    told = [
+        f"{row.mechanism} serves {text} of the faults by its own paths ({_others_serve(row.served)})"
+        for row in comparison.rows
+        if row.mechanism not in REFERENCES and (text := served_text(row.served))
+    ]
+    return f"Not alike: {'; '.join(told)}." if told else ""
+
+
+def _others_serve(served: Served) -> str:
+    """Who serves the rest."""
+    rest = []
+    if served.fallback_faults:
+        rest.append(f"{', '.join(served.fallbacks) or 'a fall-back'} {served.fallback_faults:,}")
+    if served.recorded_faults:
+        rest.append(f"as recorded {served.recorded_faults:,}")
+    return ", ".join(rest)
+
+
+def blackout_report(comparison: Comparison) -> Report:
+    """The table on blackouts: a row a rule, and its upper bound where that is another."""
     rows: list[dict[str, Any]] = []
     rules = set()
+    labels = labels_of(comparison)
     if comparison.blackout_measured is not None:
         rows.append({"mechanism": "measured", **_still_cells(comparison.blackout_measured)})
         rows[0] |= {"hazards_text": None}
         rules.add(0)
     for still in comparison.blackouts:
         low, high = _still_cells(still.low), _still_cells(still.high)
-        marked = abs(still.borrowed_effect_percent or 0) >= MARKED_FROM_PERCENT
         sure = still.standstill
         reach = _span(round(sure.low), round(sure.high)) if sure else None
-        rows.append({"mechanism": still.mechanism + (" *" if marked else ""), **low, "sure_text": reach})
+        rows.append({"mechanism": labels[still.mechanism], **low, "sure_text": reach})
         if [format_cell(v, "ns") for v in low.values()] != [format_cell(v, "ns") for v in high.values()]:
             rows.append({"mechanism": "  at most", **high, "hazards_text": None})
     spans = ", ".join(f"{format_ns(w.start_ns)}+{format_ns(w.length_ns)}".replace(" ", "") for w in comparison.windows)
@@ -185,7 +218,7 @@ def _still_cells(still: Stillness) -> dict[str, Any]:
     }
 
 
-def _served_text(served: Served) -> str | None:
+def served_text(served: Served) -> str | None:
     """The share of the faults that a row's own paths serve; None: all of them."""
     if served.whole:
         return None

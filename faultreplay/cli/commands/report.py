@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from faultreplay.cli.options import (
     NewPath,
+    gathered,
     mechanisms_option,
     parse_names,
     question_options,
@@ -17,6 +19,21 @@ from faultreplay.cli.options import (
     trace_argument,
     weighing_options,
 )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says of the page itself."""
+
+    trace: Path
+    mechanisms: tuple[str, ...]
+    output: Path | None
+    png: Path | None
+    svg: Path | None
+    vary: str | None
+    force: bool
+    baseline: str
+    verbose: bool
 
 
 @click.command(name="report")
@@ -34,52 +51,51 @@ from faultreplay.cli.options import (
 )
 @click.option("--png", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Also write PNGs there.")
 @click.option("--svg", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Also write SVGs there.")
+@click.option(
+    "--vary",
+    metavar="NAME=VALUES",
+    help="Draw stall along this axis, as of sweep. Default: fetch, a tenth to ten times, if that is quick.",
+)
 @click.option("--force", is_flag=True, help="Write over an existing file.")
-def command(  # noqa: D103 - the help text is below
-    trace: Path,
-    mechanisms: tuple[str, ...],
-    *,
-    output: Path | None,
-    png: Path | None,
-    svg: Path | None,
-    force: bool,
-    baseline: str,
-    verbose: bool,
-    **options: Any,
-) -> None:
+@gathered(_Given)
+def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help text is below
     import faultreplay
     from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import steps
     from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.cli.render import check_output, say, write_text
     from faultreplay.cli.report.page import Made, figures_page, page
-    from faultreplay.cli.report.pictures import pictures_of, runtime, write_pictures
+    from faultreplay.cli.report.pictures import pictures_of, swept_pictures, write_pictures
+    from faultreplay.cli.report.runtime import runtime
     from faultreplay.faulttrace.remote import identity
 
-    opened = faultreplay.open_trace(trace)
-    output = output or Path(f"{opened.name}.html")
-    check_output(output, force=force)
-    made = Made(identity(str(trace)), "", qemu=qemu_reports(opened))
+    opened = faultreplay.open_trace(given.trace)
+    output = given.output or Path(f"{opened.name}.html")
+    check_output(output, force=given.force)
+    made = Made(identity(str(given.trace)), "", qemu=qemu_reports(opened))
     if made.qemu and not opened.event_rows:
         write_text(output, figures_page(opened.name, made))
         return
     script = runtime()  # without its library nothing need be replayed
     setup, more = setup_from(options)
+    names = parse_names(given.mechanisms)
     with computing(), steps() as step:
         step("reading the trace")
         case = faultreplay.open_case(opened, setup, **more)
-        comparison = faultreplay.compare(case, parse_names(mechanisms), baseline=baseline, progress=step)
+        comparison = faultreplay.compare(case, names, baseline=given.baseline, progress=step)
         step("drawing")
         pictures = pictures_of(comparison, case)
-        text = page(comparison, opened.meta, Made(made.trace_id, script, pictures, made.qemu))
+        swept, words = swept_pictures(comparison, case, names, given.vary or "")
+        text = page(comparison, case, replace(made, runtime=script, pictures=pictures, swept=swept, swept_words=words))
         write_text(output, text)
-        for directory, ending in ((png, "png"), (svg, "svg")):
+        for directory, ending in ((given.png, "png"), (given.svg, "svg")):
             if directory is not None:
                 step(f"drawing {ending.upper()}s")
-                say(f"wrote {len(write_pictures(pictures, directory, ending))} pictures to {directory}")
+                written = write_pictures([*pictures, *swept], directory, ending)
+                say(f"wrote {len(written)} pictures to {directory}")
 
 
-command.help = """Write a self-contained HTML page: the answer, pictures, the table of `compare`, costs and their sources.
+command.help = """Write a self-contained HTML page: the answer, pictures, the table of `compare`, costs, losses.
 
-The page loads nothing from anywhere. Needs the extra `report` (altair, vl-convert).
+The page loads nothing from anywhere and may be mailed. Needs the extra `report` (altair, vl-convert).
 """

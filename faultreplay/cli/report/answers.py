@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from faultreplay.cli.compare_view import served_text
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
 def answers(comparison: Comparison) -> list[str]:
     """One sentence for each mechanism that is a choice, the least stall first, then those without numbers."""
-    from faultreplay.analysis.compare.case import RAILS
+    from faultreplay.analysis.compare.case import REFERENCES
     from faultreplay.analysis.compare.judged import Trust
 
-    rows = [row for row in comparison.rows if row.mechanism not in RAILS and row.mechanism != comparison.baseline]
+    rows = [row for row in comparison.rows if row.mechanism not in REFERENCES and row.mechanism != comparison.baseline]
     words = [_row(row) for row in sorted(rows, key=lambda row: row.metrics.total_stall_ns)]
     words += [_blackout(still) for still in comparison.blackouts]
     if comparison.trust is Trust.NOT:
@@ -32,22 +33,26 @@ def answers(comparison: Comparison) -> list[str]:
 
 def _row(row: Row) -> str:
     total = format_ns(row.metrics.total_stall_ns)
-    sure = row.uncertainty
+    sure, mark = row.uncertainty, _marks(row)
     if sure is None or sure.change_percent is None:
-        return f"{row.mechanism} would stall for {total}."
+        return f"{row.mechanism} would stall for {total}{mark}."
     change, what = sure.change_percent, sure.change
     if what is not None and sure.within_noise:
-        return (
-            f"{row.mechanism}: no difference to {sure.baseline} is shown ({what.low:+.0f} to {what.high:+.0f} %, "
-            f"{what.level:.0%}); {total} of stall."
-        )
+        span = f"({what.low:+.0f} to {what.high:+.0f})"
+        return f"{row.mechanism}: no difference to {sure.baseline} is shown {span}; {total} of stall{mark}."
     verb = "cut" if change < 0 else "lengthen"
     span = ""
     if what is not None:
-        ends = sorted((abs(what.low), abs(what.high)))
-        span = f" ({ends[0]:.0f} to {ends[1]:.0f}, {what.level:.0%})"
-    mark = "; it hangs on costs that are not this host's" if row.marked else ""
+        low, high = (-what.high, -what.low) if change < 0 else (what.low, what.high)
+        span = f" ({low:.0f} to {high:.0f})"
     return f"{row.mechanism} would {verb} the stall of this trace by {abs(change):.0f} %{span}, to {total}{mark}."
+
+
+def _marks(row: Row) -> str:
+    """Why a row is not like the others, as the table marks it."""
+    marks = "; it hangs on costs that are not this host's" if row.marked else ""
+    served = served_text(row.served)
+    return marks + (f"; its own paths serve {served} of the faults" if served else "")
 
 
 def _blackout(still: Blackout) -> str:

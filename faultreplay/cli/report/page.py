@@ -4,54 +4,32 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from faultreplay import __version__
 from faultreplay.cli import compare_view
-from faultreplay.cli.render import Column, Report
+from faultreplay.cli.render import SPAN, Report
+from faultreplay.cli.report import sections
 from faultreplay.cli.report.answers import answers
-from faultreplay.cli.report.assets import POLICY, SCRIPT, STYLE
-from faultreplay.cli.report.tables import escape, section, table
+from faultreplay.cli.report.assets import asset, policy
+from faultreplay.cli.report.runtime import LICENCE
+from faultreplay.cli.report.tables import escape, headed, plain_id, section, table, without_folders
 from faultreplay.cli.verdict_view import verdict
 from faultreplay.faulttrace.plain_text import plain
 
 if TYPE_CHECKING:
-    from faultreplay.analysis.compare.compare import Comparison, Row
+    from faultreplay.analysis.compare.case import Case
+    from faultreplay.analysis.compare.compare import Comparison
     from faultreplay.cli.report.charts import Picture
     from faultreplay.faulttrace.meta import Meta
 
-_USES: Final = (
-    Column("mechanism", "mechanism"),
-    Column("resource", "resource"),
-    Column("servers", "servers", "count"),
-    Column("share", "busy", "percent"),
-    Column("max_queue", "longest queue", "count"),
-)
-_COSTS: Final = (
-    Column("cost", "cost"),
-    Column("mean_ns", "mean", "ns"),
-    Column("source", "from"),
-    Column("mechanisms", "charged by"),
-)
-_PER_VCPU: Final = Column("accessor", "accessor")
-_VALIDATION: Final = (
-    Column("what", "the recorded mechanism"),
-    Column("faults", "faults", "count"),
-    Column("predicted_ns", "predicted\nstall", "ns"),
-    Column("measured_ns", "measured\nstall", "ns"),
-    Column("total", "error", "error"),
-    Column("low", "95 %\nfrom", "error"),
-    Column("high", "\nto", "error"),
-    Column("p50", "p50", "error"),
-    Column("p90", "p90", "error"),
-    Column("p99", "p99", "error"),
-)
-_LOSSES: Final = (Column("probe", "probe"), Column("lost", "lost events", "count"))
+_LESS_ASKED: Final = 3  # `Column.keep`
 
 
 @dataclass(frozen=True)
@@ -60,37 +38,56 @@ class Made:
 
     trace_id: str
     runtime: str
-    """script of the pictures' library"""
+    """script of the pictures' library; empty: no pictures"""
     pictures: Sequence[Picture] = ()
+    swept: Sequence[Picture] = ()
+    """curves along an axis"""
+    swept_words: Sequence[str] = ()
     qemu: Sequence[Report] = ()
     """what QEMU says of the same migration"""
-    swept: Sequence[Report] = ()
-    swept_words: Sequence[str] = field(default_factory=tuple)
 
 
-def page(comparison: Comparison, meta: Meta, made: Made) -> str:
+def page(comparison: Comparison, case: Case, made: Made) -> str:
     """The whole document."""
     comparison = replace(comparison, trace=PurePath(comparison.trace).name)
-    report = compare_view.report(comparison)
+    meta, report = case.trace.meta, compare_view.report(comparison)
+    columns, records = sections.accessors(comparison)
     found = [
-        _section("Stalls by mechanism", table(report, "Stalls by mechanism")),
-        *(_section(more.title, table(more, more.title)) for more in report.further),
+        *_main_tables(report),
+        *(headed(more.title, table(more, more.title)) for more in report.further),
         *(_picture(picture) for picture in made.pictures),
-        section("Stall of each accessor", *_accessors(comparison)),
+        section("Stall of each accessor", columns, records),
         _swept(made),
         *(_qemu(one) for one in made.qemu),
-        section("How well the recorded mechanism is reproduced", _VALIDATION, _judged(comparison)),
-        section("Resources", _USES, _uses(comparison.rows)),
-        section("Costs", _COSTS, _costs(comparison.rows), "Where each comes from stands beside it."),
+        section("How well the recorded mechanism is reproduced", sections.VALIDATION, sections.judged(comparison)),
+        section("Resources", sections.USES, sections.uses(comparison.rows)),
+        section(
+            "Costs",
+            sections.COSTS,
+            sections.costs(comparison.rows, case.costs()),
+            "Where each comes from stands beside it. Range: what holds its mean nine times in ten.",
+        ),
         _losses(comparison, meta),
-        "<h2>What to know about these numbers</h2>",
-        "<ul>",
-        *(f"<li>{escape(note)}</li>" for note in report.notes),
-        "</ul>",
+        headed("What to know about these numbers", _list(report.notes)),
         _how(comparison, made),
     ]
     head = [f"<h1>{escape(report.title)}</h1>", f'<p class="soft">{escape(_where(meta))}</p>', _answer(comparison)]
-    return _document(report.title, [*head, *found], made)
+    return _document(report.title, [*head, _contents(found), *found], made)
+
+
+def _main_tables(report: Report) -> list[str]:
+    """The table of `compare`, and its less asked for columns in one of their own: neither is wider than a page."""
+    if not report.columns:
+        return []
+    first = report.columns[0]
+    less = [column for column in report.columns if column.keep <= _LESS_ASKED]
+    main = replace(report, columns=[column for column in report.columns if column not in less])
+    rows = [row for row in report.rows or () if SPAN not in row]
+    parts = [headed("Stalls by mechanism", table(main, "Stalls by mechanism"))]
+    if less:
+        more = replace(report, columns=[first, *less], rows=rows)
+        parts.append(headed("More of each mechanism", table(more, "More of each mechanism")))
+    return parts
 
 
 def figures_page(name: str, made: Made) -> str:
@@ -101,18 +98,20 @@ def figures_page(name: str, made: Made) -> str:
 
 
 def _document(title: str, parts: Sequence[str], made: Made) -> str:
-    pictures = json.dumps({picture.name: picture.spec for picture in made.pictures}, separators=(",", ":"))
+    pictures = (*made.pictures, *made.swept)
+    specs = json.dumps({plain_id(picture.name): picture.spec for picture in pictures}, separators=(",", ":"))
+    scripts = [made.runtime, asset("page.js")] if pictures else [asset("page.js")]
     whole = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f"<title>{html.escape(plain(title))}</title><style>{STYLE}</style></head><body>",
+        f"<title>{html.escape(plain(title))}</title><style>{asset('page.css')}</style></head><body>",
         *(part for part in parts if part),
         # In JSON a less-than sign may stand in strings alone: escaped there, no text can end the element.
-        '<script type="application/json" id="pictures">' + pictures.replace("<", "\\u003c") + "</script>",
-        f"<script>{made.runtime}</script>" if made.pictures else "",
-        f"<script>{SCRIPT}</script>",
+        '<script type="application/json" id="pictures">' + specs.replace("<", "\\u003c") + "</script>",
+        f"<!--{LICENCE}-->" if pictures else "",
+        *(f"<script>{script}</script>" for script in scripts),
         "</body></html>",
     ]
     return "\n".join(part for part in whole if part) + "\n"
@@ -121,43 +120,54 @@ def _document(title: str, parts: Sequence[str], made: Made) -> str:
 def _answer(comparison: Comparison) -> str:
     from faultreplay.analysis.compare.judged import Trust
 
-    said = answers(comparison)
-    first = f'<p class="first">{escape(said[0])}</p>' if said else ""
+    said, told = answers(comparison), verdict(comparison)
+    first, *more = [*said, *told]
     warn = " warn" if comparison.trust in (Trust.NOT, Trust.UNJUDGED) else ""
-    parts = [first, *(f"<p>{escape(words)}</p>" for words in (*said[1:], *verdict(comparison)))]
+    parts = [f'<p class="first">{escape(first)}</p>', *(f"<p>{escape(words)}</p>" for words in more)]
+    if any("(" in words for words in said):
+        parts.append('<p class="soft">In brackets after a change: where it lies nine times in ten.</p>')
     return f'<div class="answer{warn}">{"".join(parts)}</div>'
 
 
-def _section(title: str, body: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n{body}"
+def _contents(parts: Sequence[str]) -> str:
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', "\n".join(parts))
+    return (
+        "<nav>" + "".join(f'<a href="#{anchor}">{title.partition(":")[0]}</a> ' for anchor, title in found) + "</nav>"
+    )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>\n" + "\n".join(f"<li>{escape(without_folders(line))}</li>" for line in lines) + "\n</ul>"
 
 
 def _picture(picture: Picture) -> str:
     label = html.escape(plain(picture.title), quote=True)
-    return (
-        f"<h2>{escape(picture.title)}</h2>\n<figure>"
-        f'<div class="picture" id="picture-{picture.name}" role="img" aria-label="{label}">'
+    return headed(
+        picture.title,
+        f'<figure><div class="picture" id="picture-{plain_id(picture.name)}" role="img" aria-label="{label}">'
         "<noscript>Pictures need JavaScript; the tables hold the numbers.</noscript></div>"
-        f"<figcaption>{escape(picture.words)}</figcaption></figure>"
+        f"<figcaption>{escape(picture.words)}</figcaption></figure>",
     )
 
 
 def _swept(made: Made) -> str:
-    if not made.swept and not made.swept_words:
-        return ""
-    lines = "".join(f"<li>{escape(words)}</li>" for words in made.swept_words)
-    tables = "\n".join(table(one, one.title) for one in made.swept)
-    return f"<h2>Where the choice changes</h2>\n<ul>{lines}</ul>\n{tables}"
+    drawn = "\n".join(_picture(picture) for picture in made.swept)
+    if not made.swept_words:
+        return drawn
+    lines = _list(made.swept_words)
+    return f"{drawn}\n{lines}" if drawn else headed("Where the choice changes", lines)
 
 
 def _qemu(report: Report) -> str:
     notes = [note for note in report.notes if not note.startswith("  ")]
     lines = [note for note in report.notes if note.startswith("  ")]
-    parts = [f"<h2>{escape(report.title)}</h2>", table(report, report.title) if report.records else "", "<ul>"]
-    parts += [f"<li>{escape(note)}</li>" for note in notes]
     drawn = html.escape("\n".join(plain(line) for line in lines))
-    parts += ["</ul>", f'<div class="wide" tabindex="0"><pre>{drawn}</pre></div>' if lines else ""]
-    return "\n".join(parts)
+    parts = [
+        table(report, report.title) if report.records else "",
+        _list(notes),
+        f'<div class="wide" tabindex="0"><pre>{drawn}</pre></div>' if lines else "",
+    ]
+    return headed(report.title, "\n".join(part for part in parts if part))
 
 
 def _where(meta: Meta) -> str:
@@ -182,90 +192,21 @@ def _date(iso: str) -> str:
 
 
 def _name(word: str) -> str:
-    """An argument without the folders of a path: whose they are is nobody's business who gets the page."""
+    """An argument of a command without the folders of an absolute path, also one with blanks."""
+    option, equals, value = word.partition("=")
+    if equals and value.startswith("/"):
+        return f"{option}={PurePath(value).name}"
     return PurePath(word).name if word.startswith("/") else word
-
-
-def _accessors(comparison: Comparison) -> tuple[Sequence[Column], list[dict[str, object]]]:
-    import numpy as np
-
-    workload = comparison.workload
-    columns = [_PER_VCPU]
-    records: list[dict[str, object]] = [{"accessor": name} for name in workload.accessor_name]
-    if workload.measured:
-        stall = np.zeros(workload.accessors, dtype=np.int64)
-        np.add.at(stall, workload.accessor_of_row(), np.maximum(workload.recorded_stall_ns, 0))
-        columns.append(Column("measured", "measured", "ns"))
-        for record, ns in zip(records, stall, strict=True):
-            record["measured"] = int(ns)
-    for row in comparison.rows:
-        if row.mechanism not in ("as-recorded", "ideal"):
-            columns.append(Column(f"by:{row.mechanism}", row.mechanism, "ns"))
-            whole = row.result.accessor_stall_ns + row.result.window_stall_ns
-            for record, ns in zip(records, whole, strict=True):
-                record[f"by:{row.mechanism}"] = int(ns)
-    return columns, records
-
-
-def _uses(rows: Sequence[Row]) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for row in rows:
-        for use in row.metrics.uses:
-            share = 100 * use.share if use.servers else None
-            name = {"mechanism": row.mechanism, "resource": use.name}
-            found.append({**name, "servers": use.servers or "no limit", "share": share, "max_queue": use.max_queue})
-    return found
-
-
-def _costs(rows: Sequence[Row]) -> list[dict[str, object]]:
-    charged: dict[tuple[str, float, str], list[str]] = {}
-    for row in rows:
-        for cost, source in row.costs.items():
-            charged.setdefault((cost, row.cost_means_ns[cost], str(source)), []).append(row.mechanism)
-    return [
-        {"cost": cost, "mean_ns": mean_ns, "source": source, "mechanisms": ", ".join(names)}
-        for (cost, mean_ns, source), names in sorted(charged.items())
-    ]
-
-
-def _judged(comparison: Comparison) -> list[dict[str, object]]:
-    judged = comparison.judged
-    if judged is None:
-        return []
-    found = []
-    named = (
-        ("held out: costs from other tenths of the recording", judged.held_out),
-        ("its second half, costs from the first", judged.over_time),
-    )
-    for what, one in named:
-        if one is not None:
-            found.append(
-                {
-                    "what": what,
-                    "faults": one.faults,
-                    "predicted_ns": one.predicted_total_ns,
-                    "measured_ns": one.measured_total_ns,
-                    "low": one.total.low,
-                    "high": one.total.high,
-                    **{key: getattr(one.errors, key) for key in ("total", "p50", "p90", "p99")},
-                }
-            )
-    inside = judged.in_sample
-    found.append(
-        {"what": "in sample: costs from all of it", "faults": judged.rows}
-        | {key: getattr(inside, key) for key in ("total", "p50", "p90", "p99")}
-    )
-    return found
 
 
 def _losses(comparison: Comparison, meta: Meta) -> str:
     told = (meta.extra.get("import") or {}).get("losses_told", True)
     if not meta.losses.total:
         words = "No event was lost." if told else "The source does not tell whether events were lost."
-        return f"<h2>Losses</h2>\n<p>{words} {comparison.events:,} events were kept.</p>"
+        return headed("Losses", f"<p>{words} {comparison.events:,} events were kept.</p>")
     words = f"{meta.losses.total:,} events were lost, {comparison.loss_percent:.2g} % of all."
     records = [{"probe": name, "lost": count} for name, count in sorted(meta.losses.by_probe.items())]
-    return section("Losses", _LOSSES, records, words) or f"<h2>Losses</h2>\n<p>{escape(words)}</p>"
+    return section("Losses", sections.LOSSES, records, words) or headed("Losses", f"<p>{escape(words)}</p>")
 
 
 def _how(comparison: Comparison, made: Made) -> str:
@@ -277,4 +218,4 @@ def _how(comparison: Comparison, made: Made) -> str:
         "trace id": made.trace_id,
     }
     lines = "".join(f"<dt>{key}</dt><dd><code>{escape(value)}</code></dd>" for key, value in facts.items())
-    return f"<h2>How this was made</h2>\n<dl>{lines}</dl>"
+    return headed("How this was made", f"<dl>{lines}</dl>")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from faultreplay.cli.report import charts
-from faultreplay.cli.report.charts import Picture
-from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature
+from faultreplay.cli.compare_view import labels_of, served_words
+from faultreplay.cli.report import charts_pages, charts_stalls
+from faultreplay.cli.report.charts import Picture, known
+from faultreplay.cli.report.charts_sweep import Swept, sweep_pictures
+from faultreplay.cli.report.runtime import vega_lite, vl_convert
+from faultreplay.faulttrace.errors import FaultreplayError
+
+QUICK_FAULTS: Final = 3_000_000
+"""A sweep that replays more faults is made only when asked for."""
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
@@ -16,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def pictures_of(comparison: Comparison, case: Case) -> list[Picture]:
-    """What the page shows, in its order.
+    """What the page shows of a comparison, in its order.
 
     Raises:
         MissingFeature: altair is not installed.
@@ -24,69 +31,112 @@ def pictures_of(comparison: Comparison, case: Case) -> list[Picture]:
     from faultreplay.analysis.picture.pages import heat
     from faultreplay.analysis.picture.spread import distributions
     from faultreplay.analysis.picture.stages import stall_by_stage
-    from faultreplay.analysis.picture.times import stalled_over_time
+    from faultreplay.analysis.picture.still import standstills
+    from faultreplay.analysis.picture.times import by_cause, series_of, stalled_over_time
     from faultreplay.analysis.picture.waits import who_waited
 
-    measured = comparison.workload.measured
-    recorded = [(w.start_ns, w.start_ns + w.length_ns, w.kind or "default window") for w in case.windows if w.kind]
-    return charts.known(
+    measured, begin_ns = comparison.workload.measured, case.workload.clock_start_ns
+    labels, served = labels_of(comparison), served_words(comparison)
+    series = series_of(comparison, case)
+    seeds = f"Of {case.setup.seeds} seeds the first is drawn." if case.setup.seeds > 1 else ""
+    windows = [(w.start_ns, w.start_ns + w.length_ns, w.kind) for w in case.windows if w.kind]
+    return known(
         [
-            charts.total_stall(stall_by_stage(comparison, case)) if comparison.rows or measured else None,
-            charts.distribution(distributions(comparison)),
-            charts.over_time(stalled_over_time(comparison, case), recorded),
-            charts.waits(who_waited(case.faults, case.trace.meta)) if measured else None,
-            *charts.page_heat(heat(case.faults, case.workload.clock_start_ns)),
+            charts_stalls.total_stall(stall_by_stage(comparison, case), labels, served),
+            charts_stalls.standstill(standstills(comparison), labels),
+            charts_stalls.distribution(distributions(series), labels, seeds),
+            charts_stalls.over_time(stalled_over_time(series), windows, labels, seeds),
+            charts_stalls.phases(by_cause(case.faults, begin_ns), windows) if measured else None,
+            charts_stalls.waits(who_waited(case.faults, case.trace.meta)) if measured else None,
+            *charts_pages.page_heat(heat(case.faults, begin_ns)),
         ]
     )
 
 
-def vl_convert() -> Any:
-    """The library.
+def swept_pictures(
+    comparison: Comparison, case: Case, mechanisms: Sequence[str], vary: str = ""
+) -> tuple[list[Picture], list[str]]:
+    """The comparison's mechanisms along an axis, and words to it; neither where there is nothing to choose.
+
+    Args:
+        comparison: what the page is on.
+        case: what it was made from.
+        mechanisms: as they were asked for; none: the default ones.
+        vary: the axis as `sweep` names it; by default fetch, where replaying that many faults is quick.
 
     Raises:
-        MissingFeature: it is not installed.
+        UsageError: no such axis.
     """
-    try:
-        import vl_convert as vlc
-    except ImportError:
-        raise MissingFeature("a report needs altair and vl-convert: pip install 'faultreplay[report]'") from None
-    return vlc
+    from faultreplay.analysis.compare.case import REFERENCES
+    from faultreplay.analysis.compare.compare import default_names
+    from faultreplay.analysis.explore.along import along, fetch_axis
+    from faultreplay.analysis.explore.axes import parse_axis
+    from faultreplay.analysis.explore.crossover import crossings
+
+    rows = [row for row in comparison.rows if row.mechanism not in REFERENCES]
+    names = list(mechanisms or default_names(case))
+    axis = parse_axis(vary, names) if vary else fetch_axis(case)
+    if not vary and (len(rows) < 2 or not any(axis.name in row.costs for row in rows)):
+        return [], []
+    replays = comparison.faults * len(axis.values) * len(rows)
+    if not vary and replays > QUICK_FAULTS:
+        return [], [f"Not drawn, for it replays {replays:,} faults: stall along fetch (--vary fetch=LOW..HIGH)."]
+    values = along(case, names, axis)
+    found = crossings(case.trace.name, [axis], values)
+    words = [f"Along {axis.key} all else is as in the table; there are no intervals on these lines."]
+    here = [row.cost_means_ns[axis.name] for row in rows if axis.name in row.cost_means_ns]
+    if here and axis.unit == "ns":
+        words.append(f"In the table {axis.key} takes {axis.show(here[0])} on average, and varies where it was fitted.")
+    return sweep_pictures(Swept([axis], values, found)), words
 
 
-def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
-    text: str = vl_convert().javascript_bundle()
-    return text.replace("</script", "<\\/script")
-
-
-def write_pictures(pictures: list[Picture], directory: Path, ending: str) -> list[Path]:
-    """Write each picture as `NAME.png` or `NAME.svg`, on white; a file of that name is written over.
+def write_pictures(pictures: Sequence[Picture], directory: Path, ending: str) -> list[Path]:
+    """Write each picture into `directory` as ``NAME.png`` or ``NAME.svg``; a file of that name is written over.
 
     Raises:
         FaultreplayError: a file cannot be written.
+        MissingFeature: vl-convert is not installed.
     """
-    vlc = vl_convert()
-    written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for picture in pictures:
-            path = directory / f"{picture.name}.{ending}"
-            spec = _alone(picture)
-            if ending == "png":
-                path.write_bytes(vlc.vegalite_to_png(spec, scale=2, allowed_base_urls=[]))
-            else:
-                path.write_text(vlc.vegalite_to_svg(spec, allowed_base_urls=[]), encoding="utf-8")
-            written.append(path)
     except OSError as error:
         raise FaultreplayError(f"cannot write {directory}: {error.strerror or error}") from error
-    return written
+    return [write_picture(picture, directory / f"{picture.name}.{ending}") for picture in pictures]
+
+
+def write_picture(picture: Picture, path: Path) -> Path:
+    """Write one picture, on white and with its title, as PNG or (by the ending of `path`) SVG.
+
+    Raises:
+        FaultreplayError: the file cannot be written.
+        MissingFeature: vl-convert is not installed.
+    """
+    vlc, spec = vl_convert(), _alone(picture)
+    how: dict[str, Any] = {"vl_version": vega_lite(), "allowed_base_urls": []}
+    try:
+        if path.suffix.lower() == ".svg":
+            path.write_text(vlc.vegalite_to_svg(spec, **how), encoding="utf-8")
+        else:
+            path.write_bytes(vlc.vegalite_to_png(spec, scale=2, **how))
+    except OSError as error:
+        raise FaultreplayError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
 
 
 def _alone(picture: Picture) -> dict[str, Any]:
-    """The picture with its title, on white."""
-    spec = copy.deepcopy(dict(picture.spec))
+    """The picture as a file of its own: black ink on white, whatever shows it."""
+    spec: dict[str, Any] = _inked(copy.deepcopy(dict(picture.spec)))
     spec["background"] = "white"
     spec["title"] = {"text": picture.title, "anchor": "start", "fontSize": 14}
     spec["config"]["font"] = "sans-serif"
     spec["config"]["padding"] = 12
     return spec
+
+
+def _inked(part: Any) -> Any:
+    """Black in place of the page's own ink, which a viewer may take for anything."""
+    if isinstance(part, dict):
+        return {key: _inked(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_inked(value) for value in part]
+    return "black" if part == "currentColor" else part

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import html
+import math
+import re
 from collections.abc import Sequence
 from typing import Final
 
 from faultreplay.cli.cells import SPAN, Column, Record, Report, format_cell
 from faultreplay.faulttrace.plain_text import plain
 
-LONG: Final = frozenset({"mechanisms", "meaning"})
+LONG: Final = frozenset({"mechanisms", "words"})
 """Columns of words that are folded."""
+_PATH: Final = re.compile(r"(?<![^\s=,:(\'\"])/(?:[^\s/,:'\"]+/)+(?=[^\s/,:'\"])")
+"""The folders of an absolute path among words."""
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def escape(words: str) -> str:
@@ -43,12 +48,24 @@ def section(title: str, columns: Sequence[Column], records: Sequence[Record], wo
     if not records:
         return ""
     said = f'<p class="soft">{escape(words)}</p>\n' if words else ""
-    return f"<h2>{escape(title)}</h2>\n{said}{table(Report(records, columns), title)}"
+    return headed(title, f"{said}{table(Report(records, columns), title)}")
+
+
+def headed(title: str, body: str) -> str:
+    """A heading that can be linked to, and what stands under it."""
+    anchor = plain_id(title).strip("-").lower() or "part"
+    return f'<h2 id="{anchor}">{escape(title)}</h2>\n{body}'
+
+
+def plain_id(name: str) -> str:
+    """`name` as an element's id."""
+    return _UNSAFE.sub("-", name)
 
 
 def _row(columns: Sequence[Column], row: Record, cells: Sequence[str], record: Record, *, sub: bool) -> str:
     if SPAN in row:
-        span = f'<td class="text long" colspan="{len(columns) - 1}">{html.escape(plain(str(row[SPAN])))}</td>'
+        span = f'<td class="text long" colspan="{len(columns) - 1}"><span class="reason">'
+        span += f"{html.escape(plain(str(row[SPAN])))}</span></td>"
         return f"<tr><td>{html.escape(cells[0])}</td>{span}</tr>"
     data = []
     for column, cell in zip(columns, cells, strict=True):
@@ -62,7 +79,7 @@ def _row(columns: Sequence[Column], row: Record, cells: Sequence[str], record: R
 def _number(shown: object, told: object) -> float | int | None:
     """What a cell is sorted by: its value, or that of the record where it shows words in its place."""
     for value in (shown, told):
-        if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
             return value
     if isinstance(shown, str):
         first = shown.split(" ", 1)[0].replace(",", "").rstrip("%")
@@ -82,3 +99,8 @@ def _class(column: Column) -> str:
     if column.unit != "text":
         return ""
     return ' class="text long"' if column.key in LONG else ' class="text"'
+
+
+def without_folders(words: str) -> str:
+    """Words without the folders of absolute paths: whose they are is nobody's business who gets the page."""
+    return _PATH.sub("", words)
