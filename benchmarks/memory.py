@@ -34,7 +34,7 @@ def workload(vcpus: int, faults: int) -> Workload:
         think_ns=think,
         page=np.arange(total, dtype=np.int32),
         access=np.ones(total, np.uint8),
-        cls=np.zeros(total, np.uint8),
+        cause=np.zeros(total, np.uint8),
         recorded_stall_ns=stall,
         recorded_start_ns=start,
         accessor_kind=np.zeros(vcpus, np.uint8),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 CAUSES: Final = ("missing", "minor", "stage2", "mmio", "exit", "minor-host", "major-host", "write-protect", "window")
 """Why an access faulted; a mechanism file calls it the class of the fault. Files hold the words; in arrays a cause is
-its place here (`Workload.cls`), and ``window`` stays the last one."""
+its place here (`Workload.cause`), and ``window`` stays the last one."""
 RESOLUTIONS: Final = (
     "copy",
     "zeropage",

@@ -89,7 +89,7 @@ def _workload(rng: np.random.Generator) -> tuple[Workload, int]:
         if shared:
             stream["page"] = rng.integers(0, max(accessors * faults // 3, 1), faults)
         if rng.random() < 0.3:
-            stream["cls"] = CAUSES[int(rng.integers(len(CAUSES)))]
+            stream["cause"] = CAUSES[int(rng.integers(len(CAUSES)))]
         streams.append(stream)
     work = make_workload(streams)
     if rng.random() < 0.2:

@@ -85,7 +85,7 @@ class Model:
 
     def fault(self, a: int, row: int, awake: Any) -> Any:  # noqa: PLR0912
         env = self.env
-        name = CAUSES[self.w.cls[row]]
+        name = CAUSES[self.w.cause[row]]
         path = self.m.paths[self.m.classes.get(name, name)]
         looks = any(stage.verb == "coalesce" for p in self.m.paths.values() for stage in p)
         page = int(self.granule[row])

@@ -214,12 +214,12 @@ def test_first_touch_changes_each_page_once_and_only_host_faults(faults: list[tu
     stream = {
         "think_ns": np.full(len(faults), 100, np.int64),
         "page": np.array([page for _, page in faults], np.int64),
-        "cls": np.array([names.index(name) for name, _ in faults], np.uint8),
+        "cause": np.array([names.index(name) for name, _ in faults], np.uint8),
         "kind": "vmm",
     }
     before = make_workload([stream])
     after = first_touch(before)
-    changed = np.flatnonzero(before.cls != after.cls)
+    changed = np.flatnonzero(before.cause != after.cause)
     seen: set[int] = set()
     for number, (name, page) in enumerate(faults):
         first = page not in seen

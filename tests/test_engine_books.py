@@ -155,7 +155,7 @@ def test_two_paths_that_wait_for_each_other_are_told_to_be_a_deadlock(tmp_path: 
     two = ('acquire = "lock"', 'delay = "resolve"', 'acquire = "pool"', 'release = "pool"', 'release = "lock"')
     minor = "".join(f"[[paths.minor]]\n{stage}\n" for stage in (*two, 'wake = "wake"'))
     locked = mechanism(tmp_path, *one, 'wake = "wake"', head=minor)
-    work = make_workload([{"think_ns": [1_000] * 9, "cls": cls} for cls in ("missing", "minor")])
+    work = make_workload([{"think_ns": [1_000] * 9, "cause": cause} for cause in ("missing", "minor")])
     for cpus in (None, 2):
         with pytest.raises(UsageError, match=r"18 faults never end: they wait for (pool and lock|lock and pool)"):
             simulate(work, locked, COSTS, cpus=cpus)

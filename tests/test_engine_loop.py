@@ -161,18 +161,18 @@ def test_protecting_takes_longer_by_each_page_touched_before(cpus: int | None) -
 
 
 CLASSED = "".join(
-    f'[[paths.{cls}]]\ndelay = "{took}us"\n[[paths.{cls}]]\nwake = "0ns"\n'
-    for cls, took in (("missing", 1), ("window", 9), ("stage2", 2), ("mmio", 3), ("write-protect", 4))
+    f'[[paths.{cause}]]\ndelay = "{took}us"\n[[paths.{cause}]]\nwake = "0ns"\n'
+    for cause, took in (("missing", 1), ("window", 9), ("stage2", 2), ("mmio", 3), ("write-protect", 4))
 )
 
 
 @pytest.mark.parametrize("cpus", [None, 1, 3])
 def test_only_an_access_recorded_because_of_a_window_takes_no_path(cpus: int | None, tmp_path: Path) -> None:
     mech = load_mechanism(write_mechanism(tmp_path, HEAD + CLASSED))
-    for cls, took in (("missing", 1), ("window", 0), ("stage2", 2), ("mmio", 3), ("write-protect", 4)):
-        work = make_workload([{"think_ns": [MS, MS], "cls": cls}])
+    for cause, took in (("missing", 1), ("window", 0), ("stage2", 2), ("mmio", 3), ("write-protect", 4)):
+        work = make_workload([{"think_ns": [MS, MS], "cause": cause}])
         result = simulate(work, mech, FREE, windows=[Window(3 * MS, MS, "freeze")], cpus=cpus)
-        assert result.stall_ns.tolist() == [took * US] * 2, cls
+        assert result.stall_ns.tolist() == [took * US] * 2, cause
 
 
 @pytest.mark.parametrize("cpus", [None, 2])

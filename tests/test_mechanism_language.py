@@ -196,8 +196,8 @@ def test_a_workload_without_missing_content_is_replayed_too(name: str) -> None:
     """A stream that brings content has nothing to bring to stage-2 faults and writes to protected memory."""
     work = make_workload(
         [
-            {"think_ns": [1_000] * 5, "cls": cls, "page": range(5), "recorded_stall_ns": [2_000] * 5}
-            for cls in ("stage2", "write-protect")
+            {"think_ns": [1_000] * 5, "cause": cause, "page": range(5), "recorded_stall_ns": [2_000] * 5}
+            for cause in ("stage2", "write-protect")
         ]
     )
     result = simulate(work, load_mechanism(name), load_costs(), seed=4)
@@ -207,6 +207,6 @@ def test_a_workload_without_missing_content_is_replayed_too(name: str) -> None:
 
 def test_a_stream_of_untouched_memory_needs_no_content_fault() -> None:
     mechanism = load_mechanism("prefetch-working-set").with_params({"memory": "1M"})
-    work = make_workload([{"think_ns": [10_000_000], "cls": "stage2", "recorded_stall_ns": [2_000]}])
+    work = make_workload([{"think_ns": [10_000_000], "cause": "stage2", "recorded_stall_ns": [2_000]}])
     result = simulate(work, mechanism, load_costs())
     assert result.resources["link"].bytes_moved == 1 << 20

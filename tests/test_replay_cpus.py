@@ -168,7 +168,7 @@ def test_two_who_are_done_in_one_instant_both_begin_their_faults_then() -> None:
 
 
 def test_a_recorded_stall_and_an_access_that_a_window_blocks_hold_no_cpu() -> None:
-    own = make_workload([{"think_ns": [MS], "cls": "mmio", "recorded_stall_ns": [7 * MS]}])
+    own = make_workload([{"think_ns": [MS], "cause": "mmio", "recorded_stall_ns": [7 * MS]}])
     assert busy(simulate(own, load_mechanism("uffd-missing"), COSTS, cpus=1)) == MS
     writes = thinks([2 * MS], [4 * MS])
     window = Window(MS, 10 * MS, "uffd-wp")

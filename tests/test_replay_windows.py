@@ -21,10 +21,16 @@ NOTHING = load_costs().without_contention().with_constants(
 FREEZE = Window(50 * MS, 10 * MS)
 
 
-def steady(kinds: str = "vcpu vcpu vcpu", access: str = "w", cls: str = "missing", gap: int = MS) -> Workload:
+def steady(kinds: str = "vcpu vcpu vcpu", access: str = "w", cause: str = "missing", gap: int = MS) -> Workload:
     """An access a millisecond by each accessor, without recorded stall."""
     streams = [
-        {"think_ns": np.full(100, gap), "kind": kind, "access": access, "cls": cls, "recorded_stall_ns": np.zeros(100)}
+        {
+            "think_ns": np.full(100, gap),
+            "kind": kind,
+            "access": access,
+            "cause": cause,
+            "recorded_stall_ns": np.zeros(100),
+        }
         for kind in kinds.split()
     ]
     return make_workload(streams)
@@ -156,7 +162,7 @@ def test_a_window_after_the_last_fault_still_holds_whoever_runs() -> None:
 
 
 def test_accesses_recorded_because_of_a_window_cost_nothing_without_one() -> None:
-    work = steady(cls="window")
+    work = steady(cause="window")
     without = simulate(work, load_mechanism("freeze"), NOTHING)
     assert without.total_stall_ns == 0
     within = run("uffd-wp-freeze", work)

@@ -98,7 +98,7 @@ def test_write_protect_faults_in_a_recorded_window_are_its_effect() -> None:
         ("vcpu", 100, 10, 20, 1), ("vcpu", 100, 60, 160, 2), ("vcpu", 100, 200, 210, 3), cause="write-protect"
     )
     work = workload_from_faults(frame, meta=Recording(), begin_ns=BEGIN)
-    assert [CAUSES[c] for c in work.cls] == ["write-protect", "window", "write-protect"]
+    assert [CAUSES[c] for c in work.cause] == ["write-protect", "window", "write-protect"]
 
 
 def one_by_one(frame: pl.DataFrame, meta: Meta) -> dict[str, list[object]]:
@@ -117,7 +117,7 @@ def one_by_one(frame: pl.DataFrame, meta: Meta) -> dict[str, list[object]]:
             cause = "window" if inside and row["cause"] == "write-protect" else row["cause"]
             values = {
                 "think_ns": max(row["start_ns"] - resume, 0), "page": row["page"] // 4096,
-                "access": "rwx".index(row["access"]), "cls": CAUSES.index(cause),
+                "access": "rwx".index(row["access"]), "cause": CAUSES.index(cause),
                 "recorded_stall_ns": row["stall_ns"], "recorded_start_ns": row["start_ns"] - begin,
             }  # fmt: skip
             for name, value in values.items():

@@ -117,7 +117,7 @@ def test_first_touches_under_the_kernel_count_as_missing(tmp_path: Path) -> None
     rows[50]["page"] = rows[0]["page"]
     case = open_for(open_trace(write_trace(tmp_path / "x.trace", rows, mechanism="host-lazy", params={})), Setup())
     seen = as_missing(case.workload, case.used)
-    missing = seen.cls == 0
+    missing = seen.cause == 0
     assert missing.sum() == 79
     later = np.flatnonzero(~missing)
     assert seen.recorded_start_ns[later[0]] == int(str(rows[50]["start_ns"])) - 1_000_000_000

@@ -69,4 +69,4 @@ def saturated_rate(row: Row, costs: CostTable, outside_ns: int = 0) -> float:
 def saturated_workload(accessors: int, memory_class: str, outside_ns: int = 0) -> Workload:
     """Accessors that touch page after page of their own, with `outside_ns` between two faults."""
     faults = faults_of(accessors)
-    return make_workload([{"think_ns": [outside_ns] * faults, "cls": memory_class} for _ in range(accessors)])
+    return make_workload([{"think_ns": [outside_ns] * faults, "cause": memory_class} for _ in range(accessors)])

@@ -156,7 +156,7 @@ class Case:
         """bool[F]: faults that a recorded window brought about by emptying stage 2."""
         if self.emptied_ns is None:
             return np.zeros(self.workload.faults, np.bool_)
-        mine: npt.NDArray[np.bool_] = self.workload.cls == CAUSES.index("stage2")
+        mine: npt.NDArray[np.bool_] = self.workload.cause == CAUSES.index("stage2")
         return mine & (self.workload.recorded_start_ns >= self.emptied_ns)
 
     @functools.cached_property
@@ -168,7 +168,7 @@ class Case:
     @property
     def read_as_missing(self) -> int:
         """How many faults were something else in the recording."""
-        return int((self.read.cls != self.workload.cls).sum())
+        return int((self.read.cause != self.workload.cause).sum())
 
     @property
     def on_kvm(self) -> bool:

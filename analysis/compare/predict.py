@@ -85,8 +85,8 @@ def run(
     if any(stage.verb == "recorded" for stage in mechanism.paths.get("window", ())):
         # The engine drops a window's fault where that window is not replayed; a reference keeps what was recorded.
         window, missing = CAUSES.index("window"), CAUSES.index("missing")
-        cls = np.where(workload.cls == window, missing, workload.cls).astype(workload.cls.dtype)
-        workload = replace(workload, cls=cls)
+        cause = np.where(workload.cause == window, missing, workload.cause).astype(workload.cause.dtype)
+        workload = replace(workload, cause=cause)
     return simulate(
         workload,
         mechanism,
@@ -217,22 +217,22 @@ def rows_of(workload: Workload, pairs: Sequence[tuple[int, int]]) -> npt.NDArray
     """Faults of these (class, accessor kind)."""
     kinds = workload.accessor_kind[workload.accessor_of_row()]
     rows = np.zeros(workload.faults, dtype=np.bool_)
-    for cls, kind in pairs:
-        rows |= (workload.cls == cls) & (kinds == kind)
+    for cause, kind in pairs:
+        rows |= (workload.cause == cause) & (kinds == kind)
     return rows
 
 
 def present(workload: Workload) -> list[tuple[tuple[int, int], tuple[str, str]]]:
     """The (class, accessor kind) that occur, as numbers and as names."""
     seen = derived(workload, "classes by kind", lambda: _classes_by_kind(workload))
-    pairs = [(int(cls), int(kind)) for cls, kind in zip(*np.nonzero(seen), strict=True)]
-    return [((cls, kind), (CAUSES[cls], ACCESSORS[kind])) for cls, kind in pairs]
+    pairs = [(int(cause), int(kind)) for cause, kind in zip(*np.nonzero(seen), strict=True)]
+    return [((cause, kind), (CAUSES[cause], ACCESSORS[kind])) for cause, kind in pairs]
 
 
 def _classes_by_kind(workload: Workload) -> npt.NDArray[np.int64]:
     """int64[classes, accessor kinds]: faults of each."""
     kinds = workload.accessor_kind[workload.accessor_of_row()].astype(np.int64)
-    place = workload.cls.astype(np.int64) * len(ACCESSORS) + kinds
+    place = workload.cause.astype(np.int64) * len(ACCESSORS) + kinds
     counts: npt.NDArray[np.int64] = np.bincount(place, minlength=len(CAUSES) * len(ACCESSORS))
     return counts.reshape(len(CAUSES), len(ACCESSORS))
 

@@ -33,7 +33,7 @@ def fault_rows(workload: Workload, results: Sequence[Result]) -> pl.DataFrame:
         "accessor": pl.Series(names[owner], dtype=pl.String) if count else pl.Series([], dtype=pl.String),
         "seq": np.arange(count, dtype=np.int64) - workload.accessor_start[owner],
         "page": workload.page.astype(np.int64),
-        "class": pl.Series([CAUSES[c] for c in workload.cls], dtype=pl.String),
+        "class": pl.Series([CAUSES[c] for c in workload.cause], dtype=pl.String),
         "access": pl.Series([_ACCESS[int(a)] for a in workload.access], dtype=pl.String),
     }
     unknown = np.full(count, -1, dtype=np.int64)

@@ -78,18 +78,18 @@ def served(workload: Workload, mechanism: Mechanism, result: Result | None = Non
     fallbacks: set[str] = set()
     classes: set[str] = set()
     by = []
-    for pair, (cls, kind) in present(workload):
-        answer = mechanism.answer(cls, kind)
+    for pair, (cause, kind) in present(workload):
+        answer = mechanism.answer(cause, kind)
         if answer.by == "nothing":
             continue
         rows = rows_of(workload, [pair])
         count[answer.by] += int(rows.sum())
         ns[answer.by] += int(stall[rows].sum())
-        by.append((cls, kind, answer.by))
+        by.append((cause, kind, answer.by))
         if answer.by == "fall-back" and answer.server:
             fallbacks.add(answer.server.name)
         if answer.by == "recorded":
-            classes.add(cls)
+            classes.add(cause)
     return Served(
         own_faults=count["own"],
         own_stall_ns=ns["own"],
@@ -126,7 +126,7 @@ def why_none(workload: Workload, mechanism: Mechanism, found: Served, emptied: b
         wanted = " or ".join(_PEOPLE[kind] for kind in mechanism.serves)
         more = ": name them with --vcpu-threads if threads stand for some" if "vcpu" in mechanism.serves else ""
         return f"no {wanted} in this trace{more}"
-    own = {cls for cls, kind, _ in found.by if kind in mechanism.serves}
+    own = {cause for cause, kind, _ in found.by if kind in mechanism.serves}
     if emptied and own <= {*OF_STAGE2, *OF_HOST}:
         return "no memory was missing: the faults follow a recorded window that emptied stage 2 (see blackout)"
     return (

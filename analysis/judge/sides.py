@@ -105,7 +105,7 @@ def _after_first(workload: Workload, start_ns: Ints, spans: Sequence[tuple[int, 
 
     From its beginning, as a vCPU may touch memory again before whoever held it notes the end.
     """
-    after: npt.NDArray[np.bool_] = workload.cls == CAUSES.index("stage2")
+    after: npt.NDArray[np.bool_] = workload.cause == CAUSES.index("stage2")
     return after & (start_ns >= spans[0][0]) if spans else np.zeros_like(after)
 
 
@@ -130,10 +130,10 @@ def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
     if used is None or used.name != "host-lazy":
         return workload
-    kernel = np.isin(workload.cls, [CAUSES.index(name) for name in OF_KERNEL])
+    kernel = np.isin(workload.cause, [CAUSES.index(name) for name in OF_KERNEL])
     rows = np.flatnonzero(kernel)
     order = rows[np.argsort(workload.recorded_start_ns[rows], kind="stable")]
     _, first = np.unique(workload.page[order], return_index=True)
-    cls = workload.cls.copy()
-    cls[order[first]] = CAUSES.index("missing")
-    return replace(workload, cls=cls)
+    cause = workload.cause.copy()
+    cause[order[first]] = CAUSES.index("missing")
+    return replace(workload, cause=cause)

@@ -44,7 +44,7 @@ class Result:
     stall_ns: Ints
     latency_ns: Ints
     """int64[F]: fault until its content was there, for mechanisms whose accessor does not wait for it; else empty"""
-    cls: npt.NDArray[np.uint8]
+    cause: npt.NDArray[np.uint8]
     accessor: npt.NDArray[np.int32]
     accessor_name: tuple[str, ...]
     accessor_kind: npt.NDArray[np.uint8]

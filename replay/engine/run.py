@@ -129,7 +129,7 @@ class Run:
         return Faults(
             think=w.on_cpu_ns() if on_cpus else w.think_ns,
             asleep=w.asleep_ns if on_cpus else _EMPTY,
-            cls=w.cls,
+            cls=w.cause,
             access=w.access,
             recorded=w.recorded_stall_ns,
             flags=self.pages.flags,
@@ -260,7 +260,7 @@ class Run:
             start_ns=self.out.start,
             stall_ns=self.out.stall,
             latency_ns=self.out.latency,
-            cls=w.cls,
+            cause=w.cause,
             accessor=w.accessor_of_row(),
             accessor_name=w.accessor_name,
             accessor_kind=w.accessor_kind,

@@ -73,7 +73,7 @@ def workload_from_faults(
     names = tuple(_accessor_name(*(int(key[row]) for key in keys)) for row in rows[first_rows])
     tail = np.zeros(first_rows.size, np.int64) if synthetic else np.maximum(end - finish[starts[1:] - 1], 0)
     del finish
-    cls = _classes_in_windows(cause[rows], start, getattr(meta, "windows", None) or (), notes)
+    in_windows = _classes_in_windows(cause[rows], start, getattr(meta, "windows", None) or (), notes)
     access = _codes(faults["access"], tuple(ACCESS_CODES))
     access[access == _NO_CODE] = ACCESS_CODES["r"]
     page = _pages(faults, rows, page_bytes, notes)
@@ -83,7 +83,7 @@ def workload_from_faults(
         think_ns=think,
         page=page,
         access=access[rows],
-        cls=cls,
+        cause=in_windows,
         recorded_stall_ns=stall,
         recorded_start_ns=start,
         accessor_kind=kind[rows[first_rows]],
@@ -235,16 +235,16 @@ def _accessor_name(kind: int, vcpu: int, _vm: int, tid: int) -> str:
 
 
 def _classes_in_windows(
-    cls: npt.NDArray[np.uint8], start: Ints, windows: Any, notes: list[str]
+    cause: npt.NDArray[np.uint8], start: Ints, windows: Any, notes: list[str]
 ) -> npt.NDArray[np.uint8]:
     """A write-protect fault inside a recorded freeze is the window's doing, not a page's."""
     protect, window = CAUSES.index("write-protect"), CAUSES.index("window")
     changed = 0
     for item in windows:
         begin, end = _clock(item, "start_ns") or 0, _clock(item, "end_ns") or 0
-        inside = (cls == protect) & (start >= begin) & (start < end)
-        cls = np.where(inside, np.uint8(window), cls)
+        inside = (cause == protect) & (start >= begin) & (start < end)
+        cause = np.where(inside, np.uint8(window), cause)
         changed += int(inside.sum())
     if changed:
         notes.append(f"{changed} write-protect faults lie in a recorded window: replayed as its effect")
-    return cls
+    return cause

@@ -59,7 +59,7 @@ def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool
     key = page >> shift if shift else page
     if (track or everything) and workload.faults:
         everything_content = _all_content(workload)
-        content = None if everything_content else _CONTENT[workload.cls]
+        content = None if everything_content else _CONTENT[workload.cause]
         shared, counts = _shared(key, content, everything)
         if shared.any():
             rows = np.flatnonzero(shared)
@@ -88,7 +88,7 @@ def _pages(workload: Workload, granule_bytes: int, track: bool, everything: bool
 
 
 def _all_content(workload: Workload) -> bool:
-    seen = np.flatnonzero(np.bincount(workload.cls, minlength=len(CAUSES)))
+    seen = np.flatnonzero(np.bincount(workload.cause, minlength=len(CAUSES)))
     return bool(_CONTENT[seen].all())
 
 

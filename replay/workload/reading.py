@@ -21,7 +21,7 @@ _NONE: Final = np.zeros(0, np.int64)
 
 def reading_of(workload: Workload) -> Reading:
     """The reading that a workload asks for: first touches where no fault was of missing memory, else as recorded."""
-    seen = {CAUSES[code] for code in np.flatnonzero(np.bincount(workload.cls, minlength=len(CAUSES)))}
+    seen = {CAUSES[code] for code in np.flatnonzero(np.bincount(workload.cause, minlength=len(CAUSES)))}
     return "recorded" if seen & set(CONTENT) or not seen & {*OF_STAGE2, *OF_HOST} else "first-touch"
 
 
@@ -31,9 +31,9 @@ def first_touch(workload: Workload, until_ns: int | None = None) -> Workload:
     With vCPUs a host fault counts only on pages that stage-2 faults touch too: the rest is the VMM's own memory. What
     faulted at or after `until_ns`, when a window emptied stage 2, had been touched before and stays.
     """
-    stage2 = np.isin(workload.cls, _codes(OF_STAGE2))
-    content = np.isin(workload.cls, _codes(CONTENT))
-    host = np.isin(workload.cls, _codes(OF_HOST))
+    stage2 = np.isin(workload.cause, _codes(OF_STAGE2))
+    content = np.isin(workload.cause, _codes(CONTENT))
+    host = np.isin(workload.cause, _codes(OF_HOST))
     if (workload.accessor_kind == 0).any():
         host &= np.isin(workload.page, workload.page[stage2 | content])
     rows = np.flatnonzero(stage2 | content | host)
@@ -44,9 +44,9 @@ def first_touch(workload: Workload, until_ns: int | None = None) -> Workload:
     changed = changed[~content[changed]]
     if until_ns is not None:
         changed = changed[times[changed] < until_ns]
-    cls = workload.cls.copy()
-    cls[changed] = CAUSES.index("missing")
-    return replace(workload, cls=cls)
+    cause = workload.cause.copy()
+    cause[changed] = CAUSES.index("missing")
+    return replace(workload, cause=cause)
 
 
 def without(workload: Workload, drop: npt.NDArray[np.bool_]) -> Workload:
@@ -79,7 +79,7 @@ def without(workload: Workload, drop: npt.NDArray[np.bool_]) -> Workload:
         think_ns=think,
         page=workload.page[keep],
         access=workload.access[keep],
-        cls=workload.cls[keep],
+        cause=workload.cause[keep],
         recorded_stall_ns=workload.recorded_stall_ns[keep] if workload.recorded_stall_ns.size else _NONE,
         recorded_start_ns=workload.recorded_start_ns[keep] if workload.recorded_start_ns.size else _NONE,
         tail_ns=workload.tail_ns + left,

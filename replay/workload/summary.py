@@ -28,6 +28,6 @@ def counts_of(workload: Workload) -> Ints:
 def _count(workload: Workload) -> Ints:
     counts = np.zeros((len(CAUSES), len(ACCESSORS)), np.int64)
     for a in range(workload.accessors):
-        part = workload.cls[workload.accessor_start[a] : workload.accessor_start[a + 1]]
+        part = workload.cause[workload.accessor_start[a] : workload.accessor_start[a + 1]]
         counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CAUSES))
     return counts

@@ -36,8 +36,8 @@ class Workload:
     """int32 or int64[F]: which native page"""
     access: npt.NDArray[np.uint8]
     """uint8[F]: 0 read, 1 write, 2 execute"""
-    cls: npt.NDArray[np.uint8]
-    """uint8[F]: index in `faultreplay.replay.language.words.CAUSES`"""
+    cause: npt.NDArray[np.uint8]
+    """uint8[F]: index in `fault_columns.CAUSES`"""
     recorded_stall_ns: Ints
     """int64[F], -1 unknown; or empty: all unknown"""
     recorded_start_ns: Ints
@@ -129,7 +129,7 @@ class Workload:
             think_ns=think,
             page=self.page[keep],
             access=self.access[keep],
-            cls=self.cls[keep],
+            cause=self.cause[keep],
             recorded_stall_ns=self.recorded_stall_ns[keep] if self.recorded_stall_ns.size else self.recorded_stall_ns,
             recorded_start_ns=starts_ns,
             accessor_kind=self.accessor_kind,
@@ -165,14 +165,19 @@ def derived(workload: Workload, key: Hashable, make: Callable[[], T]) -> T:
     return found
 
 
+_STREAM_KEYS: Final = frozenset({"think_ns", "page", "access", "cause", "kind", "name", "recorded_stall_ns", "tail_ns"})
+
+
 def make_workload(
     streams: list[dict[str, Any]], *, page_bytes: int = 4096, origin: str = "synthetic", notes: tuple[str, ...] = ()
 ) -> Workload:
-    """A workload from one dict per accessor: think_ns, and where they matter page, access, cls, kind, name,
-    recorded_stall_ns.
+    """A workload from one dict per accessor: think_ns, and where they matter page, access, cause, kind, name,
+    recorded_stall_ns, tail_ns.
 
-    `access` and `cls` are arrays of codes or one name for all; `page` defaults to pages nobody else touches.
+    `access` and `cause` are arrays of codes or one name for all; `page` defaults to pages nobody else touches.
     """
+    if unknown := {key for stream in streams for key in stream} - _STREAM_KEYS:
+        raise TypeError(f"make_workload() knows no '{min(unknown)}' of an accessor: {', '.join(sorted(_STREAM_KEYS))}")
     counts = [len(stream["think_ns"]) for stream in streams]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     total = int(starts[-1])
@@ -195,7 +200,7 @@ def make_workload(
         else np.zeros(0, np.int64),
         page=compact(np.concatenate(pages)) if pages else np.zeros(0, np.int32),
         access=column("access", "w", ACCESS_CODES, np.uint8),
-        cls=column("cls", "missing", class_codes, np.uint8),
+        cause=column("cause", "missing", class_codes, np.uint8),
         recorded_stall_ns=(column("recorded_stall_ns", -1, {}, np.int64) if known else np.zeros(0, np.int64)),
         recorded_start_ns=np.zeros(0, np.int64),
         accessor_kind=np.array([ACCESSORS.index(s.get("kind", "vcpu")) for s in streams], np.uint8),
