@@ -49,6 +49,7 @@ WAIT: Final = 20
 LOOP: Final = tuple(f"replay/engine/{name}.py" for name in ("kernel", "kernel_events", "draws", "cpus", "tournament"))
 """run uncompiled"""
 _LANGUAGE: Final = [
+    "tests/test_language_limits.py",
     "tests/test_toml_checks.py", "tests/test_mechanism_language.py", "tests/test_replay_costs.py",
     "tests/test_engine_simpy.py", "tests/test_mechanism_models.py", "tests/test_host_costs.py",
     "tests/test_mechanism_extends.py", "tests/test_contention.py", "tests/test_engine_books.py",
@@ -62,7 +63,7 @@ TESTS: Final[dict[str, list[str]]] = {
     "faulttrace/stitch": [
         "tests/test_stitch_pinned.py", "tests/test_stitch.py", "tests/test_stitch_edges.py",
         "tests/test_stitch_zaps.py", "tests/test_exits.py",
-        "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py",
+        "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py", "tests/test_stitch_stretches.py",
     ],
     "replay/engine": [
         "tests/test_engine_simpy.py", "tests/test_engine_books.py", "tests/test_replay_windows.py",
