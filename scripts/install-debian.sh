@@ -2,7 +2,7 @@
 # Installs what recording needs on Debian 12 and later. Safe to run again; says what it does.
 #
 #   scripts/install-debian.sh           packages, kernel headers, tracefs
-#   scripts/install-debian.sh --tests   the same, and what only the slow tests need (QEMU, peers to compare with)
+#   scripts/install-debian.sh --tests   the same, and what only tests need (QEMU, peers to compare with, a browser)
 #   scripts/install-debian.sh --check   says what is missing, changes nothing (exit 1 if anything is)
 set -eu
 
@@ -12,7 +12,7 @@ modules=/lib/modules/$release
 check=
 case "${1:-}" in
     --check) check=1 ;;
-    --tests) packages="$packages clang llvm libbpf-dev qemu-system-x86 busybox-static kmod trace-cmd linux-perf" ;;
+    --tests) packages="$packages clang llvm libbpf-dev qemu-system-x86 busybox-static kmod trace-cmd linux-perf chromium" ;;
     "") ;;
     *) echo "usage: $0 [--check|--tests]" >&2; exit 2 ;;
 esac

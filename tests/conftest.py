@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM
 from hypothesis import settings
 
 # CI judges a commit: the same examples each time. Elsewhere hypothesis goes on looking for new ones.
@@ -36,6 +37,10 @@ def _own_configuration(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker("live")
+            reason = "needs Chromium: scripts/install-debian.sh --tests"
+            item.add_marker(pytest.mark.skipif(CHROMIUM is None, reason=reason))
         if item.get_closest_marker("lab"):
             item.add_marker("live")
             for there, reason in LAB_NEEDS:

@@ -17,6 +17,7 @@ COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 INK: Final = "currentColor"
 WIDTH: Final = 760
 BAR: Final = 26
+_LONGEST_LABEL_PX: Final = 264.0
 _DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 # As `units.format_ns`, in Vega's language: a value in ns with its unit.
 NS_LABEL: Final = (
@@ -49,9 +50,11 @@ def altair() -> Any:
     return alt
 
 
-def finished(name: str, title: str, words: str, chart: Any) -> Picture:
-    """A chart with the report's theme."""
+def finished(name: str, title: str, words: str, chart: Any, legend: Sequence[str] = ()) -> Picture:
+    """A chart with the report's theme; `legend`: the labels of its legend, which say how many fit beside each other."""
     spec = chart.to_dict(validate=False)
+    label_px = min(34 + 6.5 * max(map(len, legend), default=20), _LONGEST_LABEL_PX)
+    spec["usermeta"] = {"label_px": label_px}  # a page has another width
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"}
     spec["config"] = {
@@ -59,7 +62,8 @@ def finished(name: str, title: str, words: str, chart: Any) -> Picture:
         "font": "system-ui, sans-serif",
         "axis": {**text, "gridColor": INK, "gridOpacity": 0.13, "domainColor": INK, "tickColor": INK},
         "axisY": {"labelLimit": 150},
-        "legend": {**text, "orient": "bottom", "columns": 4, "labelLimit": 190, "symbolStrokeWidth": 2},
+        "legend": {**text, "orient": "bottom", "columns": int(WIDTH // label_px), "labelLimit": 230}
+        | {"symbolStrokeWidth": 2},
         "view": {"stroke": None},
         "text": {"color": INK},
     }

@@ -77,7 +77,7 @@ def total_stall(frame: pl.DataFrame, labels: Labels, words: str = "") -> Picture
         "Stages of each mechanism add up to its total; the line on a bar is the 90 % interval of that total. Of the "
         "measured bar queue holds the trap too, and fetch is all that the handler did before it placed the page."
     )
-    return finished("total-stall", "Total stall, and where it goes", f"{said} {words}".strip(), chart)
+    return finished("total-stall", "Total stall, and where it goes", f"{said} {words}".strip(), chart, used)
 
 
 def standstill(frame: pl.DataFrame, labels: Labels) -> Picture | None:
@@ -115,6 +115,7 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
         {**row, "shown": format_ns(row["stall_ns"]), "at": f"{100 * row['share']:.6g} % are not longer"}
         for row in frame.to_dicts()
     ]
+    labelled = list(dict.fromkeys(frame["series"]))
     top = float(frame["nines"].max())  # type: ignore[arg-type]
     marks = [(nines(share), name) for share, name in MARKS if nines(share) <= top]
     label = " : ".join(f"abs(datum.value - {at:.4f}) < 0.01 ? '{name}'" for at, name in marks) + " : ''"
@@ -136,7 +137,7 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
                 axis=log_axis(low / 1.1, high * 1.1),
             ),
             tooltip=[tip("series:N"), tip("shown:N", "stall"), tip("at:N", "quantile")],
-            **series_colours(list(dict.fromkeys(frame["series"]))),
+            **series_colours(labelled),
         )
         .properties(width=WIDTH, height=320)
     )
@@ -144,7 +145,7 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
         "Each step to the right leaves a tenth of the stalls above: the tail is as wide as the rest. A line ends with "
         "its longest stall."
     )
-    return finished("distribution", "Distribution of stalls", f"{said} {words}".strip(), chart)
+    return finished("distribution", "Distribution of stalls", f"{said} {words}".strip(), chart, labelled)
 
 
 def over_time(
@@ -159,6 +160,7 @@ def over_time(
         {**row, "shown": format_ns(row["stall_ns"]), "span": span(row["from_ns"], row["until_ns"])}
         for row in frame.to_dicts()
     ]
+    labelled = list(dict.fromkeys(frame["series"]))
     # A step goes on to its own end: the last one of a series too.
     last = {row["series"]: row for row in rows}
     rows += [{**row, "from_ns": row["until_ns"]} for row in last.values()]
@@ -169,7 +171,7 @@ def over_time(
             x=alt.X("from_ns:Q", title="since the recording began", axis=ns_axis()),
             y=alt.Y("stalled:Q", title="stalled at once, mean"),
             tooltip=[tip("series:N"), tip("span:N"), tip("stalled:Q", format=".2f"), tip("shown:N", "stall in it")],
-            **series_colours(list(dict.fromkeys(frame["series"]))),
+            **series_colours(labelled),
         )
     )
     layers = [*_windows(windows), lines]
@@ -178,7 +180,7 @@ def over_time(
         "How many accessors stood still at a time. A mechanism's line ends with its replay: a run with less stall is "
         "over sooner." + (" Grey: windows in which memory was held still." if windows else "")
     )
-    return finished("over-time", "Stall over time, measured and replayed", f"{said} {words}".strip(), chart)
+    return finished("over-time", "Stall over time, measured and replayed", f"{said} {words}".strip(), chart, labelled)
 
 
 def phases(frame: pl.DataFrame, windows: Sequence[tuple[int, int, str]]) -> Picture | None:
@@ -206,7 +208,7 @@ def phases(frame: pl.DataFrame, windows: Sequence[tuple[int, int, str]]) -> Pict
     )
     chart = alt.layer(*_windows(windows), areas).properties(width=WIDTH, height=190)
     words = "What was measured, by the cause of the faults: the phases of the recording."
-    return finished("phases", "Measured stall over time, by cause", words, chart)
+    return finished("phases", "Measured stall over time, by cause", words, chart, causes)
 
 
 def waits(frame: pl.DataFrame) -> Picture | None:
@@ -233,7 +235,6 @@ def waits(frame: pl.DataFrame) -> Picture | None:
                 "waited_for:N",
                 title=None,
                 scale=alt.Scale(domain=whom, range=_palette(len(whom))),
-                legend=alt.Legend(columns=3, labelLimit=230),
             ),
             order=alt.Order("at:Q"),
             tooltip=[tip("accessor:N"), tip("waited_for:N"), tip("shown:N", "stall")],
@@ -241,7 +242,7 @@ def waits(frame: pl.DataFrame) -> Picture | None:
         .properties(width=WIDTH, height=max(BAR * len(order), 60))
     )
     words = "Of the recording. While a fault was queued, the handler was at the fault of whoever is named, or at none."
-    return finished("who-waited", "Each accessor's stall, and who it waited for", words, chart)
+    return finished("who-waited", "Each accessor's stall, and who it waited for", words, chart, whom)
 
 
 def _labelled(frame: pl.DataFrame, column: str, labels: Labels) -> pl.DataFrame:

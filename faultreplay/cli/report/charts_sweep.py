@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from faultreplay.analysis.explore.crossover import DEFAULT_TOLERANCE
+from faultreplay.analysis.explore.stretches import courses
 from faultreplay.cli.report.charts import (
     COLOURS,
     INK,
@@ -19,6 +21,7 @@ from faultreplay.cli.report.charts import (
     series_colours,
     tip,
 )
+from faultreplay.cli.sweep_words import point_words, sentences
 from faultreplay.faulttrace.plain_text import plain, plain_frame
 from faultreplay.faulttrace.units import format_ns
 
@@ -45,6 +48,7 @@ class Swept:
     crossings: Sequence[Crossing]
     ranked: str = "total stall"
     trace: str = ""
+    tolerance: float = DEFAULT_TOLERANCE
 
 
 def sweep_pictures(swept: Swept) -> list[Picture]:
@@ -60,14 +64,14 @@ def sweep_pictures(swept: Swept) -> list[Picture]:
             continue
         every = list(dict.fromkeys(whole["others"]))
         for others in every[:: max(1, -(-len(every) // MOST_CURVES))]:
-            mine = [c for c in swept.crossings if c.axis == axis.key and _words(c, swept.axes) == others]
+            by_key = _by_key(swept.axes)
+            mine = [c for c in swept.crossings if c.axis == axis.key and point_words(c.others, by_key) == others]
             found.append(_curves(whole.filter(whole["others"] == others), axis, others, mine, swept))
     return found
 
 
-def _words(crossing: Crossing, axes: Sequence[Axis]) -> str:
-    by_key = {axis.key: axis for axis in axes}
-    return ", ".join(f"{key}={by_key[key].show(value)}" for key, value in crossing.others)
+def _by_key(axes: Sequence[Axis]) -> dict[str, Axis]:
+    return {axis.key: axis for axis in axes}
 
 
 def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Crossing], swept: Swept) -> Picture:
@@ -77,6 +81,7 @@ def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Cr
     log_y = low > 0 and high / low >= _LOG_FROM
     y_scale = alt.Scale(type="log", domain=[low / 1.1, high * 1.1], nice=False) if log_y else alt.Scale(zero=True)
     rows = [{**row, "shown": format_ns(row["number"])} for row in frame.to_dicts()]
+    labelled = list(dict.fromkeys(frame["series"]))
     lines = (
         alt.Chart(data(rows))
         .mark_line(strokeWidth=1.8, point={"size": 22})
@@ -89,7 +94,7 @@ def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Cr
                 axis=log_axis(low / 1.1, high * 1.1) if log_y else ns_axis(),
             ),
             tooltip=[tip("series:N"), tip("value:N", axis.key), tip("shown:N", swept.ranked)],
-            **series_colours(list(dict.fromkeys(frame["series"]))),
+            **series_colours(labelled),
         )
     )
     layers = [lines]
@@ -102,12 +107,13 @@ def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Cr
         )
     chart = alt.layer(*layers).properties(width=WIDTH, height=260)
     with_ = f" with {others}" if others else ""
-    changes = "; ".join(f"at {axis.show(c.at)} {_change(c)}" for c in crossings)
-    words = f"Dashed: {changes}." if changes else "No mechanism changes places with another one between these ends."
+    said = [c for c in courses(swept.trace, swept.axes, swept.values, tolerance=swept.tolerance) if c.axis == axis.key]
+    words = " ".join(sentences([c for c in said if point_words(c.others, _by_key(swept.axes)) == others], swept.axes))
+    if crossings:
+        words += " Dashed: where mechanisms change places, or it begins or stops to matter which is used."
     name = f"sweep-{axis.key}" + (f"-{others}" if others else "")
-    return finished(
-        _file_name(name, swept), plain(f"{_title(swept.ranked)} along {axis.key}{with_}"), plain(words), chart
-    )
+    title = plain(f"{_title(swept.ranked)} along {axis.key}{with_}")
+    return finished(_file_name(name, swept), title, plain(words), chart, labelled)
 
 
 def best_map(frame: pl.DataFrame, swept: Swept) -> Picture:
@@ -150,7 +156,7 @@ def best_map(frame: pl.DataFrame, swept: Swept) -> Picture:
     )
     words = "The mechanism with the least; pale where it hardly matters (the worst exceeds the best by little)."
     title = f"Who is best by {swept.ranked}: {across.key} by {up.key}"
-    return finished(_file_name("sweep-best", swept), plain(title), words, chart)
+    return finished(_file_name("sweep-best", swept), plain(title), words, chart, order)
 
 
 def _x(axis: Axis, field: str, title: str) -> Any:

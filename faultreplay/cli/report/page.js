@@ -35,6 +35,9 @@
   for (const [name, spec] of Object.entries(pictures)) {
     const place = document.getElementById("picture-" + name);
     spec.width = "container";
+    const room = place.clientWidth - 40;
+    spec.config.legend.columns = Math.max(1, Math.floor(room / spec.usermeta.label_px));
+    spec.config.legend.labelLimit = Math.min(spec.config.legend.labelLimit, room - 30);
     // `ast`: expressions are interpreted, so that the page's policy need allow no eval.
     const options = {renderer: "svg", actions: false, ast: true, tooltip: {theme: dark.matches ? "dark" : "light"}};
     drawn.push(window.vegaEmbed(place, spec, options).catch((error) => {
