@@ -69,8 +69,7 @@ fuzz: $(VENV)/.installed-dev  ## nearly right inputs through every reader and op
 	$(BIN)/python tests/fuzz/run.py --inputs $(or $(FUZZ_INPUTS),2000) --seconds $(or $(FUZZ_SECONDS),1800)
 
 loop: $(VENV)/.installed-dev  ## lines of the engine's loop that tests run, the loop uncompiled (95 % at least)
-	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run --data-file=.coverage --include='*/replay/engine/kernel*.py,*/replay/engine/cpus.py,*/replay/engine/draws.py' \
-	  -m pytest -q $(LOOP_TESTS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run --data-file=.coverage --include='*/replay/engine/*.py' --omit='*/jit.py,*/warm.py' -m pytest -q $(LOOP_TESTS)
 	$(BIN)/coverage report -m --fail-under=95
 
 mutate: $(VENV)/.installed-dev  ## small faults in the stitch and in replay: do tests notice? (MUTATE_SAMPLE=400 MUTATE_SECONDS=7200)

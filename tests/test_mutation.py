@@ -45,6 +45,16 @@ def test_each_mutant_is_one_change_and_none_is_in_words_or_types() -> None:
     }
 
 
+def test_the_compiled_loop_runs_uncompiled_and_other_compiled_functions_as_they_are() -> None:
+    loop = {module for module in run.modules() if run.compiled(module)}
+    assert {f"replay/engine/{name}.py" for name in ("kernel", "cpus", "draws")} <= loop
+    assert "replay/engine/checks.py" not in loop
+    assert "replay/workload/pages.py" not in loop
+    tree = ast.parse("@jit\n@other\ndef f(): pass\n@inline\ndef g(): pass")
+    run.uncompiled(tree)
+    assert ast.unparse(tree) == "@other\ndef f():\n    pass\n\ndef g():\n    pass"
+
+
 def test_each_reason_names_one_mutant_of_todays_code() -> None:
     entries = tomllib.loads(run.EQUIVALENT.read_text())["mutant"]
     assert all(len(entry["why"].split()) >= 4 for entry in entries)

@@ -59,8 +59,8 @@ def test_existing_children_of_a_shell_are_recorded(tmp_path: Path, userfaults: s
     command = [sys.executable, "-m", "faultreplay", "record", "-p", f"{shell.pid}", "-o", str(tmp_path / "a.trace")]
     recorder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert recorder.stderr is not None
-    while "recording:" not in recorder.stderr.readline():
-        assert recorder.poll() is None
+    while "recording:" not in (line := recorder.stderr.readline()):
+        assert line, "the recorder ended before it recorded"
     assert shell.stdin is not None
     shell.stdin.write(b"go\n")
     shell.stdin.close()

@@ -156,6 +156,13 @@ def test_a_running_process_and_its_later_children_are_followed(tmp_path: Path, u
     assert {target.tgid for target in trace.meta.targets} >= {shell.pid, *messages["tgid"]}
 
 
+def wait_for_line(recorder: subprocess.Popen[str], words: str) -> None:
+    """On a busy host the steps before it take long enough to be told, too."""
+    assert recorder.stderr is not None
+    while (line := recorder.stderr.readline()) != f"{words}\n":
+        assert line, f"the recorder ended before it said '{words}'"
+
+
 def test_ctrl_c_ends_a_recording_normally_and_the_command_with_it(tmp_path: Path) -> None:
     out = tmp_path / "a.trace"
     recorder = subprocess.Popen(
@@ -163,14 +170,41 @@ def test_ctrl_c_ends_a_recording_normally_and_the_command_with_it(tmp_path: Path
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert recorder.stderr is not None
-    assert recorder.stderr.readline() == "recording: Ctrl-C ends it\n"
+    wait_for_line(recorder, "recording: Ctrl-C ends it")
     time.sleep(0.3)
     recorder.send_signal(signal.SIGINT)
     _, said = recorder.communicate(timeout=20)
     assert recorder.returncode == 0
     assert f"wrote {out}" in said
     assert "signal 15" in said
+    assert open_trace(out, allow_incomplete=False).event_rows > 0
+
+
+SLOW_END = """
+import sys, time
+from faultreplay.faulttrace.writer import TraceWriter
+close = TraceWriter.close
+def slowly(self, **how):
+    time.sleep(2)
+    close(self, **how)
+TraceWriter.close = slowly
+from faultreplay.cli.main import run
+run(sys.argv[1:])
+"""
+
+
+def test_while_the_trace_is_sealed_it_is_said_and_another_ctrl_c_costs_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "a.trace"
+    recorder = subprocess.Popen(
+        [sys.executable, "-c", SLOW_END, "record", "-o", out, "--", "sleep", "1000"], stderr=subprocess.PIPE, text=True
+    )
+    wait_for_line(recorder, "recording: Ctrl-C ends it")
+    recorder.send_signal(signal.SIGINT)
+    wait_for_line(recorder, "sealing the trace")
+    recorder.send_signal(signal.SIGINT)
+    _, said = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0
+    assert f"wrote {out}" in said
     assert open_trace(out, allow_incomplete=False).event_rows > 0
 
 

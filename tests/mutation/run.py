@@ -19,6 +19,7 @@ compiled loop runs uncompiled (NUMBA_DISABLE_JIT=1).
 from __future__ import annotations
 
 import argparse
+import ast
 import collections
 import contextlib
 import hashlib
@@ -46,8 +47,6 @@ LEAST_SECONDS: Final = 20
 """of processor time, before a mutant counts as one that does not end"""
 WAIT: Final = 20
 """seconds of the clock for each of the processor"""
-LOOP: Final = tuple(f"replay/engine/{name}.py" for name in ("kernel", "kernel_events", "draws", "cpus", "tournament"))
-"""run uncompiled"""
 _LANGUAGE: Final = [
     "tests/test_language_limits.py",
     "tests/test_toml_checks.py", "tests/test_mechanism_language.py", "tests/test_replay_costs.py",
@@ -86,6 +85,8 @@ TESTS: Final[dict[str, list[str]]] = {
     "replay/workload": _WORKLOAD,
 }  # fmt: skip
 """module or folder -> the tests nearest to it, the quickest first"""
+_COMPILED: Final = ("jit", "part", "inline")
+"""decorators"""
 EQUIVALENT: Final = Path(__file__).parent / "equivalent.toml"
 SLOW: Final = "not enough_cpus and not repairman and not any_cpus_and_pinning"
 """left out where the loop runs uncompiled"""
@@ -124,6 +125,24 @@ def explained(module: str, source: str, file: Path = EQUIVALENT) -> dict[str, st
 
 def _key(mutant: Mutant) -> str:
     return f"{mutant.number}.{mutant.variant}"
+
+
+def compiled(module: str) -> bool:
+    """Whether the module is of the compiled loop: then it runs uncompiled here."""
+    text = (ROOT / module).read_text()
+    return module.startswith("replay/engine/") and any(f"\n@{name}\n" in text for name in _COMPILED)
+
+
+def uncompiled(tree: ast.Module) -> None:
+    """Leave the decorators of compiled functions out.
+
+    numba's cache tells functions apart by bytecode without its constants: it would take the one without the fault.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = [
+                d for d in node.decorator_list if not (isinstance(d, ast.Name) and d.id in _COMPILED)
+            ]
 
 
 def tests_of(module: str) -> list[str]:
@@ -187,7 +206,10 @@ def _child(module: str, mutant: Mutant | None, source: str) -> int:
     os.dup2(null, 2)
     path = os.path.realpath(ROOT / module)
     if mutant is not None:
-        code = compile(mutated(source, mutant), path, "exec")
+        tree = mutated(source, mutant)
+        if not compiled(module):
+            uncompiled(tree)
+        code = compile(tree, path, "exec")
         kept = importlib.machinery.SourceFileLoader.get_code
 
         def get_code(self: Any, fullname: str) -> CodeType | None:
@@ -195,7 +217,7 @@ def _child(module: str, mutant: Mutant | None, source: str) -> int:
 
         importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
     words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not live and not lab"]
-    if module in LOOP:
+    if compiled(module):
         words += ["-k", SLOW]
     for test in tests_of(module):  # one by one: the first often notices, and the others need not be collected
         if ended := int(pytest.main([*words, test], plugins=[_Quick()])):
@@ -357,7 +379,7 @@ def main() -> int:
         words += ["--lines", args.lines] if args.lines else []
         words += ["--again", str(args.again.absolute())] if args.again else []
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        if module in LOOP:
+        if compiled(module):
             env["NUMBA_DISABLE_JIT"] = "1"
         done = subprocess.run(
             [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env, check=True
