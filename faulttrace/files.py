@@ -32,6 +32,15 @@ _FILE_MODE: Final = 0o600  # addresses of a production guest are nobody else's b
 _TIMES: Final = {"ts_ns", "start_ns", "end_ns"}
 _PREFIX: Final = "faultreplay."
 
+EVENTS_OPTIONS: Final[dict[str, Any]] = {
+    "compression_level": 3,
+    # Times and addresses grow slowly: deltas take a fifth of plain pages.
+    "column_encoding": {f.name: "DELTA_BINARY_PACKED" for f in EVENTS if not pa.types.is_uint8(f.type)},
+    "use_dictionary": ["kind"],
+    "write_statistics": ["ts_ns"],  # the only ones that are read
+}
+"""How events are written (arguments of ParquetWriter)."""
+
 Source: TypeAlias = Location | pa.BufferReader
 
 
@@ -70,11 +79,7 @@ class Footer:
 
 def write_parquet(path: Path, table: pa.Table, marks: Marks | None = None) -> FileEntry:
     """Write whole or not at all, with checksums and what `marks` says."""
-    options: dict[str, Any] = {"compression_level": 3}
-    if table.schema.equals(EVENTS):
-        # Times and addresses grow slowly: deltas take a fifth of plain pages.
-        options["column_encoding"] = {f.name: "DELTA_BINARY_PACKED" for f in EVENTS if not pa.types.is_uint8(f.type)}
-        options["use_dictionary"] = ["kind"]
+    options = EVENTS_OPTIONS if table.schema.equals(EVENTS) else {"compression_level": 3}
     return write_tables(path, table.schema, [table], marks, **options)
 
 
@@ -103,13 +108,18 @@ def put_tables(
 ) -> tuple[int, str]:
     """As `write_tables`, straight into `path`, which the caller puts in its place; rows and digest."""
     rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, **options) as writer:
+    with parquet_writer(path, schema, **options) as writer:
         for table in tables:
             writer.write_table(table)
             rows += table.num_rows
         told = marks() if callable(marks) else marks or Marks()
         writer.add_key_value_metadata(told.as_metadata())
     return rows, seal_parquet(path)
+
+
+def parquet_writer(path: Path, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """As all our files are written."""
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, **options)
 
 
 def write_file(path: Path, data: bytes) -> None:

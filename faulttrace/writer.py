@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +25,16 @@ from faultreplay.faulttrace.directory import (
     part_name,
     remove_trace,
 )
-from faultreplay.faulttrace.files import Marks, write_file, write_parquet, write_tables
+from faultreplay.faulttrace.files import EVENTS_OPTIONS, Marks, write_file, write_parquet, write_tables
+from faultreplay.faulttrace.growing import GrowingFile
 from faultreplay.faulttrace.meta import LOSSES_FILE, FileEntry, Integrity, Meta
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH
 
 PART_ROWS: Final = 1 << 20
 """Rows a part holds at most; about 10 MB on disk, a second of a very busy host."""
+
+GROUP_ROWS: Final = 1 << 16
+"""Rows of a row group in what is written in order."""
 
 EventBatch: TypeAlias = pa.RecordBatch | pa.Table | npt.NDArray[np.void]
 
@@ -56,6 +60,8 @@ class TraceWriter:
         self._part_rows = part_rows
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
+        self._growing: GrowingFile | None = None
+        self._last_ns = 0
         self._losses: list[dict[str, Any]] = []
         self._parts = 0
         self._first_part = 0
@@ -74,11 +80,35 @@ class TraceWriter:
         record_batch = _as_event_batch(batch)
         if record_batch.num_rows == 0:
             return
+        if self._growing is not None:
+            self.flush()
         self._pending.append(record_batch)
         self._pending_rows += record_batch.num_rows
         self.rows += record_batch.num_rows
         if self._pending_rows >= self._part_rows:
             self.flush()
+
+    def append_in_order(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add events that come after all before: they go into the part that grows, as a row group, and take no memory.
+
+        An event that is earlier than those before begins another part: within one, all are in order of time.
+
+        Args:
+            columns: those of `EVENTS`, of one length, in order of time; they may be used again afterwards.
+        """
+        arrays = [pa.array(columns[field.name], field.type) for field in EVENTS]
+        first_ns, last_ns = int(columns["ts_ns"][0]), int(columns["ts_ns"][-1])
+        if self._pending or (self._growing is not None and first_ns < self._last_ns):
+            self.flush()
+        if self._growing is None:
+            self._growing = GrowingFile(self.path / part_name(self._parts), EVENTS, **EVENTS_OPTIONS)
+        try:
+            self._growing.add(pa.Table.from_arrays(arrays, schema=EVENTS))
+        except BaseException:
+            self._growing = None
+            raise
+        self._last_ns = last_ns
+        self.rows += len(arrays[0])
 
     @property
     def losses(self) -> list[dict[str, Any]]:
@@ -101,6 +131,12 @@ class TraceWriter:
             self.bytes_written += self._write(part_name(self._parts), table).bytes
             self._parts += 1
             self._pending, self._pending_rows = [], 0
+        if self._growing is not None:
+            name, growing = part_name(self._parts), self._growing
+            self._growing = None
+            entry = self._files[name] = growing.finish(self._marks(name))
+            self.bytes_written += entry.bytes
+            self._parts += 1
         if self._losses:
             self._write(LOSSES_FILE, pa.Table.from_pylist(self._losses, LOSSES))
 
@@ -114,6 +150,12 @@ class TraceWriter:
         cast = (table.cast(FAULTS) for table in tables)
         marks = replace(self._marks(FAULTS_FILE), stitch_version=str(STITCH_VERSION))
         self._files[FAULTS_FILE] = write_tables(self.path / FAULTS_FILE, FAULTS, cast, marks, **options)
+
+    def give_up(self) -> None:
+        """Leave the trace as a killed writer does, but no half-written file; meta.json says ``complete: false``."""
+        if self._growing is not None:
+            self._growing.abandon()
+            self._growing = None
 
     def close(self, *, complete: bool = True) -> None:
         """Flush and write the final meta.json, which lists every file."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from faultreplay.collect.backends.ring import Records
+from faultreplay.collect.backends.ring import EVENT_DTYPE, Block
 from faultreplay.collect.recorder.drain import Drain
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.writer import TraceWriter
@@ -29,17 +29,18 @@ class Stream:
     """Events whose `value` counts 0, 1, 2...: a gap would show."""
 
     skew_ns = 0  # in order as they come
+    ring_bytes = 1 << 20
 
     def __init__(self) -> None:
         self.count = 0
 
-    def take_into(self, out: Records) -> int:
-        n = min(PER_TAKE, len(out))
-        events = out["event"][:n]
-        out[:n].view(np.uint8)[:] = 0
+    def take_into(self, out: Block, at: int) -> int:
+        n = min(PER_TAKE, out.rows - at)
+        events = np.zeros(n, EVENT_DTYPE)
         events["value"] = np.arange(self.count, self.count + n)
         events["ts_ns"] = events["value"] * 1000
         events["kind"] = 1
+        out.put(at, events)
         self.count += n
         return n
 

@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 import pytest
 
-from faultreplay.collect.backends.ring import BUSY, DISCARD, EVENT_DTYPE, RECORD_BYTES, RingReader
+from faultreplay.collect.backends.ring import BUSY, DISCARD, EVENT_DTYPE, RECORD_BYTES, Block, RingReader
 
 
 class FakeRing:
@@ -47,7 +47,7 @@ class FakeRing:
         self.producer[mmap.PAGESIZE + self.size + offset] = byte
 
     def take(self) -> list[int]:
-        return [int(ts) for ts in self.reader.take()["ts_ns"]]
+        return [int(ts) for ts in self.reader.take().columns["ts_ns"]]
 
 
 def test_empty_ring_gives_nothing() -> None:
@@ -98,7 +98,7 @@ def test_what_was_taken_does_not_change_when_the_ring_is_written_over() -> None:
     events = ring.reader.take()
     for i in range(45):
         ring.put(100 + i)
-    assert events["ts_ns"].tolist() == [7]
+    assert events.columns["ts_ns"].tolist() == [7]
 
 
 def test_records_of_another_length_are_refused() -> None:
@@ -106,3 +106,27 @@ def test_records_of_another_length_are_refused() -> None:
     ring.put(1, length=EVENT_DTYPE.itemsize - 8)
     with pytest.raises(ValueError, match="unknown length"):
         ring.reader.take()
+
+
+def test_records_go_on_after_the_rows_that_a_block_has_and_stop_where_it_is_full() -> None:
+    ring = FakeRing(4096)
+    block = Block(5, lead=3)
+    for ts_ns in range(7):
+        ring.put(ts_ns)
+        if ts_ns == 1:
+            assert ring.reader.take_into(block, 0) == 2
+    assert ring.reader.take_into(block, 2) == 3
+    assert block.columns["ts_ns"][3:].tolist() == [0, 1, 2, 3, 4]
+    assert ring.reader.take_into(block, 5) == 0
+    assert ring.take() == [5, 6]
+
+
+def test_what_is_dropped_gives_its_room_back_but_for_a_record_being_written() -> None:
+    ring = FakeRing(4096)
+    for ts_ns in range(9):
+        ring.put(ts_ns)
+    late = ring.put(9, BUSY)
+    ring.reader.drop()
+    assert ring.take() == []
+    ring.commit(late)
+    assert ring.take() == [9]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from faultreplay.collect.backends.probes import Probe as ProbeRow
 from faultreplay.collect.backends.program import Available
-from faultreplay.collect.backends.ring import Records
+from faultreplay.collect.backends.ring import Block
 from faultreplay.collect.backends.tracefs import kprobe_format, read_format, tracefs_root
 from faultreplay.collect.targets.targets import Filter
 from faultreplay.faulttrace.meta import Probe
@@ -52,8 +52,8 @@ class Backend(Protocol):
     def found(self) -> set[int]:
         """All targets, also those that the kernel side found."""
 
-    def take_into(self, out: Records) -> int:
-        """Put events that are ready into `out` (their headers do not matter); how many."""
+    def take_into(self, out: Block, at: int) -> int:
+        """Put events that are ready into `out` from row `at` on; how many."""
 
     def poll_losses(self) -> list[Lost]:
         """Losses since the last call."""

@@ -27,7 +27,7 @@ from faultreplay.collect.backends.bpftrace_event import COLUMNS, CREATE_VCPU
 from faultreplay.collect.backends.bpftrace_program import generate
 from faultreplay.collect.backends.probes import select
 from faultreplay.collect.backends.program_time import ProgramTime
-from faultreplay.collect.backends.ring import RECORD_DTYPE, Records
+from faultreplay.collect.backends.ring import EVENT_DTYPE, Block, Events
 from faultreplay.collect.targets import proc
 from faultreplay.collect.targets.targets import NAMED_ONLY, Filter
 from faultreplay.faulttrace.errors import FaultreplayError, MissingFeature, UsageError
@@ -82,7 +82,7 @@ class BpftraceBackend:
         self._time = ProgramTime()
         self._before = (0, 0)
         self._rest = b""
-        self._ready: deque[Records] = deque()
+        self._ready: deque[Events] = deque()
         self._lost = 0
         self._read_ns = self._newest_ns = 0
         self._end_ns: int | None = None
@@ -167,14 +167,14 @@ class BpftraceBackend:
         """Targets that were named: bpftrace does not tell which others it found, the events do."""
         return set(self._tgids)
 
-    def take_into(self, out: Records) -> int:
+    def take_into(self, out: Block, at: int) -> int:
         """Events that were printed since."""
         self._pump()
         used = 0
-        while self._ready and used < len(out):
+        while self._ready and at + used < out.rows:
             rows = self._ready.popleft()
-            n = min(len(rows), len(out) - used)
-            out[used : used + n] = rows[:n]
+            n = min(len(rows), out.rows - at - used)
+            out.put(at + used, rows[:n])
             used += n
             if n < len(rows):
                 self._ready.appendleft(rows[n:])
@@ -281,7 +281,7 @@ class BpftraceBackend:
         if newline and (rows := self._parse(whole)) is not None and len(rows):
             self._ready.append(rows)
 
-    def _parse(self, text: bytes) -> Records | None:
+    def _parse(self, text: bytes) -> Events | None:
         if b"\n0," in text or b"\n\n" in text or not text[:1].isdigit() or text[:2] == b"0," or b"Lost" in text:
             text = self._without_words(text)
         if not text:
@@ -310,8 +310,8 @@ class BpftraceBackend:
                 lines.append(line)
         return b"\n".join(lines)
 
-    def _records(self, columns: dict[str, npt.NDArray[Any]]) -> Records:
-        """As records, with the vCPU numbers that bpftrace cannot know."""
+    def _records(self, columns: dict[str, npt.NDArray[Any]]) -> Events:
+        """As events, with the vCPU numbers that bpftrace cannot know."""
         kind, tid, fd, tgid = (columns[name] for name in ("kind", "tid", "fd", "tgid"))
         for i in np.flatnonzero(kind == CREATE_VCPU).tolist():
             self._vcpu_of_fd[int(tgid[i]), int(fd[i])] = int(columns["code"][i])
@@ -332,10 +332,10 @@ class BpftraceBackend:
         kept &= (tgid != 0) | ((kind != Kind.KVM_UNMAP_HVA_RANGE) & (kind != Kind.MM_CAUSE))
         if self._end_ns is not None:
             kept &= columns["ts_ns"] <= np.int64(self._end_ns)
-        rows = np.zeros(int(kept.sum()), RECORD_DTYPE)
+        rows = np.zeros(int(kept.sum()), EVENT_DTYPE)
         for name in COLUMNS:
-            rows["event"][name] = columns[name][kept]
-        rows["event"]["vcpu"] = vcpu[kept]
+            rows[name] = columns[name][kept]
+        rows["vcpu"] = vcpu[kept]
         return rows
 
     def _number_of(self, tgid: int, fd: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from faultreplay.collect.backends.backend import Key, Lost
 from faultreplay.collect.backends.probes import PROBES
 from faultreplay.collect.backends.program import GROUP_BITS, MAX_RANGES, MAX_TASKS
-from faultreplay.collect.backends.ring import Records, RingReader
+from faultreplay.collect.backends.ring import Block, RingReader
 from faultreplay.collect.targets import proc
 from faultreplay.collect.targets.ranges import VmRanges
 from faultreplay.faulttrace.meta import Probe
@@ -23,6 +23,7 @@ PAGE_BYTES = 4096
 MAPS = ("tasks", "targets", "uffds", "vcpus", "counts", "shed", "ranges", "events")
 _PAUSED = 1 << 31  # GROUP_PAUSED of collect/bpf/common.h
 _IN_READ = 1  # enum of collect/bpf/common.h
+_MISSES_AGE_S = 1.0
 _COUNTS_WORDS = 66  # struct counts: lost[64], unfollowed, kept
 
 
@@ -58,6 +59,8 @@ class MapBackend:
         """`maps`: descriptors by name; `programs`: descriptors by tracepoint."""
         self._maps, self._calls, self._programs = maps, calls, programs
         self._misses = dict.fromkeys(programs, 0)
+        self._misses_read = 0.0
+        self._paused = False
         self.ring = RingReader.of_map(maps["events"], self.ring_bytes)
         self._ranges = VmRanges()
         self._told = 0  # ranges that the kernel side was told of
@@ -101,9 +104,9 @@ class MapBackend:
         """All targets, also those that the programs found."""
         return {int.from_bytes(key, "little") for key in self._keys("targets", 4)}
 
-    def take_into(self, out: Records) -> int:
+    def take_into(self, out: Block, at: int) -> int:
         """Events that are ready in the ring."""
-        return self.ring.take_into(out)
+        return self.ring.take_into(out, at)
 
     def maps_work(self) -> bool:
         """Whether this process may look at its maps: some kernels ask for CAP_BPF each time."""
@@ -121,6 +124,10 @@ class MapBackend:
             Lost(PROBES[index].tracepoint, int(cpu), int(fresh[cpu, index]))
             for cpu, index in np.argwhere(fresh[:, : len(PROBES)])
         ]
+        now = time.monotonic()
+        if now - self._misses_read < _MISSES_AGE_S and not self._paused:  # a file of text for each program
+            return lost
+        self._misses_read = now
         for tracepoint, fd in self._programs.items():
             missed = _recursion_misses(fd)
             if missed > self._misses[tracepoint]:
@@ -145,6 +152,7 @@ class MapBackend:
     def pause(self) -> None:
         """Keep nothing and count nothing from now on; what was recorded can still be read."""
         self._update("shed", ctypes.c_uint32(0), ctypes.c_uint32(_PAUSED))
+        self._paused = True
 
     def resume(self) -> None:
         """Undo `pause`, with no target and nothing left of the recording before."""
@@ -153,8 +161,9 @@ class MapBackend:
         self._ranges.clear()
         self._told = 2 * MAX_RANGES  # also those that the kernel side found
         self._tell_ranges()
-        self.ring.take()
+        self.ring.drop()
         self.poll_losses()
+        self._paused = False
         self.shed(())
 
     def _keys(self, table: str, size: int) -> list[bytes]:

@@ -16,6 +16,7 @@ from faultreplay.faulttrace.writer import PART_ROWS, TraceWriter
 
 _PART_ROWS = PART_ROWS // 4  # what waits to be written is the most that a busy recorder holds: 20 MB
 _PARTS_A_SEGMENT = 4
+_THREADS = 1 << 22  # PID_MAX_LIMIT of 64-bit kernels
 _ROW_BYTES = 6  # on disk; 2 to 9 are measured
 
 
@@ -134,12 +135,15 @@ class StallWatch:
     seen: Stall | None = None
     lengths: Lengths = field(default_factory=Lengths)
     _handlers: set[int] = field(default_factory=set)
-    _open: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
+    _open_ns: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """per shape and thread id: since when it is open; 0: it is not. Memory that no id touches is never there."""
 
     def see(self, columns: Columns) -> None:
         """Look at one batch, in order of time."""
         kind, tid, ts_ns = columns["kind"], columns["tid"], columns["ts_ns"]
-        self._handlers.update(np.unique(tid[kind == Kind.UFFD_MSG]).tolist())
+        message = kind == Kind.UFFD_MSG
+        if message.any():
+            self._handlers.update(np.unique(tid[message]).tolist())
         fault = (kind == Kind.PAGE_FAULT_USER) | (kind == Kind.PAGE_FAULT_KERNEL)
         self._pairs(0, fault, kind == Kind.MMAP_LOCK_RELEASED, tid, ts_ns)
         if self._handlers:
@@ -156,20 +160,24 @@ class StallWatch:
         ts_ns: npt.NDArray[Any],
     ) -> None:
         """Note the longest time from an opening row to the closing row that follows it in the same thread."""
-        old_tid, old_ts = self._open.get(shape, (tid[:0], ts_ns[:0]))
+        if shape not in self._open_ns:
+            self._open_ns[shape] = np.zeros(_THREADS, np.int64)
+        open_ns = self._open_ns[shape]
+        if not closes.any():  # most faults never sleep
+            open_ns[tid[opens]] = ts_ns[opens]  # of a thread's rows the last stays
+            return
         at = np.flatnonzero(opens | closes)
-        tids = np.concatenate([old_tid, tid[at]])
-        times = np.concatenate([old_ts, ts_ns[at]])
-        is_open = np.concatenate([np.ones(len(old_tid), bool), opens[at]])
+        tids, times, is_open = tid[at], ts_ns[at], opens[at]
         order = np.argsort(tids, kind="stable")
         tids, times, is_open = tids[order], times[order], is_open[order]
         same = tids[1:] == tids[:-1]
-        pair = same & is_open[:-1] & ~is_open[1:]
-        last = np.append(~same, True)[: len(tids)] & is_open
-        self._open[shape] = (tids[last], times[last])
-        took = np.where(pair, times[1:] - times[:-1], 0)
+        since = open_ns[tids]  # right for a thread's first row; the others' is the row before them
+        since[1:][same] = np.where(is_open[:-1], times[:-1], 0)[same]
+        took = np.where(~is_open & (since > 0), times - since, 0)
+        last = np.append(~same, True)
+        open_ns[tids[last]] = np.where(is_open[last], times[last], 0)
         self.lengths.add(took[took > 0])
-        if self.stall_ns is not None and len(took) and took.max() > self.stall_ns:
+        if self.stall_ns is not None and took.max() > self.stall_ns:
             i = int(took.argmax())
             if self.seen is None:
-                self.seen = Stall(int(tids[i]), int(times[i]), int(took[i]))
+                self.seen = Stall(int(tids[i]), int(since[i]), int(took[i]))

@@ -38,6 +38,8 @@ class Observer:
     def see(self, columns: Columns) -> None:
         """Take note of one batch; almost all events are passed over at the cost of one table look-up."""
         noted = np.flatnonzero(_NOTED[columns["kind"]])
+        if not len(noted):
+            return
         kind = columns["kind"][noted]
 
         def rows(wanted: npt.NDArray[np.bool_], *names: str) -> set[tuple[int, ...]]:

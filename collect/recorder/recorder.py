@@ -207,6 +207,8 @@ class Recorder:
             if failed is None:
                 self._step("sealing the trace")
                 self._writer.close()
+            else:
+                self._writer.give_up()
         finally:
             self._step("detaching the probes")
             release_backend(self._backend)

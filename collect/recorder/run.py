@@ -11,7 +11,7 @@ from typing import Final
 from faultreplay.collect.recorder.recorder import Recorder
 from faultreplay.collect.recorder.spec import RecordSpec, RecordStatus, RecordSummary
 
-_STEP_S: Final = 0.05
+_STEP_S: Final = 0.1
 _STATUS_S: Final = 0.5
 
 
@@ -27,7 +27,7 @@ def record(
     Args:
         spec: what to record.
         out: the trace to make.
-        stop: an event, or a function that is asked about 20 times a second.
+        stop: an event, or a function that is asked ten times a second.
         on_status: called about twice a second, and once at the end.
         on_step: called with what is being done before recording begins, and after it ends.
     """
@@ -47,7 +47,10 @@ def record(
                 recorder.ended_by(reason)
                 break
             recorder.tick()
-            time.sleep(_STEP_S)
+            if isinstance(stop, threading.Event):
+                stop.wait(_STEP_S)
+            else:
+                time.sleep(_STEP_S)
     assert recorder.summary is not None
     return recorder.summary
 
