@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from faultreplay.faulttrace import limits
@@ -277,6 +276,8 @@ def read_groups(
     path: Location, schema: pa.Schema, columns: Sequence[str] | None = None, kinds: Iterable[int] | None = None
 ) -> Iterator[pa.Table]:
     """As `read_parquet`, row group by row group; of the rows only those of these `kinds`, where they are given."""
+    import pyarrow.compute as pc  # 9 MB of memory that a recorder does without
+
     check_regular(path, IncompleteData)
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     footer = footer_of(path, path, schema)
@@ -311,6 +312,8 @@ def begin_ns(path: Location) -> int:
 
 def _checked(where: object, table: pa.Table, wanted: pa.Schema) -> pa.Table:
     """The table with the columns of `wanted`, none of them impossible."""
+    import pyarrow.compute as pc
+
     for field in wanted:
         column = table[field.name]
         if not field.nullable and column.null_count:
@@ -324,6 +327,8 @@ def _checked(where: object, table: pa.Table, wanted: pa.Schema) -> pa.Table:
 
 
 def _check_times(where: object, name: str, column: pa.ChunkedArray) -> None:
+    import pyarrow.compute as pc
+
     found = pc.min_max(column).as_py()
     low, high = found["min"], found["max"]
     if low is None:

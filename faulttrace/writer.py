@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from faultreplay.faulttrace.directory import (
@@ -127,7 +126,7 @@ class TraceWriter:
             table = pa.Table.from_batches(self._pending, EVENTS)
             times = table["ts_ns"].to_numpy()
             if (times[1:] < times[:-1]).any():  # the recorder sends them in order
-                table = table.take(pc.sort_indices(table, sort_keys=[("ts_ns", "ascending")]))
+                table = table.sort_by("ts_ns")
             self.bytes_written += self._write(part_name(self._parts), table).bytes
             self._parts += 1
             self._pending, self._pending_rows = [], 0
