@@ -1,4 +1,4 @@
-"""What a file claims is held against limits before anything is done; --force removes traces and nothing else."""
+"""What a file claims is compared with limits before anything is done; --force removes traces and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offsets from BTF, held against a structure whose layout is fixed by the ABI of the kernel's lists."""
+"""Offsets from BTF, compared with a structure whose layout is fixed by the ABI of the kernel's lists."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ def test_a_handler_that_reads_on_counts_as_several(tmp_path: Path) -> None:
     assert got.rows[0].params["handlers"] == 3
     assert got.judged is not None
     assert got.judged.in_sample.total == pytest.approx(0, abs=5)
-    assert any("3 faults in hand" in note for note in got.notes)
+    assert any("up to 3 faults at once" in note for note in got.notes)
 
 
 def test_a_window_that_was_recorded_stays_in_the_rail(tmp_path: Path) -> None:

@@ -150,10 +150,10 @@ def test_the_verdict_says_what_rows_are_worth(tmp_path: Path, trace: Path, capsy
     lines = render.to_table(compare_view.report(good), 200)[0].splitlines()
     assert lines[1].startswith("Verdict: uffd-missing, as recorded, is reproduced. Held out: ")
     assert "on 600 faults" in lines[1]
-    assert any(line.startswith("* hangs on") and "kvm-exit" in line and "exit_userspace" in line for line in lines)
+    assert any(line.startswith("* depends on") and "kvm-exit" in line and "exit_userspace" in line for line in lines)
     drift = compared(drifting(tmp_path / "d.trace", 2))
     assert drift.trust is Trust.ROUGHLY
-    assert "costs change while it was recorded" in " ".join(compare_view.report(drift).lead)
+    assert "costs changed during the recording" in " ".join(compare_view.report(drift).lead)
     few = compared(write_trace(tmp_path / "few.trace", uffd_faults(each=20)))
     assert few.trust is Trust.UNJUDGED
     assert "not judged: 40 faults are too few" in compare_view.report(few).lead[0]
@@ -364,17 +364,17 @@ def test_text_is_ready_for_a_mail(trace: Path, capsys: pytest.CaptureFixture[str
     foot = seen.out[seen.out.index("\n-- \n") :]
     assert "faultreplay 0." in foot
     assert re.search(r"trace .*\(([0-9a-f]{12})\), seed 7", foot.replace("\n  ", " "))
-    assert "left out for want of width" in seen.out
-    assert "left out" not in seen.err
+    assert "columns that do not fit" in seen.out
+    assert "do not fit" not in seen.err
 
 
 def test_what_finds_no_room_is_named_in_the_output_itself(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for fmt in ("table", "md", "text"):
         assert _exit_code(["compare", str(trace), "--format", fmt]) == 0
         seen = capsys.readouterr()
-        (words,) = re.findall(r"left out for want of width: ([^(]+)", seen.out.replace("\n  ", " "))
+        (words,) = re.findall(r"columns that do not fit: ([^(]+)", seen.out.replace("\n  ", " "))
         assert "faults/s" in words
-        assert "left out" not in seen.err
+        assert "do not fit" not in seen.err
         if fmt == "table":
             assert max(map(len, seen.out.splitlines())) in range(90, 121), "a pipe is no terminal of 80 columns"
         if fmt == "md":

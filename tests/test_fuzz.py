@@ -59,7 +59,7 @@ def test_a_few_inputs_of_two_targets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hangs", ["while True:\n            pass", "time.sleep(600)"])
 def test_the_watch_sees_a_hang_and_goes_on(tmp_path: Path, hangs: str) -> None:
-    """A target that works or waits for ever is counted as a hang, and the next seed runs."""
+    """A target that works or waits forever is counted as a hang, and the next seed runs."""
     script = tmp_path / "hanging.py"
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(FUZZ)!r})\nimport targets, run\n"

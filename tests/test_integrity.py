@@ -32,7 +32,7 @@ TRUTH_ROW = {"accessor": "vcpu", "tid": 1, "vcpu": 0, "seq": 0, "page": 0, "acce
 
 @pytest.fixture(autouse=True)
 def _never_waits() -> Iterator[None]:
-    """A reader that waits for ever ends the run, not the night."""
+    """A reader that waits forever ends the run, not the night."""
     signal.alarm(300)
     yield
     signal.alarm(0)

@@ -83,7 +83,7 @@ def test_every_number_of_six_guests_in_one_recording(monkeypatch: pytest.MonkeyP
 
 
 def test_a_number_that_is_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events of the shipped trace held against other facts: each wrong fact is named."""
+    """Events of the shipped trace compared with other facts: each wrong fact is named."""
     monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
     check = importlib.import_module("check").check
     trace = open_trace(ROOT / "sample-traces" / "kernel-6.1-svm.trace", allow_incomplete=False)

@@ -179,7 +179,7 @@ def test_every_shipped_mechanism_says_what_it_is_and_ends_every_fault_once(name:
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_no_mechanism_depends_on_the_order_in_which_accessors_are_listed(name: str) -> None:
-    """Reversed accessors: the same faults (costs are constant, as randomness hangs on the fault's number)."""
+    """Reversed accessors: the same faults (costs are constant, as randomness depends on the fault's number)."""
     table = load_costs()
     table = table.with_constants(**{key: round(cost.distribution.mean) for key, cost in table.items()})
     rng = np.random.default_rng(2)

@@ -144,7 +144,7 @@ def test_answer_comes_first_and_says_what_the_table_says(made: Callable[..., str
     assert low <= change <= high
     assert f">-{change} % (-{high} to -{low})<" in text  # the cell of the table
     assert "Verdict: " in text
-    assert ">kvm-exit *<" in text and "it hangs on costs that are not this host" in first[1]
+    assert ">kvm-exit *<" in text and "it depends on costs not measured on this host" in first[1]
     bars = json.dumps(specs(text)["total-stall"])
     assert '"kvm-exit *"' in bars  # marked in the pictures as in the table
 

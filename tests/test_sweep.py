@@ -53,7 +53,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def cells(directory: Path) -> list[dict[str, Any]]:
-    """All rows of a data set, all digits of them: how they lie in files hangs on the time they took."""
+    """All rows of a data set, all digits of them: how they lie in files depends on the time they took."""
     return pl.read_parquet(str(directory / "cells-*.parquet")).sort("key").to_dicts()
 
 

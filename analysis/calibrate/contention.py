@@ -76,7 +76,7 @@ def fit_contention(
     problem = _Problem(grown, costs, names)
     values = dict(problem.start)
     active = [n for n in names if grown and problem.reach(values, n)]
-    not_told = {n: "held by one accessor alone, too: in its costs already" for n in ALONE}
+    not_told = {n: "one accessor alone takes it, too: it is in its costs already" for n in ALONE}
     not_told |= {n: f"changes no run by more than {100 * _MOVES:g} %" for n in names if n not in active}
     while active:
         # What cannot be told stays where it was, and what is left is fitted again beside it.
@@ -87,7 +87,9 @@ def fit_contention(
         if worst is None:
             break
         name_of, percent = worst
-        not_told[name_of] = f"these runs leave it open by {percent:.0f} %" if percent < 1e3 else "not told from others"
+        not_told[name_of] = (
+            f"these runs leave it open by {percent:.0f} %" if percent < 1e3 else "cannot be told from others"
+        )
         active.remove(name_of)
         values = dict(problem.start)
     spread = problem.spread(values, active, others=True) if active else {}

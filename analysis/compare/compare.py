@@ -98,7 +98,7 @@ class Comparison:
     windows_from: str = ""
     what_if: tuple[str, ...] = ()
     baseline: str = ""
-    """what rows are held against; empty: nothing"""
+    """what rows are compared with; empty: nothing"""
     seed: int = 0
     others_share: float = 0.0
     """of the recorded stall, made by other processes' load"""
@@ -127,7 +127,7 @@ def compare(
     Args:
         case: from `open_case`.
         mechanisms: names or files; by default `DEFAULT_MECHANISMS` and the recorded one.
-        baseline: what rows are held against, named in the same way; by default the recorded mechanism as it was
+        baseline: what rows are compared with, named in the same way; by default the recorded mechanism as it was
             recorded, else the first row that is a mechanism.
         weigh: also judge the recorded mechanism against the recording, and say how sure each row is.
         progress: called with a word on each long step.
@@ -161,7 +161,7 @@ def compare(
     if weigh:
         step("judging the recorded mechanism on faults held out")
         judged = judge(case)
-        step("weighing what is not sure")
+        step("computing intervals")
         rows, against = _weighed(case, rows, replayed, judged, baseline)
     return Comparison(
         trace=str(case.trace.path),
@@ -191,7 +191,7 @@ def compare(
 def _weighed(
     case: Case, rows: Sequence[Row], replayed: Sequence[Replayed], judged: Judged | None, baseline: str
 ) -> tuple[list[Row], str]:
-    """The rows with how sure they are, and what they are held against."""
+    """The rows with how sure they are, and what they are compared with."""
     base = _baseline(case, replayed, baseline)
     if base is None:
         return list(rows), ""

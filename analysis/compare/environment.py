@@ -77,10 +77,10 @@ def lacks_link(mechanism: Mechanism, brought: int) -> str:
     if any(mechanism.value(mechanism.resources[name].size) >= 1 for name in links) or not links:
         return ""
     if mechanism.push is not None:
-        return "it streams memory: how fast hangs on the link, --link 10Gbit"
+        return "it streams memory: its rate depends on the link, --link 10Gbit"
     if mechanism.granule_bytes != brought:
         return (
             f"a fault brings {format_bytes(mechanism.granule_bytes)}, fetch is the time of {format_bytes(brought)}: "
-            "the rest hangs on the link, --link 10Gbit"
+            "the rest depends on the link, --link 10Gbit"
         )
     return ""

@@ -39,7 +39,7 @@ class ExitGroup:
         to_userspace: how many went on to userspace.
         userspace_ns: part of the time: from KVM's return to userspace until KVM_RUN was called again, or until the
             entry where the call was not recorded.
-        unended: exits whose entry is not in the trace; their time is in no figure.
+        unended: exits whose entry is not in the trace; their time is not counted.
     """
 
     vcpu: str

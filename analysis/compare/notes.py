@@ -91,7 +91,7 @@ def _uncontended_notes(case: Case) -> list[str]:
     if share == 1.0:
         return []
     return [
-        f"costs measured in this trace hold the contention that it was recorded with: each is taken {1 - share:.1%} "
+        f"costs measured in this trace contain the contention of the recording: each is taken {1 - share:.1%} "
         "shorter, so that it is not charged twice"
     ]
 
@@ -122,17 +122,17 @@ def _trace_notes(case: Case) -> list[str]:
     if events and not case.trace.meta.losses.total:
         notes.append(f"losses: none of {events} events")
     if not case.workload.measured:
-        notes.append("synthetic trace: nothing was measured, so nothing stands beside the predictions")
+        notes.append("synthetic trace: nothing was measured, so there is nothing to compare the predictions with")
     elif case.used is None:
         notes.append("recorded mechanism: unknown (neither the trace nor its faults say): nothing to judge against")
     elif case.used.inferred:
         notes.append(f"recorded mechanism: {case.used.name}, inferred from the faults; the trace does not name it")
     if case.used and case.used.asynchronous:
         notes.append(
-            f"its handler had up to {case.used.params['handlers']} faults in hand at once: replayed as so many handlers"
+            f"its handler served up to {case.used.params['handlers']} faults at once: replayed as so many handlers"
         )
     if not (case.workload.accessor_kind == 0).any():
-        notes.append("no vCPUs in this trace: its threads stand in their place")
+        notes.append("no vCPUs in this trace: its threads are counted in their place")
     return notes
 
 
@@ -141,14 +141,12 @@ def _reading_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
     notes = []
     if case.reading == "first-touch":
         notes.append(
-            f"read as a question: the first touch of each page taken as missing memory ({case.read_as_missing:,} of "
+            f"what-if reading: the first touch of each page is taken as missing memory ({case.read_as_missing:,} of "
             f"{case.read.faults:,} faults), the others as recorded (--reading recorded: all as recorded)"
         )
     fetching = [row for row in rows if "fetch" in row.costs and row.costs["fetch"].foreign]
     if fetching:
-        notes.append(
-            "how long content takes to come is no figure of this trace: give yours with --fetch, as --fetch 30us"
-        )
+        notes.append("this trace does not show how long content takes to arrive: give it with --fetch, as --fetch 30us")
     for row in rows:
         if row.result.params.get("memory", 0) > 0:
             notes.append(f"{row.mechanism} sends {format_bytes(row.result.params['memory'])}: the guest's memory")
@@ -159,11 +157,14 @@ def _reading_notes(case: Case, rows: Sequence[Predicted]) -> list[str]:
         )
     vcpus = [name for name in case.workload.accessor_name if name.startswith("vcpu")]
     if vcpus and not case.on_kvm:
-        notes.append("its vCPUs are threads that never call KVM_RUN: exits and re-entries are costs of KVM elsewhere")
+        notes.append(
+            "its vCPUs are threads that never call KVM_RUN: "
+            "costs of exits and re-entries are those of another host's KVM"
+        )
     if case.setup.link_bytes_per_s:
         notes.append(
-            f"link: {format_bytes(case.setup.link_bytes_per_s)}/s for every row; fetch less its time for "
-            f"{format_bytes(case.brought)}, which fetch holds"
+            f"link: {format_bytes(case.setup.link_bytes_per_s)}/s for every row; the time of "
+            f"{format_bytes(case.brought)} on it is part of the fetch and taken off it"
         )
     return notes
 
@@ -182,7 +183,7 @@ def _window_notes(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Bla
         notes.append(
             "blackout: a trace shows first touches only, so each row is a lower bound; at most: all memory touched so "
             "far is touched again at once; interval: over both bounds, costs and seeds, of this one window at this one "
-            "moment; hazards: recorded writes inside that nothing stops"
+            "moment; hazards: recorded writes inside the window that nothing stops"
         )
     if case.setup.retouch == "working-set":
         notes.append("inside windows: upper bound, all memory touched so far is taken to be touched again at once")

@@ -106,7 +106,7 @@ def served(workload: Workload, mechanism: Mechanism, result: Result | None = Non
 def why_no_row(case: Case, mechanism: Mechanism) -> str:
     """Why a mechanism has no numbers for a trace, in words; empty where it has some.
 
-    It serves none of its faults, or what its faults bring hangs on a link that is not known.
+    It serves none of its faults, or what its faults bring depends on a link that is not known.
     """
     workload = case.read
     reason = why_none(workload, mechanism, served(workload, mechanism), case.emptied_ns is not None)

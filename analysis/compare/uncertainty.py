@@ -102,7 +102,7 @@ class Uncertainty:
 
 
 class Doubt:
-    """What is unsure about the replays of one case, and one baseline that all rows are held against."""
+    """What is unsure about the replays of one case, and one baseline that all rows are compared with."""
 
     def __init__(self, case: Case, judged: Judged | None = None) -> None:
         """`judged`: what the recorded mechanism's replay missed."""

@@ -1,4 +1,4 @@
-"""Working sets of several runs of one guest, held against each other: what a prefetch could know of the next run."""
+"""Working sets of several runs of one guest, compared with each other: what a prefetch could know of the next run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Predictions held against measured reality: validation, accuracy, intervals."""
+"""Predictions compared with measured reality: validation, accuracy, intervals."""

@@ -1,6 +1,6 @@
 """How far stitched faults are from what the accessors measured themselves (lab traces).
 
-Each fault is held against the access it lies in: same thread, and the fault starts within the access. An accessor
+Each fault is compared with the access it lies in: same thread, and the fault starts within the access. An accessor
 does one thing at a time, so there is at most one. Bias is the median difference, and constant for a pair of markers;
 the residual is what remains. Nothing is ever corrected in the faults.
 """
@@ -64,7 +64,7 @@ class Accuracy:
     unmatched_faults: int
     """Of these, the ones that lie in no access."""
     second_faults: int
-    """Of these, further faults of one access; the longest one is held against it."""
+    """Of these, further faults of one access; the longest one is compared with it."""
     other_page: int
     """Matched by thread and time, but on another page than the access: 0 unless something is wrong."""
     accesses: int

@@ -1,4 +1,4 @@
-"""A prediction held against a measurement: errors, signed, in percent of what was measured."""
+"""A prediction compared with a measurement: errors, signed, in percent of what was measured."""
 
 from __future__ import annotations
 

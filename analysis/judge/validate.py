@@ -1,4 +1,4 @@
-"""Predictions held against fresh measurements: a trace against its own second half, or against another trace."""
+"""Predictions compared with fresh measurements: a trace against its own second half, or against another trace."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def accuracy_report(accuracy: Accuracy) -> Report:
     ]
     counts = (
         (accuracy.unmatched_faults, "faults lie in no access"),
-        (accuracy.second_faults, "further faults of one access: the longest is held against it"),
+        (accuracy.second_faults, "further faults of one access: the longest is compared with it"),
         (accuracy.other_page, "faults on another page than their access"),
         (accuracy.silent_stalls, "accesses as slow as a fault, and none was seen"),
     )

@@ -139,7 +139,7 @@ def report(
 
 
 def labels_of(comparison: Comparison) -> dict[str, str]:
-    """Mechanism -> how its row is called: with a star where it hangs on costs of other hardware."""
+    """Mechanism -> how its row is called: with a star where it depends on costs of other hardware."""
     from faultreplay.analysis.compare.compare import MARKED_FROM_PERCENT
 
     marked = {row.mechanism: row.marked for row in comparison.rows}

@@ -31,7 +31,7 @@ def exits_report(name: str, found: ExitStatistics) -> Report:
     if any(group.to_userspace for group in found.groups) and not found.runs_told:
         notes.append("time in userspace holds the way back in: calls of KVM_RUN were not recorded")
     if unended := sum(group.unended for group in found.groups if group.vcpu == "all"):
-        notes.append(f"{unended:,} exits have no kvm_entry before the thread's next exit: their time is in no figure")
+        notes.append(f"{unended:,} exits have no kvm_entry before the thread's next exit: their time is not counted")
     if found.doubled:
         notes.append(f"{found.doubled:,} events stand twice in the trace: counted once")
     records = [group.as_record() for group in found.groups]

@@ -48,7 +48,7 @@ def faults_report(trace: Trace, choice: Choice, chosen: Chosen, most: int | None
         }
         for record in records
     ]
-    notes = [] if trace.meta.clock.start_ns else ["when the recording began is not told: time 0 is its first fault"]
+    notes = [] if trace.meta.clock.start_ns else ["when the recording began is not recorded: time 0 is its first fault"]
     notes += _left(chosen.frame.height, most, "faults") + _unjudged(chosen.unjudged)
     unended = chosen.frame["stall_ns"].null_count()
     if unended:
@@ -187,7 +187,7 @@ def _left(count: int, shown: int | None, what: str) -> list[str]:
 
 
 def _unended(count: int) -> list[str]:
-    return [f"{count:,} of them have no end: their time is in no figure"] if count else []
+    return [f"{count:,} of them have no end: their time is not counted"] if count else []
 
 
 def _unjudged(count: int) -> list[str]:

@@ -31,4 +31,4 @@ def losses_words(meta: Meta) -> str:
         by_probe = sorted(losses.by_probe.items(), key=lambda pair: -pair[1])
         return f"losses: {losses.total:,} events ({', '.join(f'{name} {count:,}' for name, count in by_probe)})"
     told = (meta.extra.get("import") or {}).get("losses_told", True)
-    return "losses: none" if told else "losses: not known, the source does not tell them"
+    return "losses: none" if told else "losses: not known, the source does not report them"

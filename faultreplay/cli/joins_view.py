@@ -30,8 +30,8 @@ def join_lines(report: StitchReport) -> list[str]:
         (report.exits_unjoined, f"of {report.exits:,} EFAULT exits without an end"),
         (
             report.exits_untimed,
-            f"of {report.exits:,} EFAULT exits told by kvm_userspace_exit alone: service and re-entry cannot be told "
-            f"apart ({_CALLS})",
+            f"of {report.exits:,} EFAULT exits known from kvm_userspace_exit alone: service and re-entry cannot be "
+            f"told apart ({_CALLS})",
         ),
         (report.walks_without_entry, _walks(report)),
         (report.mmio_of_devices, "MMIO exits at emulated devices, left out"),

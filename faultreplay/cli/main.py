@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Show what a trace holds: host, probes, losses, faults, stalls."),
     "replay": ("replay", "Run a trace's faults through mechanisms; write the rows or the summary."),
     "compare": ("compare", "One table: a trace under each mechanism, beside what was measured."),
-    "validate": ("validate", "Hold predictions against measurements, beside the A/A floor."),
+    "validate": ("validate", "Compare predictions with measurements, beside the A/A floor."),
     "calibrate": ("calibrate", "Fit a cost file from traces or from this host."),
     "sweep": ("sweep", "Vary parameters over traces and mechanisms; find where the ranking changes."),
     "report": ("report", "A self-contained HTML page of a comparison."),
@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "lab": ("lab", "Run real guests under each real mechanism and keep the guest's own clock."),
     "import": ("import_", "Make a trace from perf, trace-cmd, bpftrace or QEMU output."),
     "export": ("export", "Write a trace as Perfetto JSON, CSV or one Parquet file."),
-    "doctor": ("doctor", "Say what this host can record, and how to mend what it cannot."),
+    "doctor": ("doctor", "Say what this host can record, and how to fix what it cannot."),
 }
 
 

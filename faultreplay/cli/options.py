@@ -133,7 +133,7 @@ def question_options(function: F) -> F:
                 "--link",
                 metavar="RATE",
                 help="Bandwidth of the link that content comes over, as 10Gbit or 1.2GB/s: for every row. "
-                "Default: as recorded; where that is not known, rows that hang on it have no numbers.",
+                "Default: as recorded; where that is not known, rows that depend on it have no numbers.",
             ),
             click.option(
                 "--reading",
@@ -157,7 +157,7 @@ def question_options(function: F) -> F:
 
 
 def weighing_options(function: F) -> F:
-    """What rows are held against, and how much is said of what they are worth."""
+    """What rows are compared with, and how much is said of what they are worth."""
     for option in reversed(
         (
             click.option(
@@ -165,14 +165,14 @@ def weighing_options(function: F) -> F:
                 shell_complete=completion.mechanisms,
                 metavar="NAME",
                 default="",
-                help="Hold every row against this mechanism (or file, or NAME:PARAM=VALUE). "
+                help="Compare every row with this mechanism (or file, or NAME:PARAM=VALUE). "
                 "Default: the recorded one as it was recorded.",
             ),
             click.option(
                 "--bounds/--no-bounds",
                 default=True,
                 show_default=True,
-                help="Also replay the other extreme of what the trace does not tell (host CPUs without --cpus, what is "
+                help="Also replay the other extreme of what the trace does not show (host CPUs without --cpus, what is "
                 "touched again without --retouch), and give both where they differ.",
             ),
             click.option("-v", "--verbose", is_flag=True, help="All notes under the table, not the first three."),

@@ -69,7 +69,7 @@ def over_hosts(done: Sweep) -> Report:
         records.append(record)
     columns = [Column("mechanism", "mechanism"), Column("traces", "traces", "count")]
     columns += [Column(name, name, "percent") for name in _QUANTILES] + [Column("against", "the other way round at")]
-    words = "quantiles over traces and points; nothing is weighed: a trace of a minute counts as one of an hour"
+    words = "quantiles over traces and points; unweighted: a trace of a minute counts as much as one of an hour"
     return Report(records, columns, title=f"over all traces: {_says(done)} against {first}", notes=[words])
 
 

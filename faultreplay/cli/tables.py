@@ -56,7 +56,7 @@ def brief_notes(report: Report) -> list[str]:
 def left_out_words(left_out: Sequence[str]) -> list[str]:
     """One line that names the columns without room; none where all have it."""
     names = ", ".join(dict.fromkeys(left_out))
-    return [f"left out for want of width: {names} (a wider terminal, or --format csv, shows all)"] if names else []
+    return [f"columns that do not fit: {names} (a wider terminal, or --format csv, shows all)"] if names else []
 
 
 def _one_table(report: Report, width: int, *, colour: bool) -> tuple[str, list[str]]:

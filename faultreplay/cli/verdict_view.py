@@ -23,14 +23,15 @@ def verdict(comparison: Comparison) -> list[str]:
     if comparison.others_share:
         words.append(
             f"The host was busy while it was recorded: other processes had the CPUs for "
-            f"{comparison.others_share:.0%} of the stall. Intervals reach from none of that to three times as much."
+            f"{comparison.others_share:.0%} of the stall. Intervals range from none of that load to three times as "
+            "much."
         )
     asked = [f"{row.mechanism}: {', '.join(row.differs)}" for row in comparison.rows if row.differs]
     if asked:
-        words.append(f"What if: {'; '.join(asked)}. That is a question to the model, so no error stands beside it.")
+        words.append(f"What if: {'; '.join(asked)}. This was not recorded, so there is no measured error.")
     foreign = [text for row in comparison.rows if row.marked and (text := _foreign_words(row))]
     if foreign:
-        words.append(f"* hangs on costs that are not this host's (90 %): {'; '.join(foreign)}.")
+        words.append(f"* depends on costs not measured on this host (90 % range): {'; '.join(foreign)}.")
     bounds = _bound_words(comparison.rows)
     return [*words, *([bounds] if bounds else [])]
 
@@ -49,7 +50,7 @@ def _trust_words(comparison: Comparison) -> str:
         return f"Verdict: not judged: {judged.why_not} ({name})."
     words = f"Verdict: {name}, as recorded, is {comparison.trust.value}. Held out: {_held_out_words(judged.held_out)}"
     if judged.over_time is not None:
-        words += f"; its second half from its first: {_signed(judged.over_time.errors.total)}"
+        words += f"; its second half predicted from its first: {_signed(judged.over_time.errors.total)}"
     return words + "." + _why(judged)
 
 
@@ -69,8 +70,7 @@ def _why(judged: Judged) -> str:
     words = ""
     if drift is not None and abs(drift.errors.total or 0) > ROUGHLY_PERCENT:
         words += (
-            " Its costs change while it was recorded: rows hold for conditions as in the whole recording, "
-            "not for another time."
+            " Its costs changed during the recording: rows hold for the recording as a whole, not for a part of it."
         )
     distance = max(held.errors.wasserstein or 0 if held else 0, judged.in_sample.wasserstein or 0)
     if distance > DISTANCE_PERCENT:
@@ -92,8 +92,8 @@ def _bound_words(rows: tuple[Row, ...]) -> str:
             what[bound.what] = bound.setting
     if not what:
         return ""
-    settings = " and ".join(f"{name} ({setting} is the other end)" for name, setting in what.items())
-    return f"Two numbers for a total are bounds: the trace does not tell {settings}."
+    settings = " and ".join(f"{name} ({setting} gives the other bound)" for name, setting in what.items())
+    return f"Two numbers for a total are bounds: the trace does not record {settings}."
 
 
 def _signed(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a mechanism file is held against besides the reading of it: that every path of it compiles."""
+"""What a mechanism file is compared with besides the reading of it: that every path of it compiles."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class _Path:
 
     def end(self) -> None:
         if not self.woken:
-            raise UsageError(f"{self.file}: {self.where}: missing wake: the accessor would stall for ever")
+            raise UsageError(f"{self.file}: {self.where}: missing wake: the accessor would stall forever")
         for stage in self.held.values():
             pair = _PAIR_OF[stage.verb]
             raise self.fail(stage, f"'{stage.name}' is {pair.begun} and never {pair.ended}")

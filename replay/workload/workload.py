@@ -20,7 +20,7 @@ _NONE: Final = np.zeros(0, np.int64)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)  # two workloads are one only if they are the same object: `derived` hangs on it
+@dataclass(frozen=True, eq=False)  # two workloads are one only if they are the same object: `derived` depends on it
 class Workload:
     """Faults of `A` accessors, `F` in all, in compressed rows: accessor a owns rows
     accessor_start[a]:accessor_start[a+1].

@@ -80,7 +80,7 @@ class Numbers:
 
 
 def compared(trace: Path, right: Numbers | None) -> tuple[Outcome, str, Numbers | None]:
-    """A trace through `inspect` and `compare`, held against the numbers of the undamaged one."""
+    """A trace through `inspect` and `compare`, compared with the numbers of the undamaged one."""
     looked = call("inspect", str(trace), "--format", "json")
     ran = call("compare", str(trace), "-m", "uffd-missing,kvm-exit", "--format", "json")
     outcome, why = plain_outcome(looked, ran)

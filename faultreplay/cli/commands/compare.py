@@ -96,7 +96,7 @@ command.help = """Replay TRACEs under each mechanism and print one table beside 
 
 The first line says how well the recorded mechanism is reproduced on faults that its costs were not fitted on: where it
 is not, the rows are no prediction. Every row has its difference to the recorded mechanism (or --baseline) with a 90 %
-interval. Rows marked * hang on costs of other hardware: `faultreplay calibrate --lab` measures this host's.
+interval. Rows marked * depend on costs of other hardware: `faultreplay calibrate --lab` measures this host's.
 
 A mechanism may stand several times, with parameters of its own: -m uffd-missing:handlers=1,uffd-missing:handlers=4.
 

@@ -1,4 +1,4 @@
-"""`faultreplay doctor`: what this host can record, and how to mend what it cannot."""
+"""`faultreplay doctor`: what this host can record, and how to fix what it cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 @click.command()
 @click.option("--format", "fmt", type=click.Choice(["table", "json", "csv", "md"]), default="table", show_default=True)
 def command(fmt: str) -> int:
-    """Say what this host can record, and how to mend what it cannot.
+    """Say what this host can record, and how to fix what it cannot.
 
     Exits with 0 when a recording would work, 77 when a permission lacks, 5 when a kernel feature or tool does.
     """

@@ -42,7 +42,7 @@ class _Given:
 @click.argument(
     "traces", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TRACE", shell_complete=traces_here
 )
-@_view("truth", "Hold the stitched stalls against the lab's own clock (lab traces).")
+@_view("truth", "Compare the stitched stalls with the lab's own clock (lab traces).")
 @_view("header", "Only what the trace says of itself, at once: no event is read.")
 @_view("exits", "Guest exits by reason: how many, how long, in the kernel and in userspace.")
 @_view("zaps", "Guest memory taken away: by whom, how often, why.")

@@ -103,7 +103,7 @@ def run(output: Path | None, no_record: bool, force: bool, **options: Any) -> in
     "--validate/--no-validate",
     default=True,
     show_default=True,
-    help="When all runs stand: fit costs.toml on side A, hold predictions against side B.",
+    help="When all runs stand: fit costs.toml on side A, compare predictions with side B.",
 )
 def matrix(output: Path, budget: str | None, no_record: bool, validate: bool, **axes: Any) -> int:
     """Run mechanisms x vCPUs x handlers x fetch x workloads, twice each (A and B), into a directory.

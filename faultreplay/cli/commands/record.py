@@ -88,8 +88,8 @@ class _Given:
 @click.option(
     "--backend", type=click.Choice(["auto", "precompiled", "bcc", "bpftrace"]), default="auto", show_default=True
 )
-@click.option("--max-rate", type=Finite(1), metavar="EVENTS/S", help="Shed groups of probes past this rate.")
-@click.option("--max-cpu", type=Finite(1), metavar="PERCENT", help="Shed groups when recording takes more of one core.")
+@click.option("--max-rate", type=Finite(1), metavar="EVENTS/S", help="Drop groups of probes above this rate.")
+@click.option("--max-cpu", type=Finite(1), metavar="PERCENT", help="Drop groups when recording takes more of one core.")
 @click.option("--rotate", metavar="SIZE|TIME", help="Flight recorder: a new segment after 256M or 10m.")
 @click.option(
     "--keep", type=click.IntRange(1, 1_000_000), metavar="N", help="With --rotate: segments that stay. Default: 10."

@@ -109,7 +109,7 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
         _judge(cells, given.max_error_percent, given.floor_factor)
 
 
-command.help = """Hold predictions against measurements. Three forms:
+command.help = """Compare predictions with measurements. Three forms:
 
 \b
   validate TRACE            costs from its first half, judged on its second
@@ -146,7 +146,7 @@ def _only_figures(trace: Path, fmt: str | None, output: Path | None, *, force: b
     report = figures(opened.meta) if not opened.event_rows else None
     if report is None:
         return False
-    notes = (*report.notes, "no recording: nothing to hold these figures against")
+    notes = (*report.notes, "no recording: nothing to compare these figures with")
     emit(replace(report, notes=notes), output_format(fmt, output), output, force=force)
     return True
 

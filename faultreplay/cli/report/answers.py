@@ -25,7 +25,7 @@ def answers(comparison: Comparison) -> list[str]:
     base = next((row for row in comparison.rows if row.mechanism == comparison.baseline), None)
     if base is not None:
         words.append(
-            f"{base.mechanism} is what these are held against: {format_ns(base.metrics.total_stall_ns)} of stall."
+            f"{base.mechanism} is what these are compared with: {format_ns(base.metrics.total_stall_ns)} of stall."
         )
     words += [f"{one.mechanism} has no numbers for this trace: {one.reason}." for one in comparison.unanswered]
     return words
@@ -50,7 +50,7 @@ def _row(row: Row) -> str:
 
 def _marks(row: Row) -> str:
     """Why a row is not like the others, as the table marks it."""
-    marks = "; it hangs on costs that are not this host's" if row.marked else ""
+    marks = "; it depends on costs not measured on this host" if row.marked else ""
     served = served_text(row.served)
     return marks + (f"; its own paths serve {served} of the faults" if served else "")
 

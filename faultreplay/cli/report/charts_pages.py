@@ -23,7 +23,7 @@ def page_heat(frame: pl.DataFrame) -> list[Picture]:
     for cause in drawn:
         words = f"{counts[cause]:,} faults whose page is known; no colour: none."
         if left and cause == drawn[-1]:
-            words += f" Not drawn, for they are few: {', '.join(left)}."
+            words += f" Not drawn, because they are few: {', '.join(left)}."
         found.append(_map(frame, str(cause), words))
     return found
 

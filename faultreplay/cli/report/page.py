@@ -202,7 +202,7 @@ def _name(word: str) -> str:
 def _losses(comparison: Comparison, meta: Meta) -> str:
     told = (meta.extra.get("import") or {}).get("losses_told", True)
     if not meta.losses.total:
-        words = "No event was lost." if told else "The source does not tell whether events were lost."
+        words = "No event was lost." if told else "The source does not report whether events were lost."
         return headed("Losses", f"<p>{words} {comparison.events:,} events were kept.</p>")
     words = f"{meta.losses.total:,} events were lost, {comparison.loss_percent:.2g} % of all."
     records = [{"probe": name, "lost": count} for name, count in sorted(meta.losses.by_probe.items())]

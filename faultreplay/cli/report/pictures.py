@@ -80,7 +80,7 @@ def swept_pictures(
         return [], []
     replays = comparison.faults * len(axis.values) * len(rows)
     if not vary and replays > QUICK_FAULTS:
-        return [], [f"Not drawn, for it replays {replays:,} faults: stall along fetch (--vary fetch=LOW..HIGH)."]
+        return [], [f"Not drawn, because it replays {replays:,} faults: stall along fetch (--vary fetch=LOW..HIGH)."]
     values = along(case, names, axis)
     found = crossings(case.trace.name, [axis], values)
     words = [f"Along {axis.key} all else is as in the table; there are no intervals on these lines."]
