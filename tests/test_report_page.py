@@ -149,6 +149,14 @@ def test_answer_comes_first_and_says_what_the_table_says(made: Callable[..., str
     assert '"kvm-exit *"' in bars  # marked in the pictures as in the table
 
 
+def test_what_is_held_against_another_row_is_not_called_the_traces_stall(made: Callable[..., str], small: Path) -> None:
+    for options in (("--baseline", "kvm-exit"), ("--fetch", "1ms")):
+        text = made(small, "-m", "uffd-missing,kvm-exit", *options)
+        first = re.search(r'<p class="first">(.*?)</p>', text)
+        assert first and "of this trace" not in first[1]
+        assert re.search("would (cut|lengthen) stall, against (kvm-exit|uffd-missing), by", first[1])
+
+
 def test_stages_of_a_picture_add_up_to_the_table(made: Callable[..., str], small: Path) -> None:
     import faultreplay
 
@@ -262,9 +270,9 @@ def test_the_axis_to_draw_along_may_be_chosen(
 ) -> None:
     text = made(small, "-m", "uffd-missing,kvm-exit", "--vary", "uffd-missing.handlers=1,2,4")
     drawn = specs(text)["sweep-uffd-missing-handlers"]["data"]["values"]
-    by = {name: [row["number"] for row in drawn if row["series"] == name] for name in ("uffd-missing", "kvm-exit")}
+    by = {name: [row["number"] for row in drawn if row["series"] == name] for name in ("uffd-missing", "kvm-exit *")}
     assert by["uffd-missing"][0] > by["uffd-missing"][1]
-    assert len(set(by["kvm-exit"])) == 1  # not touched by it
+    assert len(set(by["kvm-exit *"])) == 1  # not touched by it
     assert _exit_code(["report", str(small), "-m", "uffd-missing", "--vary", "nonsense=1", "-o", "y.html"]) == 2
     assert "'nonsense' is no cost" in capsys.readouterr().err
 
@@ -287,9 +295,12 @@ def test_without_noise_nothing_is_claimed() -> None:
         metrics = SimpleNamespace(total_stall_ns=1_000)
         return SimpleNamespace(mechanism="m", metrics=metrics, uncertainty=sure, marked=False, served=served)
 
-    assert answering._row(row(-20, -45, 18)) == "m: no difference to base is shown (-45 to +18); 1.00 us of stall."
-    assert "would lengthen the stall of this trace by 20 % (5 to 40)" in answering._row(row(20, 5, 40))
-    assert "would cut the stall of this trace by 37 % (33 to 41)" in answering._row(row(-37, -41, -33))
+    assert (
+        answering._row(row(-20, -45, 18), "stall")
+        == "m: no difference to base is shown (-45 to +18); 1.00 us of stall."
+    )
+    assert "would lengthen stall by 20 % (5 to 40)" in answering._row(row(20, 5, 40), "stall")
+    assert "would cut stall by 37 % (33 to 41)" in answering._row(row(-37, -41, -33), "stall")
 
 
 def test_a_table_keeps_a_rows_further_lines_with_it() -> None:

@@ -8,7 +8,7 @@ from faultreplay.cli.compare_view import served_text
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
-    from faultreplay.analysis.compare.blackout import Blackout
+    from faultreplay.analysis.compare.blackout import Blackout, Stillness
     from faultreplay.analysis.compare.compare import Comparison, Row
 
 
@@ -18,20 +18,24 @@ def answers(comparison: Comparison) -> list[str]:
     from faultreplay.analysis.compare.judged import Trust
 
     rows = [row for row in comparison.rows if row.mechanism not in REFERENCES and row.mechanism != comparison.baseline]
-    words = [_row(row) for row in sorted(rows, key=lambda row: row.metrics.total_stall_ns)]
-    words += [_blackout(still) for still in comparison.blackouts]
-    if comparison.trust is Trust.NOT:
-        words = [f"Not to be relied on: {sentence}" for sentence in words]
+    judged = comparison.judged
+    recorded = judged is not None and judged.used.name == comparison.baseline and not comparison.what_if
+    of_what = "the stall of this trace" if recorded else f"stall, against {comparison.baseline},"
+    words = [_row(row, of_what) for row in sorted(rows, key=lambda row: row.metrics.total_stall_ns)]
+    words += [_blackout(still, comparison.blackout_measured) for still in comparison.blackouts]
     base = next((row for row in comparison.rows if row.mechanism == comparison.baseline), None)
     if base is not None:
+        total = format_ns(base.metrics.total_stall_ns)
         words.append(
-            f"{base.mechanism} is what these are compared with: {format_ns(base.metrics.total_stall_ns)} of stall."
+            f"{base.mechanism} {'is what these are compared with' if words else 'is replayed'}: {total} of stall."
         )
+    if comparison.trust is Trust.NOT:
+        words = [f"Not to be relied on: {sentence}" for sentence in words]
     words += [f"{one.mechanism} has no numbers for this trace: {one.reason}." for one in comparison.unanswered]
     return words
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, of_what: str) -> str:
     total = format_ns(row.metrics.total_stall_ns)
     sure, mark = row.uncertainty, _marks(row)
     if sure is None or sure.change_percent is None:
@@ -45,7 +49,7 @@ def _row(row: Row) -> str:
     if what is not None:
         low, high = (-what.high, -what.low) if change < 0 else (what.low, what.high)
         span = f" ({low:.0f} to {high:.0f})"
-    return f"{row.mechanism} would {verb} the stall of this trace by {abs(change):.0f} %{span}, to {total}{mark}."
+    return f"{row.mechanism} would {verb} {of_what} by {abs(change):.0f} %{span}, to {total}{mark}."
 
 
 def _marks(row: Row) -> str:
@@ -55,18 +59,20 @@ def _marks(row: Row) -> str:
     return marks + (f"; its own paths serve {served} of the faults" if served else "")
 
 
-def _blackout(still: Blackout) -> str:
-    def between(low: int, high: int) -> str:
-        one, other = format_ns(low), format_ns(high)
-        return one if one == other else f"{one} to {other}"
-
+def _blackout(still: Blackout, measured: Stillness | None) -> str:
+    longest = _between(still.low.standstill_ns, still.high.standstill_ns)
+    sure = still.standstill
+    reach = f" ({_between(round(sure.low), round(sure.high))})" if sure else ""
+    words = f"{still.mechanism}: at a window a vCPU would stand still for up to {longest}{reach}"
+    if measured is not None:
+        words += f", {format_ns(measured.standstill_ns)} measured"
+    low, high = still.low.refaults, still.high.refaults
+    if high:
+        words += f", with {low:,}{f' to {high:,}' if high != low else ''} faults on memory that it emptied"
     hazards = sum(still.low.hazards.values())
-    words = (
-        f"{still.mechanism}: a vCPU would stand still for at most "
-        f"{between(still.low.standstill_ns, still.high.standstill_ns)} at a window"
-    )
-    if still.high.refaults:
-        words += f", with {still.low.refaults:,} to {still.high.refaults:,} faults on memory that it emptied"
-        if still.low.refaults == still.high.refaults:
-            words = words.replace(f"{still.low.refaults:,} to ", "")
     return words + (f"; {hazards:,} recorded writes inside are not stopped." if hazards else ".")
+
+
+def _between(low_ns: int, high_ns: int) -> str:
+    low, high = format_ns(low_ns), format_ns(high_ns)
+    return low if low == high else f"{low} to {high}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.analysis.picture.ticks import round_values
 from faultreplay.analysis.picture.times import MEASURED
 from faultreplay.faulttrace.errors import MissingFeature
 from faultreplay.faulttrace.units import format_ns
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # Okabe and Ito's colours: told apart by colour-blind readers too. Their black is the page's own ink, for what was
 # measured. After the last one they begin again, dashed.
@@ -83,6 +86,13 @@ def data(rows: Sequence[Mapping[str, Any]]) -> Any:
 def tip(field: str, title: str | None = None, **more: Any) -> Any:
     """A line of a tooltip."""
     return altair().Tooltip(field, title=title or field.partition(":")[0].replace("_", " "), **more)
+
+
+def labelled(frame: pl.DataFrame, column: str, labels: Mapping[str, str]) -> pl.DataFrame:
+    """`frame` with mechanisms called as their rows are, marks and all; others as they are."""
+    import polars as pl
+
+    return frame.with_columns(pl.col(column).replace(dict(labels)))
 
 
 def span(from_ns: int, until_ns: int) -> str:

@@ -15,6 +15,7 @@ from faultreplay.cli.report.charts import (
     altair,
     data,
     finished,
+    labelled,
     log_axis,
     ns_axis,
     series_colours,
@@ -46,7 +47,7 @@ def total_stall(frame: pl.DataFrame, labels: Labels, words: str = "") -> Picture
     if not len(frame) or not frame["total_ns"].max():
         return None
     alt = altair()
-    frame = _labelled(frame, "mechanism", labels)
+    frame = plain_frame(labelled(frame, "mechanism", labels))
     order = list(dict.fromkeys(frame["mechanism"]))
     used = [stage for stage in STAGE_COLOURS if stage in set(frame["stage"])]
     rows = [
@@ -85,7 +86,7 @@ def standstill(frame: pl.DataFrame, labels: Labels) -> Picture | None:
     if not len(frame):
         return None
     alt = altair()
-    frame = _labelled(frame, "mechanism", labels)
+    frame = plain_frame(labelled(frame, "mechanism", labels))
     order = list(dict.fromkeys(frame["mechanism"]))
     rows = [
         {**row, "shown": format_ns(row["standstill_ns"]), "most": format_ns(row["most_ns"])} for row in frame.to_dicts()
@@ -110,12 +111,12 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
     if not len(frame):
         return None
     alt = altair()
-    frame = _labelled(frame, "series", labels)
+    frame = plain_frame(labelled(frame, "series", labels))
     rows = [
         {**row, "shown": format_ns(row["stall_ns"]), "at": f"{100 * row['share']:.6g} % are not longer"}
         for row in frame.to_dicts()
     ]
-    labelled = list(dict.fromkeys(frame["series"]))
+    names = list(dict.fromkeys(frame["series"]))
     top = float(frame["nines"].max())  # type: ignore[arg-type]
     marks = [(nines(share), name) for share, name in MARKS if nines(share) <= top]
     label = " : ".join(f"abs(datum.value - {at:.4f}) < 0.01 ? '{name}'" for at, name in marks) + " : ''"
@@ -137,7 +138,7 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
                 axis=log_axis(low / 1.1, high * 1.1),
             ),
             tooltip=[tip("series:N"), tip("shown:N", "stall"), tip("at:N", "quantile")],
-            **series_colours(labelled),
+            **series_colours(names),
         )
         .properties(width=WIDTH, height=320)
     )
@@ -145,7 +146,7 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
         "Each step to the right leaves a tenth of the stalls above: the tail is as wide as the rest. A line ends with "
         "its longest stall."
     )
-    return finished("distribution", "Distribution of stalls", f"{said} {words}".strip(), chart, labelled)
+    return finished("distribution", "Distribution of stalls", f"{said} {words}".strip(), chart, names)
 
 
 def over_time(
@@ -155,12 +156,12 @@ def over_time(
     if not len(frame):
         return None
     alt = altair()
-    frame = _labelled(frame, "series", labels)
+    frame = plain_frame(labelled(frame, "series", labels))
     rows = [
         {**row, "shown": format_ns(row["stall_ns"]), "span": span(row["from_ns"], row["until_ns"])}
         for row in frame.to_dicts()
     ]
-    labelled = list(dict.fromkeys(frame["series"]))
+    names = list(dict.fromkeys(frame["series"]))
     # A step goes on to its own end: the last one of a series too.
     last = {row["series"]: row for row in rows}
     rows += [{**row, "from_ns": row["until_ns"]} for row in last.values()]
@@ -171,7 +172,7 @@ def over_time(
             x=alt.X("from_ns:Q", title="since the recording began", axis=ns_axis()),
             y=alt.Y("stalled:Q", title="stalled at once, mean"),
             tooltip=[tip("series:N"), tip("span:N"), tip("stalled:Q", format=".2f"), tip("shown:N", "stall in it")],
-            **series_colours(labelled),
+            **series_colours(names),
         )
     )
     layers = [*_windows(windows), lines]
@@ -180,7 +181,7 @@ def over_time(
         "How many accessors stood still at a time. A mechanism's line ends with its replay: a run with less stall is "
         "over sooner." + (" Grey: windows in which memory was held still." if windows else "")
     )
-    return finished("over-time", "Stall over time, measured and replayed", f"{said} {words}".strip(), chart, labelled)
+    return finished("over-time", "Stall over time, measured and replayed", f"{said} {words}".strip(), chart, names)
 
 
 def phases(frame: pl.DataFrame, windows: Sequence[tuple[int, int, str]]) -> Picture | None:
@@ -192,14 +193,13 @@ def phases(frame: pl.DataFrame, windows: Sequence[tuple[int, int, str]]) -> Pict
     rows = [
         {**row, "at": causes.index(row["cause"]), "span": span(row["from_ns"], row["until_ns"])}
         | {"shown": format_ns(row["stall_ns"])}
-        for row in frame.filter(frame["stall_ns"] > 0).to_dicts()
+        for row in frame.to_dicts()
     ]
     areas = (
         alt.Chart(data(rows))
-        .mark_bar(binSpacing=0)
+        .mark_area(interpolate="step-after", line=False)
         .encode(
             x=alt.X("from_ns:Q", title="since the recording began", axis=ns_axis()),
-            x2="until_ns:Q",
             y=alt.Y("stalled:Q", title="stalled at once, mean", stack="zero"),
             color=alt.Color("cause:N", title=None, scale=alt.Scale(domain=causes, range=_palette(len(causes)))),
             order=alt.Order("at:Q"),
@@ -243,12 +243,6 @@ def waits(frame: pl.DataFrame) -> Picture | None:
     )
     words = "Of the recording. While a fault was queued, the handler was at the fault of whoever is named, or at none."
     return finished("who-waited", "Each accessor's stall, and who it waited for", words, chart, whom)
-
-
-def _labelled(frame: pl.DataFrame, column: str, labels: Labels) -> pl.DataFrame:
-    import polars as pl
-
-    return plain_frame(frame.with_columns(pl.col(column).replace(dict(labels))))
 
 
 def _bands(column: str, order: Sequence[str]) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.analysis.explore.crossover import DEFAULT_TOLERANCE
@@ -16,6 +16,7 @@ from faultreplay.cli.report.charts import (
     altair,
     data,
     finished,
+    labelled,
     log_axis,
     ns_axis,
     series_colours,
@@ -49,6 +50,8 @@ class Swept:
     ranked: str = "total stall"
     trace: str = ""
     tolerance: float = DEFAULT_TOLERANCE
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """mechanism -> how its row is called, with its marks"""
 
 
 def sweep_pictures(swept: Swept) -> list[Picture]:
@@ -76,12 +79,12 @@ def _by_key(axes: Sequence[Axis]) -> dict[str, Axis]:
 
 def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Crossing], swept: Swept) -> Picture:
     alt = altair()
-    frame = plain_frame(frame).rename({"mechanism": "series"})
+    frame = plain_frame(labelled(frame, "mechanism", swept.labels)).rename({"mechanism": "series"})
     low, high = float(frame["number"].min()), float(frame["number"].max())  # type: ignore[arg-type]
     log_y = low > 0 and high / low >= _LOG_FROM
     y_scale = alt.Scale(type="log", domain=[low / 1.1, high * 1.1], nice=False) if log_y else alt.Scale(zero=True)
     rows = [{**row, "shown": format_ns(row["number"])} for row in frame.to_dicts()]
-    labelled = list(dict.fromkeys(frame["series"]))
+    names = list(dict.fromkeys(frame["series"]))
     lines = (
         alt.Chart(data(rows))
         .mark_line(strokeWidth=1.8, point={"size": 22})
@@ -94,7 +97,7 @@ def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Cr
                 axis=log_axis(low / 1.1, high * 1.1) if log_y else ns_axis(),
             ),
             tooltip=[tip("series:N"), tip("value:N", axis.key), tip("shown:N", swept.ranked)],
-            **series_colours(labelled),
+            **series_colours(names),
         )
     )
     layers = [lines]
@@ -113,14 +116,14 @@ def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Cr
         words += " Dashed: where mechanisms change places, or it begins or stops to matter which is used."
     name = f"sweep-{axis.key}" + (f"-{others}" if others else "")
     title = plain(f"{_title(swept.ranked)} along {axis.key}{with_}")
-    return finished(_file_name(name, swept), title, plain(words), chart, labelled)
+    return finished(_file_name(name, swept), title, plain(words), chart, names)
 
 
 def best_map(frame: pl.DataFrame, swept: Swept) -> Picture:
     """Who is best at each point of two axes, the stronger the more it matters."""
     alt = altair()
     across, up = swept.axes
-    frame = plain_frame(frame)
+    frame = plain_frame(labelled(frame, "best", swept.labels))
     order = list(dict.fromkeys(frame.sort("best")["best"]))
     rows = [
         {

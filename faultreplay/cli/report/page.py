@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from faultreplay.cli.report.charts import Picture
     from faultreplay.faulttrace.meta import Meta
 
+_LONGEST_LINK: Final = 60
 _LESS_ASKED: Final = 3  # `Column.keep`
 
 
@@ -125,7 +126,7 @@ def _answer(comparison: Comparison) -> str:
     warn = " warn" if comparison.trust in (Trust.NOT, Trust.UNJUDGED) else ""
     parts = [f'<p class="first">{escape(first)}</p>', *(f"<p>{escape(words)}</p>" for words in more)]
     if any("(" in words for words in said):
-        parts.append('<p class="soft">In brackets after a change: where it lies nine times in ten.</p>')
+        parts.append('<p class="soft">In brackets: where a figure lies nine times in ten.</p>')
     return f'<div class="answer{warn}">{"".join(parts)}</div>'
 
 

@@ -87,7 +87,7 @@ def swept_pictures(
     here = [row.cost_means_ns[axis.name] for row in rows if axis.name in row.cost_means_ns]
     if here and axis.unit == "ns":
         words.append(f"In the table {axis.key} takes {axis.show(here[0])} on average, and varies where it was fitted.")
-    return sweep_pictures(Swept([axis], values, found)), words
+    return sweep_pictures(Swept([axis], values, found, labels=labels_of(comparison))), words
 
 
 def write_pictures(pictures: Sequence[Picture], directory: Path, ending: str) -> list[Path]:

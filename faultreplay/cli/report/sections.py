@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,7 @@ VALIDATION: Final = (
     Column("p99", "p99", "error"),
 )
 LOSSES: Final = (Column("probe", "probe"), Column("lost", "lost events", "count"))
+_VCPU: Final = re.compile(r"^vcpu(\d+)")
 MOST_ACCESSORS: Final = 200
 """So many have a line of their own; of more, those that stalled least share one."""
 
@@ -71,7 +73,10 @@ def accessors(comparison: Comparison) -> tuple[Sequence[Column], Records]:
     kept, rest = np.sort(order[:MOST_ACCESSORS]), order[MOST_ACCESSORS:]
     keys = [column.key for column in columns[1:]]
     records: Records = [
-        {"accessor": workload.accessor_name[n], **{k: int(s[n]) for k, s in zip(keys, stalls, strict=True)}}
+        {
+            "accessor": _VCPU.sub(r"vCPU \1", workload.accessor_name[n]),
+            **{k: int(s[n]) for k, s in zip(keys, stalls, strict=True)},
+        }
         for n in kept
     ]
     if len(rest):
