@@ -28,6 +28,7 @@ DONE: Final = (
     "host, kernel, CPU, distribution, fingerprint, wall clock: removed (number of CPUs and flavour of KVM stay)",
     "addresses: ranges moved by whole huge pages, each by an amount drawn at random and not kept; the offset within "
     "a page of 4 KiB is removed",
+    "inodes, devices: removed; a number says only which pages are of one file",
     "instruction pointers, locks: removed; a number says only which are the same",
 )
 """What was done, as it is said in meta.json."""
@@ -37,7 +38,9 @@ _PAGE: Final = 4096
 _HUGE: Final = 2 << 20
 _IDS: Final = (Kind.UFFD_MSG, Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING, Kind.THREAD_NEW)
 """Kinds whose `value` is a thread."""
-_PLAIN_ADDR: Final = (Kind.FALLOCATE, Kind.KVM_PIO, Kind.KVM_DIRTY_RING_PUSH, Kind.KVM_EXIT)
+_OF_FILES: Final = (Kind.FILE_FAULT, Kind.FILE_MAP, Kind.FILE_ADD)
+"""Kinds with an inode in `code` and a device in `value`."""
+_PLAIN_ADDR: Final = (Kind.FALLOCATE, Kind.KVM_PIO, Kind.KVM_DIRTY_RING_PUSH, Kind.KVM_EXIT, *_OF_FILES)
 """Kinds whose `addr` is no address: an offset, a port, an exit qualification."""
 _EXACT_ADDR: Final = (Kind.MMAP, Kind.MUNMAP, Kind.MADVISE, Kind.MPROTECT, Kind.MREMAP, Kind.KVM_UNMAP_HVA_RANGE)
 _ADDRESS_IN_IP: Final = (Kind.KVM_SET_MEMSLOT, Kind.MREMAP, Kind.KVM_ASYNC_PF_COMPLETED)
@@ -51,6 +54,7 @@ class Anonymiser:
 
     def __init__(self, trace: Trace) -> None:
         self._flavour = trace.meta.host.kvm_flavour
+        self._files: dict[tuple[int, int], int] = {}
         ids: set[int] = set()
         ips: set[int] = set()
         pages: list[U64] = [np.array(list(_told_addresses(trace.meta)), np.uint64)]
@@ -96,12 +100,21 @@ class Anonymiser:
         columns["addr"][kind == Kind.UFFD_API] = 0
         of_ids = np.isin(kind, _IDS)
         columns["value"][of_ids] = self._id(columns["value"][of_ids])
+        self._number_files(columns)
         for name in ("tgid", "tid"):
             columns[name] = self._id(columns[name])
         return pa.Table.from_arrays(
             [pa.array(columns[field.name].astype(field.type.to_pandas_dtype())) for field in table.schema],
             schema=table.schema,
         )
+
+    def _number_files(self, columns: dict[str, npt.NDArray[Any]]) -> None:
+        """1, 2... in the order in which files come, in place of inode and device."""
+        rows = np.flatnonzero(np.isin(columns["kind"], _OF_FILES))
+        pairs = zip(columns["value"][rows].tolist(), columns["code"][rows].tolist(), strict=True)
+        numbers = [self._files.setdefault(pair, len(self._files) + 1) for pair in pairs]
+        columns["code"][rows] = np.array(numbers, np.uint64)
+        columns["value"][rows] = 0
 
     def rows(self, table: pa.Table) -> pa.Table:
         """Faults or truth, changed."""

@@ -22,6 +22,8 @@ RESOLUTIONS: Final = (
     "userspace",
     "none",
 )
+BACKINGS: Final = ("cache", "disk")
+"""Where the page of a mapped file was."""
 ACCESSORS: Final = ("vcpu", "vmm", "kernel")
 """Kinds of threads that touch guest memory. In arrays a kind is its place here (`Workload.accessor_kind`)."""
 
@@ -87,6 +89,20 @@ FAULT_COLUMNS: Final[tuple[FaultColumn, ...]] = (
         "rounds", pa.int32(), "how often the same access faulted before it got past", "", "not a stage-2 fault's exit"
     ),
     FaultColumn("ip", pa.uint64(), "guest instruction pointer of the access", "address", "not recorded"),
+    FaultColumn(
+        "backing",
+        pa.string(),
+        "a mapped file's page: `cache`: in the page cache; `disk`: read, or waited for while it was read",
+        "",
+        "no file's page, or not told",
+    ),
+    FaultColumn(
+        "copied",
+        pa.bool_(),
+        "a write to a private mapping of a file: the page was copied",
+        "",
+        "no write to such a mapping, or not told",
+    ),
     FaultColumn("join", pa.string(), "the markers of start and end, `START/END`; `none`: the end was not found"),
 )
 

@@ -71,6 +71,10 @@ class Kind(IntEnum):
     LOCK_CONTENTION_END = 76
     MM_CAUSE = 77
     MPROTECT = 78
+    # file mappings
+    FILE_FAULT = 80
+    FILE_MAP = 81
+    FILE_ADD = 82
 
 
 @dataclass(frozen=True)
@@ -322,6 +326,26 @@ KINDS: Final[dict[Kind, KindInfo]] = {
             "size": "length, bytes, or 0",
             "value": "migration: reason (MIGRATE_REASONS), or -1; ksm: 0, or -errno; reclaim: pages reclaimed by the "
             "batch; collapse: the kernel's status (1: done)",
+        },
+    ),
+    Kind.FILE_FAULT: KindInfo(
+        "filemap:mm_filemap_fault",
+        "a fault on a file's page that the neighbours' mapping below did not map; in the thread that faults",
+        {"addr": "offset in the file, bytes", "code": "inode", "value": "device"},
+    ),
+    Kind.FILE_MAP: KindInfo(
+        "filemap:mm_filemap_map_pages",
+        "a fault on a file's page asks for the pages around it that are in the page cache to be mapped",
+        {"addr": "offset in the file, bytes", "size": "length, bytes", "code": "inode", "value": "device"},
+    ),
+    Kind.FILE_ADD: KindInfo(
+        "filemap:mm_filemap_add_to_page_cache",
+        "a page enters the page cache, to be read or written",
+        {
+            "addr": "offset in the file, bytes",
+            "size": "length, bytes; 0: not told",
+            "code": "inode",
+            "value": "device",
         },
     ),
     Kind.MPROTECT: KindInfo("syscalls:sys_exit_mprotect", "mprotect ended", _RANGE | {"code": "prot"}),

@@ -10,12 +10,21 @@ from typing import Final
 
 import pyarrow as pa
 
-from faultreplay.faulttrace.fault_columns import ACCESSORS, CAUSES, FAULT_COLUMNS, FAULTS, RESOLUTIONS, FaultColumn
+from faultreplay.faulttrace.fault_columns import (
+    ACCESSORS,
+    BACKINGS,
+    CAUSES,
+    FAULT_COLUMNS,
+    FAULTS,
+    RESOLUTIONS,
+    FaultColumn,
+)
 from faultreplay.faulttrace.kinds import KINDS, Kind, KindInfo
 from faultreplay.faulttrace.zap_causes import MIGRATE_REASONS, ZAP_MEANINGS, ZapCause
 
 __all__ = [
-    "ACCESSORS", "CAUSES", "EVENTS", "FAULTS", "FAULT_COLUMNS", "KINDS", "KVM_IOCTLS", "LOSSES", "MIGRATE_REASONS",
+    "ACCESSORS", "BACKINGS", "CAUSES", "EVENTS", "FAULTS", "FAULT_COLUMNS", "KINDS", "KVM_IOCTLS", "LOSSES",
+    "MIGRATE_REASONS",
     "RESOLUTIONS", "SCHEMA_LOG", "SCHEMA_VERSION", "STITCH_LOG", "STITCH_VERSION", "TRUTH", "UFFD_EVENT_PAGEFAULT",
     "UFFD_IOCTLS", "UFFD_MODE_DONTWAKE", "UFFD_PAGEFAULT_FLAG_MINOR", "UFFD_PAGEFAULT_FLAG_WP",
     "UFFD_PAGEFAULT_FLAG_WRITE", "UFFD_WRITEPROTECT_MODE_WP", "ZAP_MEANINGS", "FaultColumn", "Kind", "KindInfo",
@@ -25,7 +34,8 @@ __all__ = [
 SCHEMA_LOG: Final[dict[int, str]] = {
     1: "2026-11-22: the first. Since: kinds 63, 65 and 77 to 78 (zaps and their causes), 66 to 68 (port and fast MMIO "
     "accesses, stage-2 faults of arm64); KVM_MMU_FAST_PAGE_FAULT says in `size` whether the entry was changed; faults "
-    "have the columns `rounds` and `ip`",
+    "have the columns `rounds` and `ip`; kinds 80 to 82 (files' pages), `file` of mappings in meta.json, the faults' "
+    "columns `backing` and `copied`",
 }
 """What each version of the format changed. A reader refuses another version; additions that old readers pass over
 (kinds, keys of meta.json) and columns that may be missing (nullable ones of derived files) raise none."""
@@ -42,6 +52,9 @@ STITCH_LOG: Final[dict[int, str]] = {
     "VMX exit qualifications are read as such",
     6: "2026-11-25: what kvmmmu:fast_page_fault fixed is a page of 4 KiB (its `size` was taken for a level); a fault "
     "handed to the VMM goes on after an interrupt's exit at the same instruction",
+    7: "2026-11-25: where the page of a mapped file was (`backing`), and whether a write copied it (`copied`); a "
+    "process's fault in which a page was read is major-host also where the thread did not sleep; an access for which "
+    "the vCPU's own thread copied a page, after which KVM walks once more, begins with the first walk",
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)

@@ -198,6 +198,8 @@ def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
     if facts["data_gpa"] and spec.real_mechanism != "mmio-exit":
         target.memslots = [Memslot(ts_ns=now_ns, slot=1, gpa=facts["data_gpa"], hva=hva, size_bytes=size)]
     uffd = facts["uffd_mode"].removesuffix("|sigbus")
+    page_bytes = spec.granule if spec.real_mechanism != "uffd-fault-around" else PAGE_BYTES
+    file = "private" if spec.real_mechanism == "file-private" else ""
     if any(w.kind == "freeze" for w in spec.all_windows) and uffd != "wp":
         uffd += "+wp"
     return Meta(
@@ -206,7 +208,7 @@ def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
         command=["faultreplay", *sys.argv[1:]],  # where it is installed is nobody else's business
         mechanism=MechanismUsed(spec.mechanism, mechanism_params(spec)),
         targets=[target],
-        memory_map=[MapEntry(now_ns, facts["pid"], hva, hva + size, spec.granule, uffd, "guest memory")],
+        memory_map=[MapEntry(now_ns, facts["pid"], hva, hva + size, page_bytes, uffd, "guest memory", file)],
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_events import VM, at, frame, userfault
 
-from faultreplay.faulttrace.meta import Host, Memslot, Meta, Target
+from faultreplay.faulttrace.meta import Host, MapEntry, Memslot, Meta, Target
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import STRETCH_ROWS, stitch_events
 from faultreplay.faulttrace.stitch import run as stitch_run
@@ -25,6 +25,9 @@ from faultreplay.faulttrace.store import open_trace
 IP, OTHER_IP = 0xFFFF_FFFF_8100_0000, 0xFFFF_FFFF_8100_1234
 EPT_VIOLATION = 48
 _GPA = 0x10_0000
+
+
+FILE_KINDS = {"file": Kind.FILE_FAULT, "around": Kind.FILE_MAP, "add": Kind.FILE_ADD}
 
 
 def same(events: pl.DataFrame, rows: int, meta: Meta | None = None) -> None:
@@ -42,10 +45,13 @@ def process_events(draw: st.DrawFn) -> list[dict[str, Any]]:
         now = draw(st.integers(0, 5))
         for _ in range(draw(st.integers(0, 12))):
             now += draw(st.integers(0, 4))
-            what = draw(st.sampled_from(["fault", "release", "out", "in", "kernel"]))
+            what = draw(st.sampled_from(["fault", "release", "out", "in", "kernel", "file", "around", "add"]))
             if what in ("fault", "kernel"):
                 kind = Kind.PAGE_FAULT_USER if what == "fault" else Kind.PAGE_FAULT_KERNEL
                 events.append(at(now, kind, tid, addr=0x7000_0000 + 4096 * draw(st.integers(0, 3)), code=2))
+            elif what in FILE_KINDS:
+                page = 4096 * draw(st.integers(0, 2))
+                events.append(at(now, FILE_KINDS[what], tid, addr=page, size=4096 * draw(st.integers(0, 2)), code=7))
             elif what == "release":
                 events.append(at(now, Kind.MMAP_LOCK_RELEASED, tid))
             elif what == "out":
@@ -53,6 +59,10 @@ def process_events(draw: st.DrawFn) -> list[dict[str, Any]]:
             else:
                 events.append(at(now, Kind.SCHED_IN, tid, value=draw(st.sampled_from([0, 200, 201]))))
     return events
+
+
+STEPS = ("exit", "fault", "spte", "fast", "mmio", "left", "call", "entry")
+SHADOW_STEPS = ("fault", "unmap", "file", "add", "fault", "spte", "fast", "mmio", "left", "call")
 
 
 def step(
@@ -68,6 +78,9 @@ def step(
     }
     others = {
         "fault": [at(ns, Kind.KVM_MMU_WALK, tid, addr=gpa, code=2)],
+        "unmap": [at(ns, Kind.KVM_UNMAP_HVA_RANGE, tid, addr=0x7F00_0000_0000, size=4096)],
+        "file": [at(ns, Kind.FILE_FAULT, tid, addr=4096 * odd, code=7)],
+        "add": [at(ns, Kind.FILE_ADD, tid, addr=4096 * odd, size=4096, code=7)],
         "spte": [at(ns, Kind.KVM_MMU_SET_SPTE, tid, addr=gpa, size=1)],
         "fast": [at(ns, Kind.KVM_MMU_FAST_PAGE_FAULT, tid, addr=gpa, size=1 + odd)],
         "mmio": [at(ns, Kind.KVM_MMIO, tid, addr=0xFEE0_0000 if odd else gpa, code=1)],
@@ -89,10 +102,9 @@ def guest_events(draw: st.DrawFn) -> list[dict[str, Any]]:
             now += draw(st.sampled_from([0, 1, 3, 2_000_000]))
             ip = draw(st.sampled_from([IP, OTHER_IP]))
             gpa = _GPA + 4096 * draw(st.integers(0, 2))
-            chosen = draw(
-                st.sets(st.sampled_from(["exit", "fault", "spte", "fast", "mmio", "left", "call", "entry"]), max_size=6)
-            )
-            for one in ("exit", "fault", "spte", "fast", "mmio", "left", "call", "entry"):
+            steps = SHADOW_STEPS if shadow else STEPS
+            chosen = draw(st.sets(st.sampled_from(steps), max_size=6))
+            for one in steps:
                 if one in chosen:
                     now += draw(st.integers(0, 1))
                     draws = {"shadow": shadow, "calls": calls, "ip": ip, "gpa": gpa, "odd": draw(st.booleans())}
@@ -103,6 +115,10 @@ def guest_events(draw: st.DrawFn) -> list[dict[str, Any]]:
 META = Meta(
     host=Host(kvm_flavour="vmx"),
     targets=[Target(VM, memslots=[Memslot(slot=0, gpa=_GPA, hva=0x7F00_0000_0000, size_bytes=1 << 20, ts_ns=0)])],
+    memory_map=[
+        MapEntry(0, VM, 0x7F00_0000_0000, 0x7F00_0010_0000, file="private"),
+        MapEntry(0, VM, 0x7000_0000, 0x7000_2000, file="private"),
+    ],
 )
 
 

@@ -40,6 +40,7 @@ class Probe:
         fields: fields a hand-written body reads.
         by_hand: the body is written by hand.
         arm64: the columns where the tracepoint has arm64's fields, which share a name with x86's and nothing else.
+        in_fault: only while the thread is in a page fault, as far as is seen, or in KVM_RUN.
         machines: only on these (`platform.machine()`); everywhere when empty.
     """
 
@@ -49,6 +50,7 @@ class Probe:
     columns: dict[str, str] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
     by_hand: bool = False
+    in_fault: bool = False
     arm64: dict[str, str] = field(default_factory=dict)
     machines: tuple[str, ...] = ()
 
@@ -118,6 +120,31 @@ PROBES: Final[tuple[Probe, ...]] = (
     _by_hand("mmap_lock:mmap_lock_released", "faults", [Kind.MMAP_LOCK_RELEASED], "write"),
     # sharpens the above where the kernel has kprobes; nothing depends on it
     _by_hand("kprobe:handle_userfault", "faults", [Kind.HANDLE_USERFAULT], "address", "flags"),
+    # a file's pages: found in the page cache, or read
+    _plain(
+        "filemap:mm_filemap_fault",
+        "faults",
+        Kind.FILE_FAULT,
+        addr="args->index << 12",
+        code="args->i_ino",
+        value="args->s_dev",
+    ),
+    _plain(
+        "filemap:mm_filemap_map_pages",
+        "faults",
+        Kind.FILE_MAP,
+        addr="args->index << 12",
+        size="(args->last_index - args->index + 1) << 12",
+        code="args->i_ino",
+        value="args->s_dev",
+    ),
+    Probe(
+        "filemap:mm_filemap_add_to_page_cache",
+        ("faults",),
+        (Kind.FILE_ADD,),
+        {"addr": "args->index << 12", "size": "4096 << args->order", "code": "args->i_ino", "value": "args->s_dev"},
+        in_fault=True,  # reading and writing files makes many more
+    ),
     # scheduling
     _by_hand(
         "sched:sched_switch", "sched faults", [Kind.SCHED_OUT, Kind.SCHED_IN], "prev_pid", "prev_state", "next_pid"

@@ -97,11 +97,12 @@ def _fills(item: Available) -> list[str]:
 def plain_body(probe: Probe, fills: Sequence[str]) -> str:
     """The program of a probe whose columns are plain expressions."""
     (kind,) = probe.kinds
+    unwanted = "!task || !(task->faulting || task->call == IN_KVM_RUN)" if probe.in_fault else "!task"
     lines = "".join(f"\t{line}\n" for line in fills)
     return (
         f"int {function_name(probe)}(struct tp_{probe.ident} *args)\n{{\n"
         "\tstruct task *task = current_task();\n\tstruct event *e;\n\n"
-        "\tif (!task)\n\t\treturn 0;\n"
+        f"\tif ({unwanted})\n\t\treturn 0;\n"
         f"\te = reserve(PROBE_{probe.ident}, GROUP_{probe.groups[0].upper()}, task, bpf_get_current_pid_tgid(), "
         f"KIND_{kind.name});\n"
         "\tif (!e)\n\t\treturn 0;\n"

@@ -162,10 +162,18 @@ def memory_map(tgid: int, ts_ns: int) -> list[MapEntry]:
     entries: list[MapEntry] = []
     for line in lines:
         if match := _HEADER.match(line):
-            entries.append(MapEntry(ts_ns, tgid, int(match[1], 16), int(match[2], 16), name=match[3]))
+            entries.append(MapEntry(ts_ns, tgid, int(match[1], 16), int(match[2], 16), name=match[3], file=_file(line)))
         elif entries and line.startswith("KernelPageSize:"):
             entries[-1].page_bytes = int(line.split()[1]) * 1024
         elif entries and line.startswith("VmFlags:"):
             flags = line.split()[1:]
             entries[-1].uffd = "+".join(name for flag, name in _UFFD_FLAGS.items() if flag in flags)
     return entries
+
+
+def _file(header: str) -> str:
+    """Of a line of maps: how its file is mapped; an inode of 0 is no file."""
+    words = header.split()
+    if len(words) < 5 or words[4] == "0" or len(words[1]) != 4:
+        return ""
+    return "private" if words[1].endswith("p") else "shared"

@@ -65,6 +65,8 @@ class Found:
     end_by: I64
     rounds: I64
     ip: U64
+    backing: I64
+    copied: I64
 
     def __len__(self) -> int:
         return len(self.thread)
@@ -73,7 +75,18 @@ class Found:
     def blank(cls, count: int) -> Found:
         """`count` rows with nothing known."""
         zero: dict[str, Any] = {name: np.zeros(count, np.int64) for name in (f.name for f in fields(cls))}
-        for name in ("thread", "vcpu", "end_ns", "queue_ns", "service_ns", "resolve_ns", "wake_ns", "rounds"):
+        for name in (
+            "thread",
+            "vcpu",
+            "end_ns",
+            "queue_ns",
+            "service_ns",
+            "resolve_ns",
+            "wake_ns",
+            "rounds",
+            "backing",
+            "copied",
+        ):
             zero[name] = np.full(count, UNKNOWN, np.int64)
         zero["resolution"] = np.full(count, code(RESOLUTIONS, "none"), np.int64)
         zero["page"], zero["ip"] = np.zeros(count, np.uint64), np.zeros(count, np.uint64)

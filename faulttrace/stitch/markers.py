@@ -19,6 +19,8 @@ from faultreplay.faulttrace.stitch.whole import Whole
 _RETRIES = 2
 """So many equal walks before this one make it a retry."""
 _TURNS = (Kind.KVM_EXIT, Kind.KVM_ENTRY, Kind.KVM_PAGE_FAULT, Kind.KVM_GUEST_FAULT, Kind.KVM_USERSPACE_EXIT)
+_PRESENT = np.uint64(1)
+"""Of an x86 page-fault error code."""
 _UNCHANGED = np.uint64(1)
 """`size` of a fast page fault that left the entry as it was."""
 
@@ -86,7 +88,11 @@ class GuestMarkers:
         self.departures = turns.pick(turns.kind == Kind.KVM_USERSPACE_EXIT)
         self._departure = Index(events.axis, self.departures.thread, self.departures.ts_ns)
         left = events.of(Kind.KVM_RUN_EXIT)
-        self.walk_began_ns: I64 = self._walk_began(Index(events.axis, left.thread, left.ts_ns), left.ts_ns)
+        unmaps = events.of(Kind.KVM_UNMAP_HVA_RANGE)
+        unmapped_by = Index(events.axis, unmaps.thread, unmaps.ts_ns)
+        self.walk_began_ns: I64 = self._walk_began(
+            Index(events.axis, left.thread, left.ts_ns), left.ts_ns, unmapped_by, unmaps.ts_ns
+        )
         """Per walk, when the first of its run of retries was made."""
         self.is_last_walk: Bools = self._walk.first_from(walks.thread, walks.ts_ns + 1) < 0
         """Per walk, whether its thread makes none after it in this stretch."""
@@ -109,10 +115,11 @@ class GuestMarkers:
         by = np.where(hardware, code(STARTS, "exit"), code(STARTS, "walk"))
         return ts_ns, by, access
 
-    def _walk_began(self, left: Index, left_ns: I64) -> I64:
+    def _walk_began(self, left: Index, left_ns: I64, unmapped_by: Index, unmapped_ns: I64) -> I64:
         """While memory is being protected or unmapped KVM retries an access: it walks the same address again and again.
 
-        Two equal walks may also be the guest's own page fault and the access after it; three in a row are retries.
+        Two equal walks may also be the guest's own page fault and the access after it; three in a row are retries, and
+        two between which the thread itself unmapped memory: it replaced a page by its copy.
         """
         walks = self.walks
         order = np.lexsort((walks.ts_ns, walks.thread))
@@ -121,12 +128,17 @@ class GuestMarkers:
         mapped_ns = take(self.sptes.ts_ns, self._spte.first_from(thread, ts_ns), NEVER)
         exit_ns = take(left_ns, left.first_from(thread, ts_ns), NEVER)
         again = np.zeros(len(order), bool)
-        again[1:] = (thread[1:] == thread[:-1]) & (addr[1:] == addr[:-1]) & (error[1:] == error[:-1])
+        again[1:] = (thread[1:] == thread[:-1]) & (addr[1:] == addr[:-1])
         again[1:] &= (mapped_ns[:-1] >= ts_ns[1:]) & (exit_ns[:-1] >= ts_ns[1:])
+        # The entry that let the guest read is gone then: the second walk finds it absent.
+        copied = np.zeros(len(order), bool)
+        between = take(unmapped_ns, unmapped_by.first_from(thread[:-1], ts_ns[:-1]), NEVER)
+        copied[1:] = again[1:] & (error[1:] | _PRESENT == error[:-1] | _PRESENT) & (between <= ts_ns[1:])
+        again[1:] &= error[1:] == error[:-1]
         first = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))
         retried = np.arange(len(order)) - first >= _RETRIES
         began = np.empty(len(order), np.int64)
-        began[order] = np.where(retried, ts_ns[first], ts_ns)
+        began[order] = np.where(retried, ts_ns[first], np.where(copied, np.roll(ts_ns, 1), ts_ns))
         return began
 
     def _other_walk(self) -> I64:

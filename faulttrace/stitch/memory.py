@@ -8,7 +8,7 @@ import numpy as np
 
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.stitch.columns import Rows
-from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools
 
 PAGE_BYTES = 4096
 
@@ -19,6 +19,7 @@ class Memory:
     def __init__(self, meta: Meta, slots: Sequence[Rows]) -> None:
         """Of `meta`, and of events of KVM_SET_MEMSLOT."""
         self._huge = [entry for entry in meta.memory_map if entry.page_bytes != PAGE_BYTES]
+        self._private = [entry for entry in meta.memory_map if entry.file == "private"]
         # (tgid, from_ns, until_ns, gpa, hva, bytes); one row a slot's life
         self._slots: list[tuple[int, int, int, int, int, int]] = []
         changes = [
@@ -46,6 +47,18 @@ class Memory:
             (tgid, 0 if start == first[tgid] else start, end, gpa, hva, size)
             for tgid, start, end, gpa, hva, size in self._slots
         ]
+
+    @property
+    def has_private_files(self) -> bool:
+        """Whether any private mapping of a file is known."""
+        return bool(self._private)
+
+    def private_file(self, tgid: I64, addr: U64) -> Bools:
+        """Whether each address lies in a private mapping of a file, as the process's maps told."""
+        found = np.zeros(len(addr), np.bool_)
+        for entry in self._private:
+            found |= (tgid == entry.tgid) & (addr >= np.uint64(entry.start)) & (addr < np.uint64(entry.end))
+        return found
 
     def granule(self, tgid: I64, addr: U64) -> I64:
         """Bytes of the page that holds each address."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from faultreplay.faulttrace.meta import Meta, WindowSpan
 from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.backing import mark_backing
 from faultreplay.faulttrace.stitch.carry import Carry, kept_events
 from faultreplay.faulttrace.stitch.claims import Claims, Spans, Used
 from faultreplay.faulttrace.stitch.columns import Events
@@ -175,6 +176,7 @@ class _Stitcher:
         stages.append(stitch_exits(context, claims(), used, self._tally))
         stages.append(stitch_stage2(context, claims(), self._tally))
         stages.append(stitch_process_faults(context, claims(), used, self._tally))
+        mark_backing(context, stages)
         self._count_placements(context, used)
         self._note_off_cpu(context, stages)
         return stages

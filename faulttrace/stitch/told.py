@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, FAULTS, RESOLUTIONS
+from faultreplay.faulttrace.schema import ACCESSORS, BACKINGS, CAUSES, FAULTS, RESOLUTIONS
 from faultreplay.faulttrace.stitch.found import ACCESS, ENDS, STARTS, UNKNOWN, Found
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Ids, take
 
@@ -26,12 +26,15 @@ Columns = dict[str, npt.NDArray[Any]]
 _IN_MEMORY_ROWS: Final = 1 << 20
 _BLOCK_ROWS: Final = 1 << 17
 _JOINS: Final = tuple("none" if end == "none" else f"{start}/{end}" for start in STARTS for end in ENDS)
-_WORDS: Final = {"accessor": ACCESSORS, "access": ACCESS, "cause": CAUSES, "resolution": RESOLUTIONS, "join": _JOINS}
+_WORDS: Final = {
+    "accessor": ACCESSORS, "access": ACCESS, "cause": CAUSES, "resolution": RESOLUTIONS, "join": _JOINS,
+    "backing": BACKINGS,
+}  # fmt: skip
 _THREADS: Final = ("vm", "tid", "handler_tid", "read_after_tid", "wake_after_tid", "thread")
 _NARROW: Final[dict[str, type[np.generic]]] = {
     **dict.fromkeys(_WORDS, np.uint8),
     **dict.fromkeys((*_THREADS, "vcpu", "rounds"), np.int32),
-    **dict.fromkeys(("read_preempts", "wake_preempts", "stage"), np.int8),
+    **dict.fromkeys(("read_preempts", "wake_preempts", "stage", "backing", "copied"), np.int8),
 }
 
 
@@ -89,6 +92,8 @@ def told_columns(found: Found, stage: int, threads: Ids, sleeps: Sleeps) -> Colu
         "service_preempted_ns": np.where(served, sleeps.preempted_ns(handler, read_ns, placed_ns), UNKNOWN),
         "rounds": found.rounds,
         "ip": found.ip,
+        "backing": found.backing,
+        "copied": found.copied,
         "join": found.start_by * len(ENDS) + found.end_by,
         "thread": found.thread,
         "stage": np.full(len(found), stage, np.int8),
@@ -260,7 +265,9 @@ class _Thinking:
 
 def _as_arrow(values: npt.NDArray[Any], field: pa.Field) -> pa.Array:
     if field.name in _WORDS:
-        return pa.DictionaryArray.from_arrays(values.astype(np.int8), list(_WORDS[field.name])).cast(pa.string())
+        numbers = values.astype(np.int8)
+        given = pa.array(numbers, mask=numbers < 0) if field.nullable else numbers
+        return pa.DictionaryArray.from_arrays(given, list(_WORDS[field.name])).cast(pa.string())
     if not field.nullable:
         return pa.array(values).cast(field.type)
     empty = values == (0 if field.name == "ip" else UNKNOWN)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 FACT_COLUMNS: Final = ("ts_ns", "kind", "tid", "tgid", "fd", "vcpu")
 """The columns of events that the first pass reads."""
-_FOREIGN: Final = (Kind.SCHED_IN, Kind.SCHED_WAKING)
-"""Events that are taken in another thread's context."""
+_FOREIGN: Final = (Kind.SCHED_IN, Kind.SCHED_WAKING, Kind.KVM_UNMAP_HVA_RANGE)
+"""Events that are taken in another thread's context, or that name another process's."""
 _SCHEDULER: Final = (Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING)
 _NAMING: Final = (Kind.KVM_ENTRY, Kind.KVM_EXIT, Kind.KVM_PAGE_FAULT, Kind.KVM_MMU_FAST_PAGE_FAULT)
 """Kinds whose vCPU number is taken for their thread's."""
