@@ -16,7 +16,7 @@ from debian import fetch  # noqa: E402 - a neighbour folder's module
 
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
-exec /toucher {mib} {threads} </dev/ttyS0 >/dev/ttyS0 2>&1
+exec /program {arguments} </dev/ttyS0 >/dev/ttyS0 2>&1
 """
 
 
@@ -41,23 +41,29 @@ def firmware_guest(folder: Path, *, mib: int) -> Guest:
 
 def linux_guest(folder: Path, *, mib: int, vcpus: int) -> Guest:
     """Debian's 6.1 kernel with a busybox initramfs under TCG: one dirtying thread a vCPU."""
-    toucher = folder / "toucher"
-    _run("gcc", "-O2", "-static", "-pthread", "-o", toucher, HERE / "toucher.c")
+    argument = f"{mib} {vcpus}"
+    return linux_with(folder, HERE / "toucher.c", argument, memory_mib=mib + 160, vcpus=vcpus, sign="toucher: ")
+
+
+def linux_with(folder: Path, source: Path, arguments: str, *, memory_mib: int, vcpus: int, sign: str) -> Guest:
+    """Debian's 6.1 kernel under TCG with a busybox initramfs whose only program is the C file `source`."""
+    program = folder / source.stem
+    _run("gcc", "-O2", "-static", "-pthread", "-o", program, source, "-lm")
     busybox = shutil.which("busybox")
     if busybox is None:
         raise FileNotFoundError("busybox is not installed: apt-get install busybox-static")
     initramfs = folder / "initramfs.cpio"
     files = {
-        "bin": None, "dev": None, "bin/busybox": Path(busybox).read_bytes(), "toucher": toucher.read_bytes(),
-        "init": _INIT.format(mib=mib, threads=vcpus).encode(),
+        "bin": None, "dev": None, "bin/busybox": Path(busybox).read_bytes(), "program": program.read_bytes(),
+        "init": _INIT.format(arguments=arguments).encode(),
     }  # fmt: skip
     initramfs.write_bytes(cpio(files))
     options = (
-        "-accel", "tcg,thread=multi", "-m", str(mib + 160), "-smp", str(vcpus),
+        "-accel", "tcg,thread=multi", "-m", str(memory_mib), "-smp", str(vcpus),
         "-kernel", str(fetch("6.1").image), "-initrd", str(initramfs),
         "-append", "console=ttyS0 quiet mitigations=off nokaslr",
     )  # fmt: skip
-    return Guest(options, "toucher: ", vcpus)
+    return Guest(options, sign, vcpus)
 
 
 def cpio(files: dict[str, bytes | None]) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from guests import Guest, firmware_guest, linux_guest
-from qmp import Qmp, QmpError
+from qmp import QmpError
+from vm import QEMU, Vm
 
 from faultreplay.cli.qemu_view import beside
 from faultreplay.cli.render import emit
@@ -28,44 +28,6 @@ from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.meta import MechanismUsed
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.writer import update_meta
-
-QEMU = "qemu-system-x86_64"
-
-
-class Vm:
-    """A QEMU process with its monitor."""
-
-    def __init__(self, name: str, guest: Guest, folder: Path, *more: str) -> None:
-        self.serial = folder / f"{name}.serial"
-        monitor = folder / f"{name}.qmp"
-        argv = [
-            QEMU, "-name", f"{name},debug-threads=on", "-nodefaults", "-display", "none", "-vga", "none",
-            "-serial", f"file:{self.serial}", "-qmp", f"unix:{monitor},server=on,wait=off", *guest.options, *more,
-        ]  # fmt: skip
-        self.words = (folder / f"{name}.words").open("w")
-        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.words, stderr=self.words)
-        try:
-            self.qmp = Qmp(monitor)
-        except QmpError as error:
-            self.stop()
-            words = (folder / f"{name}.words").read_text().strip()[-300:]
-            raise QmpError(f"{name}: {words or error}") from None
-
-    def stop(self) -> None:
-        """Kill and reap."""
-        self.process.kill()
-        self.process.wait()
-        if hasattr(self, "qmp"):
-            self.qmp.close()
-        self.words.close()
-
-    def alive(self, sign: str, timeout_s: float = 90) -> None:
-        """Wait until the guest has said `sign`."""
-        end = time.monotonic() + timeout_s
-        while sign not in (self.serial.read_text(errors="replace") if self.serial.exists() else ""):
-            if time.monotonic() > end:
-                raise QmpError(f"the guest does not come up within {timeout_s:.0f} s")
-            time.sleep(0.2)
 
 
 def migrate(guest: Guest, folder: Path, out: Path, *, force: bool, after: float, backend: str) -> dict[str, Any]:
@@ -77,8 +39,8 @@ def migrate(guest: Guest, folder: Path, out: Path, *, force: bool, after: float,
     source = destination = None
     channel = folder / "migration"
     try:
-        destination = Vm("destination", guest, folder, "-incoming", "defer")
-        source = Vm("source", guest, folder)
+        destination = Vm("destination", [*guest.options, "-incoming", "defer"], folder)
+        source = Vm("source", guest.options, folder)
         if guest.sign_of_life:
             source.alive(guest.sign_of_life)
         else:
