@@ -28,9 +28,7 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     thread, start_ns, page = faults.rows.thread[rows], faults.rows.ts_ns[rows], faults.page[rows]
     next_ns = context.next_page_fault_ns(thread, start_ns + 1)
     end_ns = context.release_ns(thread, start_ns, next_ns)
-    coming = context.events.more(
-        Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED, *FILE_KINDS
-    )
+    coming = context.events.more(Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED, *FILE_KINDS)
     context.open.note(thread, start_ns, (end_ns == UNKNOWN) & (next_ns == NEVER) & take(coming, thread, False))
 
     # A sleep before the lock is let go of was part of the fault: waiting for a disk, or for the lock itself.
