@@ -82,6 +82,14 @@ W_EMPTIES: Final = 10  # 1: stage 2 is empty afterwards
 W_RETOUCH: Final = 11  # 1: what was touched is touched again at once
 W_COLUMNS: Final = 12
 
+# ---- the window that is open, or was the last; all -1 before
+NOW_BEGIN: Final = 0
+NOW_END: Final = 1
+NOW_STOPS: Final = 2  # as W_STOPS and the two behind it
+NOW_BLOCKS_ALL: Final = 3
+NOW_BLOCKS_WRITES: Final = 4
+NOW_COLUMNS: Final = 5
+
 # ---- the background stream: one row
 P_LINK: Final = 0  # link instance
 P_ON_LINK: Final = 1  # ns of one granule on it
@@ -102,7 +110,7 @@ T_NEXT: Final = 3  # the next in the run queue
 T_QUEUE: Final = 4  # run queue
 T_WHO: Final = 5  # thread
 T_NAPPED: Final = 6  # the row whose sleep in think time is over, + 1
-T_WALKED: Final = 7  # not 0: it has walked over the other sleepers; what its wake is slower by, ns
+T_SLOWER: Final = 7  # what its wake is slower by, counted when the walk began, ns
 T_FIRM: Final = 8  # whether this work is done without being preempted
 T_COLUMNS: Final = 9
 AWAY: Final = 0

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from faultreplay.replay.engine.cpus import give_up, hand_over, want
+import numpy as np
+
+from faultreplay.replay.engine.cpus import give_up, hand_over, pass_on, want
 from faultreplay.replay.engine.jit import part
-from faultreplay.replay.engine.layout import ON, T_LEFT, T_QUEUE, T_STATE, T_WHO
+from faultreplay.replay.engine.layout import (
+    A_LEFT,
+    A_TAIL,
+    ON,
+    SINCE,
+    T_LEFT,
+    T_NAPPED,
+    T_QUEUE,
+    T_STATE,
+    T_WHO,
+    WHO,
+)
+from faultreplay.replay.engine.opcodes import (
+    PC_ARRIVE,
+    PC_START,
+)
 
 
 @part
@@ -52,3 +69,43 @@ def come_back(host: Any, slot: Any, now: Any, who: Any) -> Any:
         return True
     want(host, slot, now, 0, 0)
     return th[slot, T_STATE] == ON and th[slot, T_LEFT] <= 0  # it took another's CPU: it pays for that first
+
+
+@part
+def lend(host: Any, slot: Any, other: Any) -> None:
+    """The thread of `slot`, on its CPU if it has one, goes on as `other`."""
+    th = host.th
+    if th[slot, T_STATE] == ON:
+        pass_on(host, slot, other)
+    else:
+        th[other, T_QUEUE] = th[slot, T_QUEUE]
+        th[other, T_WHO] = th[slot, T_WHO]
+
+
+@part
+def sets_out(machine: Any, faults: Any, slot: Any, row: Any, now: Any) -> Any:
+    """The accessor of `slot` sleeps and thinks before fault `row`, or, -1, to the end of the recording: (its clock,
+    where it goes on, its next event or -1: it does so at once).
+    """
+    host, st, ac, th, asleep = machine.host, machine.st, machine.ac, machine.host.th, faults.asleep
+    a = st[slot, WHO]
+    if asleep.size and row >= 0 and asleep[row] > 0 and ac[a, A_LEFT] < 0 and th[slot, T_NAPPED] != row + 1:
+        th[slot, T_NAPPED] = row + 1
+        t = now + asleep[row]
+        return t, np.int64(PC_START), (t << host.bits) | slot
+    left = ac[a, A_TAIL]
+    if ac[a, A_LEFT] >= 0:
+        left = ac[a, A_LEFT]
+    elif row >= 0:
+        left = faults.think[row]
+    ac[a, A_LEFT] = -1
+    st[slot, SINCE] = now
+    if row < 0:  # nor what it runs then
+        rest(host, slot, now)
+        st[slot, SINCE] = now + left
+        return now + left, np.int64(PC_ARRIVE), ((now + left) << host.bits) | slot
+    if left > 0 or th[slot, T_STATE] != ON:  # nobody touches memory without a CPU
+        want(host, slot, now, left, 1)
+        if left > 0 or th[slot, T_STATE] != ON or th[slot, T_LEFT] > 0:
+            return now, np.int64(PC_ARRIVE), host.tree[host.leaves + slot]
+    return now, np.int64(PC_ARRIVE), np.int64(-1)

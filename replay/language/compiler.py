@@ -12,7 +12,7 @@ from faultreplay.replay.engine import opcodes as o
 from faultreplay.replay.language import contention
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.distributions import TABLE_SIZE
-from faultreplay.replay.language.emitter import TIMES, Emitter
+from faultreplay.replay.language.emitter import Emitter
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.program import Demand, Instances, Program, Share
 from faultreplay.replay.language.stage import Stage
@@ -44,7 +44,7 @@ class Compiler(Emitter):
         self.share(self.emit(o.ARRIVE), "other")
         self.emit(o.START)
         wake, tail = (o.WAKE_QUEUE, o.TAIL_AWAKE) if self.on_cpus else (o.WAKE, o.TAIL_NONE)
-        self.emit(wake, 0, -1, 0, -1, 0, 0, -1, 0, tail)
+        self.emit(wake, (o.WAKE_FROM, -1), (o.WAKE_TAIL, tail))
         self.emit(o.END)
         self.emit(o.RESUME)
         self.emit(o.ENDED)
@@ -121,11 +121,11 @@ class Compiler(Emitter):
             if stage.options.label in returned_to:
                 labels[stage.options.label] = barrier = len(self.ops)
             if stage.options.when:
-                skip = self.emit(o.UNLESS, _mask(stage.options.when))
+                skip = self.emit(o.UNLESS, (o.UNLESS_MASK, _mask(stage.options.when)))
                 barrier = len(self.ops)
             if stage.verb == "coalesce":
                 if self.shared:
-                    waiting.append(self.emit(o.COALESCE, -1, int(slept)))
+                    waiting.append(self.emit(o.COALESCE, (o.COALESCE_SLEEPS, int(slept))))
                     self.share(waiting[-1], "queue")
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
@@ -133,20 +133,21 @@ class Compiler(Emitter):
             elif stage.verb == "retry":
                 chance, most = mechanism.value(stage.options.chance or 0), int(stage.options.most or 0)
                 if chance > 0:
-                    self.emit(o.RETRY, round(chance * 65536), labels[stage.name], most, self.draw())
+                    tries = ((o.RETRY_BELOW, round(chance * 65536)), (o.RETRY_DRAW, self.draw()), (o.RETRY_MOST, most))
+                    self.emit(o.RETRY, (o.RETRY_TARGET, labels[stage.name]), *tries)
             elif stage.verb == "delay":
                 self.delay(mechanism, stage, barrier)
             else:
                 self.simple(mechanism, stage)
             if skip >= 0:
-                self.ops[skip][2] = barrier = len(self.ops)
+                self.ops[skip][o.UNLESS_TARGET] = barrier = len(self.ops)
         end = self.emit(o.END)
         for pc in waiting:
-            self.ops[pc][1] = wake_pc
+            self.ops[pc][o.COALESCE_WAKE] = wake_pc
         # what comes behind the wake delays no accessor
         self.shares = [share for share in self.shares if share.pc <= wake_pc]
         own = self.on_cpus and awake
-        self.ops[wake_pc][9] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
+        self.ops[wake_pc][o.WAKE_TAIL] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
         return first
 
     def tail_kind(self, first: int, end: int) -> int:
@@ -155,10 +156,10 @@ class Compiler(Emitter):
         if not tail:
             return o.TAIL_NONE
         if all(op[0] in (o.DELAY, o.RELEASE_ONE) for op in tail):
-            if self.ops[first - 1][0] != o.WAKE_QUEUE:  # else the waking slot itself goes on with it
+            if self.on_cpus or not self.ops[first - 1][o.WAKE_WALKED]:  # else the waking slot itself goes on with it
                 self.tails = max(self.tails, 1)
             return o.TAIL_SIMPLE
-        held = [op[1] for op in tail if op[0] in (o.RELEASE, o.RELEASE_ONE)]
+        held = [op[o.OF] for op in tail if op[0] in (o.RELEASE, o.RELEASE_ONE)]
         if any(op[0] == o.ACQUIRE for op in tail) or not held:
             self.tails = max(self.tails, self.accessors + 16)
         else:
@@ -170,38 +171,39 @@ class Compiler(Emitter):
         """Stages that are one operation."""
         if stage.verb in ("acquire", "release"):
             r = self.resource(mechanism, stage.name)
-            per = self.per(mechanism, stage.name)
+            at = (o.OF, *self.of(mechanism, stage.name))
             idle = stage.options.idle or 0
+            single = r.servers == 1 and not self.on_cpus  # when work ends is not known ahead where CPUs are shared
             if r.servers == 0:
                 self.delay(mechanism, Stage("delay", idle if stage.verb == "acquire" else 0), len(self.ops))
             elif stage.verb == "acquire":
-                const, table, draw = self.woken(mechanism, idle)
-                # when work ends is not known ahead where CPUs are shared
-                pc = self.emit(o.ACQUIRE, r.first, per, const, table, draw, int(r.servers == 1 and not self.on_cpus))
+                cost = self.woken(mechanism, idle)
+                pc = self.emit(o.ACQUIRE, at, (o.COST, *cost), (o.ACQUIRE_SINGLE, int(single)))
                 self.share(pc, "queue")
                 self.share(pc, word_of(idle), 1)
             else:
-                single = r.servers == 1 and not self.on_cpus
-                self.emit(o.RELEASE_ONE if single else o.RELEASE, r.first, per)
+                self.emit(o.RELEASE_ONE if single else o.RELEASE, at)
         elif stage.verb == "transfer":
             self.delay(mechanism, Stage("delay", stage.options.latency or 0), len(self.ops))
             size = stage.options.bytes
             count = mechanism.granule_bytes if size is None else int(mechanism.value(size))
             ns = self.transfer_ns(mechanism, stage.name, count)
-            r = self.resource(mechanism, stage.name)
+            of = self.of(mechanism, stage.name)
             if ns == 0 and not self.shared and self.counts_alike and not stage.options.when:
-                self.unlimited.append((r.first, count))
+                self.unlimited.append((of[0], count))
                 return
-            pc = self.emit(o.TRANSFER, r.first, self.per(mechanism, stage.name), ns, count)
+            holds = ((o.OF, *of), (o.COST, ns), (o.HOLD_CONTENDED, ns, -1))
+            pc = self.emit(o.TRANSFER, *holds, (o.TRANSFER_BYTES, count))
             self.share(pc, "queue")
             self.share(pc, "fetch", 1)
         elif stage.verb in ("hold", "enter", "leave"):
             self.contended(mechanism, stage)
         elif stage.verb == "sleep":
-            r = self.resource(mechanism, stage.name)
-            self.emit(o.SLEEP, r.first, self.per(mechanism, stage.name))
+            self.emit(o.SLEEP, (o.OF, *self.of(mechanism, stage.name)))
         elif stage.verb == "recorded":
-            self.share(self.emit(o.RECORDED, 1 << 62 if stage.options.awake else o.SLEEPS_FROM_NS), "other")
+            asleep = 1 << 62 if stage.options.awake else o.SLEEPS_FROM_NS
+            op = o.CPU_RECORDED if self.on_cpus else o.RECORDED
+            self.share(self.emit(op, (o.ASLEEP, asleep)), "other")
         else:
             self.has_latency = True
             self.emit(o.COMPLETE)
@@ -210,36 +212,44 @@ class Compiler(Emitter):
         """The wake with its walk over the other sleepers."""
         options = stage.options
         woken = self.cost if options.awake else self.woken
-        const, table, draw = woken(mechanism, stage.operand)
-        queue, per = -1, 0
-        if options.queue:
-            queue = self.resource(mechanism, options.queue).first
-            per = self.per(mechanism, options.queue)
-        walk, walk_table, walk_draw = self.cost(mechanism, options.walk)
-        held = contention.lock_matters(mechanism, options.under, self.mean)
-        cold = self.mean(mechanism, options.cold)
-        walked = queue >= 0 and (held or cold > 0)
-        if walked:
-            lock, lock_per, alone, contended = -1, 0, 0, 0
-            if held:
-                lock = self.resource(mechanism, options.under).first
-                lock_per = self.per(mechanism, options.under)
-                alone = self.mean(mechanism, options.takes)
-                contended = alone if options.contended is None else self.mean(mechanism, options.contended)
-            readers = self.readers(mechanism, stage) if cold else 1
-            taken = (lock, lock_per, alone, contended)
-            walking = self.emit(o.WALK, queue, per, *taken, walk, walk_table, walk_draw, cold, readers)
-            self.share(walking, "queue")
-            self.share(walking, "walk", 1)
-            walk, walk_table, walk_draw = 0, -1, 0
+        cost = woken(mechanism, stage.operand)
         section, each, once = self.slowed(mechanism, stage, options.within)
-        at_its_time = self.on_cpus or (not walked and (queue >= 0 or section > 0))
-        op = o.WAKE_QUEUE if at_its_time else o.WAKE
-        more = (0, int(walked), section, each, once)
-        pc = self.emit(op, const, table, draw, queue, per, walk, walk_table, walk_draw, *more)
-        self.share(pc, "walk")
+        slower = ((o.WAKE_SECTION, section), (o.WAKE_EACH, each), (o.WAKE_ONCE, once))
+        queue = (-1, 0)
+        if options.queue:
+            queue = self.of(mechanism, options.queue)
+            walk = self.cost(mechanism, options.walk)
+            if section and self.on_cpus:  # who is in the section is counted when the walk begins
+                entered = ((o.SECTION, section - 1), (o.ENTER_EACH, each), (o.ENTER_ONCE, once))
+                self.emit(o.ENTER, *entered, (o.ENTER_WAKES, 1))
+            self.walk(mechanism, stage, queue, walk)
+        walked = int(bool(options.queue))
+        op = o.WAKE_QUEUE if self.on_cpus or (section and not walked) else o.WAKE
+        pc = self.emit(op, (o.COST, *cost), (o.WAKE_FROM, *queue), (o.WAKE_WALKED, walked), *slower)
         self.share(pc, word_of(stage.operand, "wake"), 1)
         return pc
+
+    def walk(self, mechanism: Mechanism, stage: Stage, queue: tuple[int, int], each: tuple[int, int, int]) -> None:
+        """The way over the other sleepers of a wait queue, under a lock or none."""
+        options = stage.options
+        cold = self.mean(mechanism, options.cold)
+        of, alone, contended = (-1, 0), 0, 0
+        if contention.lock_matters(mechanism, options.under, self.mean):
+            of = self.of(mechanism, options.under)
+            alone = self.mean(mechanism, options.takes)
+            contended = alone if options.contended is None else self.mean(mechanism, options.contended)
+        pc = self.emit(
+            o.WALK,
+            (o.OF, *of),
+            (o.COST, *each),
+            (o.HOLD_CONTENDED, contended, -1),
+            (o.WALK_QUEUE, *queue),
+            (o.WALK_ALONE, alone),
+            (o.WALK_COLD, cold),
+            (o.WALK_READERS, self.readers(mechanism, stage) if cold else 1),
+        )
+        self.share(pc, "queue")
+        self.share(pc, "walk", 1)
 
     def contended(self, mechanism: Mechanism, stage: Stage) -> None:
         """A lock held, a section entered or left; nothing where all its costs are zero."""
@@ -247,25 +257,23 @@ class Compiler(Emitter):
             options = stage.options
             if not contention.lock_matters(mechanism, stage.name, self.mean):
                 return
-            r = self.resource(mechanism, stage.name)
             alone = self.cost(mechanism, options.takes)
             contended = alone if options.contended is None else self.cost(mechanism, options.contended)
-            counted = (0, 0, 0, 0, 0)
-            if options.also is not None:
-                what, _, name = options.times.partition(":")
-                of = self.resource(mechanism, name)
-                most = self.most(mechanism, stage)
-                each = self.mean(mechanism, options.also)
-                counted = (TIMES[what], of.first, self.per(mechanism, name), most, each)
-            pc = self.emit(o.HOLD, r.first, self.per(mechanism, stage.name), *alone, *contended, *counted)
+            also = self.mean(mechanism, options.also)
+            if also and self.most(mechanism, stage):
+                pc = self.counted(mechanism, stage, options.times, (also, -1, 0))
+                self.ops[pc][o.TIMES_HELD] = 1
+            at = (o.OF, *self.of(mechanism, stage.name))
+            pc = self.emit(o.HOLD, at, (o.COST, *alone), (o.HOLD_CONTENDED, *contended))
             self.share(pc, "queue")
             self.share(pc, "walk", 1)
             return
         section, each, once = self.slowed(mechanism, stage, stage.name)
         if section and stage.verb == "enter":
-            self.share(self.emit(o.ENTER, section - 1, each, once), "walk", 1)
+            pc = self.emit(o.ENTER, (o.SECTION, section - 1), (o.ENTER_EACH, each), (o.ENTER_ONCE, once))
+            self.share(pc, "walk", 1)
         elif section:
-            self.emit(o.LEAVE_NOW if self.on_cpus else o.LEAVE, section - 1)
+            self.emit(o.LEAVE_NOW if self.on_cpus else o.LEAVE, (o.SECTION, section - 1))
 
 
 def tracks_pages(mechanism: Mechanism) -> bool:

@@ -51,11 +51,18 @@ class Emitter:
         self.shards = 1
         self.shares: list[Share] = []
 
-    def emit(self, op: int, *operands: int) -> int:
-        """Append an operation; its pc."""
-        row = [op, *operands]
-        self.ops.append(row + [0] * (o.WIDTH - len(row)))
+    def emit(self, op: int, *operands: tuple[int, ...]) -> int:
+        """Append an operation; its pc. An operand: its first column (`opcodes`), then what stands there and behind."""
+        row = [op] + [0] * (o.WIDTH - 1)
+        row[o.COST_TABLE] = -1
+        for column, *values in operands:
+            row[column : column + len(values)] = values
+        self.ops.append(row)
         return len(self.ops) - 1
+
+    def of(self, mechanism: Mechanism, name: str) -> tuple[int, int]:
+        """The first instance of a resource, and which one a fault meets."""
+        return self.resource(mechanism, name).first, self.per(mechanism, name)
 
     def share(self, pc: int, word: str, column: int = 0, each_ns: int = 0) -> None:
         """What the kernel counts in a column for the operation at `pc` belongs to `word`."""
@@ -94,28 +101,32 @@ class Emitter:
             factor, times = int(mechanism.value(times)), ""
         const, table, draw = self.cost(mechanism, stage.operand, factor)
         if times:
-            what, _, name = times.partition(":")
-            r = self.resource(mechanism, name)
-            counted = (TIMES[what], r.first, self.per(mechanism, name), self.most(mechanism, stage))
-            pc = self.emit(o.DELAY_TIMES, const, table, draw, *counted)
+            pc = self.counted(mechanism, stage, times, (const, table, draw))
             self.share(pc, word_of(stage.operand), 1)
         elif const or table >= 0:
             before = self.ops[-1]
             op = o.CPU_DELAY if self.on_cpus else o.DELAY
             asleep_ns = self.asleep_from_ns(mechanism, stage) if self.on_cpus else 0
-            same = before[0] == op and before[9] == asleep_ns
-            if len(self.ops) > barrier and same and before[2] + (table >= 0) <= _DRAWS_PER_DELAY:
-                before[1] += const
-            else:
-                self.emit(op, const)
-                before = self.ops[-1]
-                before[9] = asleep_ns
+            draws = (before[o.COST_TABLE] >= 0) + before[o.DELAY_MORE]
+            same = before[0] == op and before[o.ASLEEP] == asleep_ns
+            if len(self.ops) <= barrier or not same or draws + (table >= 0) > _DRAWS_PER_DELAY:
+                self.emit(op, (o.ASLEEP, asleep_ns))
+                before, draws = self.ops[-1], 0
+            before[o.COST] += const
             if const:
                 self.share(len(self.ops) - 1, word_of(stage.operand), 0, const)
             if table >= 0:
-                self.share(len(self.ops) - 1, word_of(stage.operand), 1 + before[2])
-                before[3 + 2 * before[2] : 5 + 2 * before[2]] = [table, draw]
-                before[2] += 1
+                self.share(len(self.ops) - 1, word_of(stage.operand), 1 + draws)
+                at = o.DELAY_DRAWN + 2 * draws - 2 if draws else o.COST_TABLE
+                before[at : at + 2] = [table, draw]
+                before[o.DELAY_MORE] = draws
+
+    def counted(self, mechanism: Mechanism, stage: Stage, times: str, cost: tuple[int, int, int]) -> int:
+        """A cost for each of those that `times` counts, at most `most`; its pc."""
+        what, _, name = times.partition(":")
+        most = self.most(mechanism, stage)
+        of = self.of(mechanism, name)
+        return self.emit(o.DELAY_TIMES, (o.OF, *of), (o.COST, *cost), (o.TIMES_WHAT, TIMES[what]), (o.TIMES_MOST, most))
 
     def asleep_from_ns(self, mechanism: Mechanism, stage: Stage) -> int:
         """From which length on a delay is slept through; 0: never."""
