@@ -21,6 +21,7 @@ demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	  '  . $(BIN)/activate                                         # faultreplay is on your PATH' \
 	  '  faultreplay compare $(SAMPLE) -m uffd-missing:handlers=2,kvm-userfault' \
 	  '  faultreplay compare $(SAMPLE) --fetch 30us       # a faster network' \
+	  '  faultreplay report $(SAMPLE)                 # the same on a page, with pictures' \
 	  '  faultreplay models show kvm-exit                            # what the model does, step by step' \
 	  '  sudo faultreplay doctor                                     # can this host record?' \
 	  '  docs/tutorial.md: your own VM in ten minutes; make docs: all pages as a site'

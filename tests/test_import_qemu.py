@@ -154,7 +154,7 @@ def test_report_without_a_recording(tmp_path: Path) -> None:
     done = CliRunner().invoke(report, [str(tmp_path / "q.trace"), "-o", str(tmp_path / "q.html")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "q.html").read_text()
-    assert "73,618 faults" in page and "no recording" in page and "<td>1.31 s</td>" in page.replace(' class="text"', "")
+    assert "73,618 faults" in page and "no recording" in page and ">1.31 s</td>" in page
 
 
 def test_vcpus_by_order_and_by_option(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_the_mouse_sorts_and_a_rows_lines_stay_with_it(tab: Browser, pages: dict
     assert column(tab, 0) == ["as-recorded", "ideal", "kvm-exit *", "uffd-missing"]
 
 
+def test_cells_of_words_are_sorted_by_their_number(tab: Browser, pages: dict[str, Path]) -> None:
+    tab.open(pages["guest-uffd-missing"])
+    tab.click(f"{TABLE} th:nth-child(3) button")  # "-37 % (-41 to -29)", "baseline", "noise (-6 to +7)"
+    assert column(tab, 0) == ["ideal", "kvm-exit *", "as-recorded", "uffd-missing"]
+
+
 def test_the_keyboard_sorts(tab: Browser, pages: dict[str, Path]) -> None:
     tab.open(pages["guest-uffd-missing"])
     tab.js(f'document.querySelector("{TABLE}").parentElement.focus()')

@@ -15,6 +15,8 @@ LONG: Final = frozenset({"mechanisms", "words"})
 """Columns of words that are folded."""
 _PATH: Final = re.compile(r"(?<![^\s=,:(\'\"])/(?:[^\s/,:'\"]+/)+(?=[^\s/,:'\"])")
 """The folders of an absolute path among words."""
+SORTED_BY: Final = {"change_text": "change_percent", "served_text": "served_percent"}
+"""Columns of words whose rows are sorted by a number of the record."""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -69,7 +71,7 @@ def _row(columns: Sequence[Column], row: Record, cells: Sequence[str], record: R
         return f"<tr><td>{html.escape(cells[0])}</td>{span}</tr>"
     data = []
     for column, cell in zip(columns, cells, strict=True):
-        value = _number(row.get(column.key), record.get(column.key))
+        value = _number(row.get(column.key), record.get(SORTED_BY.get(column.key, column.key)))
         sorts = "" if value is None else f' data-v="{value!r}"'
         data.append(f"<td{_class(column)}{sorts}>{html.escape(cell.strip())}</td>")
     kind = ' class="sub"' if sub else ""
