@@ -155,7 +155,7 @@ class Anonymiser:
         )
 
     def one_id(self, tid: int) -> int:
-        """What a process or thread is called now; 0 and less are nobody."""
+        """The new number of a process or thread; 0 and below are none."""
         return int(self._id(np.array([tid], np.int64))[0])
 
     def _id(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Every error a user can meet, with the exit code it ends in.
 
-A message is one line that names the thing and the mend; the command line prints it and nothing else.
+A message is one line that says what is wrong and how to fix it; the command line prints only that line.
 """
 
 from __future__ import annotations
@@ -46,6 +46,6 @@ class NoPermission(FaultreplayError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`` did you mean 'x'?`` for a name that nobody knows, where one that is known is close; else nothing."""
+    """`` did you mean 'x'?`` for an unknown name that is close to a known one; else nothing."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" did you mean '{found[0]}'?" if found else ""

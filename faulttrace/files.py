@@ -27,7 +27,7 @@ from faultreplay.faulttrace.schema import EVENTS
 from faultreplay.faulttrace.seal import BLANK, SEAL_KEY, Digest, digest_parquet, seal_parquet
 from faultreplay.faulttrace.units import format_ns
 
-_FILE_MODE: Final = 0o600  # addresses of a production guest are nobody else's business
+_FILE_MODE: Final = 0o600  # addresses of a production guest are private
 _TIMES: Final = {"ts_ns", "start_ns", "end_ns"}
 _PREFIX: Final = "faultreplay."
 

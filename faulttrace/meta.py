@@ -277,7 +277,7 @@ def check_bounds(meta: Meta, where: str) -> None:
 
 
 def _bounded(meta: Meta) -> Iterator[tuple[str, int, int, int]]:
-    """Place, value, least and greatest of each number that something is sized by or reckoned with."""
+    """Place, value, minimum and maximum of each number that sizes something or enters a computation."""
     yield "host.cpus", meta.host.cpus, 0, limits.MAX_CPUS
     yield "host.mem_bytes", meta.host.mem_bytes, 0, _MOST
     yield "clock.start_ns", meta.clock.start_ns, 0, limits.MAX_TIME_NS

@@ -1,7 +1,7 @@
 r"""Text from outside is data: what would steer a terminal, forge a line or turn text around is shown, not obeyed.
 
-A thread names itself, a file is named by whoever makes it, a QEMU monitor answers what it likes. Every output but JSON
-and Parquet, which have escapes of their own, writes such text through `plain`.
+Names of threads and files and answers of a QEMU monitor come from outside and may contain anything. Every output except
+JSON and Parquet, which escape it themselves, writes such text through `plain`.
 """
 
 from __future__ import annotations

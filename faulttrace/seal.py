@@ -59,7 +59,7 @@ def seal_parquet(path: Path) -> str:
 
 
 def digest_parquet(path: Location) -> Digest:
-    """The digest of the Parquet file at `path`, told and found.
+    """The digest of the Parquet file at `path`, as stated and as computed.
 
     Raises:
         IncompleteData: not a whole Parquet file, or not a file.
@@ -88,7 +88,7 @@ def seal_meta(text: bytes) -> bytes:
 
 
 def digest_meta(data: bytes) -> Digest:
-    """The digest of meta.json's bytes, told and found."""
+    """The digest of meta.json's bytes, as stated and as computed."""
     match = _META_LINE.search(data)
     if match is None:
         return Digest("", hashlib.sha256(data).hexdigest())

@@ -26,9 +26,9 @@ _RATE = re.compile(
 )
 
 LONGEST_NS: Final = 10**15
-"""The longest time that is reckoned with (11 days): sums over millions of such times still fit in 64 bits."""
+"""The longest time allowed (11 days): sums over millions of such times still fit in 64 bits."""
 MOST_BYTES: Final = 1 << 60
-"""The largest size, and the highest rate in bytes/s, that is reckoned with."""
+"""The largest size, and the highest rate in bytes/s, allowed."""
 
 
 def parse_duration_ns(text: str, *, default_unit: str | None = None) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta, Target
 
 NAMED: Final = "vcpu_threads"
-"""Key of `Meta.extra`: thread ids that whoever recorded said are vCPUs."""
+"""Key of `Meta.extra`: thread ids that the user declared to be vCPUs when recording."""
 _TCG: Final = re.compile(r"CPU (\d+)/TCG")
 
 

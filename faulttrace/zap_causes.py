@@ -9,7 +9,7 @@ from typing import Final
 class ZapCause(IntEnum):
     """Why a mmu notifier zapped guest memory (column `code` of MM_CAUSE). Numbers are part of the format.
 
-    Tracepoints tell those up to THP_COLLAPSE; the others are told by the thread's own system call or fault, which
+    Tracepoints show those up to THP_COLLAPSE; the others are inferred from the thread's own system call or fault, which
     `faulttrace.stitch.zaps` looks up.
     """
 

@@ -16,7 +16,7 @@ def reserved(count: int) -> Iterator[None]:
     """At least `count` free huge pages while the body runs.
 
     Raises:
-        MissingFeature: the kernel has no huge pages of 2 MiB, or not so many can be had.
+        MissingFeature: the kernel has no huge pages of 2 MiB, or not enough of them.
     """
     if count == 0:
         yield

@@ -22,8 +22,8 @@ PHASES = 4
 ZIPF_EXPONENT = 1.0
 REPEATING = ("uniform", "zipf", "phases")  # orders in which a page comes more than once
 ROUNDS = 4  # accesses for each page in these
-ALIKE_TOUCHED = 2  # order "alike": one page in so many is touched
-ALIKE_SHARE = 0.85  # of these, so many are the same in every run
+ALIKE_TOUCHED = 2  # order "alike": one page out of this many is touched
+ALIKE_SHARE = 0.85  # this share of them is the same in every run
 ALIKE_BLOCK = 4  # neighbours that are touched one after the other
 ALIKE_SHIFT = 0.05  # how far, as a share of all, a block moves in the order from run to run
 

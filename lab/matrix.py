@@ -1,8 +1,8 @@
 """`lab matrix`: mechanisms x vCPUs x handlers x fetch x workloads, each measured on side A and on side B.
 
 A and B are two independent runs of a cell with different seeds: costs and a trace come from A, judgement from B, and
-A against B of one mechanism is the floor that no prediction can beat. The order of mechanisms turns round with each
-repeat, so that a drift of the host does not favour one. Runs that stand on disk are not done again.
+A against B of one mechanism is the floor that no prediction can beat. The order of mechanisms is reversed with each
+repeat, so that a drift of the host does not favour one. Runs that are on disk are not repeated.
 """
 
 from __future__ import annotations

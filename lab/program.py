@@ -1,4 +1,4 @@
-"""Runs the lab's host program: set up, wait, let go, collect. Its exit codes become errors here."""
+"""Runs the lab's host program: set up, wait, start, collect. Its exit codes become errors here."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class LabSpec:
 
     @property
     def all_windows(self) -> tuple[Window, ...]:
-        """Windows asked for; a mechanism that is a window has one of 10 ms after 20 ms unless told otherwise."""
+        """Windows asked for; a mechanism that is a window has by default one of 10 ms after 20 ms."""
         if self.windows or self.mechanism not in WINDOW_KINDS:
             return self.windows
         return (Window(20_000_000, 10_000_000, self.mechanism),)
@@ -200,7 +200,7 @@ class LabSpec:
             return int(any(w.kind == "freeze" for w in self.all_windows))  # someone must read the messages
         if needed == 0:
             return 0
-        if needed is None:  # each accessor's userfaultfd has a handler, or nobody would serve it
+        if needed is None:  # each accessor's userfaultfd has a handler, otherwise it would not be served
             return max(self.handlers or 0, self.vcpus)
         return self.handlers or needed
 

@@ -81,7 +81,7 @@ def truth_table(
 def read_services(work: Path, clock: Clock, files: str = "service-*.bin") -> npt.NDArray[np.void]:
     """All resolutions, sorted by when the message was taken; times in ns of CLOCK_MONOTONIC.
 
-    `files`: ``prefetch-*.bin`` is what was placed though nobody waited.
+    `files`: ``prefetch-*.bin`` is what was placed without a waiter.
     """
     logs = [np.fromfile(path, dtype=SERVICE) for path in sorted(work.glob(files))]
     rows = np.concatenate(logs) if logs else np.zeros(0, dtype=SERVICE)

@@ -21,7 +21,7 @@ from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.names import CONTENTION
 
 ALONE: Final = ("lock", "mm_serial")
-"""Held by one accessor alone, too: measured with everything else that it takes, not to be told from that."""
+"""Held by one accessor alone, too: it is part of everything else that it takes and cannot be separated."""
 FITTED: Final = tuple(name for name in CONTENTION if name not in ALONE)
 REPEATS_PERCENT: Final = 25.0
 """Two repeats of a run that differ by more: nothing is fitted to it."""
@@ -45,7 +45,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ContentionFit:
-    """What growing runs told of the costs of contention."""
+    """What growing runs show of the costs of contention."""
 
     costs: CostTable
     """only the fitted ones; its `fitted_to` holds for each of them"""
@@ -79,7 +79,7 @@ def fit_contention(
     not_told = {n: "one accessor alone takes it, too: it is in its costs already" for n in ALONE}
     not_told |= {n: f"changes no run by more than {100 * _MOVES:g} %" for n in names if n not in active}
     while active:
-        # What cannot be told stays where it was, and what is left is fitted again beside it.
+        # What cannot be determined keeps its value; the rest is fitted again.
         worst = problem.least_told(values, active, fitted=False)
         if worst is None:
             values = problem.solve(active)

@@ -76,7 +76,7 @@ class Growth:
 def planned(cpus: int) -> tuple[list[tuple[Series, int]], dict[str, str]]:
     """Series and accessors of each run for so many CPUs, and the series that need more.
 
-    Each thread has a CPU of its own: who waits for one is in nobody's way but the scheduler's.
+    Each thread has its own CPU: a thread that waits for one does not contend.
     """
     from faultreplay.lab.spec import MAX_ACCESSORS
 

@@ -31,7 +31,7 @@ PASSES: Final = 2
 UNSTEADY_PERCENT: Final = 25.0
 """A cost whose means of two passes differ by more is marked: what it is worth next time is not known."""
 BUSY_FACTOR: Final = 2.0
-"""Costs of a busy host may be so many times too long: seen here after calibrating under load."""
+"""Costs of a busy host may be too long by this factor: seen after calibrating under load."""
 _NARROWEST_PERCENT: Final = 2.0
 _Z: Final = NormalDist().inv_cdf(0.95)
 
@@ -48,7 +48,7 @@ class HostFit:
     meta: Meta
     """of one of the runs: which host it was"""
     contention: ContentionFit
-    """what growing runs told; its costs are in `fit` already"""
+    """what growing runs show; its costs are already in `fit`"""
 
     @property
     def problems(self) -> tuple[str, ...]:

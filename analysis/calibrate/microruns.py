@@ -123,7 +123,7 @@ def micro_traces(say: Callable[[str], None]) -> Iterator[MicroTraces]:
 
 @contextmanager
 def _few_cores() -> Iterator[None]:
-    """What is started meanwhile has so many cores: on a host with more, nobody would wait for one."""
+    """What is started in the block has this many cores: with more, no thread would wait for one."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:_CONTENDED_CORES])
     try:

@@ -64,7 +64,8 @@ def _protect_samples(calls: pl.DataFrame) -> dict[str, Samples]:
 
 
 def _still_missing(trace: Trace) -> bool:
-    """Whether memory is filled in through a userfaultfd: a vCPU that faults while a slot is deleted tries in vain."""
+    """Whether memory is filled in through a userfaultfd: a vCPU that faults while a slot is deleted retries without
+    success."""
     return any(part in ("missing", "minor") for entry in trace.meta.memory_map for part in entry.uffd.split("+"))
 
 

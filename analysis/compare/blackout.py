@@ -65,7 +65,7 @@ class Blackout:
     borrowed_effect_percent: float | None = None
     """by how much the longest stand-still changes when every foreign cost is doubled"""
     standstill: Interval | None = None
-    """of the longest stand-still, over both bounds; None: not looked at, or nobody stood still"""
+    """of the longest stand-still, over both bounds; None: not computed, or no vCPU stood still"""
 
     @property
     def borrowed(self) -> dict[str, CostSource]:
@@ -169,7 +169,7 @@ def blackout(name: str, case: Case, costs: CostTable, *, weigh: bool = False) ->
 
 
 def measured_stillness(case: Case) -> Stillness | None:
-    """What the recording itself shows at its windows; None: none was recorded, or nobody was seen to wait in one.
+    """What the recording itself shows at its windows; None: none was recorded, or no thread was seen waiting in one.
 
     A vCPU that was stopped outside a fault left no stall: where its pause is recorded that is counted, else these are
     lower bounds.

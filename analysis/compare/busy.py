@@ -11,7 +11,7 @@ TOLD_FROM: Final = 0.1
 """Share of the stall from which it is said, and from which intervals reach over it."""
 MOST_SHARE: Final = 0.9
 WORSE: Final = 3.0
-"""Another time the waits may be gone, or so many times as long."""
+"""In another run the waits may be absent, or longer by this factor."""
 
 
 def others_share(faults: pl.DataFrame) -> float:

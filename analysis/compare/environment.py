@@ -61,7 +61,7 @@ def guest_memory_bytes(trace: Trace) -> int:
 
 
 def with_memory(mechanism: Mechanism, size: Callable[[], int]) -> Mechanism:
-    """`mechanism` with all of the guest's memory to send, where it streams by address and nobody said how much."""
+    """`mechanism` with all of the guest's memory to send, if it streams by address and no amount is given."""
     push = mechanism.push
     if push is None or push.order != "address" or mechanism.values.get("memory", 1):
         return mechanism

@@ -108,7 +108,7 @@ class Inspection:
 def inspect_trace(trace: Trace, progress: Callable[[int, int], None] | None = None) -> Inspection:
     """Stitch a trace, where its faults are not kept, and count what is in it.
 
-    `progress` is told how much of the stitch is done, of how much.
+    `progress` gets how much of the stitch is done, and of how much.
     """
     facts = trace.stitch_facts(progress)
     groups, stall = _groups(trace)

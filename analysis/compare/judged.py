@@ -52,7 +52,7 @@ ERROR_FIELDS: Final = (
     "all_stalled_ns",
     "run_time_ns",
 )
-"""Numbers of which a predicted row's error against the measured row is told."""
+"""Numbers for which the error of a predicted row against the measured row is reported."""
 
 
 class Trust(Enum):

@@ -27,7 +27,8 @@ _Z: Final = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 ENVIRONMENT: Final = frozenset({"fetch", "swap_in"})
 """Costs of where content comes from, not of the host's kernel: the same whatever the mechanism."""
 FOREIGN_FACTOR: Final = 3.5
-"""A foreign cost without a range may be so many times less or more: `reenter` of two PVM hosts is 17.8 and 61.6 us."""
+"""A foreign cost without a range may be smaller or larger by this factor: `reenter` of two PVM hosts is 17.8 and 61.6
+us."""
 RUN_PERCENT: Final = 13.0
 """Standard deviation of all own costs together from one run to another: a host is faster or slower as a whole."""
 OWN_PERCENT: Final = 12.0

@@ -222,7 +222,7 @@ def _shipped(name: str) -> Mechanism:
 
 
 def _whole(params: Mapping[str, Any], key: str, default: int) -> int:
-    """A parameter that meta.json told, whatever its type is there."""
+    """A parameter from meta.json, whatever its type is there."""
     try:
         return int(params.get(key, default))
     except (TypeError, ValueError, OverflowError):

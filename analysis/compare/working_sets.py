@@ -80,7 +80,7 @@ def load_set(trace: Trace, vcpu_threads: Sequence[str] = ()) -> WorkingSet:
 
 
 def alike(sets: Sequence[WorkingSet]) -> None:
-    """Refuse sets whose pages cannot be told to be the same.
+    """Refuse sets whose pages cannot be matched.
 
     Raises:
         UsageError: their pages are counted from different things, or are of different sizes.

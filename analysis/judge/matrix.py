@@ -315,7 +315,7 @@ def _without(costs: CostTable, names: frozenset[str]) -> CostTable:
 
 
 def _reason(error: FaultreplayError, *paths: Path) -> str:
-    """The error's words without the path, so that like cases are told together."""
+    """The error's words without the path, so that equal cases are reported together."""
     words = str(error)
     for path in paths:
         words = words.replace(f"{path}: ", "")

@@ -103,7 +103,7 @@ def _spans(case: Case) -> list[tuple[int, int]]:
 def _after_first(workload: Workload, start_ns: Ints, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
     """Faults that the kernel alone resolved from the first window on.
 
-    From its beginning, as a vCPU may touch memory again before whoever held it notes the end.
+    From its beginning, because a vCPU may touch memory again before the thread that made the window records its end.
     """
     after: npt.NDArray[np.bool_] = workload.cause == CAUSES.index("stage2")
     return after & (start_ns >= spans[0][0]) if spans else np.zeros_like(after)

@@ -186,7 +186,7 @@ _GROUPED: Final[Mapping[By, Callable[[Chosen, Meta, int | None], tuple[pl.DataFr
 def _grouped(
     frame: pl.DataFrame, keys: list[str], limit: int | None, more: Mapping[str, Any], first: list[Any] | None = None
 ) -> pl.DataFrame:
-    """Sums a group, the most stall first. What is dear to count is counted for the first `limit` groups only; the
+    """Sums a group, the most stall first. What is slow to count is counted for the first `limit` groups only; the
     others have nulls there.
     """
     import polars as pl

@@ -27,7 +27,7 @@ _parking = 0
 
 
 def acquire_backend(key: Key, on_step: Callable[[str], None] = lambda _: None) -> Backend:
-    """A backend without targets, its probes attached; `on_step` is told what is tried.
+    """A backend without targets, its probes attached; `on_step` gets what is being tried.
 
     Raises:
         UsageError: no such backend or group.

@@ -217,7 +217,7 @@ class BpftraceBackend:
         raise FaultreplayError("bpftrace was ended and cannot go on: start another recording")
 
     def free(self) -> None:
-        """End bpftrace if it still runs; the kernel takes seconds to detach its probes, which nobody waits for."""
+        """End bpftrace if it still runs; the kernel takes seconds to detach its probes; do not wait for that."""
         self._time.close()
         if self._process is not None:
             if self._process.poll() is None:

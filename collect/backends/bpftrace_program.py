@@ -129,7 +129,7 @@ def _bodies(groups: Collection[str], wanted: Filter) -> dict[str, tuple[str, str
 
 
 def _zap_bodies() -> dict[str, tuple[str, str]]:
-    """Zaps by any thread, and what told their cause; process 0: the reader finds whose memory it is."""
+    """Zaps by any thread, and their causes; process 0: the reader finds out whose memory it is."""
     owner = "HERE ? (uint64)pid : 0"
     zap = print_event(Kind.KVM_UNMAP_HVA_RANGE, tgid="$owner", addr="args->start", size="args->end - args->start")
     batch = print_event(Kind.MM_CAUSE, tgid="$owner", code=str(int(ZapCause.MIGRATION)), value="args->reason")

@@ -31,7 +31,7 @@ from faultreplay.collect.targets.targets import NAMED_ONLY, Filter
 from faultreplay.faulttrace.meta import Probe
 
 _THREADS: Final = 16
-"""Attaching mostly waits for the kernel, so many go at once."""
+"""Attaching mostly waits for the kernel, so this many are attached in parallel."""
 _HANDED_OVER_S: Final = 0.5
 """So long the child keeps the descriptors: the parent must have closed its own."""
 
@@ -154,8 +154,8 @@ class PrecompiledBackend(MapBackend):
 def _hand_descriptors_over() -> None:
     """Leave the waiting to another process.
 
-    Detaching takes the kernel 2 to 3 s: it waits for all CPUs, probe after probe, in whoever closes the last one.
-    A process with nothing else to do holds them until ours are closed, and the user has the prompt back.
+    Detaching takes the kernel 2 to 3 s: it waits for all CPUs, probe after probe, in the process that closes the last
+    descriptor. A helper process keeps the descriptors open until ours are closed, so that the command returns at once.
     """
     child = os.fork()
     if child:

@@ -94,7 +94,7 @@ class HostValues(ctypes.Structure):
 
 
 def host_values(groups: Collection[str], wanted: Filter, task_pid_offset: int | None) -> HostValues:
-    """What the object is told of this host and of what is wanted."""
+    """Settings of the object for this host and this recording."""
     return HostValues(
         task_pid_offset=task_pid_offset or 0,
         host_page_bytes=mmap.PAGESIZE,

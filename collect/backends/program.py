@@ -16,7 +16,7 @@ SOURCES = ("tasks.c", "sched.c", "faults.c", "uffd.c", "kvm.c", "mm.c", "zaps.c"
 GROUP_BITS = {name: 1 << i for i, name in enumerate([*GROUPS, "base"])}
 MAX_TASKS = 16384
 MAX_RANGES = 64
-"""Stretches of VM memory that the kernel side is told of; as many again it learns by itself."""
+"""Ranges of VM memory that the kernel side gets; it learns as many again by itself."""
 HUGE_PAGE_BYTES = mmap.PAGESIZE * mmap.PAGESIZE // 8
 """What a page-table page of eight-byte entries spans: 2 MiB with pages of 4 KiB."""
 RAW_WITH_BTF = ("sched:sched_waking",)

@@ -1,4 +1,4 @@
-"""What this host can record: each check says what it found, what that makes possible, and the exact mend.
+"""What this host can record: each check says what it found, what that makes possible, and the exact fix.
 
 A check is a function of `Surroundings`, so tests show it made-up machines. `examine` runs them all; `exit_code` says
 whether a recording would work: 0, 5 (a kernel feature or tool is missing) or 77 (a permission is).

@@ -14,7 +14,7 @@ from faultreplay.collect.importers.raw import LostEvents, seconds_to_ns
 
 
 class Who(NamedTuple):
-    """Who raised an event, and where; `tgid` 0 and `cpu` -1: not told."""
+    """Who raised an event, and where; `tgid` 0 and `cpu` -1: not known."""
 
     comm: str
     tgid: int

@@ -67,7 +67,7 @@ def _raw_form(text: str) -> dict[str, int] | None:
 
 
 def _is_decimal(spte: str, sptep: str) -> bool:
-    """Whether an entry and its address are told in decimal: one that is present, at a multiple of 8.
+    """Whether an entry and its address are printed in decimal: one that is present, at a multiple of 8.
 
     libtraceevent 1.7 prints them as the kernel's format says, hexadecimal without 0x; older ones in decimal.
     """

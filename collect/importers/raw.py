@@ -40,7 +40,7 @@ class RawColumns:
     comms: tuple[tuple[int, str], ...]
     """Threads and their names; more than one where a thread has changed it."""
     tgids: dict[int, int]
-    """Thread -> its process, where that is told."""
+    """Thread -> its process, if the text has it."""
 
 
 @dataclass(frozen=True, slots=True)

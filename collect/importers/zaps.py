@@ -44,7 +44,7 @@ class Zaps:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._last: dict[int, tuple[int, int]] = {}  # thread -> its last zap, until its cause is told
+        self._last: dict[int, tuple[int, int]] = {}  # thread -> its last zap, until its cause is known
         self._batches: dict[int, _Batch] = {}
 
     def takes(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Why a recording shows nothing: what /proc says of its targets, in words, with the mend."""
+"""Why a recording shows nothing: what /proc says of its targets, in words, with the fix."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _ROW_BYTES = 6  # on disk; 2 to 9 are measured
 
 @dataclass(frozen=True)
 class Rotation:
-    """A new segment after so many bytes or so much time; only the last `keep` stay on disk."""
+    """A new segment after this many bytes or this much time; only the last `keep` stay on disk."""
 
     keep: int
     segment_bytes: int | None = None

@@ -40,7 +40,8 @@ NO_LIMITS = Limits()
 
 @dataclass
 class Shedder:
-    """Sheds a group for each window past a ceiling; takes it back after a calm time that doubles with each failure."""
+    """Drops a group of probes for each interval above a ceiling; enables it again after a time below it, which doubles
+    with each failure."""
 
     backend: Backend
     limits: Limits

@@ -34,7 +34,7 @@ class _Words(ctypes.Structure):
 
 
 def caller() -> tuple[int, int] | None:
-    """User and group who called sudo; None: nobody did, or root."""
+    """User and group who called sudo; None: no sudo, or root."""
     user, group = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if os.geteuid() != 0 or not (user.isdigit() and group.isdigit()) or int(user) == 0:
         return None

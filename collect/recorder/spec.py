@@ -1,4 +1,4 @@
-"""What to record, and what people are told of it: while it runs and at its end."""
+"""What to record, and what is reported while it runs and at its end."""
 
 from __future__ import annotations
 

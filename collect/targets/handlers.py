@@ -72,7 +72,7 @@ def _sockets(tgid: int) -> set[int]:
 
 
 def _peers() -> dict[int, int]:
-    """Inode of each connected Unix socket -> inode of its other end (this network namespace); empty: not told."""
+    """Inode of each connected Unix socket -> inode of its other end (this network namespace); empty: not known."""
     request = struct.pack("=BBHIII8s", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UDIAG_SHOW_PEER, b"\xff" * 8)
     head = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
     found: dict[int, int] = {}

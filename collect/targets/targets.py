@@ -17,8 +17,8 @@ class Filter:
     """Which processes become targets beyond those named one by one.
 
     Attributes:
-        all_vms: whoever creates a VM or calls KVM_RUN.
-        cgroup: whoever runs in this cgroup (v2) or below it.
+        all_vms: every process that creates a VM or calls KVM_RUN.
+        cgroup: every process that runs in this cgroup (v2) or below it.
     """
 
     all_vms: bool = False

@@ -46,7 +46,7 @@ class Report:
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON only: what stands beside the records
     lead: Sequence[str] = ()  # what must be read before the table: under the title
     made_of: Mapping[str, Any] = field(default_factory=dict)  # text only: what a reader needs to make it again
-    brief: int = 0  # so many notes are shown to people, and how many more there are; 0: all
+    brief: int = 0  # number of notes shown, followed by how many more there are; 0: all
     further: Sequence[Report] = ()  # tables under the first one, for people: their records are among `records`
 
 

@@ -65,7 +65,7 @@ BLACKOUT_COLUMNS: Final = (
     Column("hazards_text", "hazards", "count", keep=7),
 )
 NOTES: Final = 3
-"""So many are shown unless all are asked for."""
+"""Number shown unless all are requested."""
 
 
 def report(

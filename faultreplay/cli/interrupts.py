@@ -1,4 +1,4 @@
-"""Ctrl-C where nobody asks for signals: compiled code runs for as long as it runs, and Python waits for it."""
+"""Ctrl-C in compiled code, which does not check for signals: Python waits until it returns."""
 
 from __future__ import annotations
 

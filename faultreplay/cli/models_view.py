@@ -29,7 +29,8 @@ class Step:
 
 
 def path_steps(mechanism: Mechanism, name: str, costs: Mapping[str, Cost]) -> list[Step]:
-    """The stages of one path, drawn. The other lane is whoever else works: a handler, a worker of the host."""
+    """The stages of one path, drawn. The other lane is the thread that works for it: a handler, a worker of the
+    host."""
     steps = []
     asleep = other_works = awake = False
     held = ""

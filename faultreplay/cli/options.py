@@ -341,7 +341,7 @@ def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
 
 
 def _bounds(options: Mapping[str, Any]) -> frozenset[str]:
-    """Of what both extremes are to be replayed: of what nobody has set."""
+    """The options for which both extremes are replayed: those that were not given."""
     if not options.get("bounds"):
         return frozenset()
     asked = click.get_current_context().get_parameter_source("retouch") is not ParameterSource.DEFAULT

@@ -60,7 +60,7 @@ __all__ = [
 
 FORMATS: Final = ("table", "text", "json", "csv", "md", "parquet")
 PIPED_WIDTH: Final = 120
-"""Of a table that goes into a file or a pipe, where nobody says how wide it may be."""
+"""Width of a table in a file or a pipe, which has no width of its own."""
 JSON_VERSION: Final = 2
 """Of the document around the records; 1 had no version."""
 _MARKUP: Final = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
@@ -152,7 +152,7 @@ def check_output(output: Path, *, force: bool) -> None:
 
 
 def table_width(terminal: bool) -> int:
-    """Columns a table may take: the terminal's, or COLUMNS, or 120 when nobody knows."""
+    """Columns a table may take: the terminal's, or COLUMNS, or 120 if unknown."""
     if terminal or os.environ.get("COLUMNS", "").isdigit():
         return max(shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, 40)
     return PIPED_WIDTH

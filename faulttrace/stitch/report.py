@@ -46,7 +46,7 @@ class StitchReport:
     messages_repeated: int = 0
     """Second and later messages of one fault (it was woken with its page still missing); their fault counts once."""
     messages_late: int = 0
-    """Read after the page had been placed: handed out while the waiter was on its way."""
+    """Read after the page had been placed: delivered while the waiter was returning."""
     messages_without_thread: int = 0
     """With no thread id, or an unrecorded one: the waiter was looked for by page and by who was woken."""
     waiters_without_message: int = 0

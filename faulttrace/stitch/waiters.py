@@ -1,4 +1,4 @@
-"""Waiters whose message nobody read: the page came for another's fault on it, or the freeze ended first."""
+"""Waiters whose message was not read: the page came for another fault on it, or the freeze ended first."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class CostTable(Mapping[str, Cost]):
         self.shipped = shipped
         """comes with faultreplay"""
         self.fitted_to = fitted_to
-        """how many accessors at once the costs of contention were fitted with; 0: nobody says"""
+        """up to how many simultaneous accessors the costs of contention were fitted; 0: unknown"""
 
     def __getitem__(self, key: str) -> Cost:
         return self._costs[key]

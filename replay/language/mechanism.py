@@ -142,7 +142,7 @@ class _Reader:
         )
 
     def check_used(self, params: Mapping[str, Param]) -> None:
-        """A parameter that nothing uses would be set in vain."""
+        """Setting a parameter that nothing uses would have no effect."""
         used = set(expressions.named_in({key: entry for key, entry in self.data.items() if key not in _WORDS}))
         for name in params:
             if name not in used:

@@ -88,7 +88,7 @@ class Mechanism:
         return int(self.value(self.granule))
 
     def serving(self, kind: str) -> Mechanism | None:
-        """Who serves this kind of accessor: the mechanism, what it falls back to, or nobody."""
+        """Who serves this kind of accessor: the mechanism, its fall-back, or none."""
         if kind in self.serves:
             return self
         other = self.fallback.get(kind)
@@ -97,7 +97,7 @@ class Mechanism:
     def answer(self, name: str, kind: str) -> Answer:
         """The path of a class of fault (or of ``present``, ``refault``, ``rewrite``) for a kind of accessor.
 
-        What nobody names takes as long as it took.
+        A class without a path takes as long as it took in the recording.
         """
         server = self.serving(kind)
         paths = server.paths if server else {}

@@ -295,5 +295,5 @@ CONTENTION: Final = (
     "mm_serial",
     "mm_serial_contended",
 )
-"""Costs that threads which are at it at once put on each other. With all of them 0 nobody is in anybody's way but by
+"""Costs of contention between threads that fault at the same time. With all of them 0, threads delay each other only by
 queueing for a server, a link or a page."""

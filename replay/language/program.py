@@ -48,7 +48,7 @@ class Share(NamedTuple):
     word: str
     """of `time_words.TIME_WORDS`"""
     each_ns: int
-    """0: the column holds ns; else it counts, so many ns each"""
+    """0: the column holds ns; else it counts, this many ns each"""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A user's TOML file: every value is read through a check of its type and bounds that knows file, line and key.
 
-Not `msgspec.convert`: it says where in the data a value stands, but not on which line, and not how to mend it.
+Not `msgspec.convert`: it says where in the data a value is, but not on which line, and not how to fix it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def number_in(raw: Any, unit: str, place: str) -> float:
     """A parameter's value in its `unit`: a number, or a text with a unit of its own.
 
     Raises:
-        UsageError: not a finite number, not whole where things are counted, or past what is reckoned with.
+        UsageError: not a finite number, not whole where things are counted, or beyond the limits.
     """
     if isinstance(raw, bool) or not isinstance(raw, str | int | float):
         raise UsageError(f"{place}: {shown(raw)} is not a number")

@@ -155,7 +155,7 @@ def _part_of_think(
 ) -> Ints:
     """That column in the order of `rows`; empty where it holds nothing, as in traces without scheduling.
 
-    All of it at `unknown_rows`: what an accessor did there is not known, and nobody is kept from a CPU by a guess.
+    All of it at `unknown_rows`: what an accessor did there is not known, and a guess must not keep others from a CPU.
     """
     if name not in faults.columns or faults[name].null_count() == len(faults):
         return np.zeros(0, np.int64)

@@ -174,7 +174,8 @@ def make_workload(
     """A workload from one dict per accessor: think_ns, and where they matter page, access, cause, kind, name,
     recorded_stall_ns, tail_ns.
 
-    `access` and `cause` are arrays of codes or one name for all; `page` defaults to pages nobody else touches.
+    `access` and `cause` are arrays of codes or one name for all; `page` defaults to pages that no other accessor
+    touches.
     """
     if unknown := {key for stream in streams for key in stream} - _STREAM_KEYS:
         raise TypeError(f"make_workload() knows no '{min(unknown)}' of an accessor: {', '.join(sorted(_STREAM_KEYS))}")

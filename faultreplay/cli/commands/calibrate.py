@@ -202,7 +202,7 @@ def _report(fit: Fit, measured: HostFit | None) -> Report:
 
 
 def _contention_notes(told: ContentionFit) -> list[str]:
-    """What growing runs told of contention, and what they left open."""
+    """What growing runs show of contention, and what they leave open."""
     from faultreplay.faulttrace.units import format_ns
 
     notes = []

@@ -1,4 +1,4 @@
-"""`faultreplay synth`: a trace that nobody recorded, for scaling studies beyond this machine."""
+"""`faultreplay synth`: a synthetic trace, for scaling studies beyond this machine."""
 
 from __future__ import annotations
 

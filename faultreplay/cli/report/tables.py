@@ -104,5 +104,5 @@ def _class(column: Column) -> str:
 
 
 def without_folders(words: str) -> str:
-    """Words without the folders of absolute paths: whose they are is nobody's business who gets the page."""
+    """Words without the folders of absolute paths, which are private."""
     return _PATH.sub("", words)
