@@ -263,7 +263,7 @@ def test_a_run_that_one_pass_lacks_is_left_out() -> None:
 
 @pytest.mark.lab
 def test_growing_runs_are_real() -> None:
-    """Two CPUs: plain faults of a guest and a process, and exits. Rates are of this host: only their order is judged."""
+    """Two CPUs: plain faults of a guest and a process, and exits. Of the rates only the order is judged."""
     growth = growing_runs(words, cpus=2)
     assert {(row.series, row.accessors) for row in growth.rows} == {
         (name, n) for name in ("plain faults", "KVM exits", "process, plain faults") for n in (1, 2)
