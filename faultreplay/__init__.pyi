@@ -5,11 +5,13 @@ from faultreplay.analysis.compare.case import Case as Case
 from faultreplay.analysis.compare.compare import Comparison as Comparison
 from faultreplay.analysis.compare.predict import Setup as Setup
 from faultreplay.analysis.views.chosen import Choice as Choice
+from faultreplay.analysis.views.explain import Life as Life
 from faultreplay.analysis.views.timeline import Timeline as Timeline
 from faultreplay.analysis.views.top import Top as Top
 from faultreplay.api import calibrate as calibrate
 from faultreplay.api import compare as compare
 from faultreplay.api import costs as costs
+from faultreplay.api import explain as explain
 from faultreplay.api import faults as faults
 from faultreplay.api import mechanism as mechanism
 from faultreplay.api import open_case as open_case

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from faultreplay.analysis.compare.compare import Comparison
     from faultreplay.analysis.compare.predict import Setup
     from faultreplay.analysis.views.chosen import Choice
+    from faultreplay.analysis.views.explain import Life
     from faultreplay.analysis.views.timeline import Timeline
     from faultreplay.analysis.views.top import Top
     from faultreplay.collect.recorder.spec import RecordSpec, RecordStatus, RecordSummary
@@ -262,6 +263,34 @@ def compare(
     from faultreplay.analysis.compare import compare as comparing
 
     return comparing.compare(_case(trace), mechanisms, baseline=baseline, weigh=weigh, progress=progress)
+
+
+def explain(
+    trace: CaseLike, faults: Sequence[int] = (), mechanisms: Sequence[str] = (), *, worst: int = 0
+) -> list[Life]:
+    """The lives of some faults, stage by stage: of each as it was measured, then under each mechanism.
+
+    Args:
+        trace: a trace, or a case where more than the usual is asked.
+        faults: their `fault_id`s.
+        mechanisms: names or files; what is explained is the mechanism's row in `compare`, of the first seed.
+        worst: also the faults with the longest measured stalls.
+
+    Returns:
+        Lives: `stages` add up to `stall_ns`, to the ns; a stage that waited names who had what it waited for.
+
+    Raises:
+        UsageError: no such fault or mechanism, or one that has no numbers for this trace.
+
+    Examples:
+        >>> import faultreplay
+        >>> measured, replayed = faultreplay.explain("sample-traces/guest-uffd-missing.trace", [1157], ["kvm-exit"])
+        >>> [stage.word for stage in replayed.stages]
+        ['trap', 'fetch', 'resolve', 'wake']
+    """
+    from faultreplay.analysis.views import explain as explaining
+
+    return explaining.explain(_case(trace), faults, mechanisms, worst=worst)
 
 
 def calibrate(

@@ -163,3 +163,29 @@ def test_a_trace_without_faults_is_incomplete(tmp_path: Path, capsys: pytest.Cap
     assert (
         _exit_code(["compare", path, "-m", "kvm-exit"]) == _exit_code(["sweep", path, "-m", "kvm-exit", "-j", "1"]) == 4
     )
+
+
+def test_plot_draws_a_curve_and_a_map(trace: str, tmp_path: Path) -> None:
+    pytest.importorskip("altair")
+    both = [trace, "-m", "uffd-missing,kvm-exit", "--vary", "fetch=1us,1ms"]
+    run(*both, "--plot", str(tmp_path / "curve.svg"))
+    picture = (tmp_path / "curve.svg").read_text()
+    assert "uffd-missing" in picture and "kvm-exit" in picture and "Total stall along fetch" in picture
+    run(*both, "--vary", "resolve=x1,x2", "--plot", str(tmp_path / "map.png"))
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--plot", "x.pdf", "--vary", "fetch=1us,2us"], "must end in .svg or .png"),
+        (["--plot", "x.svg"], "one or two --vary"),
+        (["--plot", "x.svg", "--vary", "fetch=1us"], "of several values"),
+        (["--plot", "nowhere/x.svg", "--vary", "fetch=1us,2us"], "no folder nowhere"),
+    ],
+)
+def test_plot_refuses_before_it_runs(
+    trace: str, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(["sweep", trace, "-m", "uffd-missing,kvm-exit", *words]) == 2
+    assert says in capsys.readouterr().err

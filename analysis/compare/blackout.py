@@ -115,6 +115,15 @@ def over(base: Mechanism | None, rule: Mechanism) -> Mechanism:
     )
 
 
+def under_rule(case: Case, rule: Mechanism) -> tuple[Workload, npt.NDArray[np.bool_]]:
+    """The faults that happen under a window rule, and which of them a recorded window brought by emptying stage 2."""
+    workload, refaulted = case.running, case.refaulted
+    if rule.window is None or not rule.window.empties_stage2:
+        # What faulted because the recorded window emptied stage 2 would not have faulted here.
+        return without(workload, refaulted), refaulted[~refaulted]
+    return workload, refaulted
+
+
 def blackout(name: str, case: Case, costs: CostTable, *, weigh: bool = False) -> Blackout:
     """Replay the case's windows under the rule of `name`, by both bounds of what is touched again.
 
@@ -129,10 +138,7 @@ def blackout(name: str, case: Case, costs: CostTable, *, weigh: bool = False) ->
     """
     rule, base = load_with(name, case.setup, case.used), base_of(case)
     mechanism = over(base, rule)
-    workload, refaulted = case.running, case.refaulted
-    if rule.window is None or not rule.window.empties_stage2:
-        # What faulted because the recorded window emptied stage 2 would not have faulted here.
-        workload, refaulted = without(workload, refaulted), refaulted[~refaulted]
+    workload, refaulted = under_rule(case, rule)
     ends: list[tuple[Stillness, Result]] = []
     bounds: tuple[Retouch, ...] = ("recorded", "working-set")
     for retouch in bounds:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,14 @@ from faultreplay.analysis.compare.setup import (
     with_used,
 )
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
-from faultreplay.replay.engine.engine import Result, simulate
+from faultreplay.replay.engine.engine import Options, Result, simulate
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.workload import Workload, derived
+
+if TYPE_CHECKING:
+    from faultreplay.replay.engine.follow import Followed
 
 __all__ = [
     "HOST_SETTINGS",
@@ -47,6 +50,7 @@ __all__ = [
     "Used",
     "counted",
     "doubled",
+    "followed",
     "for_host",
     "for_lab",
     "ideal_run_time_ns",
@@ -82,15 +86,35 @@ def run(
     seed: int = 0,
 ) -> Result:
     """One replay; `seed` counts from the set-up's."""
+    workload, options = _asked(workload, mechanism, setup, windows, seed)
+    return simulate(workload, mechanism, costs, **options)
+
+
+def followed(  # noqa: PLR0917
+    workload: Workload,
+    mechanism: Mechanism,
+    costs: CostTable,
+    setup: Setup,
+    windows: Sequence[Window],
+    span_ns: tuple[int, int],
+) -> Followed:
+    """As `run`, and what the engine did step by step within `span_ns`."""
+    from faultreplay.replay.engine.follow import follow
+
+    workload, options = _asked(workload, mechanism, setup, windows, 0)
+    return follow(workload, mechanism, costs, span_ns, **options)
+
+
+def _asked(
+    workload: Workload, mechanism: Mechanism, setup: Setup, windows: Sequence[Window], seed: int
+) -> tuple[Workload, Options]:
+    """What the engine is given."""
     if any(stage.verb == "recorded" for stage in mechanism.paths.get("window", ())):
         # The engine drops a window's fault where that window is not replayed; a reference keeps what was recorded.
         window, missing = CAUSES.index("window"), CAUSES.index("missing")
         cause = np.where(workload.cause == window, missing, workload.cause).astype(workload.cause.dtype)
         workload = replace(workload, cause=cause)
-    return simulate(
-        workload,
-        mechanism,
-        costs,
+    return workload, Options(
         seed=setup.seed + seed,
         loop=setup.loop,
         windows=[replace(w, settings=setup.settings.get(WINDOW_KINDS.get(w.kind, ""), {})) for w in windows],

@@ -130,5 +130,5 @@ def zero_between(low: float, before: float, high: float, after: float) -> float:
     """Where a straight line over log x (over x where `low` is 0) from (low, before) to (high, after) is 0."""
     share = before / (before - after)
     if low > 0:
-        return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        return min(max(math.exp(math.log(low) + share * (math.log(high) - math.log(low))), low), high)
     return low + share * (high - low)

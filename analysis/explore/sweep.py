@@ -99,6 +99,10 @@ class Sweep:
     ranked_by: str
     tolerance: float
 
+    def values(self, label: str) -> dict[Point, dict[str, float]]:
+        """Point of the grid -> mechanism -> what it is ranked by, of one trace; cells that failed are left out."""
+        return _values(self.plan, self.rows, label, self.ranked_by)
+
 
 def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) -> Plan:
     """Check everything that can be checked beforehand and name the cells.
@@ -185,14 +189,20 @@ def sweep(
     found: list[Crossing] = []
     answers: list[Course] = []
     for label in made.traces:
-        values = {
-            point: {m: float(rows[at][ranked_by]) for m, at in made.cells_at(label, point).items() if at in rows}
-            for point in made.points
-        }
+        values = _values(made, rows, label, ranked_by)
         found += crossings(label, made.common.axes, values, tolerance=tolerance)
         answers += courses(label, made.common.axes, values, tolerance=tolerance)
     computed = len(missing) - len(failed)
     return Sweep(made, rows, failed, computed, tuple(found), tuple(answers), ranked_by, tolerance)
+
+
+def _values(
+    made: Plan, rows: Mapping[tuple[str, str, Point], Mapping[str, Any]], label: str, ranked_by: str
+) -> dict[Point, dict[str, float]]:
+    return {
+        point: {m: float(rows[at][ranked_by]) for m, at in made.cells_at(label, point).items() if at in rows}
+        for point in made.points
+    }
 
 
 def run_cell(cell: Task) -> dict[str, Any]:

@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "record": ("record", "Record page faults, userfaults and KVM exits of a process or VM with eBPF."),
     "inspect": ("inspect", "Show what a trace holds: host, probes, losses, faults, stalls."),
     "replay": ("replay", "Run a trace's faults through mechanisms; write the rows or the summary."),
+    "explain": ("explain", "One fault's life: measured and replayed, stage by stage."),
     "compare": ("compare", "One table: a trace under each mechanism, beside what was measured."),
     "validate": ("validate", "Compare predictions with measurements, beside the A/A floor."),
     "calibrate": ("calibrate", "Fit a cost file from traces or from this host."),

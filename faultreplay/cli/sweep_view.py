@@ -28,7 +28,7 @@ def whole(done: Sweep) -> Report:
     ]
     return Report(
         records,
-        [Column("trace", "trace"), Column("mechanism", "mechanism"), Column(done.ranked_by, _says(done), "ns")],
+        [Column("trace", "trace"), Column("mechanism", "mechanism"), Column(done.ranked_by, ranked_words(done), "ns")],
         title="sweep",
         notes=notes(done),
         extra={
@@ -70,7 +70,7 @@ def over_hosts(done: Sweep) -> Report:
     columns = [Column("mechanism", "mechanism"), Column("traces", "traces", "count")]
     columns += [Column(name, name, "percent") for name in _QUANTILES] + [Column("against", "the other way round at")]
     words = "quantiles over traces and points; unweighted: a trace of a minute counts as much as one of an hour"
-    return Report(records, columns, title=f"over all traces: {_says(done)} against {first}", notes=[words])
+    return Report(records, columns, title=f"over all traces: {ranked_words(done)} against {first}", notes=[words])
 
 
 _QUANTILES = {"least": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "most": 1.0}
@@ -119,7 +119,7 @@ def _trace_table(done: Sweep, label: str) -> Report:
     columns += [Column(f"by:{m}", stem_of(m).replace("-", "-\n", 1), "ns", 5) for m in made.mechanisms]
     columns += [Column("first", "best"), Column("excess", "worst\nover best", "percent", 6)]
     said = sentences([course for course in done.courses if course.trace == label], made.common.axes)
-    title = f"{label} ({origin or 'no cell'}): {_says(done)}"
+    title = f"{label} ({origin or 'no cell'}): {ranked_words(done)}"
     columns = columns if origin else []
     return Report(records, columns, title=title, notes=[*said, *_how_often(done, label)])
 
@@ -130,8 +130,8 @@ def _last(done: Sweep) -> Report:
     words = []
     if done.courses:
         words = [
-            f"N %: so much less {_says(done)} than the other one has; it does not matter which: the worst has at most "
-            f"{share} more than the best (--tolerance)"
+            f"N %: so much less {ranked_words(done)} than the other one has; it does not matter which: the worst has "
+            f"at most {share} more than the best (--tolerance)"
         ]
     turns = [s.begins for course in done.courses for s in course.stretches if s.begins is not None]
     if turns:
@@ -192,5 +192,6 @@ def _crossing_record(crossing: Crossing) -> dict[str, Any]:
     return {**crossing.__dict__, "others": dict(crossing.others)}
 
 
-def _says(done: Sweep) -> str:
+def ranked_words(done: Sweep) -> str:
+    """What mechanisms are ranked by."""
     return _SAYS.get(done.ranked_by, done.ranked_by)

@@ -59,6 +59,15 @@ def simulate(workload: Workload, mechanism: Mechanism, costs: Mapping[str, Cost]
     Raises:
         UsageError: options or costs do not fit the mechanism.
     """
+    run, rules, warnings = prepared(workload, mechanism, costs, options)
+    run.execute()
+    return run.result(rules, warnings)
+
+
+def prepared(
+    workload: Workload, mechanism: Mechanism, costs: Mapping[str, Cost], options: Options
+) -> tuple[Run, list[Mechanism], tuple[str, ...]]:
+    """A run as `simulate` makes it, the mechanism of each window's rule, and what a reader must be warned of."""
     _check(options)
     checks.check_workload(workload)
     counts = counts_of(workload)
@@ -96,9 +105,9 @@ def simulate(workload: Workload, mechanism: Mechanism, costs: Mapping[str, Cost]
         preempt_ns=_preempt_ns(costs, program) if cpus else 0,
         write_again=write_again,
     )
-    run = Run(workload, mechanism, program, pages, rules_rows, setting)
-    run.execute()
-    return run.result([rule for _, rule in bound], _warnings(workload, mechanism, program, counts))
+    rules = [rule for _, rule in bound]
+    warnings = _warnings(workload, mechanism, program, counts)
+    return Run(workload, mechanism, program, pages, rules_rows, setting), rules, warnings
 
 
 def _check(options: Options) -> None:

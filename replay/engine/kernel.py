@@ -27,6 +27,7 @@ import numpy as np
 from faultreplay.replay.engine.cpus import give_up, stop, stretch_over, want
 from faultreplay.replay.engine.draws import NO_WORD, drawn
 from faultreplay.replay.engine.jit import inline, jit
+from faultreplay.replay.engine.journal import note
 from faultreplay.replay.engine.kernel_events import STOPPED, arrive, by_itself, waits_for
 from faultreplay.replay.engine.kernel_joins import join, tell
 from faultreplay.replay.engine.layout import (
@@ -187,7 +188,16 @@ def slower_by(inside: Any, section: Any, t: Any, each: Any, once: Any) -> Any:
 
 @jit
 def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
-    ac: Any, rs: Any, code: Any, faults: Any, granules: Any, arrivals: Any, rules: Any, host_cpus: Any, out: Any
+    ac: Any,
+    rs: Any,
+    code: Any,
+    faults: Any,
+    granules: Any,
+    arrivals: Any,
+    rules: Any,
+    host_cpus: Any,
+    out: Any,
+    log: Any,
 ) -> Any:
     """Run one program to its end.
 
@@ -195,6 +205,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
         ac: int64[A, A_COLUMNS], accessors as the engine sets them up; what is reported is left there
         rs: int64[resource instances, R_COLUMNS], as well
         code, faults, granules, arrivals, rules, host_cpus, out: see `records`
+        log: int64[entries + 1, COLUMNS] of `journal`, or None
 
     Returns:
         (STATUS_*, end of time, events)
@@ -292,6 +303,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 now = t
                 events += 1
                 key = np.int64(INF)
+            if log is not None:  # else there is nothing of it in the compiled loop
+                note(log, spent, slot, pc, t, row, acc)
             took = ops[up, COST]
             if ops[up, COST_TABLE] >= 0:
                 more, word, bits = drawn(tables, ops[up, COST_TABLE], ops[up, COST_DRAW], seed, draw_row, word, bits)

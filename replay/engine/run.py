@@ -60,6 +60,8 @@ class Run:
         order, times = open_loop(workload) if setting.is_open else (_EMPTY, _EMPTY)
         self.arrivals = Arrivals(order, times, *self._push(), windows)
         self.faults = self._faults()
+        self.log: Ints | None = None
+        """where each operation is entered, see `journal`"""
         self.shape = [len(CAUSES), 1 if setting.keep_rows else at.HISTOGRAM_BINS]
 
     def execute(self) -> None:
@@ -87,7 +89,7 @@ class Run:
                 self.mechanism.granule_bytes // w.page_bytes,
             )
             status, end, events = kernel.run_program(
-                self.sums, self.resource_out, code, self.faults, granules, arrivals, rules, host, self.out
+                self.sums, self.resource_out, code, self.faults, granules, arrivals, rules, host, self.out, self.log
             )
             self.last, self.events = int(end), int(events)
             if status in (at.STATUS_OK, at.STATUS_STOPPED):
@@ -193,8 +195,8 @@ class Run:
     def _stages(self) -> dict[str, int]:
         """Where the time went: what the kernel counted for each operation, summed by word."""
         found = dict.fromkeys(TIME_WORDS, 0)
-        for pc, column, word, each_ns in self.program.shares:
-            found[word] += int(self.out.spent[pc, column]) * (each_ns or 1)
+        for share in self.program.shares:
+            found[share.word] += int(self.out.spent[share.pc, share.column]) * (share.each_ns or 1)
         total = int(self.sums[:, [at.S_STALL, at.S_REFAULT_NS]].sum())
         rest = total - sum(found.values())
         # work that waits for a CPU is counted by nobody: it is what is left

@@ -180,7 +180,7 @@ class Compiler(Emitter):
                 cost = self.woken(mechanism, idle)
                 pc = self.emit(o.ACQUIRE, at, (o.COST, *cost), (o.ACQUIRE_SINGLE, int(single)))
                 self.share(pc, "queue")
-                self.share(pc, word_of(idle), 1)
+                self.share(pc, word_of(idle), 1, of=idle)
             else:
                 self.emit(o.RELEASE_ONE if single else o.RELEASE, at)
         elif stage.verb == "transfer":
@@ -226,7 +226,7 @@ class Compiler(Emitter):
         walked = int(bool(options.queue))
         op = o.WAKE_QUEUE if self.on_cpus or (section and not walked) else o.WAKE
         pc = self.emit(op, (o.COST, *cost), (o.WAKE_FROM, *queue), (o.WAKE_WALKED, walked), *slower)
-        self.share(pc, word_of(stage.operand, "wake"), 1)
+        self.share(pc, word_of(stage.operand, "wake"), 1, of=stage.operand)
         return pc
 
     def walk(self, mechanism: Mechanism, stage: Stage, queue: tuple[int, int], each: tuple[int, int, int]) -> None:

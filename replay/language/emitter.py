@@ -64,9 +64,9 @@ class Emitter:
         """The first instance of a resource, and which one a fault meets."""
         return self.resource(mechanism, name).first, self.per(mechanism, name)
 
-    def share(self, pc: int, word: str, column: int = 0, each_ns: int = 0) -> None:
-        """What the kernel counts in a column for the operation at `pc` belongs to `word`."""
-        self.shares.append(Share(pc, column, word, each_ns))
+    def share(self, pc: int, word: str, column: int = 0, each_ns: int = 0, *, of: object = "") -> None:
+        """What the kernel counts in a column for the operation at `pc` belongs to `word`; `of`: the cost's operand."""
+        self.shares.append(Share(pc, column, word, each_ns, of if isinstance(of, str) else ""))
 
     def readers(self, mechanism: Mechanism, stage: Stage) -> int:
         """How many threads wake sleepers of the queue: the servers that a wake names."""
@@ -102,7 +102,7 @@ class Emitter:
         const, table, draw = self.cost(mechanism, stage.operand, factor)
         if times:
             pc = self.counted(mechanism, stage, times, (const, table, draw))
-            self.share(pc, word_of(stage.operand), 1)
+            self.share(pc, word_of(stage.operand), 1, of=stage.operand)
         elif const or table >= 0:
             before = self.ops[-1]
             op = o.CPU_DELAY if self.on_cpus else o.DELAY
@@ -114,9 +114,9 @@ class Emitter:
                 before, draws = self.ops[-1], 0
             before[o.COST] += const
             if const:
-                self.share(len(self.ops) - 1, word_of(stage.operand), 0, const)
+                self.share(len(self.ops) - 1, word_of(stage.operand), 0, const, of=stage.operand)
             if table >= 0:
-                self.share(len(self.ops) - 1, word_of(stage.operand), 1 + draws)
+                self.share(len(self.ops) - 1, word_of(stage.operand), 1 + draws, of=stage.operand)
                 at = o.DELAY_DRAWN + 2 * draws - 2 if draws else o.COST_TABLE
                 before[at : at + 2] = [table, draw]
                 before[o.DELAY_MORE] = draws

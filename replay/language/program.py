@@ -49,6 +49,8 @@ class Share(NamedTuple):
     """of `time_words.TIME_WORDS`"""
     each_ns: int
     """0: the column holds ns; else it counts, this many ns each"""
+    name: str = ""
+    """of the cost, where it has one"""
 
 
 @dataclass

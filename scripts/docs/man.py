@@ -13,7 +13,8 @@ from faultreplay.cli.main import VERBS
 
 SEE: dict[str, tuple[str, ...]] = {
     "record": ("inspect", "doctor"),
-    "inspect": ("record", "compare"),
+    "inspect": ("record", "explain", "compare"),
+    "explain": ("inspect", "replay", "compare"),
     "compare": ("inspect", "sweep", "report", "models"),
     "sweep": ("compare", "synth"),
     "validate": ("calibrate", "lab"),

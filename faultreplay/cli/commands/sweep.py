@@ -16,6 +16,7 @@ import click
 from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.options import (
     Finite,
+    NewPath,
     gathered,
     named_mechanisms_option,
     parse_names,
@@ -45,6 +46,7 @@ class _Given:
     rank: str
     tolerance: float
     fmt: str
+    plot: Path | None
     force: bool
 
 
@@ -71,7 +73,13 @@ class _Given:
     help="Below this excess of the worst over the best, the mechanism does not matter.",
 )
 @click.option("--format", "fmt", type=click.Choice([f for f in FORMATS if f != "parquet"]), default="table")
-@click.option("--force", is_flag=True, help="Run again what the data set has already.")
+@click.option(
+    "--plot",
+    type=NewPath(dir_okay=False),
+    metavar="FILE",
+    help="Also draw it: curves along one --vary, of two a map of which is best; *.svg or *.png.",
+)
+@click.option("--force", is_flag=True, help="Run again what the data set has already; write over a picture.")
 @replay_options
 @question_options
 @gathered(_Given)
@@ -80,7 +88,7 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     from faultreplay.analysis.explore import workers
     from faultreplay.analysis.explore.axes import parse_axis
     from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
-    from faultreplay.cli import sweep_view
+    from faultreplay.cli import sweep_plot, sweep_view
     from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import bar
     from faultreplay.cli.render import emit, put, say
@@ -93,6 +101,8 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     setup, more = setup_from(options)
     check_settings(setup.settings, names, (kind for _, _, kind in more["windows"]))
     axes = tuple(parse_axis(text, names) for text in given.varied)
+    if given.plot:
+        sweep_plot.check(given.plot, axes, force=given.force)
     common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
     made = plan(expand(given.traces), names, common)
     if given.dask:
@@ -119,6 +129,9 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
         emit(sweep_view.whole(done), given.fmt)
     if given.output:
         say(f"wrote {given.output}")
+    if given.plot:
+        for path in sweep_plot.draw(done, given.plot):
+            say(f"wrote {path}")
     if done.failed:
         raise _failed(done)
 
