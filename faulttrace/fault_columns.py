@@ -94,14 +94,14 @@ FAULT_COLUMNS: Final[tuple[FaultColumn, ...]] = (
         pa.string(),
         "a mapped file's page: `cache`: in the page cache; `disk`: read, or waited for while it was read",
         "",
-        "no file's page, or not told",
+        "no file's page, or unknown",
     ),
     FaultColumn(
         "copied",
         pa.bool_(),
         "a write to a private mapping of a file: the page was copied",
         "",
-        "no write to such a mapping, or not told",
+        "no write to such a mapping, or unknown",
     ),
     FaultColumn("join", pa.string(), "the markers of start and end, `START/END`; `none`: the end was not found"),
 )

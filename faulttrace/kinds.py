@@ -132,7 +132,7 @@ KINDS: Final[dict[Kind, KindInfo]] = {
     ),
     Kind.MMAP_LOCK_RELEASED: KindInfo(
         "mmap_lock:mmap_lock_released",
-        "the thread let go of mmap_lock: the end of a fault's retry",
+        "the thread released mmap_lock: the end of a fault's retry",
         {"code": "1 for write"},
     ),
     Kind.HANDLE_USERFAULT: KindInfo(
@@ -204,7 +204,7 @@ KINDS: Final[dict[Kind, KindInfo]] = {
         "a stage-2 page fault",
         {
             "addr": "guest physical address",
-            "ip": "guest rip, 0 where the kernel does not tell it",
+            "ip": "guest rip, 0 if the kernel does not report it",
             "code": "SVM: page-fault error code; VMX: exit qualification (1 read, 2 write, 4 fetch)",
         },
     ),
@@ -233,20 +233,20 @@ KINDS: Final[dict[Kind, KindInfo]] = {
     ),
     Kind.KVM_MMU_FAST_PAGE_FAULT: KindInfo(
         "kvmmmu:fast_page_fault",
-        "KVM tried to mend an entry without the mmu lock",
+        "KVM tried to fix an entry without the mmu lock",
         {
             "addr": "guest address",
             "code": "page-fault error code",
             "value": "RET_PF_* (its numbers differ between kernels; 0 in imports)",
             "size": "1 the entry was left as it was (spurious, or not for the fast path), 2 it was changed (fixed), "
-            "0 not told",
+            "0 unknown",
         },
     ),
     Kind.KVM_ASYNC_PF_NOT_PRESENT: KindInfo(
-        "kvm:kvm_async_pf_not_present", "the guest was told that a page is on its way", {"addr": "gva", "code": "token"}
+        "kvm:kvm_async_pf_not_present", "the guest was told that a page will arrive", {"addr": "gva", "code": "token"}
     ),
     Kind.KVM_ASYNC_PF_READY: KindInfo(
-        "kvm:kvm_async_pf_ready", "the guest was told that the page came", {"addr": "gva", "code": "token"}
+        "kvm:kvm_async_pf_ready", "the guest was told that the page has arrived", {"addr": "gva", "code": "token"}
     ),
     Kind.KVM_ASYNC_PF_COMPLETED: KindInfo(
         "kvm:kvm_async_pf_completed", "the worker has the page", {"addr": "gva", "ip": "userspace address"}
@@ -257,7 +257,7 @@ KINDS: Final[dict[Kind, KindInfo]] = {
     Kind.KVM_PML_FULL: KindInfo("kvm:kvm_pml_full", "the page-modification log is full", {}),
     Kind.KVM_UNMAP_HVA_RANGE: KindInfo(
         "kvm:kvm_unmap_hva_range",
-        "a mmu notifier zaps stage-2 entries; tgid is the VM's process, tid whoever did it, perhaps an outsider",
+        "a mmu notifier zaps stage-2 entries; tgid is the VM's process, tid the thread that did it, of any process",
         {"addr": "start", "size": "length, bytes"},
     ),
     Kind.KVM_DIRTY_RING_EXIT: KindInfo("kvm:kvm_dirty_ring_exit", "the vCPU exits: its dirty ring is full", {}),
@@ -343,7 +343,7 @@ KINDS: Final[dict[Kind, KindInfo]] = {
         "a page enters the page cache, to be read or written",
         {
             "addr": "offset in the file, bytes",
-            "size": "length, bytes; 0: not told",
+            "size": "length, bytes; 0: unknown",
             "code": "inode",
             "value": "device",
         },

@@ -74,14 +74,14 @@ def parse_rate_bytes(text: str) -> int:
         value = float(match["bytes"]) * _BYTES[match["unit"].lower()]
     rate = _whole(text.strip(), value, MOST_BYTES, "byte", f"{MOST_BYTES >> 40}T")
     if rate == 0:
-        raise UsageError(f"'{_short(text)}': nothing comes over a link without bandwidth")
+        raise UsageError(f"'{_short(text)}': a link needs a bandwidth above 0")
     return rate
 
 
 def _whole(text: str, value: float, most: int, unit: str, most_text: str) -> int:
     """`value` rounded; neither made 0 (which often means "no limit") nor past what 64 bits can add up."""
     if not value <= most:
-        raise UsageError(f"'{_short(text)}' is more than {most_text}, the most that is reckoned with")
+        raise UsageError(f"'{_short(text)}' is more than {most_text}, the limit")
     if 0 < value < 1:
         raise UsageError(f"'{_short(text)}' is less than 1 {unit}, the least there is: write 0 or a whole number")
     return round(value)

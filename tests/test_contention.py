@@ -221,11 +221,11 @@ BROKEN = [
     ('leave = "mm"', 'delay = "fault_entry"', "'mm' is entered and never left"),
     ('leave = "mm"', 'enter = "mm"', "'mm' is entered twice"),
     ('hold = "spin"', 'hold = "mm"', "'mm' is no resource of kind lock"),
-    ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"', "also and times stand together"),
+    ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"', "also and times must be given together"),
     ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"\ntimes = "granule_pages"', "for what is counted"),
     ('wake = "wake"', 'wake = "wake"\neach = "mm_share"', 'Say within = "SECTION"'),
     ('wake = "wake"', 'wake = "wake"\ncontended = "lock"', 'Say under = "LOCK"'),
-    ('wake = "wake"', 'wake = "wake"\nunder = "spin"', "nobody is walked over"),
+    ('wake = "wake"', 'wake = "wake"\nunder = "spin"', "under, cold and walk need from"),
     ('leave = "mm"', 'coalesce = "join"', "would never leave the section"),
 ]
 SOUND = f"""{HEAD}

@@ -140,7 +140,7 @@ def mechanism(tmp_path: Path, *stages: str, head: str = "") -> Mechanism:
         ),
         (
             [AGAIN, 'acquire = "pool"', RETRY, 'release = "pool"', 'wake = "wake"'],
-            "other servers are held",
+            "must hold the same servers",
         ),
         (['sleep = "queue"\nwhen = "write"', 'wake = "wake"\nfrom = "queue"'], "sleep cannot depend on 'when'"),
     ],

@@ -105,7 +105,7 @@ def test_the_vcpu_and_page_of_raw_fields(tmp_path: Path) -> None:
 
 def test_lacking_columns_of_perf_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        IncompleteData, match=r":1: the columns comm, pid and tid are lacking.*-F comm,pid,tid,cpu,time"
+        IncompleteData, match=r":1: the columns comm, pid and tid are missing.*-F comm,pid,tid,cpu,time"
     ):
         imported("08-perf-cpu-time-only.txt", "perf-script", tmp_path)
 
@@ -125,7 +125,7 @@ EVENT = "kvm:kvm_entry: vcpu 0, rip 0x1"
     ],
 )
 def test_each_lacking_column(line: str, lacking: str, tmp_path: Path) -> None:
-    with pytest.raises(IncompleteData, match=rf"columns? {lacking} (is|are) lacking"):
+    with pytest.raises(IncompleteData, match=rf"columns? {lacking} (is|are) missing"):
         imported("x.txt", "perf-script", tmp_path, line)
 
 
@@ -295,7 +295,7 @@ def test_damaged_bytes_are_marked_or_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_process_in_place_of_the_thread_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(IncompleteData, match="the column tid is lacking"):
+    with pytest.raises(IncompleteData, match="the column tid is missing"):
         imported("x.txt", "perf-script", tmp_path, text)
 
 

@@ -79,7 +79,7 @@ def test_distribution_of_latencies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        (HALF_WAY, "taken half-way, status postcopy-active"),
+        (HALF_WAY, "taken before the end, status postcopy-active"),
         (FAILED, "the migration failed: Unable to write to socket: Broken pipe"),
     ],
 )

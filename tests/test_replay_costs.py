@@ -121,7 +121,7 @@ def test_a_former_cost_name_is_read_with_a_note_and_once_only(tmp_path: Path) ->
         with pytest.warns(FormerName, match=rf"{path}:1: .*the cost '{former}' is now called '{today}'"):
             assert set(load_costs(path)) == {today}
     path.write_text(f"[costs.trap]\n{entry}[costs.fault_entry]\n{entry}")
-    with pytest.warns(FormerName), pytest.raises(UsageError, match="'fault_entry' stands twice"):
+    with pytest.warns(FormerName), pytest.raises(UsageError, match="'fault_entry' is given twice"):
         load_costs(path)
 
 

@@ -74,7 +74,7 @@ WRONG = [
     ("max = 8", "max = 0x" + "f" * 400, "params.handlers.max"),
     ('unit = "threads"', "unit = []", "params.handlers.unit: must be a text in quotes, not a list"),
     ('max = "1s"', 'max = "278h"', "params.pause.max: '278h' is more than 1e15 ns"),
-    ('max = "1s"', "max = 1e17", "params.pause.max: 1e+17 is not a number that can be reckoned with"),
+    ('max = "1s"', "max = 1e17", "params.pause.max: 1e+17 is not a number within the limit"),
     ('delay = "$pause"', 'delay = "$handlers"', "'$handlers' is in 'threads': here stands a parameter in ns"),
     ('servers = "$handlers"', 'servers = "$pause"', "'$pause' is in 'ns': here stands no time and no size"),
     ('servers = "$handlers"', 'servers = "4K"', "resources.pool.servers: must be a whole number"),
@@ -92,7 +92,7 @@ WRONG = [
     ('acquire = "pool"', 'retry = "again"\nchance = nan\nmost = 3', "chance: nan is not between 0 and 1"),
     ('acquire = "pool"', 'retry = "again"\nchance = 0.1\nmost = 1.5', "most: must be a whole number from 1 to 1000"),
     ('acquire = "pool"', 'retry = "again"\nchance = "$handlers"\nmost = 3', "'$handlers' must stay between 0 and 1"),
-    ('delay = "resolve"', 'retry = "again"\nchance = 0.1\nmost = 3', "other servers are held than at 'again'"),
+    ('delay = "resolve"', 'retry = "again"\nchance = 0.1\nmost = 3', "must hold the same servers as at 'again'"),
     ('[[paths.missing]]\nwake = "wake"', '[[paths.missing]]\nwake = "wake"\nawake = 1', "awake: must be true or false"),
     (
         "[[paths.missing]]\nacquire",
@@ -182,8 +182,8 @@ def test_a_cost_stays_within_the_bound_when_a_granule_multiplies_it(tmp_path: Pa
     [
         ({"handlers": "1.5"}, "1.5' is no whole number"),
         ({"handlers": 2.5}, "2.5 is no whole number"),
-        ({"handlers": "nan"}, "'nan' is not a number that can be reckoned with"),
-        ({"handlers": "1e400"}, "'1e400' is not a number that can be reckoned with"),
+        ({"handlers": "nan"}, "'nan' is not a number within the limit"),
+        ({"handlers": "1e400"}, "'1e400' is not a number within the limit"),
         ({"bandwidth": "0.5"}, "'0.5' is less than 1 byte"),
         ({"bandwidth": 0.5}, "0.5 is no whole number"),
         ({"granule": "nan"}, "'nan' is not a size"),

@@ -192,7 +192,7 @@ class BpftraceBackend:
             UsageError: always, unless there is nothing to shed.
         """
         if groups:
-            raise UsageError("bpftrace cannot shed groups while it runs: use --backend bcc")
+            raise UsageError("bpftrace cannot drop groups while it runs: use --backend bcc")
 
     def pause(self) -> None:
         """Take what happened until now; what comes after is dropped.

@@ -22,7 +22,7 @@ _OPTIONS: Final = (
     ("CONFIG_BPF_SYSCALL", "loading BPF programs", True),
     ("CONFIG_BPF_EVENTS", "BPF programs on tracepoints", True),
     ("CONFIG_FTRACE_SYSCALLS", "userfaultfd messages, userfaultfd and KVM ioctls (syscall tracepoints)", True),
-    ("CONFIG_BPF_JIT", "probes at their usual cost (without it several times dearer)", False),
+    ("CONFIG_BPF_JIT", "probes at their usual cost (without it several times more expensive)", False),
     ("CONFIG_DEBUG_INFO_BTF", "bpftrace without headers, fentry", False),
     ("CONFIG_USERFAULTFD", "userfaultfd itself", False),
     ("CONFIG_KVM", "KVM guests", False),
@@ -33,7 +33,7 @@ _OPTIONS: Final = (
 _FLAVOURS: Final = {
     "vmx": "hardware paging: kvm_exit, kvm_page_fault and kvm_entry bound each stage-2 fault",
     "svm": "hardware paging: kvm_exit, kvm_page_fault and kvm_entry bound each stage-2 fault",
-    "pvm": "shadow paging: kvm_mmu_pagetable_walk and kvm_mmu_set_spte bound a fault, its world switches are unseen",
+    "pvm": "shadow paging: kvm_mmu_pagetable_walk and kvm_mmu_set_spte bound a fault, its world switches are not seen",
     "arm64": "hardware paging: kvm_exit, kvm_guest_fault and kvm_entry bound each stage-2 fault; untested on arm64",
     "unknown": "vendor module not recognised: what fires is recorded",
 }

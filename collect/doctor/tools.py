@@ -95,7 +95,7 @@ def _headers(here: Surroundings) -> Check:
             )
         return Check("kernel headers", "ok", f"/{build}", enables)
     if here.refused(f"{build}/include/generated/autoconf.h"):
-        why = f"/{build} is there, but this user may not look inside"
+        why = f"/{build} exists, but this user may not read it"
         return Check("kernel headers", "denied", why, enables, f"open the way to it: namei -l $(readlink -f /{build})")
     if here.exists("sys/kernel/kheaders.tar.xz"):
         return Check("kernel headers", "ok", "/sys/kernel/kheaders.tar.xz", enables)

@@ -43,7 +43,7 @@ class Turns:
         found = []
         if self._turns.count and {_EXIT, _ENTRY} <= self._kinds:
             found.append(
-                f"in {self._turns.count:,} places kvm_exit, kvm_page_fault and kvm_entry of a thread do not take turns "
+                f"in {self._turns.count:,} places kvm_exit, kvm_page_fault and kvm_entry of a thread do not alternate "
                 f"(the first: line {self._turns.line}): events are missing there, or stand there twice"
             )
         if self._faultless.count and self._kinds >= {_EXIT, _ENTRY, _FAULT}:

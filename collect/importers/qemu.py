@@ -55,7 +55,7 @@ def import_qemu(
     reason = "QEMU's figures only: no events"
     meta.probes = [Probe(probe.tracepoint, probe.groups[0], "missing", reason) for probe in PROBES]
     TraceWriter(out, meta, force=force).close()
-    notes.append("no events: QEMU's figures stand alone, there are no faults to replay")
+    notes.append("no events: there are QEMU's figures only, and no faults to replay")
     return ImportSummary(out, 0, 0, 0, "", {}, tuple(notes))
 
 
@@ -138,7 +138,7 @@ def _said(path: Path, answer: dict[str, Any]) -> list[str]:
         why = f": {answer['error-desc']}" if answer.get("error-desc") else ""
         return [f"{path}: the migration {'failed' if status == 'failed' else 'was cancelled'}{why}"]
     if status in _UNFINISHED:
-        return [f"{path}: taken half-way, status {status}: its figures are those up to then"]
+        return [f"{path}: taken before the end, status {status}: its figures are those up to then"]
     return [f"{path}: status {status}, which this faultreplay does not know"]
 
 

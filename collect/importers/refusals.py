@@ -55,8 +55,8 @@ def _what(layout: Layout, line: str) -> str:
         return f"this is a line of {'trace-cmd or ftrace' if layout is PERF else 'perf script'}: --from {other.name}"
     lacking = _lacking(line) if layout is PERF else []
     if len(lacking) > 1 or "pid and tid" in lacking:
-        return f"the columns {', '.join(lacking)} are lacking"
-    return f"the column {lacking[0]} is lacking" if lacking else ""
+        return f"the columns {', '.join(lacking)} are missing"
+    return f"the column {lacking[0]} is missing" if lacking else ""
 
 
 def _lacking(line: str) -> list[str]:

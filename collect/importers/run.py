@@ -187,7 +187,7 @@ def _check_threads(path: Path, kind: str, builder: Builder, turns: Turns) -> Non
         why = f"{tid} enters vCPU {one} and, without an exit between, vCPU {other}"
     if kind == "perf-script" and why:
         raise IncompleteData(
-            f"{path}: {why}: a process, not a thread: the column tid is lacking "
+            f"{path}: {why}: a process, not a thread: the column tid is missing "
             f"({PERF.command}), or the numbers are of two pid namespaces"
         )
 

@@ -98,7 +98,7 @@ def _raw(lexer: Lexer, row: tuple[int, int, int, str, str]) -> Item:
     try:
         fields = parse_fields(event.partition(":")[2], text)
     except ValueError as error:
-        why = str(error) if text or lexer.layout is FTRACE else f"the column trace is lacking ({PERF.command})"
+        why = str(error) if text or lexer.layout is FTRACE else f"the column trace is missing ({PERF.command})"
         return BadLine(line, f"{event}: {text}", why, event)
     if not fields and text and KNOWN[event].reads:
         return Skipped(event, line, why="the form in which it is printed is not known here")

@@ -55,7 +55,7 @@ def why_nothing(tgids: Iterable[int]) -> list[str]:
             reasons.append(f"process {tgid} {who}: give {found_pids or '-p for that one'} too, or --with-handler")
         elif _stopped(tgid):
             reasons.append(f"process {tgid} is stopped")
-    return reasons or ["they touched no memory that was missing: idle, or all of it is there already"]
+    return reasons or ["they touched no missing memory: idle, or all of it is present already"]
 
 
 def _stopped(tgid: int) -> bool:

@@ -196,7 +196,7 @@ class Recorder:
         if self._watch.seen is not None:
             self._notes.append(tell_trigger(meta, self._watch.seen))
         if self._drain.disk_full:
-            self._notes.append(f"stopped to leave the disk its reserve: {self._drain.disk_full}")
+            self._notes.append(f"stopped to keep the disk reserve: {self._drain.disk_full}")
         unfollowed = getattr(self._backend, "unfollowed", 0)
         if unfollowed:
             self._notes.append(f"{unfollowed} threads were not followed: the table of threads was full")

@@ -139,7 +139,7 @@ def check_spec(spec: RecordSpec, out: Path) -> None:
         raise UsageError(f"{out}: exists: choose another name or give --force")
     check_free(out, force=spec.force)
     if spec.limits.any and spec.backend == "bpftrace":
-        raise UsageError("bpftrace cannot shed groups while it runs: ceilings need --backend bcc")
+        raise UsageError("bpftrace cannot drop groups while it runs: ceilings need --backend bcc")
     lacking = missing_capabilities()
     if lacking:
         raise NoPermission(f"recording needs {' and '.join(lacking)}: run as root or grant them")

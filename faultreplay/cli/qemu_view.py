@@ -81,7 +81,7 @@ def _words(answer: Answer) -> str:
         state = f"the migration {'failed' if answer.status == 'failed' else 'was cancelled'}"
         state += f" ({answer.error})" if answer.error else ""
     else:
-        state = answer.status if answer.finished else f"{answer.status}: taken half-way, figures up to then"
+        state = answer.status if answer.finished else f"{answer.status}: taken before the end, figures up to then"
     return f"{answer.side}: {'; '.join([state, *counters])}"
 
 

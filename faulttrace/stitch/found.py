@@ -24,7 +24,7 @@ MARKERS: Final[dict[str, str]] = {
     "out": "start: the accessor went to sleep (no better marker was seen: the time until then is missing)",
     "read": "start: the message was read (nothing earlier was seen: the whole queueing is missing)",
     "fault": "start: kvm:kvm_page_fault or kvm_guest_fault (no kvm_exit was seen: the time from it is missing)",
-    "mmap-lock": "end: mmap_lock let go of after the retry",
+    "mmap-lock": "end: mmap_lock released after the retry",
     "entry": "end: kvm:kvm_entry (VMX, SVM, arm64)",
     "spte": "end: kvmmmu:kvm_mmu_set_spte",
     "fast": "end: kvmmmu:fast_page_fault",

@@ -31,7 +31,7 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     coming = context.events.more(Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED, *FILE_KINDS)
     context.open.note(thread, start_ns, (end_ns == UNKNOWN) & (next_ns == NEVER) & take(coming, thread, False))
 
-    # A sleep before the lock is let go of was part of the fault: waiting for a disk, or for the lock itself.
+    # A sleep before the lock is released of was part of the fault: waiting for a disk, or for the lock itself.
     sleep = context.sleeps.first_from(thread, start_ns)
     slept = (sleep >= 0) & (take(context.sleeps.out_ns, sleep, NEVER) < np.where(end_ns == UNKNOWN, 0, end_ns))
     on_disk = slept & (take(context.sleeps.state, sleep, 0) & _UNINTERRUPTIBLE != 0)

@@ -147,7 +147,7 @@ def _load(text: str, path: Path, *, shipped: bool = False) -> CostTable:
     for key, entry in file.table(file.data.get("costs", {}), "costs").items():
         name = current_name(key, file.place("costs", key))
         if name in costs:
-            raise file.fail(f"'{name}' stands twice, once under its former name", "costs", key)
+            raise file.fail(f"'{name}' is given twice, once under its former name", "costs", key)
         costs[name] = _cost(file, key, name, entry)
     flavour, fingerprint = (file.data.get(key, "") for key in ("kvm_flavour", "fingerprint"))
     fitted_to = file.whole(file.data.get("fitted_to", 0), 0, 1 << 20, "fitted_to")

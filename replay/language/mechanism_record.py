@@ -74,7 +74,7 @@ class Mechanism:
             return float(parse_size_bytes(operand) if isinstance(operand, str) else operand)
         value = expressions.evaluate(operand, self.values)
         if value < 0:
-            raise UsageError(f"{self.name}: {operand} is {value:g}: less than nothing")
+            raise UsageError(f"{self.name}: {operand} is {value:g}: it must not be negative")
         return value
 
     @property
@@ -134,7 +134,7 @@ class Mechanism:
         for key, raw in changes.items():
             if key.startswith("fallback."):
                 if not fallback:
-                    raise UsageError(f"{self.name}: falls back to nothing, so '{key}' sets nothing")
+                    raise UsageError(f"{self.name}: has no fall-back, so '{key}' has no effect")
                 fallback = {kind: other.with_params({key[9:]: raw}) for kind, other in fallback.items()}
                 continue
             param = self.params.get(key)

@@ -39,7 +39,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
     "fetch": CostName(
         "the content arrives: network, disk or a copy in memory; the environment's, the same for all mechanisms",
         "the handler asks for the content",
-        "the content is in the handler's hands",
+        "the handler has the content",
         "handler, asleep",
     ),
     "resolve": CostName(
@@ -90,14 +90,14 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the wait-queue lock of a userfaultfd held once (a message queued, a message read, a wake) where nobody else "
         "wants it, besides the walk",
         "the lock is taken",
-        "the lock is let go",
+        "the lock is released",
         "whoever holds it",
     ),
     "lock_contended": CostName(
         "the same lock held once where somebody has it or waits for it: its cache lines come from another CPU",
-        "the lock is handed over",
-        "the lock is let go",
-        "whoever holds it, and all who wait",
+        "the lock is passed on",
+        "the lock is released",
+        "the holder, and all who wait",
     ),
     "wake_cold": CostName(
         "on top of wake_per_waiter, for a sleeper whose entry was renewed since this reader's last walk: another CPU "
@@ -107,7 +107,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "handler, holding the queue lock",
     ),
     "herd_per_reader": CostName(
-        "each idle reader of the same userfaultfd that a new message wakes in vain (readers that poll())",
+        "each idle reader of the same userfaultfd that a new message wakes needlessly (readers that poll())",
         "a message wakes the reader",
         "the reader finds the queue empty and sleeps",
         "accessor, holding the queue lock",
@@ -126,15 +126,15 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "accessor",
     ),
     "mm_serial": CostName(
-        "what is serial in the whole process when a thread sleeps in a fault and is woken, where nobody else is at it",
+        "what is serial in the whole process when a thread sleeps in a fault and is woken, without contention",
         "the lock is taken",
-        "the lock is let go",
+        "the lock is released",
         "accessor",
     ),
     "mm_serial_contended": CostName(
-        "the same where somebody else is at it",
-        "the lock is handed over",
-        "the lock is let go",
+        "the same with contention",
+        "the lock is passed on",
+        "the lock is released",
         "accessor, and all who wait",
     ),
     "exit_userspace": CostName(
@@ -253,7 +253,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "all vCPUs are forced out of KVM_RUN", "the first vCPU is signalled", "the last one is out", "VMM"
     ),
     "resume": CostName(
-        "a vCPU that was stopped runs guest code again", "the VMM lets the vCPUs go", "the guest runs", "vCPU"
+        "a vCPU that was stopped runs guest code again", "the VMM releases the vCPUs", "the guest runs", "vCPU"
     ),
     "mmio_exit": CostName(
         "one exit for an access to an address without memslot, handled in userspace and re-entered",

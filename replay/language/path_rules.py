@@ -69,7 +69,7 @@ class _Path:
         for number, stage in enumerate(stages):
             if label := stage.options.label:
                 if label in self.labels:
-                    raise self.fail(stage, f"label '{label}' stands twice")
+                    raise self.fail(stage, f"label '{label}' is used twice")
                 self.labels[label] = number, frozenset(self.held)
             step = {
                 "acquire": self.take,
@@ -95,7 +95,7 @@ class _Path:
             pair = _PAIR_OF[stage.verb]
             raise self.fail(stage, f"'{stage.name}' is {pair.begun} and never {pair.ended}")
         for name, stage in self.asleep.items():
-            raise self.fail(stage, f"sleeps on '{name}', but the wake says no from = \"{name}\"")
+            raise self.fail(stage, f"sleeps on '{name}', but the wake has no from = \"{name}\"")
 
     def take(self, stage: Stage) -> None:
         if (stage.verb, stage.name) in self.held:
@@ -122,7 +122,7 @@ class _Path:
         if stage.options.when:
             raise self.fail(stage, "a sleep cannot depend on 'when': the wake does not")
         if stage.name in self.asleep:
-            raise self.fail(stage, f"sleeps twice on '{stage.name}': nobody wakes it in between")
+            raise self.fail(stage, f"sleeps twice on '{stage.name}': it is not woken in between")
         self.asleep[stage.name] = stage
 
     def coalesce(self, stage: Stage) -> None:
@@ -134,7 +134,7 @@ class _Path:
             raise self.fail(stage, "a second coalesce: the fault would wait for itself")
         if self.held:
             raise self.fail(
-                stage, f"coalesce while '{next(iter(self.held))[1]}' is held: who joins never gives it back"
+                stage, f"coalesce while '{next(iter(self.held))[1]}' is held: a fault that joins would never release it"
             )
 
     def retry(self, stage: Stage) -> None:
@@ -144,7 +144,7 @@ class _Path:
             raise self.fail(stage, "a retry after the wake would wake the accessor twice")
         back, held = self.labels[stage.name]
         if held != frozenset(self.held):
-            raise self.fail(stage, f"a retry while other servers are held than at '{stage.name}'")
+            raise self.fail(stage, f"a retry must hold the same servers as at '{stage.name}'")
         for verb, number in self.once.items():
             if number >= back:
                 raise self.fail(stage, f"a retry back over '{verb}': the fault would do it twice")
@@ -155,19 +155,21 @@ class _Path:
         if self.woken:
             raise self.fail(stage, "a second wake: the accessor runs already")
         if queue and self.asleep.pop(queue, None) is None:
-            raise self.fail(stage, f"wakes from '{queue}', on which nobody went to sleep here")
+            raise self.fail(stage, f"wakes from '{queue}', on which this path does not sleep")
         if not queue and (options.under or options.cold is not None or options.walk is not None):
-            raise self.fail(stage, 'nobody is walked over: say from = "QUEUE"')
+            raise self.fail(stage, 'under, cold and walk need from = "QUEUE"')
         if (options.cold is not None) != bool(options.readers):
-            raise self.fail(stage, "cold and readers stand together")
+            raise self.fail(stage, "cold and readers must be given together")
         if (options.each is not None or options.once is not None) and not options.within:
-            raise self.fail(stage, 'slowed down by whom? Say within = "SECTION"')
+            raise self.fail(stage, 'each and once need within = "SECTION"')
         if (options.takes is not None or options.contended is not None) and not options.under:
-            raise self.fail(stage, 'which lock? Say under = "LOCK"')
+            raise self.fail(stage, 'takes and contended need under = "LOCK"')
         if ("enter", options.within) in self.held:
             raise self.fail(stage, f"'{options.within}' is entered twice")
         if options.awake and (queue or not last):
-            raise self.fail(stage, "awake: an accessor that slept, or leaves others at work, was woken by them")
+            raise self.fail(
+                stage, "awake: only in a last stage without from; an accessor that slept is woken by another thread"
+            )
         if options.when:
             raise self.fail(stage, "a wake cannot depend on 'when': the accessor would never run again")
         self.woken = True

@@ -143,7 +143,7 @@ def number_in(raw: Any, unit: str, place: str) -> float:
         raise UsageError(f"{place}: '{shown(raw)}' is not a number ({unit})") from None
     most = LONGEST_NS if unit == "ns" else MOST_BYTES if unit.startswith("bytes") else _MOST_NUMBER
     if not math.isfinite(value) or abs(value) > most:
-        raise UsageError(f"{place}: {shown(raw)} is not a number that can be reckoned with (at most {most:g} {unit})")
+        raise UsageError(f"{place}: {shown(raw)} is not a number within the limit (at most {most:g} {unit})")
     if counts_things(unit) and not value.is_integer():
         raise UsageError(f"{place}: {shown(raw)} is no whole number ({unit})")
     return value

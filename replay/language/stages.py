@@ -213,6 +213,6 @@ class Operands:
 
     def _hold(self, entry: dict[str, Any], place: tuple[str, str, int]) -> None:
         if ("also" in entry) != ("times" in entry):
-            raise self.file.fail("also and times stand together: a cost, and what is counted", *place)
+            raise self.file.fail("also and times must be given together: a cost, and what is counted", *place)
         if "times" in entry and entry["times"].partition(":")[0] not in lang.TIMES_COUNTED:
             raise self.file.fail("a lock is held longer for what is counted: waiters, idle or spare", *place, "times")

@@ -12,7 +12,7 @@ STATES: Final = {
     "proposed": "posted as patches; no merge is known here",
     "idea": "an idea on a list, without code",
     "userspace": "no change of the kernel",
-    "none": "no mechanism: a bound to hold others against",
+    "none": "no mechanism: a bound to compare others with",
     "unknown": "not known",
 }
 """Words of ``is`` and what they mean."""

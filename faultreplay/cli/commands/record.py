@@ -206,7 +206,7 @@ _LIGHT = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_threa
 _LONG_S = 0.5
 _LOSS_ADVICE = {
     "ring": "the ring was full: a larger --ring-size, or fewer --probes, may help",
-    "shed": "shed past --max-rate or --max-cpu: raise the ceiling, or leave the group out with --probes",
+    "shed": "dropped above --max-rate or --max-cpu: raise the ceiling, or leave the group out with --probes",
     "nested": "a probe fired inside another one on the same CPU: nothing helps; fewer --probes make it rarer",
     "printing": "bpftrace could not print as fast: use --backend precompiled or bcc, or fewer --probes",
 }
