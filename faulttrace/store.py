@@ -196,6 +196,11 @@ class Trace:
         """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""
         return self._faults.facts(progress)
 
+    @property
+    def faults_made(self) -> bool:
+        """Whether the faults were stitched just now and kept beside the events: the next one to ask is given those."""
+        return self._faults.made
+
     def keep_faults(self, faults: pl.DataFrame) -> None:
         """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
         self._faults.keep(faults)

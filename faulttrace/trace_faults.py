@@ -37,6 +37,8 @@ class TraceFaults:
         self._held = held  # faults that could not be kept
         self._original = held is not None
         self._facts: StitchFacts | None = None
+        self.made = False
+        """They were stitched just now, and kept."""
         self._kept = False  # `faults.parquet` was found to be these events'
 
     def groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
@@ -101,6 +103,7 @@ class TraceFaults:
             try:
                 self._facts = stitch_into(path, source, self.meta, self._marks(), progress)
                 self._kept = True
+                self.made = True
                 return
             except FaultreplayError as error:
                 if not str(error).startswith(str(path)):  # the events' fault

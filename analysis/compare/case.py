@@ -29,7 +29,7 @@ from faultreplay.analysis.compare.predict import (
 from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
 from faultreplay.faulttrace.errors import IncompleteData
-from faultreplay.faulttrace.schema import CAUSES
+from faultreplay.faulttrace.schema import CAUSES, FAULTS
 from faultreplay.faulttrace.units import format_bytes, format_ns
 from faultreplay.faulttrace.vcpus import vcpu_threads
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
@@ -58,6 +58,8 @@ __all__ = [
     "workload_of",
 ]
 
+USED_COLUMNS: Final = tuple(name for name in FAULTS.names if name != "join")
+"""Of the faults: what replays, fits and judgements look at. How each was joined is for `inspect`."""
 REFERENCES: Final = ("as-recorded", "ideal")
 """Rows that no mechanism can be: what was recorded, and no stall at all. They are references, no choices."""
 
@@ -293,7 +295,7 @@ def open_case(
         IncompleteData: a greater share of events lost than allowed, or no faults.
     """
     check_losses(trace, max_loss_percent)
-    faults = trace.faults(vcpu_threads=setup.vcpu_threads, progress=_stitching(trace, progress))
+    faults = trace.faults(vcpu_threads=setup.vcpu_threads, columns=USED_COLUMNS, progress=_stitching(trace, progress))
     workload = workload_of(trace, faults)
     shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)

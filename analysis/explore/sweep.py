@@ -7,13 +7,10 @@ of sweeps. Cells carry addresses, not frames, so that they can run in another pr
 
 from __future__ import annotations
 
-import hashlib
-import json
 import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final
@@ -22,16 +19,15 @@ from faultreplay.analysis.compare.case import Case, check_losses, open_case
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import Setup, load_with, mean_metrics, metrics_of, run
 from faultreplay.analysis.compare.served import why_no_row
-from faultreplay.analysis.compare.sources import load_cost_files
 from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
 from faultreplay.analysis.explore.crossover import Crossing, crossings
 from faultreplay.analysis.explore.stretches import Course, courses
+from faultreplay.analysis.explore.versions import as_json, fingerprint, hash_of, mechanism_text, version
 from faultreplay.analysis.explore.workers import Failure, Outcome
 from faultreplay.analysis.judge.dataset import DataSet
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.remote import identity, name_of, open_address
 from faultreplay.replay.language.costs import CostTable
-from faultreplay.replay.language.filed import filed_dir
 from faultreplay.replay.language.mechanism import Mechanism
 
 RANKED_BY: Final = ("total_stall_ns", "p50_ns", "p99_ns", "run_time_ns")
@@ -127,18 +123,18 @@ def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) ->
     if len(set(names)) < len(names):
         raise UsageError("two mechanisms of a sweep have the same name: rename one of the files")
     points = grid(common.axes)
-    shared = _fingerprint(common)
+    shared = fingerprint(common.setup, common.windows, common.fit)
     cells: dict[tuple[str, str, Point], Task] = {}
     for label, address in labels.items():
         for name in mechanisms:
-            what = [identities[address], shared, _mechanism_text(loaded[name]), common.setup.settings.get(name, {})]
+            what = [identities[address], shared, mechanism_text(loaded[name]), common.setup.settings.get(name, {})]
             for point in points:
                 own = part_of(point, common.axes, name)
                 if (label, name, own) not in cells:
                     units = {axis.key: axis.unit for axis in common.axes}
-                    key = _hash([*what, [[k, v, units[k]] for k, v in own]])
-                    case_key = _hash([identities[address], shared])
-                    text_key = _hash(_mechanism_text(loaded[name]))
+                    key = hash_of([*what, [[k, v, units[k]] for k, v in own]])
+                    case_key = hash_of([identities[address], shared])
+                    text_key = hash_of(mechanism_text(loaded[name]))
                     cells[label, name, own] = Task(key, case_key, text_key, shared, label, address, name, own, common)
     return Plan(labels, tuple(mechanisms), common, tuple(points), tuple(cells.values()))
 
@@ -239,14 +235,6 @@ def schema_of(axes: Sequence[Axis]) -> Any:
     return pa.schema(columns)
 
 
-def version() -> str:
-    """The tool's version, part of each key."""
-    try:
-        return metadata.version("faultreplay")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 _cases: OrderedDict[str, tuple[Case, CostTable]] = OrderedDict()
 _mechanisms: dict[tuple[str, str], Mechanism] = {}
 
@@ -256,7 +244,7 @@ def _mechanism(cell: Task, case: Case) -> Mechanism:
     key = (cell.case_key, cell.mechanism_key)
     if key not in _mechanisms:
         loaded = case.load(cell.mechanism)
-        if _hash(_mechanism_text(loaded)) != cell.mechanism_key:
+        if hash_of(mechanism_text(loaded)) != cell.mechanism_key:
             raise UsageError(
                 f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"
             )
@@ -272,7 +260,7 @@ def _case(cell: Task) -> tuple[Case, CostTable]:
         while len(_cases) >= _CASES_KEPT:
             _cases.popitem(last=False)
         common = cell.common
-        if _fingerprint(common) != cell.shared_key:
+        if fingerprint(common.setup, common.windows, common.fit) != cell.shared_key:
             raise UsageError(
                 f"this worker has other cost tables or another faultreplay ({version()}): install the same everywhere"
             )
@@ -295,13 +283,13 @@ def _row(cell: Task, case: Case, mechanism: Mechanism, used: Mapping[str, str], 
         "key": cell.key,
         "title": mechanism.title,
         "origin": case.trace.meta.origin,
-        "params": _json(dict(mechanism.values)),
-        "costs": _json(dict(used)),
+        "params": as_json(dict(mechanism.values)),
+        "costs": as_json(dict(used)),
         "tool": version(),
         "seed": cell.common.setup.seed,
         "seeds": cell.common.setup.seeds,
         **{axis.key: point.get(axis.key) for axis in cell.common.axes},
-        **{k: _json(v) if isinstance(v, Mapping | tuple | list) else v for k, v in record.items()},
+        **{k: as_json(v) if isinstance(v, Mapping | tuple | list) else v for k, v in record.items()},
     }
 
 
@@ -316,29 +304,5 @@ def _labels(identities: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def _fingerprint(common: Common) -> str:
-    setup = common.setup
-    costs, _ = load_cost_files(setup.cost_files)
-    filed = [path.read_text(encoding="utf-8") for path in sorted(filed_dir().glob("*.toml"))]
-    table = {name: [repr(cost.distribution), cost.provenance] for name, cost in costs.items()}
-    how: list[Any] = [setup.reading, setup.fetch_ns, setup.link_bytes_per_s, list(setup.vcpu_threads)]
-    how += [setup.loop, setup.retouch, setup.cpus, setup.pinned, setup.seed, setup.seeds, common.windows, common.fit]
-    return _hash([version(), table, filed, how, setup.settings])
-
-
-def _mechanism_text(mechanism: Mechanism) -> list[str]:
-    below = [_mechanism_text(other) for _, other in sorted(mechanism.fallback.items())]
-    text = Path(mechanism.file).read_text(encoding="utf-8")
-    return [text, *(line for lines in below for line in lines)]
-
-
 def _plain(mechanism: str) -> str:
     return mechanism.rsplit("/", 1)[-1].removesuffix(".toml").translate(_DASHED)
-
-
-def _hash(what: Any) -> str:
-    return hashlib.blake2b(_json(what).encode(), digest_size=12).hexdigest()
-
-
-def _json(what: Any) -> str:
-    return json.dumps(what, sort_keys=True, separators=(",", ":"), default=str)

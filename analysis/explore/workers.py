@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, Final, Generic, TypeVar
 
@@ -45,6 +46,15 @@ class Outcome(Generic[T]):
     task: T
     value: Any
     failure: Failure | None = None
+
+
+def chosen(
+    function: Callable[[T], Any], *, jobs: int, dask: str | None = None, prepare: Callable[[], None] | None = None
+) -> Callable[[Sequence[T]], Iterator[Outcome[T]]]:
+    """The pool that was asked for: `on_dask` where `dask` names a scheduler, else `here`."""
+    if dask:
+        return partial(on_dask, function, address=dask)
+    return partial(here, function, jobs=jobs, prepare=prepare)
 
 
 def here(

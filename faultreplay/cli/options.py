@@ -111,6 +111,20 @@ def output_options(function: F) -> F:
     )(function)
 
 
+def pool_options(default: str) -> Callable[[F], F]:
+    """-j, --dask: where many replays run; `default` says in how many processes where nothing is said."""
+
+    def decorate(function: F) -> F:
+        function = click.option(
+            "--dask", metavar="ADDRESS", help="Scheduler of a dask cluster to run on, as tcp://HOST:8786."
+        )(function)
+        return click.option("-j", "--jobs", type=click.IntRange(1, 1024), help=f"Processes. Default: {default}.")(
+            function
+        )
+
+    return decorate
+
+
 def output_format(fmt: str | None, output: Path | None) -> str:
     """The format asked for, or the one that the file's name ends in, or a table."""
     if fmt:

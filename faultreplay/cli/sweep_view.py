@@ -7,8 +7,10 @@ from typing import Any
 
 from faultreplay.analysis.explore.axes import Point, stem_of
 from faultreplay.analysis.explore.crossover import REFERENCES, Crossing, excess
+from faultreplay.analysis.explore.spread import spread
 from faultreplay.analysis.explore.sweep import Sweep
 from faultreplay.cli.render import Column, Report
+from faultreplay.cli.spread_view import MOST_TABLES, spread_report
 from faultreplay.cli.sweep_words import course_record, point_words, sentences
 
 _SAYS = {
@@ -40,7 +42,7 @@ def whole(done: Sweep) -> Report:
 
 def tables(done: Sweep) -> list[Report]:
     """A table and the answer for each trace (of many traces none, but one over all), then what was done."""
-    labels = done.plan.traces if len(done.plan.traces) <= _MOST_TABLES else {}
+    labels = done.plan.traces if len(done.plan.traces) <= MOST_TABLES else {}
     over = [over_hosts(done)] if len(done.plan.traces) > 1 and len(done.plan.mechanisms) > 1 else []
     return [*(_trace_table(done, label) for label in labels), *over, _last(done)]
 
@@ -48,41 +50,19 @@ def tables(done: Sweep) -> list[Report]:
 def over_hosts(done: Sweep) -> Report:
     """Each mechanism against the first one over all traces, at the same points: quantiles, and which traces differ."""
     first, *others = done.plan.mechanisms
-    records = []
+    spreads = []
     for mechanism in others:
-        found: list[tuple[float, str]] = []
+        found: list[tuple[str, float]] = []
         for label in done.plan.traces:
             for point in done.plan.points:
                 at = done.plan.cells_at(label, point)
                 if at[first] in done.rows and at[mechanism] in done.rows:
                     base = float(done.rows[at[first]][done.ranked_by])
                     if base > 0:
-                        found.append((100 * (float(done.rows[at[mechanism]][done.ranked_by]) / base - 1), label))
-        if not found:
-            continue
-        values = sorted(value for value, _ in found)
-        middle = _quantile(values, 0.5)
-        against = sorted({label for value, label in found if value * middle < 0})
-        record: dict[str, Any] = {"mechanism": mechanism, "traces": len({label for _, label in found})}
-        record |= {name: _quantile(values, share) for name, share in _QUANTILES.items()}
-        record["against"] = ", ".join(against[:5]) + (f" and {len(against) - 5} more" if len(against) > 5 else "")
-        records.append(record)
-    columns = [Column("mechanism", "mechanism"), Column("traces", "traces", "count")]
-    columns += [Column(name, name, "percent") for name in _QUANTILES] + [Column("against", "the other way round at")]
-    words = "quantiles over traces and points; unweighted: a trace of a minute counts as much as one of an hour"
-    return Report(records, columns, title=f"over all traces: {ranked_words(done)} against {first}", notes=[words])
-
-
-_QUANTILES = {"least": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "most": 1.0}
-_MOST_TABLES = 20
-
-
-def _quantile(values: list[float], share: float) -> float:
-    """Of sorted values, the one at `share`, or between two."""
-    at = share * (len(values) - 1)
-    low = int(at)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (at - low) * (values[high] - values[low])
+                        found.append((label, 100 * (float(done.rows[at[mechanism]][done.ranked_by]) / base - 1)))
+        if (one := spread(mechanism, found)) is not None:
+            spreads.append(one)
+    return spread_report(spreads, ranked_words(done), first)
 
 
 def notes(done: Sweep) -> list[str]:
@@ -136,7 +116,7 @@ def _last(done: Sweep) -> Report:
     turns = [s.begins for course in done.courses for s in course.stretches if s.begins is not None]
     if turns:
         words.append("turning points lie between two points of the sweep, on a straight line over the axis's logarithm")
-    if len(done.plan.traces) > _MOST_TABLES:
+    if len(done.plan.traces) > MOST_TABLES:
         words = [*_counted(done), *words]
     return Report([], [], notes=words + _borrowed(done) + notes(done))
 

@@ -140,10 +140,12 @@ def _whole(opened: Trace, form: str, output: Path | None, *, with_events: bool, 
     """All that the trace holds, and QEMU's own figures where it has some."""
     from faultreplay.analysis.compare.inspection import inspect_trace
     from faultreplay.cli.inspection_view import data_report, whole_report
+    from faultreplay.cli.opening import say_kept
     from faultreplay.cli.qemu_view import qemu_reports
 
     with amount(f"stitching {opened.name}") as progress:
         inspection = inspect_trace(opened, progress)
+    say_kept(opened)
     qemu = qemu_reports(opened)
     if form == "table" and qemu and not opened.event_rows and not inspection.faults:
         emit(qemu[0], form, output, force=force)  # QEMU's figures and nothing else

@@ -50,6 +50,7 @@ def command(  # noqa: D103 - the help text is below
     import faultreplay
     from faultreplay.cli import replay_view
     from faultreplay.cli.interrupts import computing
+    from faultreplay.cli.opening import say_kept
     from faultreplay.cli.progress import steps
     from faultreplay.cli.render import check_output, emit
 
@@ -64,9 +65,11 @@ def command(  # noqa: D103 - the help text is below
     if rows and options["seeds"] > 1:
         raise UsageError("--rows are of one seed: leave --seeds away")
     setup, more = setup_from(options)
+    opened = faultreplay.open_trace(trace)
     with computing(), steps() as step:
         step("reading the trace")
-        case = faultreplay.open_case(trace, setup, **more, progress=step)
+        case = faultreplay.open_case(opened, setup, **more, progress=step)
+        say_kept(opened)
         done = faultreplay.compare(case, names, weigh=False, progress=step)
         asked = {case.load(name).name for name in names}
         done = replace(done, blackouts=tuple(still for still in done.blackouts if still.mechanism in asked))

@@ -61,6 +61,7 @@ class _Given:
 def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help text is below
     import faultreplay
     from faultreplay.cli.interrupts import computing
+    from faultreplay.cli.opening import say_kept
     from faultreplay.cli.progress import steps
     from faultreplay.cli.qemu_view import qemu_reports
     from faultreplay.cli.render import check_output, say, write_text
@@ -81,7 +82,8 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     names = parse_names(given.mechanisms)
     with computing(), steps() as step:
         step("reading the trace")
-        case = faultreplay.open_case(opened, setup, **more)
+        case = faultreplay.open_case(opened, setup, **more, progress=step)
+        say_kept(opened)
         comparison = faultreplay.compare(case, names, baseline=given.baseline, progress=step)
         step("drawing")
         pictures = pictures_of(comparison, case)

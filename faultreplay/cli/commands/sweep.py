@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from faultreplay.cli.options import (
     gathered,
     named_mechanisms_option,
     parse_names,
+    pool_options,
     question_options,
     replay_options,
     setup_from,
@@ -61,8 +61,7 @@ class _Given:
     help="MECH.PARAM=1,2,4 or COST=10us..1ms[:POINTS] (at even ratios) or COST=x0.5,x1,x2. Several make a grid.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Data set to write or go on with. Default: none.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="Processes. Default: one a CPU.")
-@click.option("--dask", metavar="ADDRESS", help="Scheduler of a dask cluster to run on, as tcp://HOST:8786.")
+@pool_options("one a CPU")
 @click.option("--rank", type=click.Choice(list(_RANKS)), default="total-stall", show_default=True, help="By what.")
 @click.option(
     "--tolerance",
@@ -105,11 +104,8 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
         sweep_plot.check(given.plot, axes, force=given.force)
     common = Common(setup, axes, tuple(more["windows"]), more["fit"], more["max_loss_percent"])
     made = plan(expand(given.traces), names, common)
-    if given.dask:
-        pool = functools.partial(workers.on_dask, run_cell, address=given.dask)
-    else:
-        count = min(given.jobs or os.cpu_count() or 1, max(len(made.cells), 1))
-        pool = functools.partial(workers.here, run_cell, jobs=count, prepare=warm_engine)
+    count = min(given.jobs or os.cpu_count() or 1, max(len(made.cells), 1))
+    pool = workers.chosen(run_cell, jobs=count, dask=given.dask, prepare=warm_engine)
     with computing(), _directory(given.output) as directory, bar() as show:
         done = sweep(
             made,
