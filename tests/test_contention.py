@@ -223,8 +223,8 @@ BROKEN = [
     ('hold = "spin"', 'hold = "mm"', "'mm' is no resource of kind lock"),
     ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"', "also and times must be given together"),
     ('takes = "lock"', 'takes = "lock"\nalso = "fault_entry"\ntimes = "granule_pages"', "for what is counted"),
-    ('wake = "wake"', 'wake = "wake"\neach = "mm_share"', 'Say within = "SECTION"'),
-    ('wake = "wake"', 'wake = "wake"\ncontended = "lock"', 'Say under = "LOCK"'),
+    ('wake = "wake"', 'wake = "wake"\neach = "mm_share"', 'need within = "SECTION"'),
+    ('wake = "wake"', 'wake = "wake"\ncontended = "lock"', 'need under = "LOCK"'),
     ('wake = "wake"', 'wake = "wake"\nunder = "spin"', "under, cold and walk need from"),
     ('leave = "mm"', 'coalesce = "join"', "would never leave the section"),
 ]

@@ -47,13 +47,15 @@ static void setup_kvm_exit(struct lab *lab)
 	uffd_register(lab->uffd[0], lab->data, lab->data_bytes, UFFDIO_REGISTER_MODE_MISSING, "kvm-exit");
 }
 
-static bool resolve_here(struct lab *lab, struct accessor *a, uint64_t page)
+/* Places the content of a granule; 0, or -errno. */
+typedef int place_fn(struct lab *lab, uint64_t granule, char *content);
+
+/* What a vCPU's own thread does at its exit: fetch the granule and place it, or wait for another that does so. */
+static bool serve_here(struct lab *lab, struct accessor *a, uint64_t page, place_fn *place, const char *mechanism)
 {
 	uint64_t t_exit = rdtsc(), granule = page * PAGE / lab->granule, t_fetched;
 	struct fetcher *f = &a->fetcher;
-	struct uffdio_copy copy = {(uint64_t)(uintptr_t)lab->data + granule * lab->granule, (uint64_t)(uintptr_t)f->buffer,
-				   lab->granule, UFFDIO_COPY_MODE_DONTWAKE, 0};
-	int result = 0;
+	int result;
 
 	if (!claim_or_wait(granule)) {
 		service_row(f, page, a->tid, t_exit, t_exit, -EEXIST);
@@ -62,13 +64,25 @@ static bool resolve_here(struct lab *lab, struct accessor *a, uint64_t page)
 	if (!fetch_granule(f, granule))
 		return false;
 	t_fetched = rdtsc();
-	if (ioctl(lab->uffd[0], UFFDIO_COPY, &copy))
-		result = -errno;
+	result = place(lab, granule, f->buffer);
 	placed(granule, result == 0);
 	service_row(f, page, a->tid, t_exit, t_fetched, result);
 	if (result)
-		problem("kvm-exit: placing page %llu failed: %s", (unsigned long long)page, strerror(-result));
+		problem("%s: placing page %llu failed: %s", mechanism, (unsigned long long)page, strerror(-result));
 	return result == 0;
+}
+
+static int copy_granule(struct lab *lab, uint64_t granule, char *content)
+{
+	struct uffdio_copy copy = {(uint64_t)(uintptr_t)lab->data + granule * lab->granule, (uint64_t)(uintptr_t)content,
+				   lab->granule, UFFDIO_COPY_MODE_DONTWAKE, 0};
+
+	return ioctl(lab->uffd[0], UFFDIO_COPY, &copy) ? -errno : 0;
+}
+
+static bool resolve_here(struct lab *lab, struct accessor *a, uint64_t page)
+{
+	return serve_here(lab, a, page, copy_granule, "kvm-exit");
 }
 
 /* Plain memory that the guest cannot reach until its granule has a memslot. */
@@ -89,28 +103,17 @@ static void no_memslots(struct lab *lab)
 		    (unsigned long long)slots, (unsigned long long)lab->slot_limit);
 }
 
+static int add_slot(struct lab *lab, uint64_t granule, char *content)
+{
+	char *where = lab->data + granule * lab->granule;
+
+	memcpy(where, content, lab->granule);
+	return set_memslot(DATA_SLOT + (uint32_t)granule, 0, DATA_GPA + granule * lab->granule, lab->granule, where) ? -errno : 0;
+}
+
 static bool add_slot_here(struct lab *lab, struct accessor *a, uint64_t page)
 {
-	uint64_t t_exit = rdtsc(), granule = page * PAGE / lab->granule, t_fetched;
-	char *where = lab->data + granule * lab->granule;
-	struct fetcher *f = &a->fetcher;
-	int result = 0;
-
-	if (!claim_or_wait(granule)) {
-		service_row(f, page, a->tid, t_exit, t_exit, -EEXIST);
-		return !lab->abandon;
-	}
-	if (!fetch_granule(f, granule))
-		return false;
-	t_fetched = rdtsc();
-	memcpy(where, f->buffer, lab->granule);
-	if (set_memslot(DATA_SLOT + (uint32_t)granule, 0, DATA_GPA + granule * lab->granule, lab->granule, where))
-		result = -errno;
-	placed(granule, result == 0);
-	service_row(f, page, a->tid, t_exit, t_fetched, result);
-	if (result)
-		problem("mmio-exit: memslot for page %llu failed: %s", (unsigned long long)page, strerror(-result));
-	return result == 0;
+	return serve_here(lab, a, page, add_slot, "mmio-exit");
 }
 
 const struct mechanism mech_kvm_exit = {
