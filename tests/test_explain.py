@@ -13,7 +13,7 @@ from made_traces import uffd_faults, write_trace
 
 import faultreplay
 from faultreplay.analysis.compare.case import Case
-from faultreplay.analysis.views.explain import MEASURED, Life, Situation, situation
+from faultreplay.analysis.views.explain import MEASURED, Life, Situation, fault_ids, situation
 from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.meta import WindowSpan
@@ -189,9 +189,7 @@ def test_worst_are_the_longest(case: Case) -> None:
 
 def test_every_replayed_fault_has_its_number(case: Case) -> None:
     how = situation(case, "uffd-missing")
-    from faultreplay.analysis.views.explain import _ids
-
-    ids = _ids(case, how.workload)
+    ids = fault_ids(case, how.workload)
     by_id = {r["fault_id"]: r for r in rows()}
     assert len(set(ids.tolist())) == how.workload.faults == len(by_id) - 1
     work: Workload = how.workload

@@ -23,13 +23,7 @@ def write_tracks(tracks: Iterable[Track], path: Path) -> int:
         MissingFeature: the package `perfetto` is not installed.
         FaultreplayError: the file cannot be written.
     """
-    try:
-        from perfetto.protos.perfetto.trace import perfetto_trace_pb2
-    except ImportError:
-        raise MissingFeature(
-            "*.pftrace needs the package perfetto, which is not installed: pip install 'faultreplay[perfetto]', "
-            "or write *.json.gz"
-        ) from None
+    perfetto_trace_pb2 = check_perfetto()
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as stream:
@@ -43,6 +37,22 @@ def write_tracks(tracks: Iterable[Track], path: Path) -> int:
     finally:
         part.unlink(missing_ok=True)
     return writer.count
+
+
+def check_perfetto() -> Any:
+    """Perfetto's messages.
+
+    Raises:
+        MissingFeature: the package is not installed.
+    """
+    try:
+        from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+    except ImportError:
+        raise MissingFeature(
+            "*.pftrace needs the package perfetto, which is not installed: pip install 'faultreplay[perfetto]', "
+            "or write *.json.gz"
+        ) from None
+    return perfetto_trace_pb2
 
 
 class _Writer:

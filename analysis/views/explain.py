@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,6 @@ from faultreplay.analysis.compare.blackout import base_of, over, under_rule
 from faultreplay.analysis.compare.predict import Setup, followed, run
 from faultreplay.analysis.compare.served import why_no_row
 from faultreplay.faulttrace.errors import UsageError
-from faultreplay.faulttrace.units import format_ns
 from faultreplay.replay.engine.steps import Step, Story, Use
 from faultreplay.replay.workload.workload import derived
 
@@ -215,7 +215,7 @@ class _Replayed:
     def __init__(self, case: Case, how: Situation) -> None:
         self._case, self._how = case, how
         self._result = how.result()
-        self._ids = derived(how.workload, "fault ids", lambda: _ids(case, how.workload))
+        self._ids = fault_ids(case, how.workload)
         self._stories: dict[tuple[int, int], Story] = {}
 
     def life(self, row: dict[str, Any]) -> Life:
@@ -257,7 +257,7 @@ class _Replayed:
         return Stage(step.what, step.word, step.at_ns - start, step.took_ns, held, ahead)
 
     def _used(self, use: Use, from_ns: int, until_ns: int) -> Other:
-        name = self._how.workload.accessor_name[use.who]
+        name = re.sub(r"^vcpu(\d+)$", r"vCPU \1", self._how.workload.accessor_name[use.who])
         fault = int(self._ids[use.row]) if use.row >= 0 else -1
         return Other(fault, name, from_ns, until_ns if use.end_ns >= 0 else None)
 
@@ -269,8 +269,12 @@ def _known(story: Story, step: Step, number: int) -> bool:
     return bool(story.held_by(step.resource, step.at_ns, step.at_ns + step.took_ns, number))
 
 
+def fault_ids(case: Case, workload: Workload) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """int64[F]: the `fault_id` of each row of a case's workload; -1: none is known."""
+    return derived(workload, "fault ids", lambda: _ids(case, workload))
+
+
 def _ids(case: Case, workload: Workload) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """int64[F]: the `fault_id` of each row; -1: none is known."""
     begin = workload.clock_start_ns
     known: dict[tuple[str, int], int] = {}
     columns = ("fault_id", "accessor", "vcpu", "tid", "start_ns", "end_ns")
@@ -282,10 +286,3 @@ def _ids(case: Case, workload: Workload) -> np.ndarray[Any, np.dtype[np.int64]]:
     owners = workload.accessor_of_row().tolist()
     starts = workload.recorded_start_ns.tolist()
     return np.array([known.get((names[a], t), -1) for a, t in zip(owners, starts, strict=True)], np.int64)
-
-
-def summary(life: Life) -> str:
-    """A life in one line."""
-    if life.stall_ns is None:
-        return f"{life.mechanism}: {life.note}"
-    return f"{life.mechanism}: {format_ns(life.stall_ns)} from {life.start_ns / 1e6:,.3f} ms on"

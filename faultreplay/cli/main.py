@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "synth": ("synth", "Make a synthetic trace, marked as such."),
     "lab": ("lab", "Run real guests under each real mechanism and keep the guest's own clock."),
     "import": ("import_", "Make a trace from perf, trace-cmd, bpftrace or QEMU output."),
-    "export": ("export", "Write a trace as Perfetto JSON, CSV or one Parquet file."),
+    "export": ("export", "Write a trace for Perfetto, as CSV or as one Parquet file."),
     "doctor": ("doctor", "Say what this host can record, and how to fix what it cannot."),
 }
 
