@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -22,12 +23,22 @@ WIDTH: Final = 760
 BAR: Final = 26
 _LONGEST_LABEL_PX: Final = 264.0
 _DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
-# As `units.format_ns`, in Vega's language: a value in ns with its unit.
-NS_LABEL: Final = (
-    "datum.value === 0 ? '0' : abs(datum.value) < 1e3 ? format(datum.value, '.3~g') + ' ns' : "
-    "abs(datum.value) < 1e6 ? format(datum.value / 1e3, '.3~g') + ' us' : "
-    "abs(datum.value) < 1e9 ? format(datum.value / 1e6, '.3~g') + ' ms' : format(datum.value / 1e9, '.3~g') + ' s'"
-)
+
+
+def ns_words(value: str) -> str:
+    """As `units.format_ns`, in Vega's language: an expression in ns with its unit."""
+    parts = ((1e3, 1, "ns"), (1e6, 1e3, "us"), (1e9, 1e6, "ms"), (math.inf, 1e9, "s"))
+    words = " : ".join(
+        (f"abs({value}) < {below:g} ? " if below < math.inf else "") + f"format({value} / {by:g}, '.3~g') + ' {unit}'"
+        for below, by, unit in parts
+    )
+    return f"({value} === 0 ? '0' : {words})"
+
+
+NS_LABEL: Final = ns_words("datum.value")
+# What tooltips say is worked out where they are shown: a page holds numbers, not words for each of them.
+STALL_WORDS: Final = ns_words("datum.stall_ns")
+SPAN_WORDS: Final = f"{ns_words('datum.from_ns')} + ' to ' + {ns_words('datum.until_ns')}"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from faultreplay.cli.report.charts import WIDTH, Picture, altair, data, finished, ns_axis, span, tip
-from faultreplay.faulttrace.units import format_ns
+from faultreplay.cli.report.charts import SPAN_WORDS, STALL_WORDS, WIDTH, Picture, altair, data, finished, ns_axis, tip
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,15 +32,15 @@ def _map(frame: pl.DataFrame, cause: str, words: str) -> Picture:
     rows = [
         {
             **{key: row[key] for key in ("from_ns", "until_ns", "first", "beyond", "faults")},
+            "stall_ns": row["stall_ns"] or 0,
             "address": f"{row['address']:#x}",
-            "span": span(row["from_ns"], row["until_ns"]),
-            "shown": format_ns(row["stall_ns"] or 0),
         }
         for row in frame.filter(frame["cause"] == cause).to_dicts()
     ]
     pages, until = frame["beyond"].max(), frame["until_ns"].max()
     chart = (
         alt.Chart(data(rows))
+        .transform_calculate(shown=STALL_WORDS, span=SPAN_WORDS)
         .mark_rect()
         .encode(
             x=alt.X(

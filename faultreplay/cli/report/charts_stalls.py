@@ -10,6 +10,8 @@ from faultreplay.cli.report.charts import (
     BAR,
     COLOURS,
     INK,
+    SPAN_WORDS,
+    STALL_WORDS,
     WIDTH,
     Picture,
     altair,
@@ -112,10 +114,6 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
         return None
     alt = altair()
     frame = plain_frame(labelled(frame, "series", labels))
-    rows = [
-        {**row, "shown": format_ns(row["stall_ns"]), "at": f"{100 * row['share']:.6g} % are not longer"}
-        for row in frame.to_dicts()
-    ]
     names = list(dict.fromkeys(frame["series"]))
     top = float(frame["nines"].max())  # type: ignore[arg-type]
     marks = [(nines(share), name) for share, name in MARKS if nines(share) <= top]
@@ -125,7 +123,12 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
     low = max(int(positive.min()), 1) if len(positive) else 1  # type: ignore[arg-type]
     high = max(int(positive.max()), low + 1) if len(positive) else 10  # type: ignore[arg-type]
     chart = (
-        alt.Chart(data([{**row, "drawn": max(row["stall_ns"], low)} for row in rows]))
+        alt.Chart(data(frame.with_columns(frame["nines"].round(5)).to_dicts()))
+        .transform_calculate(
+            drawn=f"max(datum.stall_ns, {low})",
+            shown=STALL_WORDS,
+            at="format(100 * datum.share, '.6~g') + ' % are not longer'",
+        )
         .mark_line(strokeWidth=1.8, interpolate="step-before")
         .encode(
             x=alt.X(
@@ -157,16 +160,14 @@ def over_time(
         return None
     alt = altair()
     frame = plain_frame(labelled(frame, "series", labels))
-    rows = [
-        {**row, "shown": format_ns(row["stall_ns"]), "span": span(row["from_ns"], row["until_ns"])}
-        for row in frame.to_dicts()
-    ]
+    rows = frame.with_columns(frame["stalled"].round(4)).to_dicts()
     names = list(dict.fromkeys(frame["series"]))
     # A step goes on to its own end: the last one of a series too.
     last = {row["series"]: row for row in rows}
     rows += [{**row, "from_ns": row["until_ns"]} for row in last.values()]
     lines = (
         alt.Chart(data(rows))
+        .transform_calculate(shown=STALL_WORDS, span=SPAN_WORDS)
         .mark_line(strokeWidth=1.5, interpolate="step-after")
         .encode(
             x=alt.X("from_ns:Q", title="since the recording began", axis=ns_axis()),
@@ -191,12 +192,11 @@ def phases(frame: pl.DataFrame, windows: Sequence[tuple[int, int, str]]) -> Pict
     alt = altair()
     causes = list(dict.fromkeys(frame["cause"]))
     rows = [
-        {**row, "at": causes.index(row["cause"]), "span": span(row["from_ns"], row["until_ns"])}
-        | {"shown": format_ns(row["stall_ns"])}
-        for row in frame.to_dicts()
+        {**row, "at": causes.index(row["cause"])} for row in frame.with_columns(frame["stalled"].round(4)).to_dicts()
     ]
     areas = (
         alt.Chart(data(rows))
+        .transform_calculate(shown=STALL_WORDS, span=SPAN_WORDS)
         .mark_area(interpolate="step-after", line=False)
         .encode(
             x=alt.X("from_ns:Q", title="since the recording began", axis=ns_axis()),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from faultreplay.cli.report.charts import Picture
     from faultreplay.faulttrace.meta import Meta
 
+_FIRST_SAID: Final = 8
+"""So many answers stand before what they are worth."""
 _LONGEST_LINK: Final = 60
 _LESS_ASKED: Final = 3  # `Column.keep`
 
@@ -122,7 +124,7 @@ def _answer(comparison: Comparison) -> str:
     from faultreplay.analysis.compare.judged import Trust
 
     said, told = answers(comparison), verdict(comparison)
-    first, *more = [*said, *told]
+    first, *more = [*said[:_FIRST_SAID], *told, *said[_FIRST_SAID:]]
     warn = " warn" if comparison.trust in (Trust.NOT, Trust.UNJUDGED) else ""
     parts = [f'<p class="first">{escape(first)}</p>', *(f"<p>{escape(words)}</p>" for words in more)]
     if any("(" in words for words in said):
