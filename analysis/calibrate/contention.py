@@ -1,7 +1,7 @@
 """Costs of contention, fitted to saturated runs with 1, 2, 4 ... accessors: figures in, costs with ranges out.
 
-What one accessor alone takes is no contention: each series of runs is first made to meet its own run with one accessor,
-so that only how it grows is left to explain. What the runs cannot tell apart is not fitted, and named.
+The time of one accessor alone is no contention: each series of runs is first matched with its own run of one accessor,
+so that only the growth is left to explain. Costs that the runs cannot separate are not fitted, but named.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def descend(
 ) -> dict[str, float]:
     """Values with a small `loss`: coordinate descent by factors of `step`, which shrinks to its root each round.
 
-    For losses of any shape: one cost moves few rows, and no gradient is to be had from a simulation.
+    For losses of any shape: one cost affects few rows, and a simulation has no gradient.
     """
     values = dict(start)
     best = loss(values)
@@ -202,7 +202,8 @@ def _noise(row: Row, one: Row) -> float:
 
 
 class _Problem:
-    """Least squares of logarithms of rates, each over its noise. Simulations are kept: most are asked for again."""
+    """Least squares of logarithms of rates, each over its noise. Results of simulations are cached: most are needed
+    again."""
 
     def __init__(self, grown: Sequence[_Grown], costs: CostTable, names: Sequence[str]) -> None:
         self._grown = grown

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PASSES: Final = 2
 UNSTEADY_PERCENT: Final = 25.0
-"""A cost whose means of two passes differ by more is marked: what it is worth next time is not known."""
+"""A cost whose means of two passes differ by more is marked as unsteady."""
 BUSY_FACTOR: Final = 2.0
 """Costs of a busy host may be too long by this factor: seen after calibrating under load."""
 _NARROWEST_PERCENT: Final = 2.0
@@ -144,7 +144,8 @@ def _contention(growth: Growth, own: Mapping[str, Cost], kvm_flavour: str, spoil
 def _with_range(cost: Cost, passes: Sequence[Cost], spoiled: Sequence[str], ways: Sequence[Cost] = ()) -> Cost:
     """The cost with `low` and `high`: its means of the passes are two draws of what it is worth another time.
 
-    `ways`: fitted to the runs that slept through the fetch, and to those that had it at once: the range holds both.
+    `ways`: fitted to the runs that slept through the fetch, and to those with an immediate fetch: the range covers
+    both.
     """
     mean = cost.distribution.mean
     if mean <= 0:

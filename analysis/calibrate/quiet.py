@@ -21,7 +21,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a host did besides, over some span; None where its kernel does not tell."""
+    """Other activity of a host over some span; None if its kernel does not report it."""
 
     others_percent: float
     """CPU time of other processes, of all CPUs' time"""

@@ -25,7 +25,7 @@ _PAGE_BYTES: Final = 4096
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
 _IDLE_SHARE: Final = 0.02
-"""Idle at a smaller share of the faults, a handler tells nothing of what every fault costs."""
+"""A handler that was idle at a smaller share of the faults does not show what every fault costs."""
 _IN_TIME: Final = 0.05
 """An idle handler's loop is taken to be no longer than this quantile of the time it had."""
 
@@ -53,7 +53,7 @@ def observe(
     preempted = 0 if waits else int((~unpreempted).sum())
     if waits:
         unpreempted |= True
-    # Which fault follows which, and how many wait at once, is to be seen among all of them.
+    # The order of faults, and how many wait at once, must be determined from all of them.
     userfaults = _Columns(joined.filter(_is_userfault(joined)), waits)
     exits = _Columns(
         joined.filter(unpreempted & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits

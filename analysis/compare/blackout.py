@@ -25,7 +25,7 @@ from faultreplay.replay.workload.workload import Workload
 
 Retouch = Literal["recorded", "working-set"]
 BLACKOUTS: Final = ("pause-only", "freeze", "memslot-destroy", "uffd-wp-freeze")
-"""Shipped mechanisms that hold memory still."""
+"""Shipped mechanisms with a window."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Stillness:
     """What a blackout cost, with the faults that its trace shows (or with all that may follow)."""
 
     standstill_ns: int
-    """longest time that a vCPU stood still at a window: faults that a stop follows on included"""
+    """longest time that a vCPU made no progress at a window, including faults right before the stop"""
     all_stalled_ns: int
-    """time at windows in which every vCPU stood still at once"""
+    """time at windows in which no vCPU made progress"""
     refaults: int
     """faults on memory that the window emptied: recorded ones, and those that are assumed"""
     refault_stall_ns: int
@@ -56,7 +56,7 @@ class Blackout:
     low: Stillness
     high: Stillness
     result: Result
-    """with what the set-up's `retouch` says is touched again"""
+    """with the pages touched again that the set-up's `retouch` selects"""
     workload: Workload
     """what was replayed: without the faults that only the recorded window brought about, if this rule brings none"""
     metrics: Metrics
@@ -208,7 +208,8 @@ def _stillness(
     spans = np.array(result.windows, np.int64).reshape(-1, 2)
     begin = np.tile(spans[:, 0], len(stopped))
     blocked = (np.repeat(stopped, len(spans)), begin, np.tile(spans[:, 1], len(stopped)))
-    # A stop that lasts beyond its window, as a vCPU's way back does; one that began inside a fault is joined to it.
+    # A stop may last beyond its window, as the return of a vCPU does; one that began inside a fault is joined to that
+    # fault.
     until = np.maximum(blocked[2], begin + stops_ns(blocked, result.window_stall_ns))
     longest, at_once = _still(
         np.concatenate((who, blocked[0])),

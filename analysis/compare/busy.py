@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 TOLD_FROM: Final = 0.1
-"""Share of the stall from which it is said, and from which intervals reach over it."""
+"""Share of the stall from which on it is reported and included in intervals."""
 MOST_SHARE: Final = 0.9
 WORSE: Final = 3.0
 """In another run the waits may be absent, or longer by this factor."""

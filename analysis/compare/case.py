@@ -81,7 +81,7 @@ class Case:
     windows_from: str
     fit: bool = True
     set_by_user: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """the settings that were asked for; those of `setup` hold the host's too"""
+    """the settings that the user gave; those of `setup` include the host's"""
     reading: Reading = "recorded"
     """how faults of memory that was there are taken in the table on missing memory"""
     _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
@@ -163,7 +163,7 @@ class Case:
 
     @functools.cached_property
     def others_share(self) -> float:
-        """Share of the recorded stall that other processes' load made; 0 where it is too little to tell."""
+        """Share of the recorded stall caused by the load of other processes; 0 if too small to measure."""
         share = others_share(self.faults)
         return share if share >= TOLD_FROM else 0.0
 
@@ -174,7 +174,7 @@ class Case:
 
     @property
     def on_kvm(self) -> bool:
-        """Whether some vCPU is KVM's; otherwise threads stand for them (`faulttrace.vcpus`)."""
+        """Whether some vCPU is one of KVM; otherwise threads are taken as vCPUs (`faulttrace.vcpus`)."""
         without_kvm = vcpu_threads(self.trace.meta, self.setup.vcpu_threads)
         vcpu = self.faults.filter(self.faults["accessor"] == "vcpu")["tid"].unique()
         return any(tid not in without_kvm for tid in vcpu)

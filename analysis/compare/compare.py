@@ -76,7 +76,7 @@ class Unanswered:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that `faultreplay compare` says."""
+    """Everything that `faultreplay compare` prints."""
 
     trace: str
     origin: str
@@ -215,7 +215,7 @@ def _baseline(case: Case, replayed: Sequence[Replayed], asked: str) -> Replayed 
 
 
 def blackout_names(case: Case, mechanisms: Sequence[str]) -> list[str]:
-    """What stands in the table on blackouts: what was asked for, and the kinds of the windows, recorded or asked for.
+    """The rows of the blackout table: the mechanisms requested, and the kinds of the windows, recorded or requested.
 
     Where no mechanism was named and there are windows, all that are shipped.
     """
@@ -227,7 +227,7 @@ def blackout_names(case: Case, mechanisms: Sequence[str]) -> list[str]:
 
 
 def default_names(case: Case) -> list[str]:
-    """What is compared where nothing was asked for: the defaults and the recorded mechanism."""
+    """What is compared by default: the default mechanisms and the recorded one."""
     from faultreplay.replay.language.mechanism import list_mechanisms
 
     used = case.used

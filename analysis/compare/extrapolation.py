@@ -1,4 +1,4 @@
-"""More accessors at once than the costs of contention were fitted with: said in words, and wider intervals."""
+"""More accessors than the costs of contention were fitted with: a note, and wider intervals."""
 
 from __future__ import annotations
 

@@ -98,12 +98,12 @@ class Judged:
     held_out: HeldOut | None
     """costs from every other tenth of the recording, judged on the tenths between, both ways"""
     over_time: HeldOut | None
-    """costs from the first half, judged on the second: how much the recording's costs change holds it up too"""
+    """costs from the first half, judged on the second; it includes changes of the costs during the recording"""
     why_not: str = ""
 
     @property
     def trust(self) -> Trust:
-        """What rows beside it are worth."""
+        """How far to trust the other rows."""
         if self.held_out is None:
             return Trust.UNJUDGED
         total = max(abs(self.held_out.errors.total or 0), abs(self.in_sample.total or 0))

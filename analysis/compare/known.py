@@ -17,7 +17,7 @@ _OF_PROCESSES: Final = ("exceptions:page_fault_user", "exceptions:page_fault_ker
 
 
 def why_no_faults(meta: Meta) -> str:
-    """Why a trace has no fault, as far as its probes tell."""
+    """Why a trace has no fault, as far as its probes show."""
     if meta.origin == "synthetic":
         return "it has none"
     on = {probe.name for probe in meta.probes if probe.status == "attached"}

@@ -1,4 +1,4 @@
-"""What a set of stalls amounts to. Arrays in, one frozen record out; `docs/metrics.md` says what each number means.
+"""The metrics of a set of stalls. Arrays in, one frozen record out; `docs/metrics.md` says what each number means.
 
 Four times are kept apart and never added up: the stalls of accessors, the latency until content is there (more than the
 stall where faults are asynchronous), the time a vCPU was blocked (the union of its stalls), and the time in which every
@@ -111,7 +111,7 @@ def union_ns(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
 
 
 def overlap_ns(start_ns: Ints, end_ns: Ints, depth: int) -> int:
-    """How long at least `depth` of the intervals hold at once."""
+    """Total time in which at least `depth` of the intervals overlap."""
     if depth <= 0 or not len(start_ns):
         return 0
     times = np.concatenate((end_ns, start_ns))  # at one moment an end comes before a start

@@ -1,4 +1,4 @@
-"""What must be said under a table: costs and their provenance, losses, what was left out, what a trace cannot know."""
+"""The notes under a table: costs and their provenance, losses, what was left out, what a trace cannot show."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _hazard_notes(rows: Sequence[Predicted]) -> list[str]:
 
 
 def _served_words(served: Served) -> str:
-    """Whose paths made which share of the faults and of their stall."""
+    """Which mechanism's paths served which share of the faults and of their stall."""
     faults, stall = max(served.faults, 1), max(served.stall_ns, 1)
     own = (
         f"{_percent(served.own_faults / faults)} of the faults, {_percent(served.own_stall_ns / stall)} of their stall"

@@ -108,5 +108,5 @@ def _legend(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
 
 def _label(words: str) -> str:
-    """As text: matplotlib takes what stands between two dollars for mathematics."""
+    """As text: matplotlib reads text between two dollar signs as mathematics."""
     return plain(words).replace("$", r"\$")

@@ -140,7 +140,7 @@ def doubled(costs: CostTable, names: Sequence[str]) -> CostTable:
 
 
 def counted(workload: Workload) -> npt.NDArray[np.bool_]:
-    """Which accessors stand for the guest: its vCPUs, or every accessor where there is none."""
+    """The accessors that represent the guest: its vCPUs, or every accessor if it has none."""
     vcpu = workload.accessor_kind == VCPU
     every: npt.NDArray[np.bool_] = vcpu if vcpu.any() else np.ones(workload.accessors, dtype=np.bool_)
     return every
@@ -155,7 +155,7 @@ def ideal_run_time_ns(workload: Workload) -> int:
 
 @dataclass(frozen=True)
 class Stops:
-    """When accessors stood still in recorded pauses, of which their faults show nothing."""
+    """When accessors were stopped in recorded pauses, which their faults do not show."""
 
     accessor: npt.NDArray[np.int64]
     start_ns: npt.NDArray[np.int64]
@@ -165,7 +165,7 @@ class Stops:
 
 
 def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -> Metrics:
-    """The numbers of a replay; `stops`: of the recording, where its think times still hold them."""
+    """The metrics of a replay; `stops`: stops of the recording that are still part of its think times."""
     time_ns = result.run_time_ns
     uses = tuple(
         Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(time_ns), u.max_queue)

@@ -1,7 +1,7 @@
 """How far each cost may be from its figure: one relative spread a cost, and draws from it.
 
-A spread is the standard deviation of the logarithm. A cost file states a range (`low`, `high`) that holds the figure
-nine times in ten; where it states none, the defaults below stand, and the notes say so.
+A spread is the standard deviation of the logarithm. A cost file states a range (`low`, `high`) that contains the figure
+with 90 %; without one the defaults below apply, and the notes say so.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class CostSpread:
     foreign: float
     """of a cost of other hardware"""
     stated: bool
-    """`low` and `high` stand in the cost's file"""
+    """`low` and `high` are given in the cost's file"""
     run: float = 0.0
     """of all costs of this host together, from run to run"""
 

@@ -19,7 +19,7 @@ _PEOPLE = {"vcpu": "vCPU", "vmm": "VMM thread", "kernel": "kernel access"}
 
 @dataclass(frozen=True)
 class Served:
-    """Faults, and ns of their stall, by whose path made them. What a window alone stands for is in none."""
+    """Faults, and ns of their stall, by whose path served them; without those that only a window caused."""
 
     own_faults: int = 0
     own_stall_ns: int = 0

@@ -1,4 +1,4 @@
-"""How to replay: the set-up that was asked for, the mechanism of the recording, parameters of both."""
+"""How to replay: the options of the user, the mechanism of the recording, parameters of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """How to replay, beside the mechanism: what the command line's options say."""
+    """How to replay, apart from the mechanism: the options of the command line."""
 
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cost_files: Sequence[str] = ()
@@ -37,7 +37,7 @@ class Setup:
     """threads, by id or name, that are vCPUs though they never call KVM_RUN"""
     cpus: int | None = None
     pinned: bool = False
-    """with `cpus`: each thread has a CPU of its own number"""
+    """with `cpus`: each thread is pinned to one CPU"""
     seed: int = 0
     seeds: int = 1
     bounds: frozenset[str] = frozenset()
@@ -54,7 +54,7 @@ class Used:
     asynchronous: bool = False
     """its handler reads on while content is on its way: `handlers` is how many faults it has in hand"""
     window_kind: str = ""
-    """whose rule the recorded windows really followed"""
+    """the mechanism whose rule the recorded windows followed"""
 
 
 # What holds for every host of a kind, unless the user sets it. Shadow paging maps up to 8 entries with one fault
@@ -197,7 +197,7 @@ def split_choice(text: str) -> tuple[str, dict[str, str]]:
 
 
 def label_of(name: str, own: Mapping[str, str]) -> str:
-    """What a row with parameters of its own is called."""
+    """The name of a row with its own parameters."""
     return ":".join([name, *(f"{key}={value}" for key, value in own.items())])
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Origin(Enum):
-    """Whose figure a cost is; the value is how JSON and CSV call it."""
+    """Where a cost comes from; the value is its name in JSON and CSV."""
 
     TRACE = "this trace"
     HOST = "this host"

@@ -1,4 +1,4 @@
-"""How sure a blackout's longest stand-still is: what its costs may be, and the seeds. The window itself is given."""
+"""The interval of a blackout's longest stand-still over its costs and seeds, for one given window."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Bound:
-    """The same row under the other extreme of what a trace does not tell."""
+    """The same row under the other extreme of what a trace does not show."""
 
     what: str
     setting: str
@@ -63,7 +63,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How sure a row is. Intervals hold the true value in `LEVEL` of cases."""
+    """The uncertainty of a row. Intervals contain the true value in `LEVEL` of cases."""
 
     total_ns: Interval
     baseline: str
@@ -79,7 +79,7 @@ class Uncertainty:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval of the difference holds 0: no difference is shown."""
+        """Whether the interval of the difference contains 0: then no difference is shown."""
         return self.change is not None and self.change.low <= 0 <= self.change.high
 
     def as_record(self) -> dict[str, object]:
@@ -116,7 +116,7 @@ class Doubt:
         self._others: list[tuple[str, str, Case, Replayed | None]] = []
 
     def against(self, label: str, baseline: Replayed) -> None:
-        """Hold the rows that follow against `baseline`."""
+        """Compare the rows that follow with `baseline`."""
         self._baseline = (label, baseline, self._draw(baseline))
         self._others = [
             (what, setting, case, self._again(case, baseline)) for what, setting, case in _other_extremes(self.case)

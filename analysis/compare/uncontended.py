@@ -22,8 +22,8 @@ def share_uncontended(shipped: CostTable, fitted: CostTable, total: Total) -> fl
     """What is left of each fitted cost without the contention that it holds: 1 where there is next to none.
 
     A replay of the recorded mechanism with the fitted costs and no costs of contention has the stall that was measured.
-    With them it must have the same, so the fitted ones are made shorter, all by one share: which of them held how much
-    no trace tells.
+    With them it must have the same, so the fitted ones are shortened, all by the same share: a trace does not show how
+    much each of them contains.
 
     Args:
         shipped: all other costs, those of contention among them.

@@ -1,4 +1,4 @@
-"""The windows of a case: asked for, recorded, or by default; and the faults outside of them."""
+"""The windows of a case: requested, recorded, or default; and the faults outside them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def windows_for(
                 )
         return tuple(Window(*w) for w in asked), "as asked for"
     begin = workload.clock_start_ns
-    # A span holds what making and undoing the window took, which the rule charges: the lab tells how long the work was.
+    # A span includes the time to set up and undo the window, which the rule charges; the lab records how long the work
+    # was.
     told = trace.meta.lab.get("windows", [])
     work_ns = {int(w["begin_from_ns"]): int(w["end_from_ns"]) - int(w["begin_ns"]) for w in told}
     recorded = tuple(

@@ -74,7 +74,7 @@ class Accuracy:
 
 
 def accuracy_of(trace: Trace) -> Accuracy:
-    """Hold a trace's faults against its `truth.parquet`.
+    """Compare a trace's faults with its `truth.parquet`.
 
     Raises:
         UsageError: the trace has none.
@@ -117,7 +117,7 @@ def truthful(trace: Trace) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class _Matched:
-    """Faults (one an access) beside their accesses, and what was left over."""
+    """Faults (one for each access) with their accesses, and those without a match."""
 
     faults: pl.DataFrame
     start_ns: Ints

@@ -1,6 +1,6 @@
 """How far a number may be off by chance: block bootstrap for autocorrelated stalls, and distances of distributions.
 
-Stalls that follow one another share a queue, so drawing single stalls anew would make every interval too narrow. Whole
+Consecutive stalls share a queue, so resampling single stalls would make every interval too narrow. Whole
 blocks are drawn instead (circular block bootstrap), as long as the series' own autocorrelation asks for (Politis and
 White 2004, as corrected by Patton, Politis and White 2009).
 """

@@ -91,7 +91,7 @@ class Cell:
 def together(cells: Sequence[Cell]) -> Cell:
     """Repeats of one cell as one: every number the median of the repeats', and errors of these.
 
-    One run in a slow spell of its host says nothing of the model; one pair of runs says little of the noise.
+    A single run may fall into a slow period of its host, and one pair of runs says little about the noise.
     """
     first = cells[0]
     if len(cells) == 1:

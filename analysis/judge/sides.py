@@ -70,8 +70,8 @@ def measured_side(case: Case) -> Side:
 def elsewhere(case: Case) -> npt.NDArray[np.bool_]:
     """Refaults on memory that is not in the trace's memory map: a window empties stage 2 of all of a VM's memory.
 
-    The lab's guest keeps code, lists and logs in a slot of its own. Who replays the accesses elsewhere has other such
-    memory, or none. Where most faults are not in the map, the map says nothing of them.
+    The lab's guest keeps code, lists and logs in a separate slot. A replay of the accesses elsewhere has other such
+    memory, or none. If most faults are not in the map, the map is not used.
     """
     workload, entries = case.workload, case.trace.meta.memory_map
     inside = np.zeros(workload.faults, dtype=np.bool_)

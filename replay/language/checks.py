@@ -1,4 +1,4 @@
-"""What a mechanism file is compared with besides the reading of it: that every path of it compiles."""
+"""A check of a mechanism file beyond reading it: every path must compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which locks and sections of a mechanism cost anything: those that do not need no operation of the engine."""
+"""Which locks and sections of a mechanism have a cost; the others need no operation in the engine."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class ExtendingFile(TomlFile):
 
 
 class Entry(dict[str, Any]):
-    """A table of a file, which remembers where it stands when another file takes it over."""
+    """A table of a file that remembers its place when another file inherits it."""
 
     def __init__(self, table: dict[str, Any], file: str, text: str, place: tuple[str | int, ...]) -> None:
         super().__init__(table)
@@ -112,7 +112,7 @@ def located(data: dict[str, Any], file: str, text: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], own: dict[str, Any], fail: Fail) -> dict[str, Any]:
-    """What `own` says over what `base` says.
+    """The tables of `own` over those of `base`.
 
     Parameters, resources, classes, fall-backs and paths are taken over by name, one of the same name in `own` stands in
     the place of the inherited one; of a parameter, single keys. ``[changes.PATH]`` puts other stages in the place of a

@@ -83,14 +83,14 @@ def _load(text: str, above: tuple[str, ...]) -> _Reader:
 
 
 class _Reader:
-    """A mechanism's tables, each read once; `Operands` knows what may stand in them."""
+    """A mechanism's tables, each read once; `Operands` checks their values."""
 
     def __init__(self, file: TomlFile, above: tuple[str, ...]) -> None:
         file.known(file.data, sorted(_TOP))
         base = None
         if "extends" in file.data:
             other = _load(file.words(file.data["extends"], "extends"), above)
-            other.mechanism()  # what is wrong there is said there
+            other.mechanism()  # errors in that file are reported there
             base = other.file
         self.file: TomlFile = inherit.ExtendingFile(file, base)
         self.data, self.above = self.file.data, above

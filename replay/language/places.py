@@ -1,4 +1,4 @@
-"""Where in a TOML text a key stands. `tomllib` keeps no positions, so the text is searched for headers and keys."""
+"""The line of a key in a TOML text. `tomllib` keeps no positions, so the text is searched for headers and keys."""
 
 from __future__ import annotations
 

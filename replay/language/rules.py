@@ -47,7 +47,7 @@ class WindowRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Memory that is sent without being asked for (`words.PUSH_KEYS`)."""
+    """Memory that is sent without a request (`words.PUSH_KEYS`)."""
 
     link: str
     order: Literal["address", "recorded"]

@@ -44,13 +44,13 @@ class Resource:
 
 
 class Operands:
-    """What may stand behind a key of a stage or of a window: costs, sizes, parameters, resources."""
+    """Checks of the values in a stage or a window: costs, sizes, parameters, resources."""
 
     def __init__(self, file: TomlFile, params: Mapping[str, Param], resources: Mapping[str, Resource]) -> None:
         self.file, self.params, self.resources = file, params, resources
 
     def cost(self, value: Any, *place: str | int) -> Amount:
-        """A cost name (of today, also where a former one stands), a duration, a ``$param`` of ns, or arithmetic."""
+        """A cost name (a former name becomes the present one), a duration, a ``$param`` of ns, or arithmetic."""
         if expressions.is_arithmetic(value):
             return self.arithmetic(value, *place)
         if isinstance(value, str) and value.startswith("$"):
@@ -92,7 +92,7 @@ class Operands:
             raise self.file.fail(f"'{value}' must stay between 0 and 1: its bounds say otherwise", *place)
 
     def arithmetic(self, value: str, *place: str | int) -> str:
-        """An expression over declared parameters (`expressions.evaluate`), in the unit of what stands here."""
+        """An expression over declared parameters (`expressions.evaluate`), in the unit of its place."""
         try:
             expressions.evaluate(value, {name: max(param.default, 1.0) for name, param in self.params.items()})
         except UsageError as error:

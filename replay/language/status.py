@@ -1,4 +1,4 @@
-"""How far a mechanism is from a released kernel, as its file says it."""
+"""The upstream status of a mechanism, as its file gives it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 CONTENT_CAUSES: Final = ("missing", "minor", "exit", "minor-host", "major-host")
-"""Classes whose fault brings a granule that stays: a second fault on it joins or finds it there."""
+"""Classes whose fault brings a granule that stays: a second fault on it joins the first or finds it present."""
 BUILT_IN_PATHS: Final = ("stage2", "refault", "rewrite")
 RESOURCE_KEYS: Final[dict[str, dict[str, str]]] = {
     "servers": {"servers": "how many at once ($param or number; 0: no limit)", "per": "vm, accessor or shard"},

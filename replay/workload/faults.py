@@ -124,7 +124,7 @@ def _pages(faults: polars.DataFrame, rows: Ints, page_bytes: int, notes: list[st
 
 
 def _no_progress(unended: polars.DataFrame) -> list[str]:
-    """Accesses that faulted again and again until the recording ended: no mechanism's stall stands for them."""
+    """Accesses that faulted repeatedly until the recording ended: no mechanism can replay their stall."""
     if "rounds" not in unended.columns:
         return []
     stuck = unended.filter((unended["rounds"] > 1) & (unended["cause"] == "stage2")).sort("rounds", descending=True)
@@ -153,7 +153,7 @@ def _off_stage(starts: Ints, kind: npt.NDArray[np.uint8]) -> Ints:
 def _part_of_think(
     faults: polars.DataFrame, name: str, rows: Ints, think: Ints, unknown_rows: Ints | None = None
 ) -> Ints:
-    """That column in the order of `rows`; empty where it holds nothing, as in traces without scheduling.
+    """That column in the order of `rows`; empty if it has no values, as in traces without scheduling.
 
     All of it at `unknown_rows`: what an accessor did there is not known, and a guess must not keep others from a CPU.
     """

@@ -49,7 +49,7 @@ class GuestMemory:
 
 
 def guest_memory_of(meta: Meta) -> GuestMemory:
-    """The guest memory that a trace's header tells of."""
+    """The guest memory that a trace's header describes."""
     slots = [slot for target in meta.targets for slot in _last(target.memslots)]
     if slots:
         return GuestMemory("guest physical", tuple((s.hva, s.hva + s.size_bytes, s.gpa) for s in slots))

@@ -48,7 +48,7 @@ class Workload:
     tail_ns: Ints
     """int64[A]: from the last resume to the end of the recording"""
     asleep_ns: Ints = field(default_factory=lambda: _NONE)
-    """int64[F], or empty (none): part of `think_ns` that the accessor slept of its own accord, as a halted vCPU does"""
+    """int64[F], or empty (none): part of `think_ns` in which the accessor slept voluntarily, as a halted vCPU does"""
     preempted_ns: Ints = field(default_factory=lambda: _NONE)
     """int64[F], or empty (none): part of `think_ns` that it waited for a CPU"""
     page_bytes: int = 4096
@@ -156,7 +156,7 @@ _DERIVED: Final[WeakKeyDictionary[Workload, dict[Hashable, Any]]] = WeakKeyDicti
 def derived(workload: Workload, key: Hashable, make: Callable[[], T]) -> T:
     """What `make` finds out about `workload`, found out once; gone with the workload.
 
-    Replications over seeds and mechanisms share it. A changed workload is another object and starts anew.
+    Replications over seeds and mechanisms share it. A changed workload is another object without these.
     """
     known = _DERIVED.setdefault(workload, {})
     if key not in known:
