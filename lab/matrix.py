@@ -28,7 +28,7 @@ class MatrixDone:
 
     runs: int
     done: int
-    skipped: int  # stood on disk from before
+    skipped: int  # on disk from an earlier call
     problems: list[str]
     results: Path
 
@@ -41,7 +41,7 @@ def run_matrix(
     record: bool = True,
     on_run: Callable[[MatrixRun, int, int], None] | None = None,
 ) -> MatrixDone:
-    """Do what of `matrix` does not stand in `out` yet, until it is done, the budget is spent or Ctrl-C comes.
+    """Do the runs of `matrix` that are not in `out` yet, until all are done, the budget is spent or Ctrl-C.
 
     Args:
         matrix: what to run.

@@ -1,4 +1,4 @@
-"""What a run came to: clock, truth, services, windows, and whether memory holds what it must."""
+"""The outcome of a run: clock, truth, services, windows, and the check of memory."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _accessor(a: dict[str, Any]) -> LabAccessor:
 
 
 def _guest_offsets(accessors: list[dict[str, Any]], clock: Clock) -> tuple[list[int], float]:
-    """Guest TSC minus ours, and how sure that is: 0 where the guest's reading lies between two of ours."""
+    """Guest TSC minus ours, and its uncertainty: 0 if the guest's reading lies between two of ours."""
     offsets, error_ns = [], 0.0
     for a in accessors:
         if a["warm_before"] <= a["warm_guest"] <= a["warm_after"]:
@@ -159,7 +159,7 @@ def _prefetch(brought: npt.NDArray[np.void], startup: dict[str, int]) -> LabPref
 
 
 def _waiters(truth: pa.Table, services: npt.NDArray[np.void], window: LabWindow) -> LabWaiters:
-    """Accesses in progress when the window began to end, and the writers whose message met a freeze."""
+    """Accesses in progress when the window began to end, and the writers whose message arrived during a freeze."""
     start, end = truth["start_ns"], truth["end_ns"]
     met = truth.filter(pc.and_(pc.less(start, window["end_from_ns"]), pc.greater(end, window["end_from_ns"])))
     waiters: LabWaiters = {"kind": window["kind"], "accesses": met.num_rows}

@@ -18,7 +18,7 @@ _NOT_MEMORY = ("mmio",)
 def lists_from_trace(path: Path, stride: int) -> tuple[list[AccessList], int, list[str]]:
     """Lists, number of 4 KiB pages, and notes on what was left out.
 
-    A lab trace has every access in its truth; any other has faults only, and between two faults all is think time.
+    A lab trace has every access in its truth; any other has faults only, and all time between two faults is think time.
     Distinct pages are numbered in the order of their addresses, `stride` 4 KiB pages apart. An execute fault is done as
     a read.
 

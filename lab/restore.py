@@ -1,4 +1,4 @@
-"""What a restore needs beside its guest: a snapshot file, the set of pages that prefetch brings, a handler process."""
+"""What a restore needs besides its guest: a snapshot file, the set of pages to prefetch, a handler process."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _RESULT: Final = pa.schema(
 
 
 def write_results(out: Path, runs: Iterable[MatrixRun]) -> Path:
-    """`results.parquet` of the runs that stand in `out`; its path."""
+    """Write `results.parquet` of the runs in `out`; its path."""
     rows = []
     for item in runs:
         trace = out / f"{item.name}.trace"

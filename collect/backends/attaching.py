@@ -1,4 +1,4 @@
-"""May this user attach to a tracepoint? Really tried: capabilities alone do not tell.
+"""May this user attach to a tracepoint? It is tried, because capabilities alone do not show it.
 
 Debian's 6.1 refuses each attachment to a process that has CAP_BPF and CAP_PERFMON (seen): it knows a
 `kernel.perf_event_paranoid` of 3, its default, that the kernels of kernel.org do not.

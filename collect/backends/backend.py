@@ -14,7 +14,7 @@ from faultreplay.collect.targets.targets import Filter
 from faultreplay.faulttrace.meta import Probe
 
 Key = tuple[str, tuple[str, ...], int, Filter]
-"""Backend's name, groups, ring size and filter: those with the same key can stand in for each other."""
+"""Backend's name, groups, ring size and filter: backends with the same key are interchangeable."""
 
 
 @dataclass(frozen=True)

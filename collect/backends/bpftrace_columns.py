@@ -1,4 +1,4 @@
-"""What bpftrace cannot put into its columns: whose memory an outsider zapped, and the clock that we go by."""
+"""What bpftrace cannot put into its columns: the process whose memory another process zapped, and the trace's clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Owners:
         self._zapped: dict[int, int] = {}  # thread of no target -> the process whose memory it zapped last, or 0
 
     def find(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """Put in whose memory other threads zapped; where it is no target's, 0 stays."""
+        """Fill in the process whose memory other threads zapped; 0 if it is not a target's."""
         kind, tgid = columns["kind"], columns["tgid"]
         for i in np.flatnonzero((kind == Kind.KVM_SET_MEMSLOT) & (columns["value"] == 0)).tolist():
             start, size = int(columns["ip"][i]), int(columns["size"][i])

@@ -77,7 +77,8 @@ def _plain(item: Available) -> str:
     columns = item.probe.filled(item.format.fields)
     if kind == Kind.KVM_ENTRY:
         # Printing wakes the reader by an interrupt to this CPU. Pending at the entry it would end guest mode before the
-        # guest's first instruction, every time: the guest would stand still. So entries are printed at the next exit.
+        # guest's first instruction, every time: the guest would make no progress. So entries are printed at the next
+        # exit.
         return f"@e[tid] = nsecs; @ei[tid] = {columns.get('ip', '0')};"
     if kind == Kind.KVM_EXIT:
         entry = print_event(Kind.KVM_ENTRY, ts_ns="@e[tid]", ip="@ei[tid]")

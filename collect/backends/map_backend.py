@@ -63,7 +63,7 @@ class MapBackend:
         self._paused = False
         self.ring = RingReader.of_map(maps["events"], self.ring_bytes)
         self._ranges = VmRanges()
-        self._told = 0  # ranges that the kernel side was told of
+        self._told = 0  # ranges that the kernel side knows
         cpus = _possible_cpus()
         self._counts = np.zeros((cpus, _COUNTS_WORDS), np.uint64)
         self._reported = np.zeros_like(self._counts)

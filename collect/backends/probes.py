@@ -25,7 +25,7 @@ GROUPS: Final = {
 }
 DEFAULT_GROUPS: Final = ("faults", "kvm", "sched", "mm")
 BASE: Final = "base"
-"""Group of what following the targets needs: always on, never shed."""
+"""Group of the probes that follow targets: always on, never dropped."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def on_machine(machine: str = "") -> tuple[Probe, ...]:
 
 
 def group_of_kind(kind: Kind) -> str:
-    """The group that events of `kind` are shed with."""
+    """The group with which events of `kind` are dropped."""
     if kind.name.startswith("KVM_"):
         return "kvm"
     return next((p.groups[0] for p in PROBES if kind in p.kinds), BASE)

@@ -51,7 +51,7 @@ Events = npt.NDArray[Any]
 
 COLUMNS: Final = tuple(name for name in EVENT_DTYPE.names or () if name != "pad")
 _AT_ONCE: Final = 1 << 13
-"""Records are taken apart so many at a time: they stay in the processor's cache for the pass of each column."""
+"""Number of records decoded at a time, so that they stay in the processor's cache for the pass of each column."""
 
 
 class Block:
@@ -77,7 +77,7 @@ class RingReader:
     """Takes whole records out of a ring.
 
     The data are mapped a window at a time: the kernel puts each page of a mapping into the process's memory at once,
-    and the whole ring twice would be 128 MiB that nobody reads. A window is mapped in about a millisecond.
+    and the whole ring, mapped twice, would be 128 MiB. A window is mapped in about a millisecond.
 
     Args:
         consumer: writable, its first 8 bytes are the consumer position.

@@ -269,7 +269,7 @@ def _reason(words: str) -> str:
 
 
 def kvm(here: Surroundings) -> Iterator[Check]:
-    """/dev/kvm and whose it is."""
+    """/dev/kvm and who may open it."""
     flavour = _flavour(here)
     if flavour == "none":
         yield Check(

@@ -1,6 +1,6 @@
 """Blocks of lines to events in columns: what most lines are is read by string operations over the whole block.
 
-The rest, line by line, by `layouts.lex`. Both give the same: the tests hold one against the other.
+The rest, line by line, by `layouts.lex`. Both give the same: the tests compare them.
 """
 
 from __future__ import annotations
@@ -201,6 +201,6 @@ class Lexer:
 
 
 def _dated(lost: LostEvents, frame: pl.DataFrame) -> LostEvents:
-    """Lost before the first event that stands after this line."""
+    """Lost before the first event after this line."""
     after = frame["line"].search_sorted(lost.line)
     return replace(lost, ts_ns=int(frame["ts_ns"][after])) if after < frame.height else lost

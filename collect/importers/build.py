@@ -205,7 +205,7 @@ class Builder:
         return list(targets.values())
 
     def _dispatch(self, raw: Raw) -> str:
-        """Make rows of an event, or keep what it tells; why not, where neither can be (unless rows came of it)."""
+        """Make rows of an event, or keep its information; returns why neither is possible (unless it made rows)."""
         f: dict[str, Any] = raw.fields
         if raw.name in _PLAIN:
             self._plain(raw)

@@ -121,7 +121,7 @@ def _side(answer: dict[str, Any]) -> str:
 
 
 def _keep(figures: dict[str, Any], name: str, answer: Any, path: Path) -> list[str]:
-    """Put an answer among the figures; another one of the same side stands beside it."""
+    """Add an answer to the figures; another one of the same side is kept, too."""
     if name not in figures or figures[name] == answer or name not in _SIDES:
         figures[name] = answer
         return []

@@ -1,7 +1,7 @@
-"""Zaps of guest memory in another tool's trace, and what tells their cause: as collect/bpf/zaps.c keeps them.
+"""Zaps of guest memory in another tool's trace, and events that show their cause: as collect/bpf/zaps.c keeps them.
 
-A cause is kept only where its thread has zapped guest memory just before; whose memory it was, the source does not
-say.
+A cause is kept only where its thread has zapped guest memory just before; the source does not contain whose memory it
+was.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _LEAD_ROWS = 1 << 12
 BLOCK_BYTES = (_BLOCK_ROWS + _LEAD_ROWS) * EVENT_DTYPE.itemsize
 _BLOCK_AGE_S = 0.25
 _MAX_IDLE_S = 0.05
-_MAX_EVENTS_PER_S = 10_000_000  # above all that was seen: the ring is looked at before so many could fill it
+_MAX_EVENTS_PER_S = 10_000_000  # above all rates seen: the ring is read before this many records could fill it
 _LOSS_POLL_S = 0.25
 _FLUSH_AGE_S = 5.0
 _SETTLE_S = 0.05
@@ -174,7 +174,8 @@ class Drain:
     # the writing thread
 
     def _write(self) -> None:
-        with contextlib.suppress(OSError):  # whoever gave privileges away has started us with the drain's priority
+        # where the process that dropped privileges has started this one with the drain's priority, this fails
+        with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         started = flushed = time.monotonic()
         while self.failed is None:

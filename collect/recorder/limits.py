@@ -1,4 +1,4 @@
-"""Ceilings: when recording costs too much, whole probe groups are shed, and that is written down."""
+"""Ceilings: when recording costs too much, whole probe groups are dropped, which is recorded in the trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from faultreplay.collect.backends.backend import Backend
 
 ORDER = ("locks", "mm", "sched", "kvm", "faults")
-"""Shed in this order: what the stitch can best do without comes first."""
+"""Dropped in this order: first the group that joining events needs least."""
 
 _WINDOW_NS = 500_000_000
 _FIRST_CALM_NS = 10_000_000_000
@@ -54,7 +54,7 @@ class Shedder:
     _calm_ns: int = _FIRST_CALM_NS
 
     def step(self, now_ns: int, events: int, cpu_ns: int, by_group: Mapping[str, int]) -> None:
-        """Look at the totals so far (events also by group); at most one group is shed or taken back."""
+        """Look at the totals so far (events also by group); at most one group is dropped or enabled again."""
         if self._last is None:
             self._last, self._last_by_group = (now_ns, events, cpu_ns), dict(by_group)
             return
@@ -79,7 +79,7 @@ class Shedder:
 
     @property
     def shed_now(self) -> tuple[str, ...]:
-        """Groups that are shed at this moment."""
+        """Groups that are dropped at present."""
         return tuple(self._shed)
 
     def _reason(self, rate: float, cpu_percent: float) -> str:
@@ -95,7 +95,7 @@ class Shedder:
         left = [group for group in ORDER if group in self.groups and group not in self._shed]
         if not left:
             return
-        # A group that gives next to nothing would be shed for nothing.
+        # Dropping a group with hardly any events would not help.
         worth = sum(fresh.values()) * _LEAST_SHARE
         group = next((group for group in left if fresh.get(group, 0) > worth), left[0])
         if any(span["group"] == group for span in self.spans):  # it was taken back, and too early

@@ -218,7 +218,7 @@ class Recorder:
 
     @property
     def own_end(self) -> str:
-        """Why recording must end by itself; empty while it need not. An error is raised on leaving."""
+        """Why recording must end by itself; empty if it need not. An error is raised at the end."""
         if self._drain.failed is not None:
             return "failure"
         if self._drain.disk_full:

@@ -53,7 +53,7 @@ def first_meta(spec: RecordSpec, chosen: Chosen, backend: Backend) -> Meta:
 
 
 def tell_shed(meta: Meta, shedder: Shedder) -> list[str]:
-    """Put into `meta` what was shed; a line for each time."""
+    """Put into `meta` which groups were dropped; one line for each time."""
     if shedder.spans:
         meta.extra["shed"] = shedder.spans
     for probe in meta.probes:

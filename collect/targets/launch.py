@@ -18,7 +18,7 @@ _GUARD = 'read -r released || kill -KILL "$1"'
 class Launched:
     """A command held back at its start; `release` lets it run under the same process id.
 
-    A shell holds the place, stopped, and then becomes the command: no file descriptor is left behind in it.
+    A stopped shell has the process id and then becomes the command, without any file descriptor of the recorder.
 
     Raises:
         UsageError: no such command.

@@ -1,4 +1,4 @@
-"""Where the memory of the recorded VMs lies: whose memory a kernel thread zapped, only the addresses tell."""
+"""Address ranges of the recorded VMs: only the addresses show whose memory a kernel thread zapped."""
 
 from __future__ import annotations
 
