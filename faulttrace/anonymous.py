@@ -240,7 +240,7 @@ _NO_ADDRESS: Final = tuple(
         Kind.MMAP_LOCK_RELEASED, Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING, Kind.THREAD_NEW, Kind.THREAD_EXIT,
         Kind.PROCESS_EXEC, Kind.KVM_RUN_ENTER, Kind.KVM_RUN_EXIT, Kind.KVM_ENTRY, Kind.KVM_USERSPACE_EXIT,
         Kind.KVM_GET_DIRTY_LOG, Kind.KVM_CLEAR_DIRTY_LOG, Kind.KVM_RESET_DIRTY_RINGS, Kind.KVM_PML_FULL,
-        Kind.KVM_DIRTY_RING_EXIT, Kind.KVM_MMU_ZAP_ALL, Kind.UFFD_API,
+        Kind.KVM_DIRTY_RING_EXIT, Kind.KVM_MMU_ZAP_ALL, Kind.UFFD_API, Kind.RSS_STAT,
     )
 )  # fmt: skip
 """Kinds that fill no `addr` (or one that is no address of memory)."""

@@ -75,6 +75,7 @@ class Kind(IntEnum):
     FILE_FAULT = 80
     FILE_MAP = 81
     FILE_ADD = 82
+    RSS_STAT = 83
 
 
 @dataclass(frozen=True)
@@ -346,6 +347,15 @@ KINDS: Final[dict[Kind, KindInfo]] = {
             "size": "length, bytes; 0: unknown",
             "code": "inode",
             "value": "device",
+        },
+    ),
+    Kind.RSS_STAT: KindInfo(
+        "kmem:rss_stat",
+        "in a process's page fault: the pages that it holds were counted anew, the last thing that a fault does",
+        {
+            "code": "what: 0 file, 1 anonymous, 2 swap, 3 shmem",
+            "size": "1 its own memory, 0 another's",
+            "value": "bytes",
         },
     ),
     Kind.MPROTECT: KindInfo("syscalls:sys_exit_mprotect", "mprotect ended", _RANGE | {"code": "prot"}),

@@ -34,8 +34,8 @@ __all__ = [
 SCHEMA_LOG: Final[dict[int, str]] = {
     1: "2026-11-22: the first. Since: kinds 63, 65 and 77 to 78 (zaps and their causes), 66 to 68 (port and fast MMIO "
     "accesses, stage-2 faults of arm64); KVM_MMU_FAST_PAGE_FAULT says in `size` whether the entry was changed; faults "
-    "have the columns `rounds` and `ip`; kinds 80 to 82 (files' pages), `file` of mappings in meta.json, the faults' "
-    "columns `backing` and `copied`",
+    "have the columns `rounds` and `ip`; kinds 80 to 83 (files' pages, counters of pages), `file` of mappings in "
+    "meta.json, the faults' columns `backing` and `copied`",
 }
 """What each version of the format changed. A reader refuses another version; additions that old readers pass over
 (kinds, keys of meta.json) and columns that may be missing (nullable ones of derived files) raise none."""
@@ -54,7 +54,8 @@ STITCH_LOG: Final[dict[int, str]] = {
     "handed to the VMM goes on after an interrupt's exit at the same instruction",
     7: "2026-11-25: where the page of a mapped file was (`backing`), and whether a write copied it (`copied`); a "
     "process's fault in which a page was read is major-host also where the thread did not sleep; an access for which "
-    "the vCPU's own thread copied a page, after which KVM walks once more, begins with the first walk",
+    "the vCPU's own thread copied a page, after which KVM walks once more, begins with the first walk; "
+    "a process's fault that did not sleep ends where its page is counted (kmem:rss_stat)",
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)

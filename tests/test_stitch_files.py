@@ -88,6 +88,29 @@ def test_a_write_to_other_memory_copies_nothing_that_is_known() -> None:
     assert rows(fault(10, WRITE), asked(12), meta=plain) == [("minor-host", "cache", None, None)]
 
 
+def counted(ns: int, own: int = 1) -> dict[str, Any]:
+    return at(ns, Kind.RSS_STAT, TID, size=own, value=4096)
+
+
+@pytest.mark.parametrize(
+    ("events", "stall_ns"),
+    [
+        ([fault(10), counted(15)], 5),
+        ([fault(10), counted(12, own=0), counted(15)], 5),  # a child's memory
+        ([fault(10), around(11), counted(12), asked(13), counted(20)], 10),  # the neighbours, then the page
+        ([fault(10), counted(12), counted(13)], 2),
+        ([fault(10), fault(20), counted(25)], None),
+        ([fault(10), counted(300_000)], None),  # too late to be the fault's
+        ([fault(10), at(12, Kind.SCHED_OUT, TID, code=2), at(30, Kind.SCHED_IN, TID),
+          at(40, Kind.MMAP_LOCK_RELEASED, TID), counted(38)], 30),
+    ],
+)  # fmt: skip
+def test_a_fault_that_did_not_sleep_ends_where_its_page_is_counted(
+    events: list[dict[str, Any]], stall_ns: int | None
+) -> None:
+    assert rows(*events)[0][3] == stall_ns
+
+
 def walk(ns: int, code: int = WRITE) -> dict[str, Any]:
     return at(ns, Kind.KVM_MMU_WALK, TID, addr=GPA, code=code)
 

@@ -45,13 +45,15 @@ def process_events(draw: st.DrawFn) -> list[dict[str, Any]]:
         now = draw(st.integers(0, 5))
         for _ in range(draw(st.integers(0, 12))):
             now += draw(st.integers(0, 4))
-            what = draw(st.sampled_from(["fault", "release", "out", "in", "kernel", "file", "around", "add"]))
+            what = draw(st.sampled_from(["fault", "release", "out", "in", "kernel", "file", "around", "add", "rss"]))
             if what in ("fault", "kernel"):
                 kind = Kind.PAGE_FAULT_USER if what == "fault" else Kind.PAGE_FAULT_KERNEL
                 events.append(at(now, kind, tid, addr=0x7000_0000 + 4096 * draw(st.integers(0, 3)), code=2))
             elif what in FILE_KINDS:
                 page = 4096 * draw(st.integers(0, 2))
                 events.append(at(now, FILE_KINDS[what], tid, addr=page, size=4096 * draw(st.integers(0, 2)), code=7))
+            elif what == "rss":
+                events.append(at(now, Kind.RSS_STAT, tid, size=draw(st.integers(0, 1))))
             elif what == "release":
                 events.append(at(now, Kind.MMAP_LOCK_RELEASED, tid))
             elif what == "out":

@@ -56,7 +56,7 @@ def generate(
     for item in available:
         probe = item.probe
         guard, body = bodies[probe.tracepoint] if probe.by_hand else ("", _plain(item))
-        in_fault = " && (@f[tid] || @r[tid])" if probe.in_fault else ""
+        in_fault = {"": "", "only": " && @f[tid]", "or in KVM_RUN": " && (@f[tid] || @r[tid])"}[probe.in_fault]
         guard = guard.replace("HERE", f"({here})") if guard else f"/({here}){in_fault}/"
         where = probe.tracepoint if probe.tracepoint.startswith("kprobe:") else f"tracepoint:{probe.tracepoint}"
         body = body.replace("HERE", f"({here})")

@@ -40,7 +40,7 @@ class Probe:
         fields: fields a hand-written body reads.
         by_hand: the body is written by hand.
         arm64: the columns where the tracepoint has arm64's fields, which share a name with x86's and nothing else.
-        in_fault: only while the thread is in a page fault, as far as is seen, or in KVM_RUN.
+        in_fault: "only" while the thread is in a page fault, as far as is seen, "or in KVM_RUN"; empty: at any time.
         machines: only on these (`platform.machine()`); everywhere when empty.
     """
 
@@ -50,7 +50,7 @@ class Probe:
     columns: dict[str, str] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
     by_hand: bool = False
-    in_fault: bool = False
+    in_fault: str = ""
     arm64: dict[str, str] = field(default_factory=dict)
     machines: tuple[str, ...] = ()
 
@@ -143,7 +143,14 @@ PROBES: Final[tuple[Probe, ...]] = (
         ("faults",),
         (Kind.FILE_ADD,),
         {"addr": "args->index << 12", "size": "4096 << args->order", "code": "args->i_ino", "value": "args->s_dev"},
-        in_fault=True,  # reading and writing files makes many more
+        in_fault="or in KVM_RUN",  # reading and writing files makes many more
+    ),
+    Probe(
+        "kmem:rss_stat",
+        ("faults",),
+        (Kind.RSS_STAT,),
+        {"code": "args->member", "size": "args->curr", "value": "args->size"},
+        in_fault="only",
     ),
     # scheduling
     _by_hand(

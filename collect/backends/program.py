@@ -97,7 +97,11 @@ def _fills(item: Available) -> list[str]:
 def plain_body(probe: Probe, fills: Sequence[str]) -> str:
     """The program of a probe whose columns are plain expressions."""
     (kind,) = probe.kinds
-    unwanted = "!task || !(task->faulting || task->call == IN_KVM_RUN)" if probe.in_fault else "!task"
+    unwanted = {
+        "": "!task",
+        "only": "!task || !task->faulting",
+        "or in KVM_RUN": "!task || !(task->faulting || task->call == IN_KVM_RUN)",
+    }[probe.in_fault]
     lines = "".join(f"\t{line}\n" for line in fills)
     return (
         f"int {function_name(probe)}(struct tp_{probe.ident} *args)\n{{\n"

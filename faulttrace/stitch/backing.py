@@ -11,6 +11,8 @@ from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
 from faultreplay.faulttrace.stitch.markers import Context
 
 FILE_KINDS = (Kind.FILE_FAULT, Kind.FILE_MAP, Kind.FILE_ADD)
+_LONGEST_NS = 200_000
+"""Without a sleep; what is counted later may be another call's doing."""
 _PAGE_BYTES = 4096
 _UNINTERRUPTIBLE = 2
 _ADDS_LOOKED_AT = 64
@@ -52,6 +54,25 @@ def mark_backing(context: Context, stages: list[Anchored]) -> None:
         own = found.cause[rows] != code(CAUSES, "stage2")
         found.cause[rows[read & own]] = code(CAUSES, "major-host")
         _mark_copies(context, found, rows, told | (_within(context, unmaps, thread, start_ns, until_ns) >= 0))
+
+
+def counted_ns(context: Context, thread: I64, start_ns: I64, until_ns: I64) -> I64:
+    """When each process's fault that did not sleep had its page counted as held; UNKNOWN: not seen, or too late for it.
+
+    The neighbours of a file's page may be mapped, and counted, before the page itself is asked for; that they were
+    mapped is told after they were counted.
+    """
+    counts, asked = context.events.of(Kind.RSS_STAT), context.events.of(Kind.FILE_FAULT)
+    counts = counts.pick(counts.size == np.uint64(1))
+    index = Index(context.axis, counts.thread, counts.ts_ns)
+    fault_ns = take(asked.ts_ns, Index(context.axis, asked.thread, asked.ts_ns).first_from(thread, start_ns), NEVER)
+    from_ns = np.where(fault_ns < np.minimum(until_ns, start_ns + _LONGEST_NS), fault_ns, start_ns)
+    ts_ns = take(counts.ts_ns, index.first_from(thread, from_ns), NEVER)
+    latest_ns = np.minimum(until_ns - 1, start_ns + _LONGEST_NS)
+    mapped = context.events.of(Kind.FILE_MAP)
+    mapped_ns = take(mapped.ts_ns, Index(context.axis, mapped.thread, mapped.ts_ns).first_from(thread, from_ns), NEVER)
+    end_ns = np.where((mapped_ns > ts_ns) & (mapped_ns <= latest_ns), mapped_ns, ts_ns)
+    return np.where(ts_ns <= latest_ns, end_ns, UNKNOWN)
 
 
 def _mark_copies(context: Context, found: Found, rows: I64, seen: Bools) -> None:

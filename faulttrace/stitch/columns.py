@@ -31,7 +31,7 @@ USED: Final = frozenset(
         *(Kind.KVM_RUN_ENTER, Kind.KVM_RUN_EXIT, Kind.KVM_SET_MEMSLOT, Kind.KVM_EXIT, Kind.KVM_ENTRY),
         *(Kind.KVM_PAGE_FAULT, Kind.KVM_USERSPACE_EXIT, Kind.KVM_MMIO, Kind.KVM_MMU_WALK, Kind.KVM_MMU_SET_SPTE),
         *(Kind.KVM_MMU_FAST_PAGE_FAULT, Kind.KVM_PIO, Kind.KVM_FAST_MMIO, Kind.KVM_GUEST_FAULT),
-        *(Kind.FILE_FAULT, Kind.FILE_MAP, Kind.FILE_ADD, Kind.KVM_UNMAP_HVA_RANGE),
+        *(Kind.FILE_FAULT, Kind.FILE_MAP, Kind.FILE_ADD, Kind.RSS_STAT, Kind.KVM_UNMAP_HVA_RANGE),
     }
 )
 """The kinds a stitch reads; the others pass it by."""

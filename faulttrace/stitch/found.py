@@ -15,7 +15,7 @@ UNKNOWN: Final = -1
 
 ACCESS: Final = ("r", "w", "x")
 STARTS: Final = ("page-fault", "exit", "walk", "out", "read", "fault")
-ENDS: Final = ("none", "mmap-lock", "entry", "spte", "fast", "in", "ioctl", "run", "userspace")
+ENDS: Final = ("none", "mmap-lock", "entry", "spte", "fast", "in", "ioctl", "run", "userspace", "rss")
 
 MARKERS: Final[dict[str, str]] = {
     "page-fault": "start: exceptions:page_fault_user or _kernel of the same page",
@@ -31,6 +31,7 @@ MARKERS: Final[dict[str, str]] = {
     "in": "end: the accessor got the CPU back (the retry is missing)",
     "ioctl": "end: the ioctl that placed the page (the wake is missing)",
     "run": "end: KVM_RUN was called again (re-entry is missing)",
+    "rss": "end: kmem:rss_stat of the process's own memory (the return to the program is missing)",
     "userspace": "end: kvm:kvm_userspace_exit for another reason: KVM was done with the fault, or will take it again",
 }
 """The words of `join`, ``START/END``; ``none`` alone: the end was not found."""

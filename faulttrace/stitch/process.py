@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
-from faultreplay.faulttrace.stitch.backing import FILE_KINDS
+from faultreplay.faulttrace.stitch.backing import FILE_KINDS, counted_ns
 from faultreplay.faulttrace.stitch.claims import Claims, Used
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
@@ -27,9 +27,7 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     rows = np.flatnonzero(untold & ~claims.inside(faults.rows.thread, faults.rows.ts_ns))
     thread, start_ns, page = faults.rows.thread[rows], faults.rows.ts_ns[rows], faults.page[rows]
     next_ns = context.next_page_fault_ns(thread, start_ns + 1)
-    end_ns = context.release_ns(thread, start_ns, next_ns)
-    coming = context.events.more(Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED, *FILE_KINDS)
-    context.open.note(thread, start_ns, (end_ns == UNKNOWN) & (next_ns == NEVER) & take(coming, thread, False))
+    end_ns, released = _ends(context, thread, start_ns, next_ns)
 
     # A sleep before the lock is released of was part of the fault: waiting for a disk, or for the lock itself.
     sleep = context.sleeps.first_from(thread, start_ns)
@@ -57,8 +55,9 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     found.thread, found.start_ns, found.page = thread, start_ns, page
     found.end_ns = np.where(sigbus, take(placements.end_ns, own, 0), end_ns)
     found.start_by = np.full(len(rows), code(STARTS, "page-fault"), np.int64)
-    by_release = np.where(end_ns != UNKNOWN, code(ENDS, "mmap-lock"), code(ENDS, "none"))
-    found.end_by = np.where(sigbus, code(ENDS, "ioctl"), by_release)
+    seen = np.where(released, code(ENDS, "mmap-lock"), code(ENDS, "rss"))
+    seen = np.where(end_ns != UNKNOWN, seen, code(ENDS, "none"))
+    found.end_by = np.where(sigbus, code(ENDS, "ioctl"), seen)
     found.vm = faults.rows.tgid[rows]
     found.granule = context.memory.granule(found.vm, page)
     in_kvm = context.runs.inside(thread, start_ns) & (faults.rows.kind[rows] == Kind.PAGE_FAULT_KERNEL)
@@ -82,6 +81,21 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     tally.note("waiters_without_message", thread, start_ns, waited)
     tally.note("page_faults_unjoined", thread, start_ns, found.end_ns == UNKNOWN)
     return Anchored(found, start_ns)
+
+
+def _ends(context: Context, thread: I64, start_ns: I64, next_ns: I64) -> tuple[I64, Bools]:
+    """When each fault ended, or UNKNOWN, and whether the release of mmap_lock tells it: the counter of pages does else.
+
+    Notes which are open: an event to come can tell of another end until the thread faults again.
+    """
+    end_ns = context.release_ns(thread, start_ns, next_ns)
+    released: Bools = end_ns != UNKNOWN
+    end_ns = np.where(released, end_ns, counted_ns(context, thread, start_ns, next_ns))
+    coming = context.events.more(
+        Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED, Kind.RSS_STAT, *FILE_KINDS
+    )
+    context.open.note(thread, start_ns, ~released & (next_ns == NEVER) & take(coming, thread, False))
+    return end_ns, released
 
 
 def _slept_interruptibly(context: Context, thread: I64, start_ns: I64, end_ns: I64) -> Bools:
