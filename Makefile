@@ -13,7 +13,7 @@ help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 PAGES := $(wildcard README.md docs/tutorial.md docs/which-mechanism.md docs/sweep.md docs/howto/*.md docs/guides/*.md docs/questions/*.md)
-.PHONY: help demo test lint slow docs examples man kernels postcopy check bpf recorder fuzz loop mutate bench soak lock clean
+.PHONY: help demo test lint slow docs examples man kernels postcopy restores check bpf recorder fuzz loop mutate bench soak lock clean
 
 demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	$(BIN)/faultreplay compare $(SAMPLE)
@@ -38,6 +38,10 @@ kernels: $(VENV)/.installed-dev  ## record a guest inside Debian's 6.1 and 6.12 
 postcopy: $(VENV)/.installed-dev  ## migrate two real QEMU guests with post-copy, QEMU's blocktime beside the stitched stalls
 	$(BIN)/python scripts/postcopy/run.py kvm
 	$(BIN)/python scripts/postcopy/run.py tcg
+
+restores: $(VENV)/.installed-dev  ## restore two real QEMU guests lazily from a snapshot file, page cache hot and cold
+	$(BIN)/python scripts/restore/run.py kvm -o restores
+	$(BIN)/python scripts/restore/run.py tcg --mib 32 --operations 6000 -o restores
 
 lint: $(VENV)/.installed-dev  ## style, types, imports and sizes
 	$(BIN)/ruff check .
