@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from made_mechanisms import HEAD, write_mechanism
+from made_traces import uffd_faults, write_trace
 
+from faultreplay.cli import main as cli
 from faultreplay.faulttrace.errors import UsageError
+from faultreplay.faulttrace.units import LONGEST_NS
 from faultreplay.replay.engine.engine import simulate
 from faultreplay.replay.language.checks import check_mechanism
 from faultreplay.replay.language.costs import Cost, load_costs
@@ -103,6 +106,7 @@ COST_LIMITS = [
     (f"[costs.wake]\nvalue = 5\nlow = 5\nhigh = 5\n{ENTRY}", "high = 5", "high = 4.9"),
     (f"[costs.wake]\nvalue = 5\nlow = 0.1\nhigh = 5\n{ENTRY}", "low = 0.1", "low = 0"),
     (f"[costs.wake]\nvalue = 5\nlow = 1\nhigh = 9\n{ENTRY}", "high = 9\n", ""),
+    (f"[costs.wake]\nvalue = 5\nlow = 1\nhigh = 1e15\n{ENTRY}", "1e15", "1.001e15"),
 ]
 
 
@@ -175,6 +179,43 @@ def test_several_drawn_costs_in_a_row_are_the_sum_of_independent_draws(tmp_path:
 )
 def test_a_cost_is_shorter_by_also_less_than_a_ns(shape: Distribution, ns: float, mean: float) -> None:
     assert shape.less(ns).mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0, 1e9, 1e300, float("inf")])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Distribution.constant(0.0),
+        Distribution.constant(1e-300),
+        Distribution.constant(7.0),
+        Distribution.constant(1e15),
+        Distribution.lognormal(1e9, 2.5),
+        Distribution.from_quantiles([(0, 10), (1, 9e14)]),
+    ],
+)
+def test_a_stretched_cost_is_as_long_as_asked_or_as_long_as_a_cost_may_be(shape: Distribution, factor: float) -> None:
+    longer = shape.stretched(factor)
+    assert longer.table_ns()[-1] <= LONGEST_NS
+    top = int(shape.table_ns()[-1])
+    if top == 0:
+        assert longer.table_ns()[-1] == 0
+    elif factor <= 1 or top * factor < 0.999 * LONGEST_NS:
+        assert longer.mean == pytest.approx(shape.mean * factor)
+    else:
+        assert longer.table_ns()[-1] > 0.99 * LONGEST_NS
+
+
+def test_a_range_as_wide_as_can_be_is_an_interval_and_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `models check` accepts, `compare` takes."""
+    trace = write_trace(tmp_path / "a.trace", uffd_faults(each=20))
+    path = tmp_path / "c.toml"
+    for low, value, high in (("1e-300", "1e-290", "1e15"), ("0.001", "1e6", "1e15"), ("1", "1e15", "1e15")):
+        path.write_text(f"[costs.wake]\nvalue = {value}\nlow = {low}\nhigh = {high}\n{ENTRY}")
+        assert cli._exit_code(["models", "check", str(path)]) == 0
+        words = ["compare", str(trace), "-m", "uffd-missing", "--no-fit", "--costs", str(path), "--format", "csv"]
+        assert cli._exit_code(words) == 0, capsys.readouterr().err
 
 
 def test_a_table_has_its_last_knot_at_the_very_end() -> None:

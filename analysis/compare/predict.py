@@ -136,7 +136,9 @@ def replications(
 
 def doubled(costs: CostTable, names: Sequence[str]) -> CostTable:
     """`costs` with these twice as long."""
-    return costs.merge({name: replace(costs[name], distribution=costs[name].distribution.scaled(2)) for name in names})
+    return costs.merge(
+        {name: replace(costs[name], distribution=costs[name].distribution.stretched(2)) for name in names}
+    )
 
 
 def counted(workload: Workload) -> npt.NDArray[np.bool_]:

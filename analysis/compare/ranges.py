@@ -133,11 +133,11 @@ def scaled(cost: Cost, factor: float) -> Cost:
     """The same cost, `factor` times as long, whatever the CPU."""
 
     def longer(shape: Distribution | None) -> Distribution | None:
-        return None if shape is None else shape.scaled(factor)
+        return None if shape is None else shape.stretched(factor)
 
     return replace(
         cost,
-        distribution=cost.distribution.scaled(factor),
+        distribution=cost.distribution.stretched(factor),
         on_idle_cpu=longer(cost.on_idle_cpu),
         on_busy_cpu=longer(cost.on_busy_cpu),
         low=cost.low * factor,

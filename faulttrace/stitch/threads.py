@@ -136,10 +136,6 @@ class Sleeps:
         """The last sleep of `thread` that began at or before `ts_ns`."""
         return take(self._asleep, self._asleep_index.last_until(thread, ts_ns), -1)
 
-    def off_cpu_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
-        """Time off the CPU, asleep or preempted, within [from_ns, until_ns)."""
-        return self.off_until_ns(thread, until_ns) - self.off_until_ns(thread, from_ns)
-
     def preempted_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
         """Time off the CPU within [from_ns, until_ns) without having gone to sleep."""
         return self.preempted_until_ns(thread, until_ns) - self.preempted_until_ns(thread, from_ns)

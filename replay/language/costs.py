@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from faultreplay.faulttrace.errors import UsageError, nearest
-from faultreplay.faulttrace.units import parse_duration_ns
+from faultreplay.faulttrace.units import LONGEST_NS, parse_duration_ns
 from faultreplay.replay.language.distributions import Distribution
 from faultreplay.replay.language.names import CONTENTION, COST_NAMES, current_name
 from faultreplay.replay.language.reading import TomlFile, shown
@@ -228,8 +228,9 @@ def _range(entry: Mapping[str, Any], mean: float) -> tuple[float, float]:
     if "low" not in entry or "high" not in entry:
         raise UsageError("low and high go together")
     low, high = _ns(entry["low"]), _ns(entry["high"])
-    if not 0 < low <= high:
-        raise UsageError(f"low must be above 0 and not above high, not {low:g} and {high:g} ns")
+    if not 0 < low <= high <= LONGEST_NS:
+        raise UsageError(f"low must be above 0, high neither below it nor above {LONGEST_NS:g} ns (11 days): "
+                         f"they are {low:g} and {high:g} ns")  # fmt: skip
     if not low <= mean <= high:
         raise UsageError(f"the mean, {mean:g} ns, is not between low and high")
     return low, high

@@ -122,6 +122,11 @@ class Distribution:
             return Distribution.constant(self.knots[0][1] * factor)
         return Distribution.from_quantiles([(p, ns * factor) for p, ns in self.knots])
 
+    def stretched(self, factor: float) -> Distribution:
+        """As `scaled`, but nowhere longer than a cost may be: for intervals, whose ends may lie anywhere."""
+        longest = max(float(self.table_ns()[-1]), 1.0)
+        return self.scaled(min(factor, LONGEST_NS / longest * (1 - 1e-6)) if factor > 1 else factor)
+
     def less(self, ns: float) -> Distribution:
         """The same times, each shorter by `ns`, none below 0."""
         if not 0 <= ns < math.inf:
