@@ -211,7 +211,7 @@ def test_a_range_as_wide_as_can_be_is_an_interval_and_no_error(
     """What `models check` accepts, `compare` takes."""
     trace = write_trace(tmp_path / "a.trace", uffd_faults(each=20))
     path = tmp_path / "c.toml"
-    for low, value, high in (("1e-300", "1e-290", "1e15"), ("0.001", "1e6", "1e15"), ("1", "1e15", "1e15")):
+    for low, value, high in (("1e-300", "1e-290", "1e15"), ("0.001", "1e6", "1e15"), ("1", "1e9", "1e15")):
         path.write_text(f"[costs.wake]\nvalue = {value}\nlow = {low}\nhigh = {high}\n{ENTRY}")
         assert cli._exit_code(["models", "check", str(path)]) == 0
         words = ["compare", str(trace), "-m", "uffd-missing", "--no-fit", "--costs", str(path), "--format", "csv"]
