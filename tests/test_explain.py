@@ -89,6 +89,19 @@ def test_with_host_cpus_too(path: Path) -> None:
     assert waited
 
 
+def test_an_open_loop_too(path: Path) -> None:
+    """A run that begins again with more slots is entered once."""
+    case = faultreplay.open_case(path, faultreplay.Setup(loop="open", fetch_ns=2_000_000))
+    how = situation(case, "uffd-missing")
+    story, mine = told(how), how.result()
+    for row in np.flatnonzero(mine.start_ns >= 0).tolist():
+        assert sum(step.took_ns for step in story.steps(row)) == mine.stall_ns[row]
+    assert mine.resources["handler"].max_queue > 16  # more at once than there were slots for
+    assert all(use.end_ns >= use.begin_ns >= use.asked_ns for use in story.uses)
+    handler = [use for use in story.uses if story.label(use.resource) == "handler"]
+    assert len(handler) == mine.resources["handler"].acquired
+
+
 def test_who_waits_is_behind_who_has_it(case: Case) -> None:
     """A wait for the one handler is covered by the faults that had it, which are others."""
     how = situation(case, "uffd-missing")

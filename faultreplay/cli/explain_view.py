@@ -63,7 +63,8 @@ def _rows(life: Life) -> Iterator[dict[str, Any]]:
     if life.stall_ns is None:
         yield {"mechanism": life.mechanism, "what": life.note, "share": "", "at_ns": "", "took_ns": ""}
         return
-    began = f"in all, from {life.start_ns / 1e6:,.3f} ms on"
+    at = f"{life.start_ns / 1e6:,.3f} ms"
+    began = f"in all, from {at} on" if life.stall_ns else f"no stall, at {at}"
     yield {"mechanism": life.mechanism, "at_ns": "", "took_ns": life.stall_ns, "share": "", "what": began}
     for stage in life.stages:
         share = f"{100 * stage.took_ns / life.stall_ns:.0f} %" if life.stall_ns else ""
@@ -86,9 +87,8 @@ def _others(stage: Stage) -> Iterator[str]:
     if len(stage.held_by) > MOST_OTHERS:
         yield f"and {len(stage.held_by) - MOST_OTHERS} more"
     if stage.ahead:
-        named = ", ".join(_name(other) for other in stage.ahead[:MOST_OTHERS])
-        more = len(stage.ahead) - MOST_OTHERS
-        yield f"queued before: {named}" + (f" and {more} more" if more > 0 else "")
+        more = len(stage.ahead) - 1
+        yield f"queued before: {_name(stage.ahead[0])}" + (f" and {more} more" if more else "")
 
 
 def _name(other: Other) -> str:

@@ -38,6 +38,11 @@ def new_journal(entries: int, from_ns: int, until_ns: int) -> npt.NDArray[np.int
     return log
 
 
+def begin_anew(log: npt.NDArray[np.int64]) -> None:
+    """Forget what was entered: the run begins again."""
+    log[0, J_COUNT] = log[0, J_LAST] = 0
+
+
 @part
 def note(log: Any, spent: Any, slot: Any, pc: Any, t: Any, row: Any, who: Any) -> None:  # noqa: PLR0917
     """The operation at `pc` begins: books what the one before it spent, and enters this one."""

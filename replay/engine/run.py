@@ -11,6 +11,7 @@ from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.engine import checks, kernel
 from faultreplay.replay.engine import layout as at
+from faultreplay.replay.engine.journal import begin_anew
 from faultreplay.replay.engine.records import Arrivals, Code, Faults, Granules, HostCpus, Out, Rules
 from faultreplay.replay.engine.result import ResourceUse, Result
 from faultreplay.replay.engine.windows import guarded
@@ -141,6 +142,8 @@ class Run:
 
     def _new_state(self) -> None:
         """Accessors, resources and what is written, as they are before anything happened."""
+        if self.log is not None:
+            begin_anew(self.log)
         w, program = self.w, self.program
         self.sums = np.zeros((w.accessors, at.A_COLUMNS), np.int64)
         self.sums[:, at.A_KIND] = w.accessor_kind
