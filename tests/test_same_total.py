@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from test_tracks import read
 
 import faultreplay
 from faultreplay.cli.main import _exit_code
@@ -57,6 +58,16 @@ def test_the_same_total_everywhere(name: str, tmp_path: Path, capsys: pytest.Cap
     stalls = [e for e in events if e["ph"] == "X" and e.get("cat") == "fault"]
     assert sum(round(e["dur"] * 1000) for e in stalls) == totals["measured"]
     assert faultreplay.faults(trace)["stall_ns"].sum() == totals["measured"]
+    # Perfetto's own format holds the replays too.
+    packets = tmp_path / "x.pftrace"
+    named = ["-m", ",".join(row.mechanism for row in done.rows)] if done.rows else []
+    assert _exit_code(["export", str(trace), *named, "-o", str(packets)]) == 0
+    file, in_perfetto = read(packets), dict.fromkeys(totals, 0)
+    for one in file.slices:
+        if one.category == "fault":
+            group = file.under(one.track)
+            in_perfetto[group.removesuffix(" (replayed)") if group.endswith("(replayed)") else "measured"] += one.dur_ns
+    assert in_perfetto == totals
     # The page: in its picture to the ns, in its cells as in the table.
     page = tmp_path / "x.html"
     assert _exit_code(["report", str(trace), "-m", ",".join(MECHANISMS), "-o", str(page)]) == 0
