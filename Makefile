@@ -43,12 +43,13 @@ restores: $(VENV)/.installed-dev  ## restore two real QEMU guests lazily from a 
 	$(BIN)/python scripts/restore/run.py kvm -o restores
 	$(BIN)/python scripts/restore/run.py tcg --mib 32 --operations 6000 -o restores
 
-lint: $(VENV)/.installed-dev  ## style, types, imports and sizes
+lint: $(VENV)/.installed-dev  ## style, types, imports, sizes, wrapped pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/sizes.py
+	$(BIN)/python scripts/docs/wrap.py
 
 check: lint test  ## style, types, imports and the tests
 

@@ -8,6 +8,7 @@ Figures and message ids: benchmarks/published.toml. Which mechanism a row is: be
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -237,7 +238,8 @@ def main() -> None:
     words = (HERE / "scaling_words.md").read_text(encoding="utf-8")
     parts = dict(part.split("\n", 1) for part in words.split("<!-- part: ")[1:])
     parts = {name.removesuffix(" -->"): "\n" + text.strip() for name, text in parts.items()}
-    text = report(lambda name: parts[name])
+    wrap = runpy.run_path(str(HERE.parent / "scripts" / "docs" / "wrap.py"))
+    text = wrap["wrapped"](report(lambda name: parts[name]))
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(text, encoding="utf-8")
         print(f"wrote {sys.argv[1]}", file=sys.stderr)
