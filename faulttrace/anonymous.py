@@ -31,7 +31,7 @@ DONE: Final = (
     "inodes, devices: removed; a number says only which pages are of one file",
     "instruction pointers, locks: removed; a number says only which are the same",
 )
-"""What was done, as it is said in meta.json."""
+"""What was done, as stored in meta.json."""
 
 _FIRST_ID: Final = 1000
 _PAGE: Final = 4096

@@ -1,7 +1,8 @@
 """What belongs to a trace: each file held against meta.json, before anything in it is used.
 
-A part that is gone, doubled, renamed, of another trace, or longer or shorter than it was written is named here; whether
-its bytes are those that were written is seen when they are read (`faulttrace.files.check_digest`).
+A part that is missing, duplicated, renamed, of another trace, or longer or shorter than it was written is named here;
+whether
+its bytes are those that were written is checked when they are read (`faulttrace.files.check_digest`).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def read_parts(path: Location, meta: Meta) -> list[Part]:
 
 
 def check_belonging(path: Location, meta: Meta, parts: list[Part]) -> None:
-    """See that the files of a trace are those that its meta.json speaks of, none missing and none too many.
+    """Check that the files of a trace are exactly those that its meta.json lists.
 
     Raises:
         IncompleteData: they are not; the message names the first.
@@ -82,7 +83,7 @@ def check_belonging(path: Location, meta: Meta, parts: list[Part]) -> None:
 
 
 def check_losses(path: Location, meta: Meta, losses: pa.Table) -> None:
-    """See that meta.json says of losses what `losses.parquet` does; of a killed recording the file's are taken.
+    """Check that losses in meta.json and in `losses.parquet` agree; for a killed recording the file's are taken.
 
     Raises:
         IncompleteData: they differ.
@@ -108,7 +109,7 @@ def check_losses(path: Location, meta: Meta, losses: pa.Table) -> None:
 
 
 def made_from(meta: Meta, digests: Mapping[str, str]) -> str:
-    """A digest of all that faults are stitched from: the events, what meta.json says of them, and the stitcher.
+    """A digest of everything that faults are stitched from: the events, what meta.json says of them, and the stitcher.
 
     Args:
         meta: of the trace.

@@ -26,7 +26,7 @@ class CheckedFiles:
         self.path = path
         self.meta = meta
         self.parts = parts
-        self._digests: dict[str, str] = {}  # of files whose bytes were looked at, by name
+        self._digests: dict[str, str] = {}  # of files whose bytes were checked, by name
 
     def source(self, kinds: Iterable[Kind] | None) -> PartsSource:
         """Events of these kinds (None: all), to be read in order of time without all of them in memory."""
@@ -39,7 +39,7 @@ class CheckedFiles:
         return made_from(self.meta, self._digests)
 
     def check(self, name: str) -> None:
-        """See once that the bytes of a file are those that were written."""
+        """Check once that the bytes of a file are those that were written."""
         if name not in self._digests:
             entry = self.meta.integrity.files.get(name)
             self._digests[name] = check_digest(self.path / name, entry.sha256 if entry else None)

@@ -1,4 +1,4 @@
-"""A piece of a trace: an interval of time, some of the vCPUs. What the cut went through is counted and said."""
+"""A piece of a trace: an interval of time, some of the vCPUs. Faults open at a cut are counted and reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from faultreplay.faulttrace.units import format_ns, parse_duration_ns
 _STATE: Final = (
     Kind.KVM_SET_MEMSLOT, Kind.UFFD_API, Kind.UFFD_REGISTER, Kind.UFFD_UNREGISTER, Kind.THREAD_NEW,
 )  # fmt: skip
-"""Kinds that say how things stand from then on: those before the cut stay, for what follows hangs on them."""
+"""Kinds that set a state: those before the cut stay, because later events depend on it."""
 _RESOLVES: Final = (
     Kind.UFFD_COPY, Kind.UFFD_ZEROPAGE, Kind.UFFD_CONTINUE, Kind.UFFD_WRITEPROTECT, Kind.UFFD_WAKE, Kind.UFFD_MOVE,
     Kind.UFFD_POISON,
@@ -103,7 +103,7 @@ class Cut:
 
     def losses(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The losses of the time that stays; those elsewhere are counted in `meta`."""
-        # A row tells of the time since the row before: one just after the end may be of the time that stays.
+        # A row covers the time since the previous row: one just after the end may belong to the interval.
         within = [row for row in rows if self._from_ns <= row["ts_ns"] < self._until_ns]
         after = [row for row in rows if row["ts_ns"] >= self._until_ns]
         first = min((row["ts_ns"] for row in after), default=None)

@@ -34,7 +34,7 @@ class IncompleteData(FaultreplayError):
 
 
 class MissingFeature(FaultreplayError):
-    """The kernel, the machine or a tool lacks what was asked for (exit 5)."""
+    """The kernel, the machine or a tool lacks what was requested (exit 5)."""
 
     exit_code = 5
 

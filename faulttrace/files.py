@@ -1,6 +1,7 @@
 """The files of a trace on disk: written whole or not at all, read with one line for each way of being damaged.
 
-Every Parquet file has checksums of its pages and a digest of itself, and says whose it is (`Marks`). Text files of
+Every Parquet file has checksums of its pages and a digest of itself, and the number of its recording (`Marks`). Text
+files of
 users (mechanisms, costs): `faulttrace.regular.read_text_file`.
 """
 
@@ -45,7 +46,7 @@ Source: TypeAlias = Location | pa.BufferReader
 
 @dataclass(frozen=True)
 class Marks:
-    """What a Parquet file says of itself in its footer (keys ``faultreplay.*``); empty: not said."""
+    """What a Parquet file states about itself in its footer (keys ``faultreplay.*``); empty: not said."""
 
     recording: str = ""
     """`Integrity.recording` of the trace it belongs to"""
@@ -77,7 +78,7 @@ class Footer:
 
 
 def write_parquet(path: Path, table: pa.Table, marks: Marks | None = None) -> FileEntry:
-    """Write whole or not at all, with checksums and what `marks` says."""
+    """Write completely or not at all, with checksums and `marks`."""
     options = EVENTS_OPTIONS if table.schema.equals(EVENTS) else {"compression_level": 3}
     return write_tables(path, table.schema, [table], marks, **options)
 

@@ -75,7 +75,7 @@ def words_table() -> str:
 
 
 def filled(text: str) -> str:
-    """`text` with every marked block made anew.
+    """`text` with every marked block regenerated.
 
     Raises:
         KeyError: a block names a table that does not exist.

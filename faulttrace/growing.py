@@ -15,7 +15,7 @@ from faultreplay.faulttrace.seal import seal_parquet
 
 
 class GrowingFile:
-    """What is added is compressed and on its way to the disk at once; before `finish` nothing stands at `path`.
+    """What is added is compressed and on its way to the disk at once; before `finish` there is no file at `path`.
 
     Args:
         path: where the file will be.
@@ -66,4 +66,4 @@ class GrowingFile:
 
 
 class _Abandoned(Exception):
-    """Nobody wants the file."""
+    """Remove the file."""

@@ -1,4 +1,4 @@
-"""Faults that are kept beside the events: written table by table, with the report of the stitch."""
+"""Faults that are stored with the events: written table by table, with the report of the stitch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOT_KEPT: Final = "faults not kept, so they are stitched anew each time: {}"
 
 @dataclass(frozen=True)
 class StitchFacts:
-    """What a stitch tells besides the faults: how it went, and the windows that the ioctls show."""
+    """What a stitch gives besides the faults: how it went, and the windows that the ioctls show."""
 
     report: StitchReport
     windows: list[WindowSpan]

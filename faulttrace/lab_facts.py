@@ -1,4 +1,4 @@
-"""What the lab knows of its own run: `lab` in `meta.json`. All keys are absent in traces of other origins."""
+"""What the lab stores about its run: `lab` in `meta.json`. All keys are absent in traces of other origins."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class LabFacts(TypedDict, total=False):
     """All of `lab`."""
 
     spec: dict[str, Any]
-    """what was asked for: the fields of `faultreplay.lab.spec.LabSpec`"""
+    """the parameters of the run: the fields of `faultreplay.lab.spec.LabSpec`"""
     base_ns: int
     """the accessors' common start, CLOCK_MONOTONIC"""
     run_time_ns: int
@@ -98,7 +98,7 @@ class LabFacts(TypedDict, total=False):
     """bound of the error of the accessors' clock to CLOCK_MONOTONIC"""
     data_pages: int
     pinned: bool
-    """each thread had a CPU of its own number"""
+    """each thread was pinned to one CPU"""
     accesses: int
     accessors: list[LabAccessor]
     per_accessor: list[LabTotals]

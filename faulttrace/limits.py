@@ -1,6 +1,6 @@
 """What a trace may ask for before anything is done with it: memory, counts, times, numbers of threads and CPUs.
 
-A file can claim anything in a few bytes. Each claim is held against these limits before memory is asked for.
+A file can claim anything in a few bytes. Each claim is checked against these limits before memory is allocated.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def row_bytes(schema: pa.Schema) -> int:
 
 
 def allowed_bytes() -> tuple[int, str]:
-    """The memory that reading a trace may take, and who says so.
+    """The memory that reading a trace may take, and where that limit comes from.
 
     Raises:
-        UsageError: the environment says something that is no size.
+        UsageError: the environment variable is not a size.
     """
     if text := os.environ.get(MEMORY_VARIABLE, ""):
         try:

@@ -42,7 +42,7 @@ class Host:
     mem_bytes: int = 0
     distro: str = ""
     kvm_flavour: KvmFlavour = "unknown"
-    cpu_id: str = ""  # family-model-stepping, microcode: what a model name in a VM does not tell
+    cpu_id: str = ""  # family-model-stepping, microcode: which a model name in a VM does not show
     kvm_params: dict[str, str] = field(default_factory=dict)  # MODULE.PARAMETER -> value
     mitigations: dict[str, str] = field(default_factory=dict)  # of CPU vulnerabilities, as the kernel names them
     fingerprint: str = ""  # `fingerprint_of` when the trace was recorded; empty: not known
@@ -122,7 +122,7 @@ class MapEntry:
 
 @dataclass
 class Probe:
-    """A probe that was asked for and whether the kernel had it."""
+    """A probe that was requested and whether the kernel had it."""
 
     name: str
     group: str = ""

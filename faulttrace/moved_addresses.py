@@ -1,4 +1,4 @@
-"""Addresses that are moved so that nothing tells where they were, and neighbours stay neighbours."""
+"""Addresses that are moved so that their origin is not visible, and neighbours stay neighbours."""
 
 from __future__ import annotations
 

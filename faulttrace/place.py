@@ -1,7 +1,7 @@
 """Where the files of a trace lie when they are no files of their own: inside one zip file, or behind an fsspec URL.
 
 A `Place` is asked as a `Path` is, for what reading a trace takes: names, sizes, bytes. Nothing is unpacked: a stored
-member of a zip is read where it stands.
+member of a zip is read in place.
 """
 
 from __future__ import annotations

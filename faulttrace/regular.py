@@ -76,7 +76,7 @@ def read_bytes_file(path: Location, limit_bytes: int, error: type[FaultreplayErr
     """The whole of a regular file of at most `limit_bytes`; what it raises is as in `check_regular`."""
     with open_regular(path, error) as stream:
         try:
-            # As much as it has, and a byte to see that it does not grow: memory for the limit is not asked for.
+            # As much as it has, and a byte to see that it does not grow: memory for the limit is not allocated.
             size = size_of(path) if isinstance(path, Place) else os.fstat(stream.fileno()).st_size
             data = stream.read(min(size, limit_bytes) + 1)
         except OSError as wrong:

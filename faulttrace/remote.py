@@ -35,7 +35,7 @@ _TAIL_BYTES = 1 << 16
 
 
 class FaultsOnly(Trace):
-    """A trace of which only `meta.json` (if any) and the faults are at hand."""
+    """A trace of which only `meta.json` (if any) and the faults are available."""
 
     def __init__(self, address: str, meta: Meta, table: pa.Table, notes: list[str]) -> None:
         import polars as pl
@@ -98,7 +98,7 @@ def _far_pack(address: str) -> Place | None:
         if bytes(fs.cat_file(path, start=0, end=len(ZIP_BEGINS))) != ZIP_BEGINS:
             return None
         return Place(ZipFiles(fs.open(path, "rb"), address))
-    except (OSError, ValueError):  # no file: a directory, or nothing, which is said later
+    except (OSError, ValueError):  # no file: a directory, or nothing, which is reported later
         return None
 
 
@@ -138,7 +138,7 @@ def expand(addresses: Iterable[str]) -> list[str]:
 
 
 def identity(address: str) -> str:
-    """A hash of what the trace at `address` holds; it does not depend on where it lies.
+    """A hash of the content of the trace at `address`, independent of its path.
 
     Of `meta.json`, which holds the digests of all files; of older traces also of the ends of the files that the faults
     come from, not of every byte.
@@ -161,7 +161,7 @@ def _is_far(address: str) -> bool:
 
 def _parts(address: str) -> Iterable[tuple[str, int, bytes]]:
     if not _is_far(address):
-        trace = open_trace(address)  # says what is wrong, if anything is
+        trace = open_trace(address)  # raises an error if anything is wrong
         path = trace.path
         told = read_bytes_file(path / META, MAX_META_BYTES)
         if trace.meta.integrity.closed:

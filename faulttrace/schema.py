@@ -59,7 +59,8 @@ STITCH_LOG: Final[dict[int, str]] = {
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)
-"""Raised whenever `faulttrace.stitch` finds other faults in the same events: kept faults.parquet are then made anew."""
+"""Raised whenever `faulttrace.stitch` finds other faults in the same events: kept faults.parquet are then made
+again."""
 
 EVENTS: Final = pa.schema(
     [

@@ -30,7 +30,7 @@ _META_LINE: Final = re.compile(rb',\n "meta_sha256": "([0-9a-f]{64})"\n}\n\Z')
 
 @dataclass(frozen=True)
 class Digest:
-    """What a file says of itself and what it really is (hexadecimal SHA-256)."""
+    """The digest that a file states and its actual one (hexadecimal SHA-256)."""
 
     told: str
     """empty: the file carries none"""
@@ -38,7 +38,7 @@ class Digest:
 
     @property
     def holds(self) -> bool:
-        """Whether the file is as it was written; False where it does not say."""
+        """Whether the file is as it was written; False if it states no digest."""
         return self.told == self.found
 
 

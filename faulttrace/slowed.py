@@ -1,4 +1,4 @@
-"""What a recording says of how much it slowed its targets down: `slowed` in `Meta.extra`."""
+"""How much a recording slowed its targets down: `slowed` in `Meta.extra`."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class Trace:
 
     @property
     def faults_made(self) -> bool:
-        """Whether the faults were stitched just now and kept beside the events: the next one to ask is given those."""
+        """Whether the faults were just stitched and stored with the events, so that the next reader gets those."""
         return self._faults.made
 
     def keep_faults(self, faults: pl.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""The faults of a trace: stitched from its events, or taken from what is kept beside them."""
+"""The faults of a trace: stitched from its events, or those stored with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them, as integers. The one place that knows the suffixes."""
+"""Durations and sizes with suffixes, as integers. The only place that defines the suffixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every file of a trace read to its end and held against its checksums, its digest and meta.json."""
+"""Every file of a trace read to its end and checked against its checksums, its digest and meta.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Verified:
     rows: int | None
     size_bytes: int | None
     checked: str
-    """what its bytes were held against; empty: nothing, it has no checksums"""
+    """what its bytes were checked against; empty: nothing, it has no checksums"""
     problem: str
     """one line; empty: good"""
 

@@ -151,7 +151,8 @@ class TraceWriter:
         self._files[FAULTS_FILE] = write_tables(self.path / FAULTS_FILE, FAULTS, cast, marks, **options)
 
     def give_up(self) -> None:
-        """Leave the trace as a killed writer does, but no half-written file; meta.json says ``complete: false``."""
+        """Leave the trace as a killed writer would, but without a half-written file; meta.json says ``complete:
+        false``."""
         if self._growing is not None:
             self._growing.abandon()
             self._growing = None

@@ -30,7 +30,7 @@ def examine(here: Surroundings | None = None) -> list[Check]:
 
 
 def exit_code(checks: Sequence[Check]) -> int:
-    """0 when a recording would work, 77 when a permission is what lacks, else 5."""
+    """0 when a recording would work, 77 when only a permission is missing, else 5."""
     bad = {check.state for check in checks if check.required}
     if "denied" in bad:
         return 77

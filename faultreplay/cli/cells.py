@@ -34,7 +34,7 @@ class Column:
 class Report:
     """What a command has to say. `records` is the data; `rows`, where given, is what the table shows in its place.
 
-    A cell of `rows` that is text is written as it stands, whatever the unit of its column.
+    A cell of `rows` that is text is written unchanged, whatever the unit of its column.
     """
 
     records: Sequence[Record]
@@ -43,7 +43,7 @@ class Report:
     notes: Sequence[str] = ()
     rows: Sequence[Record] | None = None
     rules: frozenset[int] = frozenset()  # a line is drawn under these rows
-    extra: Mapping[str, Any] = field(default_factory=dict)  # JSON only: what stands beside the records
+    extra: Mapping[str, Any] = field(default_factory=dict)  # JSON only: fields besides the records
     lead: Sequence[str] = ()  # what must be read before the table: under the title
     made_of: Mapping[str, Any] = field(default_factory=dict)  # text only: what a reader needs to make it again
     brief: int = 0  # number of notes shown, followed by how many more there are; 0: all
@@ -51,7 +51,7 @@ class Report:
 
 
 SPAN: Final = "_words"
-"""In a row of a table: words that stand in place of all cells but the first."""
+"""In a row of a table: text in place of all cells but the first."""
 
 
 def format_cell(value: Any, unit: Unit) -> str:  # noqa: PLR0911 - one line a unit

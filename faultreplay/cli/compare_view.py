@@ -42,7 +42,7 @@ COLUMNS: Final = (
     Column("bottleneck_text", "bottleneck", keep=2),
     Column("hazards_total", "hazards", "count", keep=1),
 )
-# A column with nothing to say in any row is not shown.
+# A column that is empty in every row is not shown.
 _OPTIONAL: Final = {
     "change_text",
     "where_text",
@@ -256,7 +256,7 @@ def _judged_rows(comparison: Comparison, row: Row) -> list[dict[str, Any]]:
 
 
 def _change_cells(row: Row) -> dict[str, str]:
-    """The row against the baseline, in words where there is no difference to tell; and both bounds of its stall."""
+    """The row against the baseline, in words if there is no clear difference; and both bounds of its stall."""
     sure = row.uncertainty
     if sure is None:
         return {}

@@ -162,7 +162,7 @@ def _shown(key: str, value: Any) -> Any:
 
 
 def _short_name(name: str) -> str:
-    """The end of a long name, which says more than its beginning."""
+    """The end of a long name, which is more specific than its beginning."""
     return name if len(name) <= 24 else f"...{name[-21:]}"
 
 
@@ -171,7 +171,7 @@ def _address(value: int | None) -> str:
 
 
 def _decimals(step_ns: int) -> int:
-    """Decimals of a millisecond that tell two steps apart."""
+    """Decimals of a millisecond needed to distinguish two steps."""
     return next((digits for digits in range(6) if step_ns % 10 ** (6 - digits) == 0), 6)
 
 

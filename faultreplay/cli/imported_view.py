@@ -25,7 +25,7 @@ def imported_facts(meta: Meta) -> list[str]:
 
 
 def losses_words(meta: Meta) -> str:
-    """How many events were lost; "not known" where the source does not tell."""
+    """How many events were lost; "not known" if the source does not report it."""
     losses = meta.losses
     if losses.total:
         by_probe = sorted(losses.by_probe.items(), key=lambda pair: -pair[1])

@@ -30,7 +30,7 @@ def computing() -> Iterator[None]:
     over = threading.Event()
     told, tell = os.pipe()
     os.set_blocking(tell, False)
-    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)  # the C handler writes there, whoever is running
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)  # the C handler writes there, whatever is running
     threading.Thread(target=_watch, args=(told, over), name="faultreplay-ctrl-c", daemon=True).start()
     try:
         yield

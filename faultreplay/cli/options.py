@@ -112,7 +112,7 @@ def output_options(function: F) -> F:
 
 
 def pool_options(default: str) -> Callable[[F], F]:
-    """-j, --dask: where many replays run; `default` says in how many processes where nothing is said."""
+    """-j, --dask: where many replays run; `default` names the default number of processes."""
 
     def decorate(function: F) -> F:
         function = click.option(
@@ -171,7 +171,7 @@ def question_options(function: F) -> F:
 
 
 def weighing_options(function: F) -> F:
-    """What rows are compared with, and how much is said of what they are worth."""
+    """What rows are compared with, and how much is printed about their uncertainty."""
     for option in reversed(
         (
             click.option(

@@ -127,7 +127,7 @@ def write_text(output: Path, text: str) -> None:
 def say(words: str, width: int = 0, *, always: bool = False) -> None:
     """One line for the reader, not for the next program: on stderr; folded to `width` columns where given.
 
-    With -q only what is `always` said: what makes a result doubtful.
+    With -q only messages marked `always`: those that make a result doubtful.
     """
     if quiet() and not always:
         return

@@ -90,7 +90,7 @@ def command(given: _Given) -> None:
     if given.lab:
         from faultreplay.analysis.calibrate.host import calibrate_host
 
-        # The lab's own runs wait for content that does not exist: the environment's fetch is not theirs to tell.
+        # The lab's runs only simulate a fetch, so they do not show the fetch of the environment.
         left_out = () if given.traces else ("fetch",)
         measured = calibrate_host(say, extra=opened, left_out=left_out, allow_busy=given.allow_busy, **how)
         fit, hosts = measured.fit, [measured.meta.host, *(trace.meta.host for trace in opened)]

@@ -14,7 +14,8 @@ import click
 def command(fmt: str) -> int:
     """Say what this host can record, and how to fix what it cannot.
 
-    Exits with 0 when a recording would work, 77 when a permission lacks, 5 when a kernel feature or tool does.
+    Exits with 0 when a recording would work, 77 when a permission is missing, 5 when a kernel feature or tool is
+    missing.
     """
     from faultreplay.cli.render import Column, Report, emit, put, say, table_width
     from faultreplay.collect.doctor.doctor import examine, exit_code

@@ -134,7 +134,7 @@ def matrix(output: Path, budget: str | None, no_record: bool, validate: bool, **
 
 
 def _judge(output: Path) -> None:
-    """Costs from side A and the validation beside the traces; what was there of an earlier call is written anew."""
+    """Costs from side A and the validation beside the traces; files of an earlier call are overwritten."""
     from faultreplay.analysis.compare.predict import Setup
     from faultreplay.analysis.judge.matrix import costs_of_side_a, validate_matrix
     from faultreplay.cli import validate_view

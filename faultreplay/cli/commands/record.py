@@ -210,7 +210,7 @@ _LOSS_ADVICE = {
     "nested": "a probe fired inside another one on the same CPU: nothing helps; fewer --probes make it rarer",
     "printing": "bpftrace could not print as fast: use --backend precompiled or bcc, or fewer --probes",
 }
-"""By cause: what is no help against a cause is not said."""
+"""By cause; only remedies that help against that cause."""
 
 
 @contextmanager

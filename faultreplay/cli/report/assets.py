@@ -14,7 +14,8 @@ FETCHES_NOTHING: Final = (
 
 
 def policy(scripts: Sequence[str]) -> str:
-    """The page's own law: nothing is fetched, and no script runs but these, whatever some text says."""
+    """The page's content security policy: nothing is fetched, and no script runs but these, whatever a text
+    contains."""
     named = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
     return f"{FETCHES_NOTHING}; script-src {named}" if named else FETCHES_NOTHING
 
