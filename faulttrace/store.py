@@ -184,8 +184,8 @@ class Trace:
         threads = threads_of(self.meta, vcpu_threads)
         needed = None
         if columns is not None:
-            needed = list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu") if threads else ())]))
-        frame = label_vcpus(self._faults.stitched(rebuild, needed, progress), threads)
+            needed = list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu", "vm", "page") if threads else ())]))
+        frame = label_vcpus(self._faults.stitched(rebuild, needed, progress), threads, self.meta.targets)
         return frame if columns is None else frame.select(columns)
 
     def fault_groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:

@@ -47,14 +47,25 @@ def numbers(target: Target, named: Iterable[str] = ()) -> dict[int, int]:
     return found
 
 
-def label_vcpus(faults: pl.DataFrame, threads: Mapping[int, int]) -> pl.DataFrame:
-    """Stitched faults in which what these threads did themselves is a vCPU's; kernel accesses stay the kernel's."""
+def label_vcpus(faults: pl.DataFrame, threads: Mapping[int, int], targets: Sequence[Target] = ()) -> pl.DataFrame:
+    """Stitched faults in which what these threads did themselves is a vCPU's; kernel accesses stay the kernel's.
+
+    Where memory slots of a target are known, what lies outside is the VMM's own memory, and its access.
+    """
     import polars as pl
 
     if not threads:
         return faults
     tids = pl.Series(list(threads), dtype=pl.Int32)
     mine = pl.col("tid").is_in(tids.implode()) & (pl.col("accessor") == "vmm")
+    for target in targets:
+        inside = [
+            (pl.col("page") >= slot.hva) & (pl.col("page") < slot.hva + slot.size_bytes)
+            for slot in target.memslots
+            if slot.size_bytes
+        ]
+        if inside:
+            mine &= (pl.col("vm") != target.tgid) | pl.any_horizontal(inside)
     number = pl.col("tid").replace_strict(dict(threads), default=-1, return_dtype=pl.Int32)
     return faults.with_columns(
         vcpu=pl.when(mine).then(number).otherwise(pl.col("vcpu")).cast(pl.Int32),

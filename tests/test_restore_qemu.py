@@ -12,7 +12,10 @@ import polars as pl
 import pytest
 from test_postcopy import lacking
 
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.store import Trace, open_trace
+from faultreplay.replay.workload.faults import workload_from_faults
+from faultreplay.replay.workload.reading import first_touch
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "sample-traces"
@@ -49,6 +52,27 @@ def check_pair(folder: Path, name: str) -> None:
     for cache in ("hot", "cold"):
         one, other = offsets(traces[f"{cache}-1"]), offsets(traces[f"{cache}-2"])
         assert len(one & other) >= 0.5 * len(one | other)
+
+
+def test_an_emulated_vcpu_s_faults_outside_guest_memory_are_the_vmm_s() -> None:
+    trace = open_trace(SAMPLES / "restore-keyvalue-hot-1.trace")
+    (slot,) = trace.meta.targets[0].memslots
+    faults = trace.faults()
+    inside = (faults["page"] >= slot.hva) & (faults["page"] < slot.hva + slot.size_bytes)
+    vcpu = faults["accessor"] == "vcpu"
+    assert not (vcpu & ~inside).any()
+    assert vcpu.sum() > 1000
+    assert trace.faults(columns=["accessor"])["accessor"].to_list() == faults["accessor"].to_list()
+    assert (~inside).sum() > 50  # of its translated code, among others
+
+
+def test_what_if_it_had_been_missing_is_asked_of_each_page_of_an_emulated_guest() -> None:
+    trace = open_trace(SAMPLES / "restore-keyvalue-cold-1.trace")
+    read = first_touch(workload_from_faults(trace.faults()))
+    missing = read.cause == CAUSES.index("missing")
+    ended = guest_faults(trace).filter(pl.col("stall_ns").is_not_null())
+    assert missing.sum() == ended["page"].n_unique()
+    assert set(read.page[missing].tolist()) == set(ended["page"].to_list())
 
 
 @pytest.mark.parametrize("name", ["restore-keyvalue", "restore-firmware"])
