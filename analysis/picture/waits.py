@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 MOST_NAMED: Final = 8
 """So many others are told apart; with more accessors they are one."""
-HANDLER_IDLE: Final = "handler, at nobody's fault"
-SERVED: Final = "handler, at its own fault"
-KERNEL: Final = "kernel, or not told apart"
-BACK: Final = "its own way back"
-CPU: Final = "a host CPU"
-OTHERS: Final = "handler, at others' faults"
+HANDLER_IDLE: Final = "handler: no fault (waking, other work)"
+SERVED: Final = "handler: own fault"
+KERNEL: Final = "kernel, or unknown"
+BACK: Final = "wake-up"
+CPU: Final = "host CPU"
+OTHERS: Final = "handler: faults of others"
 MOST_SHOWN: Final = 24
 """So many accessors have a bar of their own."""
 
@@ -30,7 +30,7 @@ def who_waited(faults: pl.DataFrame, meta: Meta) -> pl.DataFrame:
 
     Columns: `accessor`, `waited_for`, `stall_ns`. The rows of an accessor add up to its stall (faults whose end was
     seen). While a fault was queued its handler was at another's fault (that of the accessor named), or at nobody's: it
-    was being woken or worked for itself. Time off the CPU wanting one, of handler or accessor, is `a host CPU`. Of more
+    was being woken or worked for itself. Time off the CPU wanting one, of handler or accessor, is `host CPU`. Of more
     than `MOST_SHOWN` accessors those with the least stall are one.
     """
     seen = faults.filter(faults["stall_ns"].is_not_null()).sort("start_ns")
@@ -51,7 +51,7 @@ def who_waited(faults: pl.DataFrame, meta: Meta) -> pl.DataFrame:
     parts: dict[tuple[str, str], int] = {}
     for n, key in enumerate(keys):
         # Of a fault that waits behind several handlers' work at once no more than its queue can be told.
-        others = {f"handler, at {names[keys[m]]}'s fault": ns for m, ns in behind[n].items()}
+        others = {f"handler: fault of {names[keys[m]]}": ns for m, ns in behind[n].items()}
         if len(keys) > MOST_NAMED:
             others = {OTHERS: int(told[n])}
         mine = {name: int(values[n]) for name, values in numbers.items()}

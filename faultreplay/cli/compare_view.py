@@ -151,24 +151,24 @@ def labels_of(comparison: Comparison) -> dict[str, str]:
 
 
 def served_words(comparison: Comparison) -> str:
-    """Which rows do not serve all faults by their own paths, in a sentence; empty: none."""
+    """Which mechanisms do not serve all faults themselves, in a sentence; empty: none."""
     from faultreplay.analysis.compare.case import REFERENCES
 
     told = [
-        f"{row.mechanism} serves {text} of the faults by its own paths ({_others_serve(row.served)})"
+        f"{row.mechanism} serves {text} of the faults itself ({_others_serve(row.served)})"
         for row in comparison.rows
         if row.mechanism not in REFERENCES and (text := served_text(row.served))
     ]
-    return f"Not alike: {'; '.join(told)}." if told else ""
+    return f"Not like for like: {'; '.join(told)}." if told else ""
 
 
 def _others_serve(served: Served) -> str:
     """Who serves the rest."""
     rest = []
     if served.fallback_faults:
-        rest.append(f"{', '.join(served.fallbacks) or 'a fall-back'} {served.fallback_faults:,}")
+        rest.append(f"{served.fallback_faults:,} by {', '.join(served.fallbacks) or 'a fall-back'}")
     if served.recorded_faults:
-        rest.append(f"as recorded {served.recorded_faults:,}")
+        rest.append(f"{served.recorded_faults:,} as recorded")
     return ", ".join(rest)
 
 

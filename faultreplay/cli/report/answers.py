@@ -43,7 +43,7 @@ def _row(row: Row, of_what: str) -> str:
     change, what = sure.change_percent, sure.change
     if what is not None and sure.within_noise:
         span = f"({what.low:+.0f} to {what.high:+.0f})"
-        return f"{row.mechanism}: no difference to {sure.baseline} is shown {span}; {total} of stall{mark}."
+        return f"{row.mechanism}: the difference to {sure.baseline} is within noise {span}; {total} of stall{mark}."
     verb = "cut" if change < 0 else "lengthen"
     span = ""
     if what is not None:
@@ -56,7 +56,7 @@ def _marks(row: Row) -> str:
     """Why a row is not like the others, as the table marks it."""
     marks = "; it depends on costs not measured on this host" if row.marked else ""
     served = served_text(row.served)
-    return marks + (f"; its own paths serve {served} of the faults" if served else "")
+    return marks + (f"; it serves {served} of the faults itself" if served else "")
 
 
 def _blackout(still: Blackout, measured: Stillness | None) -> str:

@@ -20,7 +20,7 @@ def page_heat(frame: pl.DataFrame) -> list[Picture]:
     left = [f"{faults:,} of {cause}" for cause, faults in counts.items() if cause not in drawn]
     found = []
     for cause in drawn:
-        words = f"{counts[cause]:,} faults whose page is known; no colour: none."
+        words = f"{counts[cause]:,} faults with a known page; empty: none."
         if left and cause == drawn[-1]:
             words += f" Not drawn, because they are few: {', '.join(left)}."
         found.append(_map(frame, str(cause), words))
@@ -66,5 +66,5 @@ def _map(frame: pl.DataFrame, cause: str, words: str) -> Picture:
         )
         .properties(width=WIDTH, height=230)
     )
-    said = f"{words} Only pages that were touched are counted, without the gaps between them."
+    said = f"{words} Pages are in order of address; gaps between touched pages are left out."
     return finished(f"pages-{cause}", f"Guest pages over time: {cause}", said, chart)

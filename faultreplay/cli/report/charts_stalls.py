@@ -77,8 +77,8 @@ def total_stall(frame: pl.DataFrame, labels: Labels, words: str = "") -> Picture
     whole = frame.unique("mechanism", keep="first", maintain_order=True).to_dicts()
     chart = alt.layer(bars, *_intervals(whole, order)).properties(width=WIDTH, height=BAR * len(order))
     said = (
-        "Stages of each mechanism add up to its total; the line on a bar is the 90 % interval of that total. Of the "
-        "measured bar queue holds the trap too, and fetch is all that the handler did before it placed the page."
+        "The stages of each mechanism add up to its total. The line on a bar is the 90 % interval of the total. In the "
+        "measured bar, queue includes the trap, and fetch is everything the handler did before it placed the page."
     )
     return finished("total-stall", "Total stall, and where it goes", f"{said} {words}".strip(), chart, used)
 
@@ -104,7 +104,7 @@ def standstill(frame: pl.DataFrame, labels: Labels) -> Picture | None:
         )
     )
     chart = alt.layer(bars, *_intervals(rows, order)).properties(width=WIDTH, height=BAR * len(order))
-    words = "The line on a bar is the 90 % interval, over both bounds of what is touched again after a window."
+    words = "The line on a bar is the 90 % interval; it covers both bounds of what is touched again after a window."
     return finished("standstill", "Longest stand-still at a window", words, chart)
 
 
@@ -146,8 +146,8 @@ def distribution(frame: pl.DataFrame, labels: Labels, words: str = "") -> Pictur
         .properties(width=WIDTH, height=320)
     )
     said = (
-        "Each step to the right leaves a tenth of the stalls above: the tail is as wide as the rest. A line ends with "
-        "its longest stall."
+        "Each further nine (90 %, 99 %, 99.9 %) has the same width, so that the tail can be read. A line ends at its "
+        "longest stall."
     )
     return finished("distribution", "Distribution of stalls", f"{said} {words}".strip(), chart, names)
 
@@ -179,8 +179,8 @@ def over_time(
     layers = [*_windows(windows), lines]
     chart = alt.layer(*layers).properties(width=WIDTH, height=240)
     said = (
-        "How many accessors stood still at a time. A mechanism's line ends with its replay: a run with less stall is "
-        "over sooner." + (" Grey: windows in which memory was held still." if windows else "")
+        "Mean number of accessors stalled at once. A line ends with its run: a run with less stall is over sooner."
+        + (" Grey: windows in which memory was held still." if windows else "")
     )
     return finished("over-time", "Stall over time, measured and replayed", f"{said} {words}".strip(), chart, names)
 
@@ -207,7 +207,7 @@ def phases(frame: pl.DataFrame, windows: Sequence[tuple[int, int, str]]) -> Pict
         )
     )
     chart = alt.layer(*_windows(windows), areas).properties(width=WIDTH, height=190)
-    words = "What was measured, by the cause of the faults: the phases of the recording."
+    words = "Measured stall by the cause of the faults. It shows the phases of the recording."
     return finished("phases", "Measured stall over time, by cause", words, chart, causes)
 
 
@@ -241,7 +241,9 @@ def waits(frame: pl.DataFrame) -> Picture | None:
         )
         .properties(width=WIDTH, height=max(BAR * len(order), 60))
     )
-    words = "Of the recording. While a fault was queued, the handler was at the fault of whoever is named, or at none."
+    words = (
+        "As recorded. While a fault is queued, its handler is busy with the fault of the accessor named, or with none."
+    )
     return finished("who-waited", "Each accessor's stall, and who it waited for", words, chart, whom)
 
 

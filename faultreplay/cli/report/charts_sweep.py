@@ -113,7 +113,7 @@ def _curves(frame: pl.DataFrame, axis: Axis, others: str, crossings: Sequence[Cr
     said = [c for c in courses(swept.trace, swept.axes, swept.values, tolerance=swept.tolerance) if c.axis == axis.key]
     words = " ".join(sentences([c for c in said if point_words(c.others, _by_key(swept.axes)) == others], swept.axes))
     if crossings:
-        words += " Dashed: where mechanisms change places, or it begins or stops to matter which is used."
+        words += " Dashed: where mechanisms change places, or where the choice begins or stops to matter."
     name = f"sweep-{axis.key}" + (f"-{others}" if others else "")
     title = plain(f"{_title(swept.ranked)} along {axis.key}{with_}")
     return finished(_file_name(name, swept), title, plain(words), chart, names)
@@ -157,7 +157,7 @@ def best_map(frame: pl.DataFrame, swept: Swept) -> Picture:
         )
         .properties(width=WIDTH, height=max(28 * len(named[1]), 120))
     )
-    words = "The mechanism with the least; pale where it hardly matters (the worst exceeds the best by little)."
+    words = f"The mechanism with the least {swept.ranked}; pale where the choice hardly matters."
     title = f"Who is best by {swept.ranked}: {across.key} by {up.key}"
     return finished(_file_name("sweep-best", swept), plain(title), words, chart, order)
 

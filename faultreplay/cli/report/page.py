@@ -68,7 +68,7 @@ def page(comparison: Comparison, case: Case, made: Made) -> str:
             "Costs",
             sections.COSTS,
             sections.costs(comparison.rows, case.costs()),
-            "Where each comes from stands beside it. Range: what holds its mean nine times in ten.",
+            "Range: the 90 % range of the mean, where the source gives one.",
         ),
         _losses(comparison, meta),
         headed("What to know about these numbers", _list(report.notes)),
@@ -128,7 +128,7 @@ def _answer(comparison: Comparison) -> str:
     warn = " warn" if comparison.trust in (Trust.NOT, Trust.UNJUDGED) else ""
     parts = [f'<p class="first">{escape(first)}</p>', *(f"<p>{escape(words)}</p>" for words in more)]
     if any("(" in words for words in said):
-        parts.append('<p class="soft">In brackets: where a figure lies nine times in ten.</p>')
+        parts.append('<p class="soft">In brackets: the 90 % interval.</p>')
     return f'<div class="answer{warn}">{"".join(parts)}</div>'
 
 

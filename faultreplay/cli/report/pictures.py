@@ -80,13 +80,13 @@ def swept_pictures(
         return [], []
     replays = comparison.faults * len(axis.values) * len(rows)
     if not vary and replays > QUICK_FAULTS:
-        return [], [f"Not drawn, because it replays {replays:,} faults: stall along fetch (--vary fetch=LOW..HIGH)."]
+        return [], [f"Not drawn: stall over fetch would replay {replays:,} faults. Ask with --vary fetch=LOW..HIGH."]
     values = along(case, names, axis)
     found = crossings(case.trace.name, [axis], values)
-    words = [f"Along {axis.key} all else is as in the table; there are no intervals on these lines."]
+    words = [f"Only {axis.key} varies; everything else is as in the table. The curves have no intervals."]
     here = [row.cost_means_ns[axis.name] for row in rows if axis.name in row.cost_means_ns]
     if here and axis.unit == "ns":
-        words.append(f"In the table {axis.key} takes {axis.show(here[0])} on average, and varies where it was fitted.")
+        words.append(f"In the table the mean of {axis.key} is {axis.show(here[0])}.")
     return sweep_pictures(Swept([axis], values, found, labels=labels_of(comparison))), words
 
 
