@@ -56,6 +56,9 @@ STITCH_LOG: Final[dict[int, str]] = {
     "process's fault in which a page was read is major-host also where the thread did not sleep; an access for which "
     "the vCPU's own thread copied a page, after which KVM walks once more, begins with the first walk; "
     "a process's fault that did not sleep ends where its page is counted (kmem:rss_stat)",
+    8: "2026-11-25: a message belongs to one of its thread's last 8 accesses, and what ended its fault came before 8 "
+    "more; two messages with another page fault of the thread between are of two faults; a large trace with userfaults "
+    "is joined by stretches",
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_events import VM, at, frame, userfault
+from made_events import HANDLER, VM, at, frame, message, placed, userfault
 
 from faultreplay.faulttrace.meta import Host, MapEntry, Memslot, Meta, Target
 from faultreplay.faulttrace.schema import Kind
@@ -132,12 +132,106 @@ def test_any_cut_gives_the_faults_of_the_whole(
     same(frame(*process, *guest), rows, meta)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.integers(1000, 3000), st.integers(0, 2)), max_size=6), st.integers(1, 30))
-def test_userfaults_do_not_depend_on_the_stretch(faults: list[tuple[int, int]], rows: int) -> None:
-    events = [
-        event for n, (ns, page) in enumerate(faults) for event in userfault(ns, 0x7000_0000 + 4096 * page, 400 + n)
-    ]
+PAGES = [0x7000_0000 + 4096 * n for n in range(4)]
+PLACING = [
+    *(Kind.UFFD_COPY, Kind.UFFD_ZEROPAGE, Kind.UFFD_CONTINUE, Kind.UFFD_WAKE, Kind.UFFD_WRITEPROTECT),
+    *(Kind.UFFD_MOVE, Kind.UFFD_UNREGISTER),
+]
+
+
+@st.composite
+def userfault_events(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Threads that fault on few pages, handlers that read, place and wake, in any order: also what cannot be."""
+    waiters, handlers = (
+        [400 + n for n in range(draw(st.integers(1, 3)))],
+        [500 + n for n in range(draw(st.integers(1, 2)))],
+    )
+    named = draw(st.sampled_from(["all", "none", "some", "strangers"]))
+    events, now = [], draw(st.integers(0, 3))
+    for _ in range(draw(st.integers(0, 40))):
+        now += draw(st.integers(0, 3))
+        tid, handler = draw(st.sampled_from(waiters)), draw(st.sampled_from(handlers))
+        page = draw(st.sampled_from(PAGES))
+        what = draw(
+            st.sampled_from(["fault", "fault", "out", "in", "read", "place", "place", "wake", "wake", "release"])
+        )
+        if what == "fault":
+            who = draw(st.sampled_from([tid, tid, handler]))
+            kind = draw(st.sampled_from([Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL]))
+            events.append(at(now, kind, who, addr=page + 8, code=2))
+        elif what in ("out", "in"):
+            kind = Kind.SCHED_OUT if what == "out" else Kind.SCHED_IN
+            events.append(at(now, kind, draw(st.sampled_from([tid, tid, handler])), code=draw(st.integers(0, 2))))
+        elif what == "read":
+            told = {"all": tid, "none": 0, "some": draw(st.sampled_from([0, tid])), "strangers": 9}[named]
+            flags = draw(st.sampled_from([0, 1, 3, 4]))
+            events.append(message(now, page, tid=told, handler=handler, flags=flags))
+        elif what == "place":
+            kind = draw(st.sampled_from(PLACING))
+            who = draw(st.sampled_from([handler, handler, tid]))
+            more = {
+                "value": draw(st.sampled_from([4096, 4096, 4096, -17])),
+                "code": draw(st.sampled_from([0, 0, 0, 1, 2])),
+            }
+            pages = draw(st.sampled_from([1, 1, 2, 600]))
+            events.append(placed(now, draw(st.integers(0, min(now, 6))), page, kind=kind, pages=pages, tid=who, **more))
+        elif what == "wake":
+            events.append(at(now, Kind.SCHED_WAKING, tid, value=handler))
+        else:
+            events.append(at(now, Kind.MMAP_LOCK_RELEASED, tid))
+    return events
+
+
+@st.composite
+def guest_userfaults(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """vCPUs (those of `guest_events`) that wait for pages, too."""
+    events, now = [], draw(st.integers(0, 3))
+    for _ in range(draw(st.integers(0, 12))):
+        now += draw(st.sampled_from([0, 1, 2, 3]))
+        tid, page = draw(st.integers(300, 301)), 0x7F00_0000_0000 + 4096 * draw(st.integers(0, 2))
+        what = draw(st.sampled_from(["read", "place", "wake", "out", "in", "fault"]))
+        if what == "read":
+            events.append(message(now, page, tid=draw(st.sampled_from([0, tid]))))
+        elif what == "place":
+            events.append(placed(now, draw(st.integers(0, min(now, 4))), page))
+        elif what == "wake":
+            events.append(at(now, Kind.SCHED_WAKING, tid, value=HANDLER))
+        elif what == "fault":
+            events.append(at(now, Kind.PAGE_FAULT_KERNEL, tid, addr=page, code=2))
+        else:
+            events.append(at(now, Kind.SCHED_OUT if what == "out" else Kind.SCHED_IN, tid, code=1))
+    return events
+
+
+@settings(max_examples=200, deadline=None)
+@given(userfault_events(), st.integers(1, 30))
+def test_any_cut_gives_the_userfaults_of_the_whole(events: list[dict[str, Any]], rows: int) -> None:
+    same(frame(*events), rows)
+
+
+@settings(max_examples=100, deadline=None)
+@given(guest_events(), guest_userfaults(), userfault_events(), st.integers(1, 40), st.sampled_from([None, META]))
+def test_any_cut_gives_the_userfaults_of_guests(
+    guest: list[dict[str, Any]],
+    waiting: list[dict[str, Any]],
+    process: list[dict[str, Any]],
+    rows: int,
+    meta: Meta | None,
+) -> None:
+    same(frame(*guest, *waiting, *process), rows, meta)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2), st.integers(0, 2)), max_size=20),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_userfaults_do_not_depend_on_the_stretch(faults: list[tuple[int, int, int]], named: bool, rows: int) -> None:
+    events, now = [], dict.fromkeys(range(3), 1000)
+    for gap, page, n in faults:
+        events += userfault(now[n], 0x7000_0000 + 4096 * page, 400 + n, named=named)
+        now[n] += gap + 100
     same(frame(*events), rows)
 
 
@@ -167,6 +261,28 @@ def test_little_is_carried_from_stretch_to_stretch(monkeypatch: pytest.MonkeyPat
     stitch_events(frame(*events), rows=100)
     assert len(seen) > 40
     assert max(seen) < 150
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_little_of_userfaults_is_carried(monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    """Pages that are asked for again and again, a thread that faulted once, and a message whose page never comes."""
+    events = userfault(10, 0x7100_0000, 800, named=named)
+    events.append(message(120, 0x7200_0000, tid=801 if named else 0))
+    for n in range(1200):
+        events += userfault(1000 + 150 * n, 0x7000_0000 + 4096 * (n % 50), 400 + n % 3, named=named)
+    seen = []
+    original = stitch_run.Events
+
+    def counted(*args: Any) -> Any:
+        made = original(*args)
+        seen.append(len(made))
+        return made
+
+    monkeypatch.setattr(stitch_run, "Events", counted)
+    cut = stitch_events(frame(*events), rows=200)
+    assert cut.report.messages_joined == 1201
+    assert len(seen) > 30
+    assert max(seen) < 700
 
 
 @given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 12), st.integers(1, 50))

@@ -17,7 +17,8 @@ from faultreplay.faulttrace.stitch.threads import KeptSleeps
 STAGES: Final = 5
 """Stitchers: messages, waiters, exits, what KVM resolves alone, processes."""
 _KINDS: Final = 256
-_SCHEDULER: Final = np.array([Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING], np.uint8)
+_ONLY_OPEN: Final = np.array([Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING, Kind.UFFD_MSG], np.uint8)
+"""Handed on only where they are open: sleeps are handed on as such, a message with the thread that waits."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +29,32 @@ class Carry:
         events: per thread those since something of it is open, and of each kind the last one before.
         sleeps: the same of off-CPU intervals, which are paired already.
         told_ns: per thread, what it did before was told.
-        told_messages_ns: so were messages read before.
+        used: places in the trace of the placements handed on that ended a fault which was told.
         claims: per stitcher the faults told that what is open may lie in.
     """
 
     events: Kept | None
     sleeps: KeptSleeps | None
     told_ns: I64
-    told_messages_ns: int
+    used: I64
     claims: list[Spans]
 
     @classmethod
     def none(cls, threads: int) -> Carry:
         """Before the first stretch."""
-        return cls(None, None, np.zeros(threads, np.int64), 0, [Spans.concat([]) for _ in range(STAGES)])
+        return cls(
+            None, None, np.zeros(threads, np.int64), np.zeros(0, np.int64), [Spans.concat([]) for _ in range(STAGES)]
+        )
 
 
-def kept_events(context: Context, since_ns: I64, open_rows: I64) -> Kept:
+def kept_events(context: Context, since_ns: I64, open_rows: I64, named: tuple[I64, I64]) -> Kept:
     """The events that are handed on.
+
+    Args:
+        context: of the stretch.
+        since_ns: per thread.
+        open_rows: of events that are wanted whenever they were.
+        named: rows of messages without a thread id, and the id that was found.
 
     What looks back finds the last event of its kind, or one since `since_ns`; what looks ahead begins since then. So
     the answers are those of the whole trace.
@@ -55,7 +64,7 @@ def kept_events(context: Context, since_ns: I64, open_rows: I64) -> Kept:
     thread, kind = columns["thread"], columns["kind"]
     since = columns["ts_ns"] >= since_ns[thread]
     # What stands twice is like the one before it, which stays.
-    wanted = ~np.isin(kind, _SCHEDULER)
+    wanted = ~np.isin(kind, _ONLY_OPEN)
     wanted[context.guest.doubled.at] = False
     chosen = since & wanted
     earlier = np.flatnonzero(~since & wanted)
@@ -65,4 +74,9 @@ def kept_events(context: Context, since_ns: I64, open_rows: I64) -> Kept:
     chosen[open_rows] = True
     shown = context.runs.shown.at
     columns["shown"][shown] = True
-    return Kept.of(events, chosen)
+    kept = Kept.of(events, chosen)
+    place = np.cumsum(chosen) - 1
+    rows, tids = named
+    kept.columns["shown"][place[rows]] = True
+    kept.columns["value"][place[rows]] = tids
+    return kept

@@ -69,17 +69,30 @@ class Claims:
 
 @dataclass
 class Used:
-    """Placements (rows) that ended a fault so far."""
+    """Placements (rows) that ended a fault so far; `before`: places of those that did in earlier stretches."""
 
-    _rows: list[I64] = field(default_factory=list)
+    before: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    _noted: list[tuple[I64, I64, I64, Bools]] = field(default_factory=list)
 
-    def note(self, rows: I64) -> None:
-        """These ended one (-1: none)."""
-        self._rows.append(rows[rows >= 0])
+    def note(self, rows: I64, thread: I64, ts_ns: I64, settled: Bools | None = None) -> None:
+        """These ended one (-1: none) that is told with what each thread did at each time.
 
-    def flags(self, count: int) -> Bools:
-        """Per placement, of which there are `count`, whether it did."""
-        used = np.zeros(count, bool)
-        for rows in self._rows:
-            used[rows[rows < count]] = True
+        `settled`: of those whose thread is -1, whether they are told now (None: all are).
+        """
+        settled = np.ones(len(rows), bool) if settled is None else settled
+        some = rows >= 0
+        self._noted.append((rows[some], thread[some], ts_ns[some], settled[some]))
+
+    def flags(self, pos: I64) -> Bools:
+        """Per placement, of which these are the places in the trace, whether it did."""
+        used: Bools = np.isin(pos, self.before) if len(self.before) else np.zeros(len(pos), bool)
+        for rows, *_ in self._noted:
+            used[rows[rows < len(pos)]] = True
         return used
+
+    def told(self, pos: I64, until_ns: I64) -> I64:
+        """Places of those that did in a fault which is told, and were not known to."""
+        found = [np.zeros(0, np.int64)]
+        for rows, thread, ts_ns, settled in self._noted:
+            found.append(pos[rows[np.where(thread >= 0, ts_ns < until_ns[thread], settled)]])
+        return np.setdiff1d(np.concatenate(found), self.before)

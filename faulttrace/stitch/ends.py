@@ -13,8 +13,13 @@ from faultreplay.faulttrace.stitch.placements import RESOLUTION
 _PLACES_NOTHING = [Kind.UFFD_WAKE, Kind.UFFD_UNREGISTER]
 
 
-def find_end(context: Context, thread: I64, start_ns: I64, from_ns: I64, in_guest: Bools) -> tuple[I64, I64, I64]:
-    """(time or UNKNOWN, number in `ENDS`, spte row): the first closing marker of each thread from `from_ns` on."""
+def find_end(
+    context: Context, thread: I64, start_ns: I64, from_ns: I64, in_guest: Bools
+) -> tuple[I64, I64, I64, Bools]:
+    """(time or UNKNOWN, number in `ENDS`, spte row): the first closing marker of each thread from `from_ns` on.
+
+    And whether no event to come can change it.
+    """
     searched = (thread >= 0) & (from_ns < NEVER)
     who = np.where(searched, thread, -1)
     after = np.where(searched, from_ns, 0)
@@ -29,7 +34,12 @@ def find_end(context: Context, thread: I64, start_ns: I64, from_ns: I64, in_gues
     end_ns = np.where(by_guest, guest_ns, release_ns)
     released = np.where(release_ns != UNKNOWN, code(ENDS, "mmap-lock"), code(ENDS, "none"))
     end_by = np.where(by_guest, guest_by, released)
-    return end_ns, end_by, np.where(in_guest, spte, -1)
+    # Whether no event to come can change it: a mapping may still be followed by an entry.
+    coming = context.events.more(Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL, Kind.MMAP_LOCK_RELEASED)
+    closed = (end_ns != UNKNOWN) | (next_fault < NEVER) | ~take(coming, who, False)
+    entered = ~np.isin(who, context.guest.with_entries) | (guest_by == code(ENDS, "entry"))
+    closed_guest = (by_guest & entered) | (until_ns < NEVER) | ~take(context.events.alive(), who, False)
+    return end_ns, end_by, np.where(in_guest, spte, -1), np.where(in_guest, closed_guest, closed)
 
 
 def _until_next_access_ns(context: Context, thread: I64, from_ns: I64, limit_ns: I64) -> I64:

@@ -39,7 +39,7 @@ def stitch_exits(context: Context, claims: Claims, used: Used, tally: Tally) -> 
     end_ns, end_by, spte = _after_reentry(context, thread, exit_ns, again_ns, is_mmio)
     _note_open_exits(context, thread, np.minimum(start_ns, exit_ns), again_ns)
     own = _own_ioctl(context, thread, exit_ns, again_ns)
-    used.note(own)
+    used.note(own, thread, exit_ns)
     done = (own >= 0) & take(placements.done, own, 0)
 
     found = _kernel_faults(context, thread, start_ns, end_ns)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.asked import Asked
 from faultreplay.faulttrace.stitch.columns import Events, Rows
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, code
+from faultreplay.faulttrace.stitch.horizon import Horizon
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Ids, Index, take
 from faultreplay.faulttrace.stitch.memory import Memory
 from faultreplay.faulttrace.stitch.open import Open
@@ -14,6 +18,7 @@ from faultreplay.faulttrace.stitch.placements import Placements
 from faultreplay.faulttrace.stitch.shed import ShedSpans
 from faultreplay.faulttrace.stitch.stage2 import Stage2, access_of
 from faultreplay.faulttrace.stitch.threads import KeptSleeps, Runs, Sleeps
+from faultreplay.faulttrace.stitch.wakes import Wakes
 from faultreplay.faulttrace.stitch.whole import Whole
 
 _RETRIES = 2
@@ -154,6 +159,10 @@ class GuestMarkers:
         other[order] = ts_ns[np.searchsorted(following, np.arange(len(order)), side="right")]
         return other
 
+    def opened_ns(self, thread: I64) -> I64:
+        """When each thread was last taken out of its guest in this stretch; UNKNOWN: it was not."""
+        return self.opener(thread, np.full(len(thread), NEVER, np.int64))[0]
+
     def last_walk(self, thread: I64, until_ns: I64) -> I64:
         """Row of the last walk of each thread at or before each time."""
         return self._walk.last_until(thread, until_ns)
@@ -203,34 +212,13 @@ class GuestMarkers:
         return np.where(entry >= 0, entry_ns, spte_ns), by, spte
 
 
-class Wakes:
-    """Threads woken from inside a placing ioctl by the thread that ran it: the waiters of a userfault."""
-
-    def __init__(self, events: Events, placements: Placements, sleeps: Sleeps) -> None:
-        rows = events.of(Kind.SCHED_WAKING)
-        placement = placements.running(events.threads.of(rows.value), rows.ts_ns)
-        inside = np.flatnonzero((placement >= 0) & take(placements.wakes, placement, 0) & (rows.thread >= 0))
-        self.thread: I64 = rows.thread[inside]
-        self.ts_ns: I64 = rows.ts_ns[inside]
-        self.placement: I64 = placement[inside]
-        # -1: it was woken before it came to sleep.
-        self.sleep: I64 = sleeps.covering(self.thread, self.ts_ns, self.ts_ns)
-        self._index = Index(events.axis, self.thread, self.ts_ns)
-
-    def __len__(self) -> int:
-        return len(self.thread)
-
-    def first_from(self, thread: I64, ts_ns: I64) -> I64:
-        """The first wake of each thread at or after each time."""
-        return self._index.first_from(thread, ts_ns)
-
-
 class Context:
     """All that the stitchers look things up in.
 
     Attributes:
         told_ns: per thread, what lies before was told with earlier stretches.
-        told_messages_ns: so were messages read before.
+        asked: what the whole trace tells of userfaults; None: it has none.
+        last: nothing comes after these events.
         open: what the stitchers find open at the end of this one.
     """
 
@@ -243,14 +231,15 @@ class Context:
         *,
         sleeps: KeptSleeps | None = None,
         told_ns: I64 | None = None,
-        told_messages_ns: int = 0,
+        asked: Asked | None = None,
+        last: bool = True,
     ) -> None:
         self.events = events
         self.axis = events.axis
         self.memory = memory
         self.shed = shed
         self.told_ns = np.zeros(len(events.threads), np.int64) if told_ns is None else told_ns
-        self.told_messages_ns = told_messages_ns
+        self.asked, self.last = asked, last
         self.open = Open(len(events.threads))
         self.sleeps = Sleeps(events, sleeps)
         self.runs = Runs(events)
@@ -261,6 +250,11 @@ class Context:
         self.releases = events.of(Kind.MMAP_LOCK_RELEASED)
         self._release = Index(events.axis, self.releases.thread, self.releases.ts_ns)
         self.tgid_of: I64 = events.whole.owner
+
+    @functools.cached_property
+    def horizon(self) -> Horizon:
+        """How far each access reaches."""
+        return Horizon(self.axis, self.page_faults, self.guest)
 
     def untold(self, thread: I64, ts_ns: I64) -> Bools:
         """Whether what each thread did at each time is still to be told."""

@@ -14,14 +14,15 @@ from faultreplay.faulttrace.stitch.placements import RESOLUTION
 from faultreplay.faulttrace.stitch.stage2 import access_of
 from faultreplay.faulttrace.stitch.tally import Tally
 from faultreplay.faulttrace.stitch.waiters import cause_of_waiter
+from faultreplay.faulttrace.stitch.waiting import Waiting
 
 _UNINTERRUPTIBLE = 2  # TASK_UNINTERRUPTIBLE in prev_state: waiting for a disk
 _SLEEPS_LOOKED_AT = 16
 
 
-def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: Tally) -> Anchored:
+def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: Tally, waiting: Waiting) -> Anchored:
     """What the kernel resolved alone (minor-host, major-host), and SIGBUS faults that their thread resolved (exit)."""
-    faults = context.page_faults
+    faults, placements = context.page_faults, context.placements
     untold = context.untold(faults.rows.thread, faults.rows.ts_ns)
     tally.note("page_faults", faults.rows.thread, faults.rows.ts_ns, untold)
     rows = np.flatnonzero(untold & ~claims.inside(faults.rows.thread, faults.rows.ts_ns))
@@ -35,11 +36,11 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     on_disk = slept & (take(context.sleeps.state, sleep, 0) & _UNINTERRUPTIBLE != 0)
 
     # UFFD_FEATURE_SIGBUS: the signal handler of the faulting thread places the page.
-    placements = context.placements
-    free = placements.places & ~used.flags(len(placements))
+    free = placements.places & ~used.flags(placements.rows.pos)
     own = placements.first_covering(free, placements.thread, thread, page, start_ns)
     same = faults.last_on_page(thread, page, take(placements.start_ns, own, -1)) == rows
     own = np.where((own >= 0) & same, own, -1)
+    _note_open(context, waiting, rows, own)
     sigbus = own >= 0
 
     # A waiter of a userfault whose message nobody read and whose wake-up was not recorded.
@@ -76,8 +77,8 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     found.wake_ns = np.where(waited, end_ns - take(placements.end_ns, woken, 0), UNKNOWN)
     found.resolve_ns = np.where(sigbus, found.end_ns - take(placements.start_ns, own, 0), UNKNOWN)
     found.service_ns = np.where(sigbus, found.end_ns - start_ns, UNKNOWN)
-    used.note(own)
-    used.note(woken)
+    used.note(own, thread, start_ns)
+    used.note(woken, thread, start_ns)
     tally.note("waiters_without_message", thread, start_ns, waited)
     tally.note("page_faults_unjoined", thread, start_ns, found.end_ns == UNKNOWN)
     return Anchored(found, start_ns)
@@ -96,6 +97,30 @@ def _ends(context: Context, thread: I64, start_ns: I64, next_ns: I64) -> tuple[I
     )
     context.open.note(thread, start_ns, ~released & (next_ns == NEVER) & take(coming, thread, False))
     return end_ns, released
+
+
+def _note_open(context: Context, waiting: Waiting, rows: I64, own: I64) -> None:
+    """Say which page faults may still turn out to be userfaults: those (`rows`) on pages that are asked for, or placed.
+
+    `own`: the placement by which each one's thread resolved it itself (-1: none).
+    """
+    asked, events, faults = context.asked, context.events, context.page_faults
+    thread, ts_ns, page = faults.rows.thread, faults.rows.ts_ns, faults.page
+    new = context.untold(thread, ts_ns)
+    in_kvm = faults.rows.kind == Kind.PAGE_FAULT_KERNEL
+    context.open.note(thread, ts_ns, new & in_kvm & context.runs.unsure(thread, ts_ns))
+    if context.last or asked is None:
+        return
+    within = context.horizon.after(thread, ts_ns) == NEVER
+    coming = asked.last_ns(page) > events.until_ns
+    messages = waiting.messages
+    open_pages = messages.page[waiting.open | ((messages.thread < 0) & ~messages.settled)]
+    is_asked = coming | np.isin(page, open_pages)
+    context.open.note(thread, ts_ns, new & within & is_asked)
+    placer = take(events.more(*(Kind(kind) for kind in RESOLUTION)), thread, False) & asked.placed(page)
+    found = np.full(len(thread), -1, np.int64)
+    found[rows] = own
+    context.open.note(thread, ts_ns, new & np.where(found < 0, within & placer, is_asked & asked.placed(page)))
 
 
 def _slept_interruptibly(context: Context, thread: I64, start_ns: I64, end_ns: I64) -> Bools:

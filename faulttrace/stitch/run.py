@@ -13,6 +13,7 @@ import numpy as np
 
 from faultreplay.faulttrace.meta import Meta, WindowSpan
 from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.stitch.asked import ASKED_COLUMNS, USERFAULT_KINDS, Asked
 from faultreplay.faulttrace.stitch.backing import mark_backing
 from faultreplay.faulttrace.stitch.carry import Carry, kept_events
 from faultreplay.faulttrace.stitch.claims import Claims, Spans, Used
@@ -21,8 +22,7 @@ from faultreplay.faulttrace.stitch.found import Anchored
 from faultreplay.faulttrace.stitch.guest import stitch_exits, stitch_stage2
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, take
 from faultreplay.faulttrace.stitch.markers import Context
-from faultreplay.faulttrace.stitch.memory import Memory
-from faultreplay.faulttrace.stitch.placements import RESOLUTION
+from faultreplay.faulttrace.stitch.memory import PAGE_BYTES, Memory
 from faultreplay.faulttrace.stitch.process import stitch_process_faults
 from faultreplay.faulttrace.stitch.report import StitchReport
 from faultreplay.faulttrace.stitch.shed import ShedSpans
@@ -32,6 +32,7 @@ from faultreplay.faulttrace.stitch.tally import Tally
 from faultreplay.faulttrace.stitch.told import Told, told_columns
 from faultreplay.faulttrace.stitch.userfaults import stitch_userfaults
 from faultreplay.faulttrace.stitch.vcpu_numbers import vcpu_numbers
+from faultreplay.faulttrace.stitch.waiting import Waiting
 from faultreplay.faulttrace.stitch.whole import FACT_COLUMNS, Whole
 from faultreplay.faulttrace.stitch.windows import WINDOW_KINDS, WindowFinder, mark_windowed
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 STRETCH_ROWS: Final = 1 << 18
 """About so many events are looked at together; larger arrays are no faster."""
-_USERFAULT_KINDS: Final = (Kind.UFFD_MSG, *(Kind(kind) for kind in RESOLUTION))
 
 
 class Run:
@@ -79,11 +79,10 @@ class Run:
         self.windows = finder.windows
         told = Told(self._directory)
         try:
-            stitcher = _Stitcher(whole, memory, self._meta, finder, told)
+            asked = self._asked(whole)
+            stitcher = _Stitcher(whole, self._meta, told, memory=memory, finder=finder, asked=asked)
             frames = self._counted(self._source.frames(), whole.rows)
-            # Userfaults are joined across threads: such a trace is looked at as a whole.
-            rows = whole.rows + 1 if len(whole.having(*_USERFAULT_KINDS)) else self._rows
-            for frame, last in stretches(frames, rows):
+            for frame, last in stretches(frames, self._rows):
                 stitcher.feed(frame, last)
             summary = Summary(ShedSpans(self._meta.extra))
             for table in told.tables():
@@ -101,6 +100,12 @@ class Run:
             done += len(frame)
             self._progress(done, 2 * self._source.rows)
 
+    def _asked(self, whole: Whole) -> Asked | None:
+        if not len(whole.having(*USERFAULT_KINDS)):
+            return None
+        granule = max([PAGE_BYTES, *(entry.page_bytes for entry in self._meta.memory_map)])
+        return Asked.of(self._source.frames(ASKED_COLUMNS, USERFAULT_KINDS), granule)
+
     def _memory(self, whole: Whole) -> tuple[Memory, WindowFinder]:
         """Memory slots and windows, which the whole trace tells."""
         finder = WindowFinder(Memory(self._meta, []))
@@ -116,8 +121,11 @@ class Run:
 class _Stitcher:
     """What is handed on from stretch to stretch."""
 
-    def __init__(self, whole: Whole, memory: Memory, meta: Meta, finder: WindowFinder, told: Told) -> None:
+    def __init__(
+        self, whole: Whole, meta: Meta, told: Told, *, memory: Memory, finder: WindowFinder, asked: Asked | None
+    ) -> None:
         self._whole, self._memory, self._meta, self._told, self._finder = whole, memory, meta, told, finder
+        self._asked = asked
         self._shed = ShedSpans(meta.extra)
         self._numbers = vcpu_numbers(whole, meta)
         self._tally = Tally()
@@ -137,20 +145,22 @@ class _Stitcher:
             self._meta.host.kvm_flavour,
             sleeps=carry.sleeps,
             told_ns=carry.told_ns,
-            told_messages_ns=carry.told_messages_ns,
+            asked=self._asked,
+            last=last,
         )
         self._mapped |= len(context.guest.sptes) > 0
         self._tally.report.doubled += int((context.guest.doubled.pos >= first_pos).sum())
-        stages = self._join(context)
+        used = Used(carry.used)
+        stages, waiting = self._join(context, used)
         until_ns = np.full(len(self._whole.threads), NEVER, np.int64)
-        shared_until_ns = NEVER
         if not last:
             until_ns = np.maximum(context.open.since_ns(events.until_ns + 1), carry.told_ns)
-            shared_until_ns = events.until_ns + 1
-        self._tell(context, stages, until_ns, shared_until_ns)
-        self._tally.settle(until_ns, shared_until_ns)
+        self._tell(context, stages, until_ns)
+        self._tally.settle(until_ns)
+        told_used = used.told(context.placements.rows.pos, until_ns)
+        self._count_placements(context, first_pos, told_used)
         if not last:
-            self._carry = self._next(context, stages, until_ns, shared_until_ns)
+            self._carry = self._next(context, stages, until_ns, waiting, np.union1d(used.before, told_used))
 
     def finish(self) -> StitchReport:
         """The report, without what the faults themselves tell."""
@@ -163,10 +173,9 @@ class _Stitcher:
             setattr(report, name, {key: counts[key] for key in order})
         return report
 
-    def _join(self, context: Context) -> list[Anchored]:
+    def _join(self, context: Context, used: Used) -> tuple[list[Anchored], Waiting]:
         """The faults of each stitcher, in the order in which they see each other's claims."""
-        used = Used()
-        messages, waiters = stitch_userfaults(context, used, self._tally)
+        messages, waiters, waiting = stitch_userfaults(context, used, self._tally)
         stages = [messages, waiters]
 
         def claims() -> Claims:
@@ -175,16 +184,17 @@ class _Stitcher:
 
         stages.append(stitch_exits(context, claims(), used, self._tally))
         stages.append(stitch_stage2(context, claims(), self._tally))
-        stages.append(stitch_process_faults(context, claims(), used, self._tally))
+        stages.append(stitch_process_faults(context, claims(), used, self._tally, waiting))
         mark_backing(context, stages)
-        self._count_placements(context, used)
         self._note_off_cpu(context, stages)
-        return stages
+        return stages, waiting
 
     @staticmethod
     def _note_off_cpu(context: Context, stages: list[Anchored]) -> None:
         """Of a thread that is off the CPU it is not known yet for how long: what reaches into that time is open."""
         coming = context.events.more(Kind.SCHED_OUT, Kind.SCHED_IN)
+        if context.asked is not None:  # a message to come may be of a fault that began with that sleep
+            coming |= context.asked.last_message_ns > context.events.until_ns
         since_ns = np.where(coming, context.sleeps.out_since_ns, NEVER)
         away = np.flatnonzero(since_ns < NEVER)
         context.open.note(away, since_ns[away])
@@ -193,38 +203,43 @@ class _Stitcher:
             reaches = np.maximum(found.start_ns, found.end_ns) >= take(since_ns, found.thread, NEVER)
             context.open.note(found.thread, np.minimum(stage.ts_ns, found.start_ns), reaches)
 
-    def _count_placements(self, context: Context, used: Used) -> None:
-        placements = context.placements
-        wakes, end_ns = placements.wakes, placements.end_ns
-        self._tally.note("placements", None, end_ns, wakes)
-        self._tally.note("placements_unasked", None, end_ns, wakes & ~used.flags(len(placements)))
-        failed = placements.rows.value
-        for errno in np.unique(-failed[failed < 0]).tolist():
-            self._tally.note("placements_failed", None, end_ns, failed == -errno, errno)
+    def _count_placements(self, context: Context, first_pos: int, used: I64) -> None:
+        """Those that this stretch is the first to have; and those that were seen to end a fault (places)."""
+        placements, report = context.placements, self._tally.report
+        new = placements.rows.pos >= first_pos
+        report.placements += int((new & placements.wakes).sum())
+        report.placements_unasked += int((new & placements.wakes).sum())
+        report.placements_unasked -= int(np.isin(placements.rows.pos[placements.wakes], used).sum())
+        failed = placements.rows.value[new & (placements.rows.value < 0)]
+        for errno, count in zip(*np.unique(-failed, return_counts=True), strict=True):
+            report.placements_failed[int(errno)] = report.placements_failed.get(int(errno), 0) + int(count)
 
-    def _tell(self, context: Context, stages: list[Anchored], until_ns: I64, shared_until_ns: int) -> None:
+    def _tell(self, context: Context, stages: list[Anchored], until_ns: I64) -> None:
         batches = []
         for number, stage in enumerate(stages):
-            limit = shared_until_ns if number == 0 else until_ns[stage.found.thread]
-            found = stage.found.pick(stage.ts_ns < limit)
+            found = stage.found.pick(stage.told(until_ns))
             mark_windowed(found, self._finder.windows, self._finder.thaw_began_ns)
             found.vcpu = take(self._numbers, found.thread, -1)
             batches.append(told_columns(found, number, context.events.threads, context.sleeps))
         self._told.add(batches)
 
-    def _next(self, context: Context, stages: list[Anchored], until_ns: I64, shared_until_ns: int) -> Carry:
+    def _next(self, context: Context, stages: list[Anchored], until_ns: I64, waiting: Waiting, used: I64) -> Carry:
         """What the next stretch needs of this one."""
         since_ns = until_ns.copy()
+        told = []
         for stage in stages:
-            untold = (stage.found.thread >= 0) & (stage.ts_ns >= until_ns[stage.found.thread])
+            known = stage.found.thread >= 0
+            is_told = stage.told(until_ns)
+            untold = known & ~is_told
             np.minimum.at(since_ns, stage.found.thread[untold], stage.found.start_ns[untold])
-        told = [
-            Spans.of(stage.found.pick((stage.found.thread >= 0) & (stage.ts_ns < until_ns[stage.found.thread])))
-            for stage in stages
-        ]
+            told.append(Spans.of(stage.found.pick(known & is_told)))
         claims = [
             Spans.concat([before, new]).keep(since_ns) for before, new in zip(self._carry.claims, told, strict=True)
         ]
-        sleeps, open_rows = context.sleeps.keep(since_ns, [])
-        events = kept_events(context, since_ns, open_rows)
-        return Carry(events, sleeps, until_ns, shared_until_ns, claims)
+        rows = waiting.untold(until_ns)
+        sleeps, open_rows = context.sleeps.keep(since_ns, waiting.handlers(rows))
+        if self._asked is not None:
+            waiters = stages[1].found.pick(~stages[1].told(until_ns))
+            open_rows = np.concatenate([open_rows, waiting.event_rows(context, rows, waiters, since_ns)])
+        events = kept_events(context, since_ns, open_rows, waiting.named(context, rows))
+        return Carry(events, sleeps, until_ns, used[np.isin(used, events.columns["pos"])], claims)

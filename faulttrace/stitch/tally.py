@@ -16,7 +16,7 @@ _WORST: Final = 10
 
 @dataclass(frozen=True)
 class _Note:
-    """Amounts of one count, each with the event that it was noted at; `thread` None: of all threads together."""
+    """Amounts of one count, each with the event that it was noted at; `thread` None: they are final."""
 
     name: str
     key: str | int | None
@@ -71,7 +71,7 @@ class Tally:
     ) -> None:
         """Count under a field of `StitchReport` what each thread did at each time; `amount` of it, 1 where not given.
 
-        `key` where the field counts by reason. With no `thread` it is final with the times of all threads together.
+        `key` where the field counts by reason. With no `thread` it is final at once.
         """
         many = np.ones(len(ts_ns), np.int64) if amount is None else amount.astype(np.int64)
         self._notes.append(_Note(name, key, thread, ts_ns, many))
@@ -80,11 +80,11 @@ class Tally:
         """Accesses among which the worst of the trace may be."""
         self._repeats.append(repeats)
 
-    def settle(self, until_ns: I64, shared_until_ns: int) -> None:
+    def settle(self, until_ns: I64) -> None:
         """Add to the report what lies before each thread's `until_ns`, and forget the rest: it is noted again."""
         for note in self._notes:
-            limit = shared_until_ns if note.thread is None else until_ns[note.thread]
-            total = int(note.amount[note.ts_ns < limit].sum())
+            final = slice(None) if note.thread is None else note.ts_ns < until_ns[note.thread]
+            total = int(note.amount[final].sum())
             if note.key is None:
                 setattr(self.report, note.name, getattr(self.report, note.name) + total)
             elif total:

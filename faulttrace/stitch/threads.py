@@ -112,8 +112,8 @@ class Sleeps:
         stays[last_and_since(self.thread, self.out_ns, since_ns)] = True
         stays[self._asleep[last_and_since(self.thread[self._asleep], self.out_ns[self._asleep], since_ns)]] = True
         for thread, ts_ns in also:
-            row = self.index.last_until(thread, ts_ns)
-            stays[row[row >= 0]] = True
+            for row in (self.index.last_until(thread, ts_ns), self.last_until(thread, ts_ns)):
+                stays[row[row >= 0]] = True
         stays &= over
         off_ns, preempted_ns = self._off_ns.copy(), self._preempted_ns.copy()
         new = np.flatnonzero(over[first_new:] & (self.in_ns[first_new:] < NEVER)) + first_new
@@ -202,6 +202,7 @@ class Runs:
         shown[back[back >= 0]] = True
         self.shown = walks.pick(shown)
         """Walks that stand for a call of KVM_RUN."""
+        self._coming: Bools = events.more(Kind.KVM_RUN_EXIT, Kind.KVM_USERSPACE_EXIT)
         self.enter = enter.merged(self.shown)
         self.exit = left.merged(departures)
         self._enter = Index(events.axis, self.enter.thread, self.enter.ts_ns)
@@ -216,6 +217,12 @@ class Runs:
         spanned = (after >= 0) & (take(self.exit.ts_ns - self.exit.dur_ns, after, NEVER) <= ts_ns)
         entered: Bools = last_in > last_out
         return entered | spanned
+
+    def unsure(self, thread: I64, ts_ns: I64) -> Bools:
+        """Whether an event to come may show that each thread was in KVM_RUN at each time: a way out of it."""
+        after = self._exit.first_from(thread, ts_ns)
+        found: Bools = ~self.inside(thread, ts_ns) & (after < 0) & take(self._coming, thread, False)
+        return found
 
     def last_enter_ns(self, thread: I64, ts_ns: I64) -> I64:
         """When each thread last called KVM_RUN; 0 if that was before the recording."""

@@ -195,14 +195,16 @@ class Told:
 
 
 def _sorted(batches: list[Columns]) -> Columns:
-    """By start, thread and stitcher; what is alike stays in the order in which it was told."""
+    """By start, thread and stitcher, then page; what is alike stays in the order in which it was told."""
     whole = batches[0]
     if len(batches) > 1:
         whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     start_ns = whole["start_ns"]
     if (start_ns[1:] > start_ns[:-1]).all():
         return whole
-    order = np.lexsort((whole["stage"], whole["thread"], start_ns))
+    # Of threads that are not known several faults may begin together: they have an order of their own.
+    ties = (whole["end_ns"], whole["handler_tid"], whole["page"])
+    order = np.lexsort((*ties, whole["stage"], whole["thread"], start_ns))
     return {name: values[order] for name, values in whole.items()}
 
 

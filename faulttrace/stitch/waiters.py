@@ -27,7 +27,7 @@ def stitch_waiters(context: Context, accounted: Bools, used: Used, tally: Tally)
     guest_ns, guest_by, guest_access = context.guest.opener(thread, out_ns)
     from_guest = in_guest & (guest_ns > pf_ns)
     start_ns = np.where(from_guest, guest_ns, pf_ns)
-    end_ns, end_by, spte = find_end(context, thread, start_ns, back_ns, in_guest)
+    end_ns, end_by, spte, sure = find_end(context, thread, start_ns, back_ns, in_guest)
 
     owner = take(context.tgid_of, thread, 0)
     mapped = context.memory.host_address(owner, take(context.guest.sptes.addr, spte, 0), start_ns)
@@ -60,8 +60,26 @@ def stitch_waiters(context: Context, accounted: Bools, used: Used, tally: Tally)
     found.handler_tid = take(placements.rows.tid, placed_by, 0)
     found.wake_ns = np.where(end_ns != UNKNOWN, end_ns - wakes.ts_ns[rows], UNKNOWN)
     tally.note("waiters_without_message", thread[keep], wakes.ts_ns[rows][keep])
-    used.note(placed_by[keep])
+    used.note(placed_by[keep], thread[keep], wakes.ts_ns[rows][keep])
+    began_ns = np.where(start_ns == UNKNOWN, out_ns, np.minimum(start_ns, out_ns))
+    is_open = ~sure | context.runs.unsure(thread, out_ns)
+    _note_open(context, rows, began_ns, found.end_ns, is_open)
     return Anchored(found.pick(keep), wakes.ts_ns[rows][keep])
+
+
+def _note_open(context: Context, rows: I64, began_ns: I64, end_ns: I64, is_open: Bools) -> None:
+    """Say which waiters (rows of wakes) an event to come may change: a late message, the way back onto a CPU."""
+    if context.last or context.asked is None:
+        return
+    wakes, sleeps, events = context.wakes, context.sleeps, context.events
+    thread, wake_ns = wakes.thread[rows], wakes.ts_ns[rows]
+    away = (sleeps.out_since_ns < NEVER) & events.more(Kind.SCHED_OUT, Kind.SCHED_IN)
+    is_open = is_open | ((take(sleeps.in_ns, wakes.sleep[rows], 0) == NEVER) & take(away, thread, False))
+    if context.asked.last_message_ns > events.until_ns:
+        is_open |= context.horizon.after(thread, wake_ns) == NEVER
+    since_ns = np.minimum(began_ns, wake_ns)
+    context.open.note(thread, since_ns, is_open)
+    context.open.keep_together(thread, since_ns, np.maximum(wake_ns, end_ns))
 
 
 def cause_of_waiter(kind: I64) -> I64:
