@@ -48,8 +48,9 @@ def holds(result: Result, work: Workload) -> None:
     assert result.accessor_faults.tolist() == np.diff(work.accessor_start).tolist()
     assert (result.start_ns >= 0).all()
     assert (result.stall_ns >= 0).all()
+    span_ns = max(result.run_time_ns, result.restored.beside_ns if result.restored else 0)
     for use in result.resources.values():
-        assert 0 <= use.busy_ns <= max(use.servers, 1) * use.instances * result.run_time_ns or not use.servers
+        assert 0 <= use.busy_ns <= max(use.servers, 1) * use.instances * span_ns or not use.servers
         assert use.wait_ns >= 0
 
 

@@ -137,6 +137,8 @@ NAMES = """
 uffd-missing uffd-minor uffd-sharded uffd-sigbus uffd-wp kvm-exit kvm-userfault kvm-notify-wait kvm-notify-external
 async-pf swap host-lazy mmio-exit hugetlb-1g hugetlb-2m hgm guest-memfd prefetch-working-set precopy-push pause-only
 freeze uffd-handoff uffd-poll memslot-destroy uffd-wp-freeze as-recorded ideal
+file-private file-private-prefetch restore-copy uffd-handler-process uffd-fault-around hugetlb-2m-file prefault-all
+prefetch-before prefetch-beside
 """
 EXPECTED = set(NAMES.split())
 

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from faultreplay.analysis.calibrate.calibrate import fit_costs
 from faultreplay.analysis.compare.busy import TOLD_FROM, others_share
 from faultreplay.analysis.compare.environment import brought_bytes, guest_memory_bytes, in_environment, with_memory
+from faultreplay.analysis.compare.knowledge import knowledge_of
 from faultreplay.analysis.compare.known import why_no_faults
+from faultreplay.analysis.compare.losses import check_losses, loss_percent
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
     Setup,
@@ -27,6 +29,7 @@ from faultreplay.analysis.compare.predict import (
     run,
 )
 from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
+from faultreplay.analysis.compare.storage_setting import LATENCY
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.schema import CAUSES, FAULTS
@@ -238,9 +241,9 @@ class Case:
     def sources(self, used: Mapping[str, str]) -> dict[str, CostSource]:
         """Where each cost that a replay used comes from."""
         found = sources_of(used, self.where, self.fitted())
-        if self.setup.fetch_ns is not None and "fetch" in found:
-            found["fetch"] = CostSource(Origin.SET)
-        return found
+        asked = {"fetch": self.setup.fetch_ns, LATENCY: self.setup.storage}
+        told = [name for name, value in asked.items() if name in found and value is not None]
+        return found | dict.fromkeys(told, CostSource(Origin.SET))
 
     def windows_of(self, mechanism: str) -> tuple[Window, ...]:
         """The windows as they bind `mechanism`.
@@ -303,6 +306,7 @@ def open_case(
     asked = setup.settings
     setup = for_host(setup, trace.meta.host.kvm_flavour)
     setup = for_lab(setup, trace.meta) if as_pinned else setup
+    setup = replace(setup, known=knowledge_of(trace, workload, setup.working_sets))
     case = Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit, asked)
     reading = reading_of(workload) if setup.reading == "auto" else setup.reading
     read = replace(case, reading=reading)
@@ -313,27 +317,6 @@ def _stitching(trace: Trace, progress: Callable[[str], None] | None) -> Callable
     if progress is None:
         return None
     return lambda done, all_: progress(f"stitching {trace.name}: {done / max(all_, 1):.0%}")
-
-
-def loss_percent(lost: int, kept: int) -> float:
-    """Lost events in percent of all that happened."""
-    return 100 * lost / (lost + kept) if lost else 0.0
-
-
-def check_losses(trace: Trace, most_percent: float) -> int:
-    """Events lost in `trace`.
-
-    Raises:
-        IncompleteData: a greater share than `most_percent`.
-    """
-    lost, events = trace.meta.losses.total, trace.event_rows
-    share = loss_percent(lost, events)
-    if share > most_percent:
-        raise IncompleteData(
-            f"{trace.path}: {lost} events lost ({share:.3g} %), more than {most_percent:g} %: "
-            "record again with a larger ring (--ring), or allow it with --max-loss"
-        )
-    return lost
 
 
 def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:

@@ -52,6 +52,8 @@ class Row:
     """of the recorded mechanism, with nothing set otherwise: its errors are errors"""
     differs: tuple[str, ...] = ()
     """of the recorded mechanism: in what it is a what-if"""
+    sets: tuple[str, ...] = ()
+    """what its streams bring: words of `language.words.SETS`"""
 
     @property
     def marked(self) -> bool:
@@ -102,6 +104,8 @@ class Comparison:
     seed: int = 0
     others_share: float = 0.0
     """of the recorded stall, made by other processes' load"""
+    first: int = 1000
+    """accesses that the restores' times wait for"""
 
     @property
     def trust(self) -> Trust:
@@ -139,7 +143,8 @@ def compare(
     step = progress or (lambda _: None)
     asked = mechanisms or [*default_names(case), *blackout_names(case, ())]
     check_settings(case.set_by_user, asked, (window.kind for window in case.windows))
-    measured = measured_metrics(case.workload, case.stops)
+    startup_ns = int(case.trace.meta.lab.get("startup_ns", 0))
+    measured = measured_metrics(case.workload, case.stops, startup_ns=startup_ns, first=case.setup.first)
     loaded = [case.load(name) for name in mechanisms or default_names(case)]
     missing = [mechanism for mechanism in loaded if mechanism.window is None]
     rows: list[Row] = []
@@ -185,6 +190,7 @@ def compare(
         baseline=against,
         seed=case.setup.seed,
         others_share=case.others_share,
+        first=case.setup.first,
     )
 
 
@@ -257,7 +263,7 @@ def _row(mechanism: Mechanism, case: Case) -> tuple[Row, Replayed] | Unanswered:
         mechanism=mechanism.name,
         title=mechanism.title,
         params=dict(mechanism.values),
-        metrics=mean_metrics([metrics_of(result, workload, stops) for result in results]),
+        metrics=mean_metrics([metrics_of(result, workload, stops, setup.first) for result in results]),
         costs=sources,
         cost_means_ns={cost: costs[cost].distribution.mean for cost in sources},
         warnings=first.warnings,
@@ -265,6 +271,7 @@ def _row(mechanism: Mechanism, case: Case) -> tuple[Row, Replayed] | Unanswered:
         served=served(workload, mechanism, first),
         recorded=is_used and not differs and case.workload.measured,
         differs=differs,
+        sets=tuple(stream.set for stream in mechanism.streams),
     )
     return row, Replayed(mechanism, costs, windows, first)
 

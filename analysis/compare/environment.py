@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from faultreplay.analysis.compare.predict import Setup, Used, link_of
+from faultreplay.analysis.compare.storage_setting import LATENCY
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.units import format_bytes, parse_size_bytes
 from faultreplay.replay.language.costs import Cost, CostTable
@@ -33,6 +34,9 @@ def in_environment(costs: CostTable, setup: Setup, used: Used | None, brought: i
     A fetch, fitted or given, is until all of `brought` bytes are there. Where the link's bandwidth is known a
     mechanism pays for its bytes on the link, so these bytes' time is taken off the fetch.
     """
+    if setup.storage is not None:
+        latency = Distribution.constant(setup.storage.latency_ns)
+        costs = costs.merge({LATENCY: Cost(latency, "measured-host", "set with --storage")})
     fetch = costs.get("fetch")
     if setup.fetch_ns is not None:
         fetch = Cost(Distribution.constant(setup.fetch_ns), "measured-host", SET)
@@ -73,7 +77,9 @@ def lacks_link(mechanism: Mechanism, brought: int) -> str:
 
     Its fetch would bring another number of bytes than those whose time is known, or all of memory at once.
     """
-    links = [name for name, resource in mechanism.resources.items() if resource.kind == "link"]
+    moves = {stage.name for path in mechanism.paths.values() for stage in path if stage.verb == "transfer"}
+    moves |= {mechanism.push.link} if mechanism.push else set()
+    links = [name for name, resource in mechanism.resources.items() if resource.kind == "link" and name in moves]
     if any(mechanism.value(mechanism.resources[name].size) >= 1 for name in links) or not links:
         return ""
     if mechanism.push is not None:

@@ -209,6 +209,9 @@ def differences(case: Case, mechanism: Mechanism) -> tuple[str, ...]:
         found.append("open loop")
     if setup.retouch != "recorded":
         found.append(f"retouch {setup.retouch}")
+    knows = setup.known is not None and setup.known.working_set is not None
+    if any(stream.set == "working-set" for stream in mechanism.streams) and not knows:
+        found.append("prefetch of this run's own set")
     if case.windows_from == "as asked for":
         found.append("windows as asked for")
     return tuple(found)

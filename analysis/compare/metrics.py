@@ -65,6 +65,12 @@ class Metrics:
     over_fetch: float | None = None
     bottleneck: str | None = None
     bottleneck_share: float | None = None
+    startup_ns: int | None = None
+    first_ns: int | None = None
+    all_there_ns: int | None = None
+    coverage_percent: float | None = None
+    waste_percent: float | None = None
+    late_pages: int | None = None
     uses: tuple[Use, ...] = ()
     hazards: Mapping[str, int] = field(default_factory=dict)
     where_ns: Mapping[str, int] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from faultreplay.analysis.compare.case import REFERENCES, Case
 from faultreplay.analysis.compare.extrapolation import beyond_note
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.predict import HOST_SETTINGS
+from faultreplay.analysis.compare.restore_notes import restore_notes
 from faultreplay.analysis.compare.served import Served
 from faultreplay.analysis.compare.sources import CostSource, Origin, words_of
 from faultreplay.faulttrace.slowed import slowed_words
@@ -42,6 +43,8 @@ class Predicted(Charged, Protocol):
     def result(self) -> Result: ...  # noqa: D102
     @property
     def served(self) -> Served: ...  # noqa: D102
+    @property
+    def sets(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout] = ()) -> list[str]:
@@ -54,6 +57,7 @@ def notes_of(case: Case, rows: Sequence[Predicted], blackouts: Sequence[Blackout
         *(note for note in case.workload.notes if note.startswith(NO_PROGRESS)),
         *(note for note in case.trace.notes if note != UNCHECKED),
         *_reading_notes(case, rows),
+        *restore_notes(case, rows),
         *_hazard_notes(rows),
         *_window_notes(case, rows, blackouts),
         *_blackout_cost_notes(blackouts),

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.compare.metrics import Metrics, Run, Use, measure
+from faultreplay.analysis.compare.restore_metrics import FIRST, recorded_restore_metrics, restore_metrics
 from faultreplay.analysis.compare.setup import (
     HOST_SETTINGS,
     LAB_WINDOWS,
@@ -121,6 +122,7 @@ def _asked(
         retouch=setup.retouch,
         cpus=setup.cpus,
         pinned=setup.pinned,
+        known=setup.known,
     )
 
 
@@ -166,11 +168,22 @@ class Stops:
     """int64[A]: how long each did, out of its faults"""
 
 
-def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -> Metrics:
-    """The metrics of a replay; `stops`: stops of the recording that are still part of its think times."""
+def metrics_of(result: Result, workload: Workload, stops: Stops | None = None, first: int = FIRST) -> Metrics:
+    """The metrics of a replay.
+
+    Args:
+        result, workload: the replay, and what was replayed.
+        stops: stops of the recording that are still part of its think times.
+        first: accesses that `Metrics.first_ns` waits for.
+    """
+    return replace(_metrics_of(result, workload, stops), **restore_metrics(result, first))
+
+
+def _metrics_of(result: Result, workload: Workload, stops: Stops | None) -> Metrics:
     time_ns = result.run_time_ns
+    busy_ns = max(time_ns, result.restored.beside_ns if result.restored else 0)
     uses = tuple(
-        Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(time_ns), u.max_queue)
+        Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(busy_ns), u.max_queue)
         for name, u in result.resources.items()
     )
     stopped = np.flatnonzero(result.window_stall_ns > 0)
@@ -206,8 +219,15 @@ def metrics_of(result: Result, workload: Workload, stops: Stops | None = None) -
     )
 
 
-def measured_metrics(workload: Workload, stops: Stops | None = None) -> Metrics:
-    """The numbers of the recording itself; `stops` are stalls too."""
+def measured_metrics(
+    workload: Workload, stops: Stops | None = None, *, startup_ns: int = 0, first: int = FIRST
+) -> Metrics:
+    """The numbers of the recording itself; `stops` are stalls too, `startup_ns` is in none."""
+    restore = recorded_restore_metrics(workload, startup_ns, first)
+    return replace(_measured_metrics(workload, stops), **restore)
+
+
+def _measured_metrics(workload: Workload, stops: Stops | None) -> Metrics:
     owner = workload.accessor_of_row()
     held = {}
     if stops is not None:

@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 LEVEL: Final = 0.9
 _Z: Final = NormalDist().inv_cdf(0.5 + LEVEL / 2)
-ENVIRONMENT: Final = frozenset({"fetch", "swap_in"})
+ENVIRONMENT: Final = frozenset({"fetch", "swap_in", "storage_read"})
 """Costs of where content comes from, not of the host's kernel: the same whatever the mechanism."""
 FOREIGN_FACTOR: Final = 3.5
 """A foreign cost without a range may be smaller or larger by this factor: `reenter` of two PVM hosts is 17.8 and 61.6

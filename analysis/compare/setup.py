@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from faultreplay.analysis.compare.metrics import overlap_ns
+from faultreplay.analysis.compare.storage_setting import StorageSetting, with_storage
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.replay.engine.streams import Knowledge
 from faultreplay.replay.language.mechanism import Mechanism, Param, list_mechanisms, load_mechanism
 
 if TYPE_CHECKING:
@@ -40,6 +42,16 @@ class Setup:
     """with `cpus`: each thread is pinned to one CPU"""
     seed: int = 0
     seeds: int = 1
+    working_sets: Sequence[str] = ()
+    """traces of earlier runs of the guest: what a prefetch knows"""
+    storage: StorageSetting | None = None
+    """the environment's: the device with the snapshot file; None: as costs and mechanisms say"""
+    page_cache: dict[str, float] | None = None
+    """and what the page cache has of it, as parameters (`parse_page_cache`); None: as mechanisms say"""
+    first: int = 1000
+    """accesses after which a restored guest is taken to have got going"""
+    known: Knowledge | None = field(default=None, compare=False)
+    """what is known beside the trace; `open_case` finds it"""
     bounds: frozenset[str] = frozenset()
     """of what neither the trace nor the user says, both extremes are replayed: any of ``cpus``, ``retouch``"""
 
@@ -83,23 +95,35 @@ def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
         known = base if base in list_mechanisms() else "host-lazy"
         return Used(known, dict(meta.mechanism.params), inferred=False, window_kind=LAB_WINDOWS[meta.mechanism.name])
     if meta.mechanism is not None:
-        params = dict(meta.mechanism.params)
+        name, params = restore_used(meta.mechanism.name, meta.mechanism.params)
         at_once = served_at_once(faults)
         # Threads of one userfaultfd; where memory is sharded each shard has its own.
         threads = _whole(params, "handlers", at_once) * max(_whole(params, "shards", 1), 1)
         if at_once > threads:
-            return Used(meta.mechanism.name, params | {"handlers": at_once}, inferred=False, asynchronous=True)
-        return Used(meta.mechanism.name, dict(meta.mechanism.params), inferred=False)
+            return Used(name, params | {"handlers": at_once}, inferred=False, asynchronous=True)
+        return Used(name, params, inferred=False)
     if not len(faults):
         return None
     commonest = faults.group_by("cause", "resolution").len().sort("len", "cause", "resolution").row(-1)
-    name = _SIGNS.get((commonest[0], commonest[1]))
-    if name is None:
+    inferred = _SIGNS.get((commonest[0], commonest[1]))
+    if inferred is None:
         return None
     threads = faults["handler_tid"].filter(faults["handler_tid"] > 0).n_unique()
     at_once = served_at_once(faults)
-    params = {"handlers": max(threads, at_once)} if name.startswith("uffd") and threads else {}
-    return Used(name, params, inferred=True, asynchronous=bool(params) and at_once > threads)
+    params = {"handlers": max(threads, at_once)} if inferred.startswith("uffd") and threads else {}
+    return Used(inferred, params, inferred=True, asynchronous=bool(params) and at_once > threads)
+
+
+def restore_used(name: str, recorded: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name, parameters) of a restore that the lab recorded, in the mechanisms' own words."""
+    params = dict(recorded)
+    if isinstance(params.get("fetch"), str):
+        params["remote"] = int(params["fetch"] != "snapshot")
+    if "page_cache" in params:
+        params["cached"] = float(params["page_cache"] == "hot")
+    if name == "prefetch-beside" and params.get("base") == "file-private":
+        name = "file-private-prefetch"
+    return name, params
 
 
 def served_at_once(faults: pl.DataFrame) -> int:
@@ -175,6 +199,8 @@ def load_with(name: str, setup: Setup, used: Used | None) -> Mechanism:
     plain, own = split_choice(name)
     loaded = _shipped(plain) if plain in list_mechanisms() else load_mechanism(plain)
     mechanism = with_link(with_used(loaded, used), link_of(setup, used))
+    remote = setup.fetch_ns is not None and setup.storage is None
+    mechanism = with_storage(mechanism, setup.storage, setup.page_cache, remote=remote)
     settings = {**setup.settings.get(mechanism.name, {}), **setup.settings.get(plain, {}), **own}
     mechanism = mechanism.with_params(settings)
     return replace(mechanism, name=label_of(mechanism.name, own)) if own else mechanism

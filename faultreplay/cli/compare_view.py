@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COLUMNS: Final = (
     Column("mechanism", "mechanism"),
     Column("served_text", "served", "count", keep=8),
+    Column("startup_ns", "start-\nup", "ns"),
+    Column("first_ns", "first\nN", "ns"),
+    Column("all_there_ns", "all\nthere", "ns"),
     Column("total_stall_ns", "total\nstall", "ns"),
     Column("change_text", "against\nbaseline", "count"),
     Column("stall_per_vcpu_mean_ns", "per\nvCPU", "ns", keep=5),
@@ -41,7 +44,15 @@ COLUMNS: Final = (
     Column("over_fetch", "over-\nfetch", "ratio", keep=1),
     Column("bottleneck_text", "bottleneck", keep=2),
     Column("hazards_total", "hazards", "count", keep=1),
+    Column("coverage_percent", "cover-\nage", "percent", keep=8),
+    Column("waste_percent", "waste", "percent", keep=8),
+    Column("late_pages", "late", "count", keep=8),
 )
+_OF_RESTORES: Final = ("startup_ns", "first_ns", "all_there_ns")
+"""Shown where some row restores from a file or has a stream."""
+_OF_PREFETCH: Final = ("coverage_percent", "waste_percent", "late_pages")
+"""Shown where some row has a stream."""
+
 # A column that is empty in every row is not shown.
 _OPTIONAL: Final = {
     "change_text",
@@ -104,6 +115,7 @@ def report(
     if not shown and comparison.workload.measured and comparison.asked:
         rows.insert(0, _cells(comparison.measured) | {"mechanism": "measured"})
     columns = [c for c in COLUMNS if c.key not in _OPTIONAL or any(r.get(c.key) for r in rows)]
+    columns = _for_restores(comparison, columns)
     against = f"against\n{comparison.baseline}" if len(comparison.baseline) < 16 else "against\nbaseline"
     columns = [replace(c, title=against) if c.key == "change_text" else c for c in columns]
     further = [blackout_report(comparison)] if comparison.blackouts else []
@@ -136,6 +148,17 @@ def report(
             "options": dict(options or {}),
         },
     )
+
+
+def _for_restores(comparison: Comparison, columns: Sequence[Column]) -> list[Column]:
+    """Columns of restores only where a row is one; there a single fault's median goes before them."""
+    found = [row.result.restored for row in comparison.rows if row.result.restored]
+    if not any(one.set_pages for one in found):
+        columns = [c for c in columns if c.key not in _OF_PREFETCH]
+    if not found:
+        return [c for c in columns if c.key not in _OF_RESTORES]
+    columns = [replace(c, keep=5) if c.key == "p50_ns" else c for c in columns]
+    return [replace(c, title=f"first\n{comparison.first:,}") if c.key == "first_ns" else c for c in columns]
 
 
 def labels_of(comparison: Comparison) -> dict[str, str]:

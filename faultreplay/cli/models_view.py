@@ -69,7 +69,8 @@ def draw(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> list[st
     lines += _facts(mechanism, width)
     for name in mechanism.paths:
         classes = [name] + [key for key, target in mechanism.classes.items() if target == name and key != name]
-        lines += ["", f"faults: {', '.join(classes)}", f"{'accessor':<{_LANE}}{'others':<8}"]
+        what = "stream" if name in {stream.path for stream in mechanism.streams} else "faults"
+        lines += ["", f"{what}: {', '.join(classes)}", f"{'accessor':<{_LANE}}{'others':<8}"]
         for step in path_steps(mechanism, name, costs):
             lead = f"{step.accessor:<{_LANE}}{step.other:<8}"
             text = step.words + (f": {step.says}" if step.says and step.words else step.says)
@@ -79,6 +80,8 @@ def draw(mechanism: Mechanism, costs: Mapping[str, Cost], width: int) -> list[st
         lines += ["", "inside a window", *textwrap.wrap(window_words(mechanism), width)]
     if mechanism.push is not None:
         lines += ["", f"background stream: {mechanism.push.says} (order: {mechanism.push.order})"]
+    if mechanism.streams:
+        lines += ["", *(line for words in stream_words(mechanism) for line in textwrap.wrap(words, width))]
     lines += ["", *_cost_table(mechanism, costs, width), ""]
     lines += [line for text in mechanism.limits for line in _bullet("limit", text, width)]
     lines += [line for text in mechanism.source for line in _bullet("source", text, width)]
@@ -150,8 +153,15 @@ def _words(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str
             return f"leaves {operand}"
         case "sleep":
             return f"sleeps among {operand}"
+        case "coalesce" if operand == "skip":
+            return "left to whoever brings it, where it is there or on its way"
         case "coalesce":
             return "joins a fault on the same granule that is under way"
+        case "read":
+            return _read(mechanism, stage, costs)
+        case "around":
+            size = format_bytes(mechanism.value(operand))
+            return f"{charged(options.each)} x neighbours in {size}" + (" in the page cache" if options.cached else "")
         case "wake":
             walk, cost = _walk(mechanism, options, costs), charged(operand)
             within = options.within
@@ -163,6 +173,33 @@ def _words(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str
             return f"back to '{operand}' with chance {options.chance}, at most {options.most} times"
         case _:
             return "the content has come: end of the fault's latency"
+
+
+def _read(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str:
+    """A read through the page cache."""
+    keys, options = mechanism.resources[stage.name].storage, stage.options
+    latency = _cost(mechanism, keys.latency, costs) if keys else ""
+    size = format_bytes(mechanism.value(options.over)) if options.over is not None else "it"
+    ahead = f" and {format_bytes(mechanism.value(options.ahead))} on" if options.ahead is not None else ""
+    miss = "" if options.miss is None else f" + {_cost(mechanism, options.miss, costs)}"
+    return f"reads {size}{ahead} from {stage.name}: {latency}{miss} where the page cache has not got it  (asleep)"
+
+
+def stream_words(mechanism: Mechanism) -> list[str]:
+    """What each stream of a mechanism brings, in a line."""
+    lines = []
+    for stream in mechanism.streams:
+        when = "before the guest runs" if stream.before else "beside the guest"
+        chunk = format_bytes(mechanism.value(stream.chunk) or mechanism.granule_bytes)
+        threads = int(mechanism.value(stream.servers))
+        many = "1 thread" if threads == 1 else f"{threads} threads"
+        packed = ", packed" if stream.packed else ""
+        says = f": {stream.says}" if stream.says else ""
+        lines.append(
+            f"stream '{stream.path}', {when}{says} (set: {stream.set}; order: {stream.order}{packed}; {many}, {chunk} "
+            "at a time)"
+        )
+    return lines
 
 
 def _walk(mechanism: Mechanism, options: StageOptions, costs: Mapping[str, Cost]) -> str:
@@ -206,6 +243,7 @@ def used_costs(mechanism: Mechanism) -> list[str]:
         found |= {rule.resume, *(charge.cost for charge in (*rule.enter, *rule.leave))}
     if mechanism.push:
         found.add(mechanism.push.latency)
+    found |= {resource.storage.latency for resource in mechanism.resources.values() if resource.storage}
     return [name for name in COST_NAMES if name in found]
 
 

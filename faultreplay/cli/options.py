@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from faultreplay.cli import completion
 from faultreplay.cli.render import FORMATS
+from faultreplay.cli.restore_options import restore_options, restore_setup
 from faultreplay.faulttrace.errors import UsageError
 from faultreplay.faulttrace.units import parse_duration_ns, parse_rate_bytes
 
@@ -167,7 +168,7 @@ def question_options(function: F) -> F:
         )
     ):
         function = option(function)
-    return function
+    return restore_options(function)
 
 
 def weighing_options(function: F) -> F:
@@ -343,6 +344,7 @@ def setup_from(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
         fetch_ns=parse_duration_ns(options["fetch"]) if options.get("fetch") else None,
         link_bytes_per_s=parse_rate_bytes(options["link"]) if options.get("link") else 0,
         vcpu_threads=tuple(t for t in (options.get("vcpu_threads") or "").split(",") if t),
+        **restore_setup(options),
         seed=options["seed"],
         seeds=options["seeds"],
         bounds=_bounds(options),

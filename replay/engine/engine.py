@@ -12,12 +12,15 @@ from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.faulttrace.units import LONGEST_NS
 from faultreplay.replay.engine import checks
 from faultreplay.replay.engine.checks import histogram_edges_ns
+from faultreplay.replay.engine.restore import SceneRun, needs_scene
 from faultreplay.replay.engine.result import ResourceUse, Result
 from faultreplay.replay.engine.run import Run, Setting
+from faultreplay.replay.engine.streams import Knowledge, Scene, threads_of
 from faultreplay.replay.engine.windows import Window, bound_by, refill_bytes, window_rows
-from faultreplay.replay.language.compiler import Compiler, Demand, Program, tracks_pages
+from faultreplay.replay.language.compiler import Compiler, Demand, Program
 from faultreplay.replay.language.costs import Cost
 from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.tracking import brings_more, tracks_pages
 from faultreplay.replay.workload.pages import pages_of
 from faultreplay.replay.workload.summary import counts_of
 from faultreplay.replay.workload.workload import Ints, Workload
@@ -45,6 +48,8 @@ class Options(TypedDict, total=False):
     """stop at this time"""
     rows: bool
     """keep a row a fault (default); else only sums and a histogram, for traces larger than memory"""
+    known: Knowledge | None
+    """what earlier runs touched, and where guest memory is; for streams and the page cache"""
 
 
 def simulate(workload: Workload, mechanism: Mechanism, costs: Mapping[str, Cost], **options: Unpack[Options]) -> Result:
@@ -80,11 +85,11 @@ def prepared(
         workload,
         mechanism.granule_bytes,
         track=tracks_pages(mechanism),
-        everything=mechanism.push is not None,
+        everything=brings_more(mechanism),
         refill_bytes=refill,
     )
     demand = Demand(
-        accessors=workload.accessors,
+        accessors=workload.accessors + threads_of(mechanism),
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
         refaults=refill > 0,
@@ -107,7 +112,12 @@ def prepared(
     )
     rules = [rule for _, rule in bound]
     warnings = _warnings(workload, mechanism, program, counts)
-    return Run(workload, mechanism, program, pages, rules_rows, setting), rules, warnings
+    known = options.get("known") or Knowledge()
+    if needs_scene(mechanism, program):
+        scene = Scene(workload, pages, mechanism, program, known, seed, cpus or 0)
+        return SceneRun(scene, mechanism, program, rules_rows, setting), rules, warnings
+    run = Run(workload, mechanism, program, pages, rules_rows, setting, known=known.working_set)
+    return run, rules, warnings
 
 
 def _check(options: Options) -> None:

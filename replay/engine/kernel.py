@@ -101,9 +101,11 @@ from faultreplay.replay.engine.machine import (
 from faultreplay.replay.engine.opcodes import (
     ACQUIRE,
     ACQUIRE_SINGLE,
+    AROUND,
     ARRIVE,
     ASLEEP,
     COALESCE,
+    COALESCE_SKIPS,
     COMPLETE,
     COST,
     COST_DRAW,
@@ -125,11 +127,16 @@ from faultreplay.replay.engine.opcodes import (
     LEAVE,
     LEAVE_NOW,
     OF,
+    PATH_PRESENT,
+    PATH_WINDOW,
     PC_ARRIVE,
     PC_END,
+    PC_ENDED,
     PC_NOTHING,
     PC_RESUME,
     PC_START,
+    READ,
+    READ_HIT,
     RECORDED,
     RELEASE,
     RELEASE_ONE,
@@ -164,6 +171,7 @@ from faultreplay.replay.engine.opcodes import (
     WALK_QUEUE,
     WALK_READERS,
 )
+from faultreplay.replay.engine.storage import ASKED, JOINED, THERE, mark_found, place_around, read_pages
 from faultreplay.replay.engine.threads import come_back, lend, rest, sets_out, wake_server, wake_up
 from faultreplay.replay.engine.tournament import set_key
 
@@ -212,21 +220,21 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     """
     ops, tables, path_pc, seed, sections = code
     think, _, cls, access, recorded, flags, granule, shard = faults
-    present_at, stage2_epoch, joined, granule_pages = granules
-    slots, first, slot_bits, until, stepwise, uniform, write_again, keep_rows = rules
+    present_at, stage2_epoch, joined, granule_pages, files = granules
+    slots, first, opened, slot_bits, until, stepwise, uniform, write_again, keep_rows = rules
     cpus = host_cpus.cpus
     out_start, out_stall, out_latency, histogram, spent, out_windows, out_cpu_work = out
 
     machine = set_up(ac, rs, code, stage2_epoch, arrivals, rules, host_cpus, spent)
     host, st, inside, window, epoch = machine.host, machine.st, machine.inside, machine.window, machine.epoch
     tree, leaves, th, queues = host.tree, host.leaves, host.th, host.queues
-    open_loop, time_limit = machine.open_loop, machine.time_limit
+    time_limit = machine.time_limit
     accessors, rows_total, run_queues = ac.shape[0], think.size, queues.shape[0]
     have_windows = arrivals.windows.shape[0] > 0
     slot_mask = np.int64((1 << slot_bits) - 1)
     ready = machine.ready
     ready_count = set_off(machine, arrivals)
-    first_dynamic = first + (0 if open_loop else accessors)
+    first_dynamic = first + accessors - opened
     free_slots = np.empty(slots, np.int64)  # a stack
     free_count = slots - first_dynamic
     free_slots[:free_count] = np.arange(slots - 1, first_dynamic - 1, -1)
@@ -337,7 +345,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 if ops[up, WAKE_SECTION]:
                     inside[ops[up, WAKE_SECTION] - 1, us] = resumes
                 tail = ops[up, WAKE_TAIL]
-                if tail == TAIL_SIMPLE and ops[up, WAKE_WALKED] and not open_loop and not cpus:
+                if tail == TAIL_SIMPLE and ops[up, WAKE_WALKED] and acc >= opened and not cpus:
                     # others go on with delays and the release of one server whose end is known: no event of its own
                     pending = resumes
                     pc += 1
@@ -408,7 +416,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         touched_granules += 1
                         if flags[row] & FIRST_TOUCH:
                             ac[ua, A_TOUCHED] += 1
-                if open_loop:
+                if acc < opened:
                     if sections and out_of_sections(inside, us) > now:  # until then the slot is not free
                         pc = np.int64(PC_END)
                         key = (t << slot_bits) | slot
@@ -600,6 +608,10 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         break
                     g = granule[row]
                     if present_at[g] != NEVER:
+                        if ops[up, COALESCE_SKIPS]:
+                            pc = np.int64(PC_ENDED)
+                            continue
+                        mark_found(files.found, row, JOINED if present_at[g] > t else THERE)
                         st[us, PC] = pc
                         st[us, DRAW] = draw_row
                         t, awake, key = join(machine, code, faults, granules, slot, row, t)
@@ -607,6 +619,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                             break
                         pc = np.int64(PC_NOTHING)
                         continue
+                    mark_found(files.found, row, ASKED)
                     present_at[g] = INF
                     joined[g] = -1
             elif op == ARRIVE:
@@ -615,9 +628,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     break
                 kind = ac[ua, A_KIND]
                 c = np.int64(cls[row])
-                is_window_class = c == path_pc.shape[0] - 4
+                is_window_class = c == PATH_WINDOW
                 if window[NOW_END] > t >= window[NOW_BEGIN]:
-                    waits = waits_for(window, kind, access[row], open_loop)
+                    waits = waits_for(window, kind, access[row], acc < opened)
                     if waits == STOPPED:  # the accessor does not run; its access comes after
                         t = window[NOW_END]
                         st[us, SINCE] = t
@@ -630,7 +643,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         if not is_window_class:
                             continue  # looks again when the window is over
                         is_window_class = False
-                if not open_loop:
+                if acc >= opened:
                     ac[ua, A_NEXT] = row + 1
                 # a fault recorded because of a window takes no path when it is not there
                 pc = np.int64(PC_NOTHING) if is_window_class else path_pc[c, kind]
@@ -638,10 +651,24 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     g = granule[row]
                     if present_at[g] != NEVER and present_at[g] <= t:
                         pc = np.int64(PC_NOTHING)
+                        mark_found(files.found, row, THERE)
                         if kind == 0 and stage2_epoch[g] != epoch[0]:
                             stage2_epoch[g] = epoch[0]
-                            pc = path_pc[path_pc.shape[0] - 2, kind]
+                            pc = path_pc[PATH_PRESENT, kind]
                 continue
+            elif op == READ:
+                if row >= 0:
+                    r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
+                    work, waited = read_pages(rs, files, ops[up], r, row, t, took)
+                    spent[up, 0] += waited
+                    spent[up, 1] += work - waited
+                if work == 0:
+                    pc = ops[up, READ_HIT]
+                    continue
+            elif op == AROUND:
+                if row >= 0:
+                    work = place_around(files, present_at, ops[up], row, t, took)
+                    spent[up, 1] += work
             elif op == DELAY_TIMES:
                 r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
                 count = counted(rs, r, ops[up, TIMES_WHAT], t)

@@ -47,6 +47,7 @@ R_ACQUIRED: Final = 9
 R_WAIT: Final = 10  # ns
 R_MAX_QUEUE: Final = 11
 R_BYTES: Final = 12
+R_SLOTS: Final = 13  # of a storage: ns that its places were taken, added up
 R_COLUMNS: Final = 16
 
 # ---- an accessor: eight of state, of which the engine sets the first five, then what is reported

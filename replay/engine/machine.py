@@ -35,6 +35,8 @@ from faultreplay.replay.engine.layout import (
     WHO,
 )
 from faultreplay.replay.engine.opcodes import (
+    PATH_REFAULT,
+    PATH_REWRITE,
     PC_START,
     PER_ACCESSOR,
     PER_VM,
@@ -78,6 +80,8 @@ class Machine(NamedTuple):
     """how many accessors are vCPUs; all where none is; the servers' threads are numbered behind them"""
     cpus: Any
     open_loop: Any
+    opened: Any
+    """see `records.Rules`"""
     time_limit: Any
     """event times end here"""
 
@@ -125,6 +129,7 @@ def set_up(  # noqa: PLR0917
         vcpus if vcpus else accessors,
         cpus,
         arrivals.order.size > 0,
+        rules.opened,
         np.int64(1) << (62 - rules.slot_bits),
     )
 
@@ -140,17 +145,16 @@ def set_off(machine: Any, arrivals: Any) -> Any:
         set_key(tree, leaves, SLOT_PUSH, SLOT_PUSH)
     if machine.open_loop:
         set_key(tree, leaves, SLOT_SOURCE, (arrivals.time[arrivals.order[0]] << bits) | SLOT_SOURCE)
-        return 0
-    accessors = machine.ac.shape[0]
-    for a in range(accessors):
-        slot = first + a
+    accessors, opened = machine.ac.shape[0], machine.opened
+    for a in range(opened, accessors):
+        slot = first + a - opened
         st[slot, WHO] = a
         st[slot, PC] = PC_START
         if machine.cpus:
             host.th[slot, T_QUEUE] = a % queues
             host.th[slot, T_WHO] = a
         machine.ready[accessors - 1 - a] = slot
-    return accessors
+    return accessors - opened
 
 
 @part
@@ -170,10 +174,10 @@ def progressed(machine: Any, retries: Any, now: Any, stride: Any) -> Any:
 @part
 def refault(ac: Any, path_pc: Any, a: Any) -> Any:
     """Accessor `a` takes one of the faults again that it has to: where its path begins."""
-    path = path_pc.shape[0] - 1
+    path = PATH_REFAULT
     if ac[a, A_REFAULTS] >= REWRITE:
         ac[a, A_REFAULTS] -= REWRITE
-        path -= 2
+        path = PATH_REWRITE
     else:
         ac[a, A_REFAULTS] -= 1
     return path_pc[path, ac[a, A_KIND]]

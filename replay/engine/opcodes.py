@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from faultreplay.faulttrace.fault_columns import CAUSES
+
 WIDTH: Final = 16
 
 OF: Final = 1  # of: the resource that it uses, if it does
@@ -43,6 +45,7 @@ RELEASE_ONE: Final = 8  # of a single server, whose next holder may be told ahea
 COALESCE: Final = 9
 COALESCE_WAKE: Final = 6  # pc of the path's wake
 COALESCE_SLEEPS: Final = 7  # 1: the accessor sleeps on that wake's queue
+COALESCE_SKIPS: Final = 8  # 1: a stream, which leaves what is there or on its way
 LEAVE: Final = -1  # section: its own end is known, so that it needs no event
 ENDED: Final = -2  # a fault ends: the one place where it is booked
 
@@ -76,6 +79,19 @@ WALK_COLD: Final = 12  # ns more for one whose entry is cold
 WALK_READERS: Final = 13
 LEAVE_NOW: Final = 22  # as LEAVE, where CPUs are counted and the end is not known ahead
 CPU_RECORDED: Final = 23  # as RECORDED, on a host CPU
+READ: Final = 24  # of; cost of a request: from storage, through the page cache; always ASLEEP
+READ_HIT: Final = 6  # pc where the page cache had it all; else the cost of having waited stands before it
+READ_BEFORE: Final = 7  # native pages that a request brings before the first one
+READ_AFTER: Final = 8  # and from it on
+READ_OVER: Final = 9  # native pages of the aligned range that must be there; 0: the granule
+READ_DEVICE: Final = 10
+READ_PAGE_PS: Final = 11  # ps of one native page; 0: no limit
+READ_PAGE_BYTES: Final = 12
+AROUND: Final = 25  # cost of each neighbour
+AROUND_PAGES: Final = 6  # native pages of the aligned range
+AROUND_CACHED: Final = 7  # 1: only what the page cache has
+AROUND_DEVICE: Final = 8
+AROUND_MARKS: Final = 9  # 1: they are there afterwards; 0: only the work is done
 
 # ---- where every program begins
 PC_ARRIVE: Final = 0
@@ -84,6 +100,13 @@ PC_NOTHING: Final = 2  # a path that costs nothing: wake at once
 PC_END: Final = 3
 PC_RESUME: Final = 4  # behind the wake and the end of that path
 PC_ENDED: Final = 5
+
+# rows of path_pc behind one for each cause
+PATH_WINDOW: Final = len(CAUSES) - 1  # a cause, the last one
+PATH_REWRITE: Final = len(CAUSES)
+PATH_PRESENT: Final = len(CAUSES) + 1
+PATH_REFAULT: Final = len(CAUSES) + 2
+PATH_STREAMS: Final = len(CAUSES) + 3  # and one for each stream
 
 TAIL_NONE: Final = 0
 TAIL_SIMPLE: Final = 1  # delays and releases of single servers

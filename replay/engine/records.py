@@ -16,8 +16,8 @@ class Code(NamedTuple):
     tables: Any
     """int64[tables, TABLE_SIZE] ns: of the costs that are drawn"""
     path_pc: Any
-    """int64[classes + 3, accessor kinds]: where the path of a fault begins; then of a rewrite, of a page that is
-    present, of a refault"""
+    """int64[classes + 3 + streams, accessor kinds]: where the path of a fault begins; then of a rewrite, of a page that
+    is present, of a refault; of each stream"""
     seed: Any
     """uint64"""
     sections: Any
@@ -56,6 +56,8 @@ class Granules(NamedTuple):
     """int64[G]: the slot that joined last, -1 none; the one before it in that slot's NEXT"""
     pages: Any
     """int64: native pages in each"""
+    files: Any
+    """`storage.Files`: where content is read from"""
 
 
 class Arrivals(NamedTuple):
@@ -80,6 +82,8 @@ class Rules(NamedTuple):
     """int64: special ones, one an accessor (closed loop), and for what goes on behind wakes"""
     first: Any
     """int64: the first that is not special"""
+    opened: Any
+    """int64: accessors whose faults come by themselves (open loop), the first ones; the others run in a closed loop"""
     slot_bits: Any
     """int64: bits of an event that name its slot"""
     until: Any

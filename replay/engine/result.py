@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+from faultreplay.replay.engine.restored import Restored
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,6 +73,8 @@ class Result:
     histogram: Ints
     """int64[classes, bins] when rows were not kept, else empty; bounds: `histogram_edges_ns`"""
     events: int
+    restored: Restored | None = field(default=None, kw_only=True)
+    """of a mechanism with storage, neighbours or streams"""
     warnings: tuple[str, ...]
 
     @property

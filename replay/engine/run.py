@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from faultreplay.faulttrace.errors import FaultreplayError, UsageError
+from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.engine import checks, kernel
 from faultreplay.replay.engine import layout as at
+from faultreplay.replay.engine.cast import Cast
+from faultreplay.replay.engine.file_map import no_files
 from faultreplay.replay.engine.journal import begin_anew
+from faultreplay.replay.engine.push import push_of
 from faultreplay.replay.engine.records import Arrivals, Code, Faults, Granules, HostCpus, Out, Rules
 from faultreplay.replay.engine.result import ResourceUse, Result
 from faultreplay.replay.engine.windows import guarded
@@ -54,16 +57,19 @@ class Run:
         pages: Pages,
         windows: Ints,
         setting: Setting,
+        cast: Cast | None = None,
+        known: Ints | None = None,
     ) -> None:
+        self.cast = cast or Cast(workload.accessors, workload.faults, no_files())
         self.w, self.mechanism, self.program, self.pages = workload, mechanism, program, pages
         self.setting = setting
         self.until = _FOREVER if setting.until_ns is None else int(setting.until_ns)
-        order, times = open_loop(workload) if setting.is_open else (_EMPTY, _EMPTY)
-        self.arrivals = Arrivals(order, times, *self._push(), windows)
+        order, times = open_loop(self.cast.guest or workload) if setting.is_open else (_EMPTY, _EMPTY)
+        self.arrivals = Arrivals(order, times, *push_of(mechanism, program, pages, workload, known), windows)
         self.faults = self._faults()
         self.log: Ints | None = None
         """where each operation is entered, see `journal`"""
-        self.shape = [len(CAUSES), 1 if setting.keep_rows else at.HISTOGRAM_BINS]
+        self.shape = [len(program.path_pc), 1 if setting.keep_rows else at.HISTOGRAM_BINS]
 
     def execute(self) -> None:
         """Run; with more slots when what goes on behind wakes outnumbers those there are.
@@ -84,15 +90,17 @@ class Run:
                 raise self._too_late(latest, rules.slots)
             self._new_state()
             granules = Granules(
-                np.full(self.pages.tracked, at.NEVER, np.int64),
+                self.cast.present(self.pages.tracked),
                 np.zeros(self.pages.tracked, np.int64),
                 np.full(self.pages.tracked, -1, np.int64),
                 self.mechanism.granule_bytes // w.page_bytes,
+                self.cast.fresh_files(),
             )
             status, end, events = kernel.run_program(
                 self.sums, self.resource_out, code, self.faults, granules, arrivals, rules, host, self.out, self.log
             )
             self.last, self.events = int(end), int(events)
+            self.present_at, self.files = granules.present_at, granules.files
             if status in (at.STATUS_OK, at.STATUS_STOPPED):
                 self._close(status == at.STATUS_STOPPED)
                 return
@@ -109,16 +117,18 @@ class Run:
         setting, arrivals, w = self.setting, self.arrivals, self.w
         comes = setting.is_open or arrivals.windows.size or arrivals.pushed.size
         special = at.SPECIAL_SLOTS if comes else 0
-        slots = special + (0 if setting.is_open else w.accessors) + tails
+        opened = self.cast.accessors if arrivals.order.size else 0
+        slots = special + w.accessors - opened + tails
         counts = counts_of(w)
         stepwise = bool(arrivals.windows.size or setting.until_ns is not None or setting.cpus or counts[-1].any())
         uniform = -1
-        if w.faults and not self.pages.tracked and not stepwise:
+        if w.faults and not self.pages.tracked and not stepwise and not self.cast.has_streams(w):
             seen = np.flatnonzero(counts.sum(axis=1))
             uniform = int(seen[0]) if seen.size == 1 and CAUSES[seen[0]] != "window" else -1
         return Rules(
             slots=slots,
             first=special,
+            opened=opened,
             slot_bits=max(1, (slots - 1).bit_length()),
             until=self.until,
             stepwise=stepwise,
@@ -175,8 +185,12 @@ class Run:
         end = self.sums[:, at.S_END]
         ran = (end > 0) | ((np.diff(self.w.accessor_start) > 0) & (not self.setting.is_open))
         whole = max(int((end + self.w.tail_ns).max(initial=0, where=ran)), self.last)
-        self.run_time = self.until if stopped else whole
-        checks.close_resources(self.resource_out, self.run_time)
+        self.span = self.run_time = self.until if stopped else whole
+        if self.cast.has_streams(self.w) and not stopped:  # they may work on when the guest is through
+            ends = self.out.start + self.out.stall  # rows are kept
+            guest = int((end + self.w.tail_ns)[: self.cast.accessors].max(initial=0))
+            self.run_time = max(guest, int(ends[: self.cast.faults].max(initial=0)))
+        checks.close_resources(self.resource_out, self.span)
         checks.check_run(
             checks.Books(
                 self.mechanism.name,
@@ -186,7 +200,7 @@ class Run:
                 self.out.start,
                 self.out.stall,
                 self.out.histogram,
-                self.run_time,
+                self.span,
                 self.setting.cpus,
                 int(self.out.cpu_work[0]),
                 stopped,
@@ -200,7 +214,7 @@ class Run:
         found = dict.fromkeys(TIME_WORDS, 0)
         for share in self.program.shares:
             found[share.word] += int(self.out.spent[share.pc, share.column]) * (share.each_ns or 1)
-        total = int(self.sums[:, [at.S_STALL, at.S_REFAULT_NS]].sum())
+        total = int(self.sums[: self.cast.accessors, [at.S_STALL, at.S_REFAULT_NS]].sum())
         rest = total - sum(found.values())
         # work that waits for a CPU is counted by nobody: it is what is left
         found["queue" if self.setting.cpus else "other"] += rest
@@ -224,56 +238,29 @@ class Run:
         pages, place = np.unique(self.w.page, return_inverse=True)
         return (place.astype(np.int64) * shards // len(pages)).astype(np.int32)
 
-    def _push(self) -> tuple[npt.NDArray[np.int32], Ints]:
-        """Granules in the order of the background stream, and the stream: int64[P_COLUMNS]."""
-        push = self.mechanism.push
-        if push is None:
-            return np.zeros(0, np.int32), np.zeros(at.P_COLUMNS, np.int64)
-        granule_bytes = self.mechanism.granule_bytes
-        order = self.pages.order
-        if push.order == "recorded":
-            rows = np.argsort(open_loop(self.w)[1], kind="stable")
-            # Without a fault on missing content no granule is looked up.
-            granules = self.pages.granule[rows] if self.pages.granule.size else self.pages.granule
-            granules = granules[granules >= 0]
-            order = granules[np.sort(np.unique(granules, return_index=True)[1])]
-        total = int(self.mechanism.value(push.memory)) // granule_bytes
-        if total > order.size:
-            # memory that the trace never touches is sent too: spread evenly between what it touches
-            everything = np.full(total, -1, np.int32)
-            everything[np.arange(order.size, dtype=np.int64) * total // max(order.size, 1)] = order
-            order = everything
-        link, ns = self.program.link_ns[push.link]
-        if ns == 0:
-            raise UsageError(f"{self.mechanism.name}: a background stream needs a link with a bandwidth")
-        stream = np.zeros(at.P_COLUMNS, np.int64)
-        stream[at.P_LINK], stream[at.P_ON_LINK], stream[at.P_BYTES] = link, ns, granule_bytes
-        stream[at.P_PLACED] = self.program.push_latency_ns
-        stream[at.P_BACKLOG] = int(self.mechanism.value(push.backlog)) * ns // granule_bytes
-        return np.ascontiguousarray(order), stream
-
     def result(self, rules: list[Mechanism], warnings: tuple[str, ...]) -> Result:
         """Everything a reader may ask for; `rules`: the mechanism of each window's rule."""
-        w = self.w
-        resources = self._resources()
+        w, guest, rows = self.w, self.cast.accessors, self.cast.faults
+        sums = self.sums[:guest]
+        resources = self.resources()
         spans = tuple((int(a), int(b)) for a, b in self.out.windows if a >= 0)
         return Result(
             mechanism=self.mechanism.name,
             params=dict(self.mechanism.values),
             seed=self.setting.seed,
             loop="open" if self.setting.is_open else "closed",
-            start_ns=self.out.start,
-            stall_ns=self.out.stall,
-            latency_ns=self.out.latency,
-            cause=w.cause,
-            accessor=w.accessor_of_row(),
-            accessor_name=w.accessor_name,
-            accessor_kind=w.accessor_kind,
-            accessor_stall_ns=self.sums[:, at.S_STALL] + self.sums[:, at.S_REFAULT_NS],
-            accessor_faults=self.sums[:, at.S_FAULTS],
-            window_stall_ns=self.sums[:, at.S_STOPPED],
-            refaults=self.sums[:, at.S_REFAULTED],
-            refault_stall_ns=self.sums[:, at.S_REFAULT_NS],
+            start_ns=self.out.start[:rows],
+            stall_ns=self.out.stall[:rows],
+            latency_ns=self.out.latency[:rows],
+            cause=w.cause[:rows],
+            accessor=w.accessor_of_row()[:rows],
+            accessor_name=w.accessor_name[:guest],
+            accessor_kind=w.accessor_kind[:guest],
+            accessor_stall_ns=sums[:, at.S_STALL] + sums[:, at.S_REFAULT_NS],
+            accessor_faults=sums[:, at.S_FAULTS],
+            window_stall_ns=sums[:, at.S_STOPPED],
+            refaults=sums[:, at.S_REFAULTED],
+            refault_stall_ns=sums[:, at.S_REFAULT_NS],
             run_time_ns=self.run_time,
             resources=resources,
             bytes_moved=sum(r.bytes_moved for r in resources.values()),
@@ -281,22 +268,28 @@ class Run:
             windows=spans,
             costs_used=dict(self.program.costs_used),
             stage_ns=self.stage_ns,
-            histogram=self.out.histogram if not self.setting.keep_rows else np.zeros((0, 0), np.int64),
+            histogram=self.out.histogram[: len(CAUSES)] if not self.setting.keep_rows else np.zeros((0, 0), np.int64),
             events=self.events,
             warnings=warnings,
         )
 
-    def _resources(self) -> dict[str, ResourceUse]:
+    def resources(self) -> dict[str, ResourceUse]:
+        """What each resource did."""
         resources = {}
         for item in self.program.resources:
             if item.kind == "waitqueue":
                 continue
             part = self.resource_out[item.first : item.first + item.count]
+            servers, busy_ns = item.servers, int(part[:, at.R_BUSY].sum())
+            for storage in self.program.storages:
+                taken = int(part[:, at.R_SLOTS].sum())
+                if storage.instance == item.first and storage.depth and taken > busy_ns * storage.depth:
+                    servers, busy_ns = storage.depth, taken  # its places are busier than its bandwidth
             resources[item.name] = ResourceUse(
                 item.kind,
-                item.servers,
+                servers,
                 item.count,
-                int(part[:, at.R_BUSY].sum()),
+                busy_ns,
                 int(part[:, at.R_ACQUIRED].sum()),
                 int(part[:, at.R_WAIT].sum()),
                 int(part[:, at.R_MAX_QUEUE].max()),

@@ -16,10 +16,12 @@ from faultreplay.replay.language.emitter import Emitter
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.program import Demand, Instances, Program, Share
 from faultreplay.replay.language.stage import Stage
+from faultreplay.replay.language.storage import emit_storage_stage
 from faultreplay.replay.language.time_words import word_of
+from faultreplay.replay.language.tracking import tracks_pages
 from faultreplay.replay.language.words import BUILT_IN_PATHS, CONDITIONS
 
-__all__ = ["Compiler", "Demand", "Instances", "Program", "Share", "tracks_pages"]
+__all__ = ["Compiler", "Demand", "Instances", "Program", "Share"]
 
 
 class Compiler(Emitter):
@@ -49,18 +51,20 @@ class Compiler(Emitter):
         self.emit(o.RESUME)
         self.emit(o.ENDED)
         self.done: dict[tuple[str, str], tuple[int, list[tuple[int, int]]]] = {}
-        path_pc = np.full((len(CAUSES) + 3, len(ACCESSORS)), o.PC_NOTHING, np.int64)
+        path_pc = np.full((o.PATH_STREAMS + len(self.top.streams), len(ACCESSORS)), o.PC_NOTHING, np.int64)
         kinds = set()
         for row, column in sorted(self.demand.needed):
             kinds.add(column)
             path_pc[row, column] = self.path_for(CAUSES[row], ACCESSORS[column])
         if 0 in kinds and self.shared and tracks_pages(self.top):  # only vCPUs go through stage 2
-            path_pc[-2, 0] = self.path_for("present", "vcpu")
+            path_pc[o.PATH_PRESENT, 0] = self.path_for("present", "vcpu")
         if 0 in kinds and self.demand.refaults:
-            path_pc[-1, 0] = self.path_for("refault", "vcpu")
+            path_pc[o.PATH_REFAULT, 0] = self.path_for("refault", "vcpu")
         if self.demand.rewrites:
             for column in sorted(kinds):
-                path_pc[-3, column] = self.path_for("rewrite", ACCESSORS[column])
+                path_pc[o.PATH_REWRITE, column] = self.path_for("rewrite", ACCESSORS[column])
+        for number, stream in enumerate(self.top.streams):
+            path_pc[o.PATH_STREAMS + number, :] = self.stream_path(stream.path)
         links = {
             name: (self.resource(self.top, name).first, self.transfer_ns(self.top, name, self.top.granule_bytes))
             for name, resource in self.top.resources.items()
@@ -83,6 +87,7 @@ class Compiler(Emitter):
             link_ns=links,
             sections=len(self.sections),
             push_latency_ns=round(pushed.mean),
+            storages=self.storages,
             shares=self.shares,
         )
 
@@ -101,6 +106,14 @@ class Compiler(Emitter):
         pc, unlimited = self.done[key]
         if unlimited:
             self.moved[name, kind] = unlimited
+        return pc
+
+    def stream_path(self, name: str) -> int:
+        """pc of a stream's path; what it takes is nobody's stall."""
+        shares, self.shares = self.shares, []
+        self.counts_alike = False
+        pc = self.path(self.top, self.top.paths[name])
+        self.shares = shares
         return pc
 
     def path(self, mechanism: Mechanism, stages: tuple[Stage, ...]) -> int:
@@ -125,7 +138,8 @@ class Compiler(Emitter):
                 barrier = len(self.ops)
             if stage.verb == "coalesce":
                 if self.shared:
-                    waiting.append(self.emit(o.COALESCE, (o.COALESCE_SLEEPS, int(slept))))
+                    skips = (o.COALESCE_SKIPS, int(stage.operand == "skip"))
+                    waiting.append(self.emit(o.COALESCE, (o.COALESCE_SLEEPS, int(slept)), skips))
                     self.share(waiting[-1], "queue")
             elif stage.verb == "wake":
                 wake_pc = self.wake(mechanism, stage)
@@ -196,6 +210,8 @@ class Compiler(Emitter):
             pc = self.emit(o.TRANSFER, *holds, (o.TRANSFER_BYTES, count))
             self.share(pc, "queue")
             self.share(pc, "fetch", 1)
+        elif stage.verb in ("read", "around"):
+            emit_storage_stage(self, mechanism, stage)
         elif stage.verb in ("hold", "enter", "leave"):
             self.contended(mechanism, stage)
         elif stage.verb == "sleep":
@@ -274,15 +290,6 @@ class Compiler(Emitter):
             self.share(pc, "walk", 1)
         elif section:
             self.emit(o.LEAVE_NOW if self.on_cpus else o.LEAVE, (o.SECTION, section - 1))
-
-
-def tracks_pages(mechanism: Mechanism) -> bool:
-    """True when it must be known which granules are there: some path coalesces, or a stream brings pages."""
-    if mechanism.push is not None or any(
-        stage.verb == "coalesce" for path in mechanism.paths.values() for stage in path
-    ):
-        return True
-    return any(tracks_pages(other) for other in mechanism.fallback.values())
 
 
 def _mask(when: Sequence[str]) -> int:

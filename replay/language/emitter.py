@@ -15,13 +15,14 @@ from faultreplay.replay.language.costs import Cost, Distribution
 from faultreplay.replay.language.expressions import is_expression
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.language.names import COST_NAMES
-from faultreplay.replay.language.program import Demand, Instances, Share
+from faultreplay.replay.language.program import Demand, Instances, Share, Storage
 from faultreplay.replay.language.stage import Amount, Stage
 from faultreplay.replay.language.time_words import word_of
 
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
 NO_LIMIT = 1 << 40
+MOST_READAHEAD_BYTES = 2 << 20
 _MOST_DRAWS = 60
 _DRAWS_PER_DELAY = 3
 
@@ -49,6 +50,8 @@ class Emitter:
         self.sections: dict[tuple[str, str], int] = {}
         self.used: dict[str, str] = {}
         self.shards = 1
+        self.storages: list[Storage] = []
+        self.devices: dict[tuple[str, str], int] = {}
         self.shares: list[Share] = []
 
     def emit(self, op: int, *operands: tuple[int, ...]) -> int:
@@ -204,6 +207,21 @@ class Emitter:
         per = mechanism.resources[name].per
         whole = per == "shard" and int(mechanism.value(mechanism.shards)) <= 1
         return o.PER_VM if whole else _PER[per]
+
+    def device(self, mechanism: Mechanism, name: str) -> int:
+        """The number of a storage; noted at its first use."""
+        key = (mechanism.name, name)
+        if key not in self.devices:
+            keys = mechanism.resources[name].storage
+            assert keys is not None  # a storage has them
+            readahead = int(mechanism.value(keys.readahead)) // self.page_bytes
+            if readahead * self.page_bytes > MOST_READAHEAD_BYTES:
+                raise UsageError(f"{mechanism.name}: a readahead of more than {MOST_READAHEAD_BYTES:,} bytes")
+            self.devices[key] = len(self.storages)
+            depth, cached = int(mechanism.value(keys.depth)), mechanism.value(keys.cached)
+            left, instance = mechanism.value(keys.left) > 0, self.resource(mechanism, name).first
+            self.storages.append(Storage(name, depth, readahead, cached, left, instance))
+        return self.devices[key]
 
     def resource(self, mechanism: Mechanism, name: str) -> Instances:
         """The instances of a resource; made at its first use."""

@@ -42,6 +42,41 @@ SHARED_PARAMS: Final[dict[str, dict[str, Any]]] = {
         "help": "what one fault maps again: 4K under the TDP MMU, 32K under shadow paging (8 entries, "
         "PTE_PREFETCH_NUM), more where memory is huge pages",
     },
+    "storage_bandwidth": {
+        "default": "2G",
+        "min": 0,
+        "max": 1e15,
+        "unit": "bytes/s",
+        "help": "of the device that the snapshot file is on; 0: no limit. An assumption: give yours with --storage",
+    },
+    "queue_depth": {
+        "default": 32,
+        "min": 0,
+        "max": 65536,
+        "unit": "requests",
+        "help": "requests that the device serves at once; 0: no limit",
+    },
+    "readahead": {
+        "default": "128K",
+        "min": 0,
+        "max": "2M",
+        "unit": "bytes",
+        "help": "around a page that is read: read_ahead_kb of the device, 128 by default",
+    },
+    "cached": {
+        "default": 0,
+        "min": 0,
+        "max": 1,
+        "unit": "share",
+        "help": "of the snapshot file that is in the page cache when the guest resumes: 0 cold, 1 hot",
+    },
+    "left": {
+        "default": 0,
+        "min": 0,
+        "max": 1,
+        "unit": "runs",
+        "help": "1: the page cache also has what earlier runs (--working-set) read",
+    },
 }
 """Parameters that many files have. ``name = DEFAULT`` in ``[params]`` declares one of them."""
 

@@ -15,6 +15,7 @@ from faultreplay.replay.language.reading import TomlFile, number_in, shown
 from faultreplay.replay.language.rules import read_stream, read_window
 from faultreplay.replay.language.stages import Operands, Param, Resource
 from faultreplay.replay.language.status import read_status
+from faultreplay.replay.language.streams import check_stream_paths, read_storage, read_streams
 
 __all__ = ["Mechanism", "Param", "Resource", "list_mechanisms", "load_mechanism"]
 MECHANISMS_DIR: Final = Path(__file__).parent.parent / "mechanisms"
@@ -37,6 +38,7 @@ _TOP: Final = frozenset(
         "classes",
         "window",
         "push",
+        "streams",
     }
 )
 _WORDS: Final = frozenset({"title", "stands_for", "source", "limits", "status", "params", "changes", "extends"})
@@ -110,10 +112,8 @@ class _Reader:
             if kind not in ACCESSORS:
                 raise file.fail(f"'{kind}' is no accessor: they are {', '.join(ACCESSORS)}", "serves")
         paths = {name: operands.stages(name, entry) for name, entry in self.table("paths").items()}
-        for name in paths:
-            if name not in CAUSES and name not in lang.BUILT_IN_PATHS:
-                known = ", ".join((*CAUSES, "refault", "rewrite"))
-                raise file.fail(f"unknown class of fault; the classes are {known}", "paths", name)
+        streams = read_streams(file, operands, data.get("streams"))
+        check_stream_paths(file, streams, paths)
         classes = self.table("classes")
         for key, target in classes.items():
             if key not in CAUSES or not isinstance(target, str) or target not in paths:
@@ -137,6 +137,7 @@ class _Reader:
             classes=dict(classes),
             window=read_window(file, operands, data["window"]) if "window" in data else None,
             push=read_stream(file, operands, data["push"]) if "push" in data else None,
+            streams=streams,
             shards=operands.count(data.get("shards", 1), 1, MOST_SHARDS, "shards"),
             status=read_status(file, data.get("status")),
         )
@@ -177,6 +178,8 @@ class _Reader:
             raise self.file.fail(f"kind must be one of {', '.join(lang.RESOURCE_KEYS)}", *place)
         self.file.known(entry, ("kind", "says", *lang.RESOURCE_KEYS[kind]), *place)
         self.file.words(entry.get("says", ""), *place, "says")
+        if kind == "storage":
+            return read_storage(self.file, self.operands, name, entry)
         per = entry.get("per", "vm")
         if per not in lang.PER:
             raise self.file.fail(f"per must be one of {', '.join(lang.PER)}", *place, "per")

@@ -14,6 +14,7 @@ from faultreplay.replay.language.rules import Stream, WindowRule
 from faultreplay.replay.language.stage import Amount, Stage, StageOptions
 from faultreplay.replay.language.stages import Param, Resource
 from faultreplay.replay.language.status import UNKNOWN, Status
+from faultreplay.replay.language.streams import PageStream
 
 KERNEL_ALONE: Final = ("stage2", "minor-host")
 """Classes whose faults the accessor's own thread resolves in the kernel: all of what was recorded is work."""
@@ -62,6 +63,7 @@ class Mechanism:
     window: WindowRule | None
     push: Stream | None
     shards: Amount
+    streams: tuple[PageStream, ...] = ()
     status: Status = UNKNOWN
 
     def value(self, operand: Amount) -> float:

@@ -191,6 +191,43 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the page is up to date",
         "accessor, asleep",
     ),
+    "storage_read": CostName(
+        "one read request at the storage device, without its bytes, its wait in the queue and the thread that sleeps",
+        "the device takes the request",
+        "the device reports its end",
+        "device",
+    ),
+    "major_fault": CostName(
+        "a read from storage beside the device: the request is made and submitted, the thread sleeps and is woken",
+        "the page cache is found not to have the page",
+        "the thread runs again, less the device's time and queue",
+        "who reads",
+    ),
+    "copy_on_write": CostName(
+        "a write to a private mapping of a page that the page cache has: a page is allocated and the content copied",
+        "the page is found in the page cache",
+        "the copy is mapped in its place",
+        "accessor",
+    ),
+    "map_around": CostName(
+        "each further page of the page cache that a fault maps with its own (fault-around)",
+        "the page before it is mapped",
+        "this page is mapped",
+        "accessor",
+    ),
+    "source_read": CostName(
+        "a handler gets at one page of the snapshot file that the page cache has: its own fault, or pread()",
+        "the handler asks for the content",
+        "the content can be copied",
+        "handler",
+    ),
+    "copy_per_page": CostName(
+        "each native page of a snapshot that is read into fresh memory before the guest runs: allocated and copied "
+        "from the page cache",
+        "the page before it is copied",
+        "this page is copied",
+        "VMM",
+    ),
     "sigbus": CostName(
         "the fault is taken until the SIGBUS handler, or the code after KVM_RUN's EFAULT, runs in the faulting thread",
         "access faults",

@@ -40,7 +40,7 @@ def line_of(text: str, place: Sequence[str | int]) -> int:
         length = len(path)
         if length <= best[0] or path != keys[:length]:
             continue
-        if index is not None and depth > 1 and repeat != index:
+        if index is not None and depth == place.index(index) and repeat != index:
             continue
         best = (length, number)
     return best[1]

@@ -39,6 +39,22 @@ class Instances:
     servers: int
 
 
+class Storage(NamedTuple):
+    """One storage."""
+
+    name: str
+    depth: int
+    """requests at once; 0: no limit"""
+    readahead_pages: int
+    """native pages around one that is read"""
+    cached: float
+    """share of the file in the page cache at the beginning"""
+    left: bool
+    """and what earlier runs read"""
+    instance: int
+    """of the resource"""
+
+
 class Share(NamedTuple):
     """One column of what the kernel counts for an operation."""
 
@@ -76,5 +92,7 @@ class Program:
     sections: int
     push_latency_ns: int
     """from the end of a pushed granule's transfer until it is placed"""
+    storages: list[Storage]
+    """in the order of their numbers"""
     shares: list[Share]
     """what the columns of the kernel's `spent` stand for"""

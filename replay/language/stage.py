@@ -37,6 +37,12 @@ class StageOptions:
     under: str = ""
     within: str = ""
     chance: Amount | None = None
+    miss: Amount | None = None
+    over: Amount | None = None
+    """bytes"""
+    ahead: Amount | None = None
+    """bytes"""
+    cached: bool = False
 
     @property
     def costs(self) -> tuple[Amount | None, ...]:
@@ -51,6 +57,7 @@ class StageOptions:
             self.once,
             self.walk,
             self.cold,
+            self.miss,
         )
 
 

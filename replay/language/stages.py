@@ -32,6 +32,17 @@ class Param:
     help: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageKeys:
+    """What a storage has besides its bandwidth (`words.RESOURCE_KEYS`)."""
+
+    latency: Amount
+    depth: Amount
+    readahead: Amount
+    cached: Amount
+    left: Amount
+
+
 @dataclass(frozen=True)
 class Resource:
     """What faults share: ``servers``, a ``link`` or a ``waitqueue``."""
@@ -39,8 +50,10 @@ class Resource:
     name: str
     kind: str
     size: Amount
-    """servers: how many; link: bytes/s; a number or ``$param``"""
+    """servers: how many; link, storage: bytes/s; a number or ``$param``"""
     per: str
+    storage: StorageKeys | None = None
+    """of a storage: its further keys"""
 
 
 class Operands:
@@ -161,8 +174,10 @@ class Operands:
             self.file.words(operand, *place)
         elif kind == "true" and operand is not True:
             raise self.file.fail("write it as '= true'", *place)
-        elif kind == "join" and operand != "join":
-            raise self.file.fail('the only way to coalesce is "join"', *place)
+        elif kind == "size":
+            return self.size(operand, *place)
+        elif kind == "join" and operand not in ("join", "skip"):
+            raise self.file.fail('to coalesce is "join", in a stream "skip"', *place)
         checked: Amount = operand
         return checked
 
@@ -172,13 +187,13 @@ class Operands:
         match key:
             case "says" | "label":
                 self.file.words(value, *place)
-            case "idle" | "latency" | "walk" | "takes" | "contended" | "also" | "each" | "once" | "cold":
+            case "idle" | "latency" | "miss" | "walk" | "takes" | "contended" | "also" | "each" | "once" | "cold":
                 return self.cost(value, *place)
             case "asleep" if not isinstance(value, bool):
                 return self.cost(value, *place)
-            case "awake":
+            case "awake" | "cached":
                 self.file.flag(value, *place)
-            case "bytes":
+            case "bytes" | "over" | "ahead":
                 return self.size(value, *place)
             case "most":
                 return self.count(value, 0, 1 << 20, *place)

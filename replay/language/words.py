@@ -19,9 +19,12 @@ __all__ = [
     "COMMON_OPTIONS",
     "CONDITIONS",
     "CONTENT_CAUSES",
+    "ORDERS",
     "PER",
     "PUSH_KEYS",
     "RESOURCE_KEYS",
+    "SETS",
+    "STREAM_KEYS",
     "TIMES_COUNTED",
     "TIMES_FIXED",
     "VERBS",
@@ -35,13 +38,21 @@ __all__ = [
 
 CONTENT_CAUSES: Final = ("missing", "minor", "exit", "minor-host", "major-host")
 """Classes whose fault brings a granule that stays: a second fault on it joins the first or finds it present."""
-BUILT_IN_PATHS: Final = ("stage2", "refault", "rewrite")
+BUILT_IN_PATHS: Final = ("stage2", "present", "refault", "rewrite")
 RESOURCE_KEYS: Final[dict[str, dict[str, str]]] = {
     "servers": {"servers": "how many at once ($param or number; 0: no limit)", "per": "vm, accessor or shard"},
     "link": {"bandwidth": "bytes/s ($param or size; 0: no limit)", "per": "vm, accessor or shard"},
     "waitqueue": {"per": "vm, accessor or shard"},
     "lock": {"per": "vm, accessor or shard"},
     "section": {},
+    "storage": {
+        "latency": "cost of one request, without its bytes and its wait",
+        "bandwidth": "bytes/s of all requests together ($param or size; 0: no limit)",
+        "depth": "requests served at once, first come first served ($param or number; 0: no limit)",
+        "readahead": "bytes around a page that is read, which one request brings ($param or size; 0: the page alone)",
+        "cached": "share of the file that the page cache has at the beginning ($param or 0..1)",
+        "left": "1: and what earlier runs (--working-set) touched, with its readahead ($param or 0, 1)",
+    },
 }
 PER: Final = ("vm", "accessor", "shard")
 
@@ -51,7 +62,7 @@ class Verb:
     """One kind of stage."""
 
     operand: str
-    """what stands behind the verb: cost, servers, link, waitqueue, label, true or join"""
+    """what stands behind the verb: cost, servers, link, waitqueue, storage, size, label, true or join"""
     meaning: str
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,7 +110,27 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "leave": Verb("section", "the thread is outside again"),
     "sleep": Verb("waitqueue", "the accessor goes to sleep on a wait queue"),
-    "coalesce": Verb("join", "a fault on a granule that is on its way joins it: it wakes when that one does"),
+    "coalesce": Verb(
+        "join",
+        '"join": a fault on a granule that is on its way joins it: it wakes when that one does; "skip" (streams): what '
+        "is there or on its way is left to whoever brings it, and the path is over",
+    ),
+    "read": Verb(
+        "storage",
+        "the granule from storage: nothing where the page cache has it, else the device, or the wait for a read that "
+        "is on its way",
+        {
+            "miss": "cost on top where it had to wait",
+            "over": "bytes: all of the aligned range of so many, not the granule alone; 2M at most",
+            "ahead": "bytes from there on that one request brings, in place of the readahead around it",
+        },
+    ),
+    "around": Verb(
+        "size",
+        "the neighbours in the aligned range of so many bytes (2M at most) are placed too, one after the other, where "
+        "nobody has asked for them",
+        {"each": "cost for each one, by its mean", "cached": "true: only those that the page cache has"},
+    ),
     "wake": Verb(
         "cost",
         "the accessor is woken and runs after this long; what follows happens while it runs",
@@ -147,6 +178,19 @@ PUSH_KEYS: Final = {
     "latency": "cost from the link's end until the page is placed",
     "says": "who sends what",
 }
+STREAM_KEYS: Final = {
+    "path": "the path, below [paths], that each piece goes through",
+    "set": "which pages: working-set (what earlier runs touched, else what this trace does), touched (what this trace "
+    "does) or all (of guest memory)",
+    "order": "address, or recorded: in the order of their first touch",
+    "servers": "threads of the stream ($param or number); each takes the next batch in turn",
+    "chunk": "bytes of one piece, aligned, 2M at most ($param or size); default: a granule",
+    "packed": "true: the pieces lie one behind the other in a file of their own",
+    "before": "true: done before the VM resumes: start-up delay, in no stall",
+    "says": "who brings what",
+}
+SETS: Final = ("working-set", "touched", "all")
+ORDERS: Final = ("address", "recorded")
 
 
 def check_cost(value: Any, params: Sequence[str], place: str) -> Amount:

@@ -42,6 +42,18 @@ class GuestMemory:
             found[inside] = pages[inside] - first // page_bytes + place // page_bytes
         return found
 
+    def pages(self, places: Ints, page_bytes: int) -> Ints:
+        """int64: the page (address // `page_bytes`) at each place, in order; places that are nowhere are left out."""
+        if not self.ranges:
+            return places
+        found = np.full(places.size, OUTSIDE, np.int64)
+        for first, end, place in self.ranges:
+            count = -(-end // page_bytes) - first // page_bytes
+            inside = (places >= place // page_bytes) & (places < place // page_bytes + count)
+            found[inside] = places[inside] - place // page_bytes + first // page_bytes
+        known: Ints = found[found != OUTSIDE]
+        return known
+
     @property
     def size_bytes(self) -> int:
         """All of it; 0: not known."""

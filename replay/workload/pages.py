@@ -161,3 +161,29 @@ def _number_generations(  # noqa: PLR0917
         else:
             until = max(until, finish[i])
         generation[i] = current
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Which tracked granule a granule of memory is: of one that came and went, the first."""
+
+    key: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
+
+    def at(self, key: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64: its index, -1 where it is not tracked."""
+        if not self.key.size:
+            return np.full(key.size, -1, np.int64)
+        place = np.minimum(np.searchsorted(self.key, key), self.key.size - 1)
+        return np.where(self.key[place] == key, self.index[place], -1)
+
+
+def tracked_of(workload: Workload, pages: Pages, granule_pages: int) -> Tracked:
+    """The tracked granules of a workload."""
+    if not pages.granule.size:
+        return Tracked(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    rows = np.flatnonzero(pages.granule >= 0)
+    key, index = workload.page[rows].astype(np.int64) // granule_pages, pages.granule[rows].astype(np.int64)
+    order = np.lexsort((index, key))
+    unique, first = np.unique(key[order], return_index=True)
+    return Tracked(unique, index[order][first])

@@ -29,5 +29,6 @@ def _count(workload: Workload) -> Ints:
     counts = np.zeros((len(CAUSES), len(ACCESSORS)), np.int64)
     for a in range(workload.accessors):
         part = workload.cause[workload.accessor_start[a] : workload.accessor_start[a + 1]]
-        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CAUSES))
+        # what is behind the causes are pieces of streams, which are no faults
+        counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CAUSES))[: len(CAUSES)]
     return counts

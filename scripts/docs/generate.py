@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from commands import commands, help_of  # noqa: E402
 from ladder import ladder  # noqa: E402
 
-from faultreplay.cli.models_view import used_costs  # noqa: E402
+from faultreplay.cli.models_view import stream_words, used_costs  # noqa: E402
 from faultreplay.faulttrace.schema import ACCESSORS  # noqa: E402
 from faultreplay.faulttrace.units import format_bytes, format_ns  # noqa: E402
 from faultreplay.replay.engine.windows import window_words  # noqa: E402
@@ -73,7 +73,8 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
     lines += [f"One fault brings {format_bytes(mechanism.granule_bytes)}; {'; '.join(serves)}.", ""]
     for name in mechanism.paths:
         also = [key for key, target in mechanism.classes.items() if target == name and key != name]
-        lines += [f"## A fault: {', '.join([name, *also])}", "", ladder(mechanism, name, costs), ""]
+        what = "A piece of a stream" if name in {stream.path for stream in mechanism.streams} else "A fault"
+        lines += [f"## {what}: {', '.join([name, *also])}", "", ladder(mechanism, name, costs), ""]
     if mechanism.paths:
         lines += ["A full line runs, a broken one sleeps; times are means of the shipped costs.", ""]
     if mechanism.window is not None:
@@ -85,6 +86,8 @@ def page(mechanism: Mechanism, costs: CostTable) -> str:
             f"{mechanism.push.says} (order: {mechanism.push.order})",
             "",
         ]
+    if mechanism.streams:
+        lines += ["## Streams", "", *(f"- {words}" for words in stream_words(mechanism)), ""]
     if mechanism.params:
         lines += ["## Parameters", "", f"Set with `--set {mechanism.name}.NAME=VALUE`.", ""]
         lines += ["| parameter | unit | default | from | to | meaning |", "|---|---|--:|--:|--:|---|"]

@@ -1,0 +1,45 @@
+"""Who is on stage in one call of the compiled loop: the guest first, then the threads of streams; and their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from faultreplay.replay.engine import layout as at
+from faultreplay.replay.engine.storage import Files
+from faultreplay.replay.workload.workload import Ints, Workload
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The guest is the first accessors and rows; the rest is streams'."""
+
+    accessors: int
+    """of the guest"""
+    faults: int
+    """of the guest"""
+    files: Files
+    """as they are at the beginning"""
+    guest: Workload | None = None
+    """the guest alone; None: there is nobody else"""
+    present_at: Ints | None = None
+    """int64[G]: which tracked granules are there at the beginning; None: none"""
+
+    def has_streams(self, workload: Workload) -> bool:
+        """Whether anybody but the guest is on stage."""
+        return workload.accessors > self.accessors
+
+    def present(self, granules: int) -> Ints:
+        """A fresh array of what is there."""
+        return np.full(granules, at.NEVER, np.int64) if self.present_at is None else self.present_at.copy()
+
+    def fresh_files(self) -> Files:
+        """The files, of which a run writes what it changes."""
+        files = self.files
+        return files._replace(
+            cached_at=files.cached_at.copy(),
+            placed=files.placed.copy(),
+            devices=files.devices.copy(),
+            found=files.found.copy(),
+        )
