@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.lab.lists import first_touches, make_lists
-from faultreplay.lab.spec import PAGE_BYTES, LabSpec
+from faultreplay.lab.spec import PAGE_BYTES, PREFETCH_KINDS, LabSpec
 
 _PLACES: Final = {"tmpfs": Path("/dev/shm"), "disk": Path("/var/tmp")}
 
@@ -49,6 +50,25 @@ def working_set(spec: LabSpec) -> npt.NDArray[np.int64]:
         return touched_in(spec.working_set)
     assert spec.working_set_seed is not None
     return first_touches(make_lists(replace(spec, seed=spec.working_set_seed))[0])
+
+
+def working_set_of(meta: Meta) -> npt.NDArray[np.int64] | None:
+    """The pages that a recorded run of the lab prefetched, as `working_set`; None: it did not.
+
+    Raises:
+        IncompleteData: the trace that its set came from is not there any more.
+    """
+    told = meta.lab.get("spec", {})
+    if told.get("mechanism") not in PREFETCH_KINDS:
+        return None
+    names = ("mechanism", "base", "vcpus", "pages", "shared", "accesses", "order", "access", "think", "seed")
+    earlier = told.get("working_set")
+    spec = LabSpec(
+        **{name: told[name] for name in names if name in told},
+        working_set=Path(earlier) if earlier else None,
+        working_set_seed=told.get("working_set_seed"),
+    )
+    return working_set(spec)
 
 
 def write_working_set(path: Path, spec: LabSpec, pages: int) -> int:

@@ -9,13 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+from faultreplay.analysis.compare.setup import Used
+from faultreplay.analysis.judge.sides import as_missing
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
+from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.lab.lists import first_touches, make_lists
 from faultreplay.lab.matrix_spec import RESTORE_MECHANISMS, RESTORE_WORKLOADS, MatrixSpec
-from faultreplay.lab.restore import touched_in, working_set
+from faultreplay.lab.restore import touched_in, working_set, working_set_of
 from faultreplay.lab.runner import run
 from faultreplay.lab.spec import LabResult, LabSpec
+from faultreplay.replay.workload.workload import Workload
 
 PAGES = 1009
 ALIKE: dict[str, Any] = {"vcpus": 2, "pages": PAGES, "order": "alike", "access": "mixed:0.3", "fetch": "0"}
@@ -181,6 +185,36 @@ def test_the_working_set_of_a_trace_is_what_its_run_touched(tmp_path: Path) -> N
     assert run_or_skip(spec).lab["prefetch"]["placed"] == len(pages)
     with pytest.raises(UsageError, match="has page"):
         run(LabSpec(mechanism="prefetch-before", working_set=earlier, pages=10), None)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("mechanism", ["prefetch-before", "host-lazy"])
+def test_a_trace_tells_which_pages_its_run_prefetched(tmp_path: Path, mechanism: str) -> None:
+    out = tmp_path / "x.trace"
+    spec = LabSpec(mechanism=mechanism, working_set_seed=5, seed=1, **ALIKE)
+    assert run_or_skip(spec, out).problem == ""
+    pages = working_set_of(open_trace(out).meta)
+    if mechanism == "host-lazy":
+        assert pages is None
+    else:
+        assert pages is not None
+        assert (pages == working_set(spec)).all()
+
+
+def test_a_page_that_came_unasked_is_missing_to_who_brings_nothing_unasked() -> None:
+    """A vCPU's first touch of a mapped neighbour is a stage-2 fault; its second fault on a page stays what it was."""
+    cause = np.array([CAUSES.index(name) for name in ("stage2", "stage2", "stage2", "missing", "stage2")])
+    none, five = np.zeros(0, np.int64), np.arange(5)
+    work = Workload(
+        accessor_start=np.array([0, 5]), think_ns=np.full(5, 10), page=np.array([7, 8, 7, 9, 9]),
+        access=np.zeros(5, np.uint8), cause=cause.astype(np.uint8), recorded_stall_ns=none,
+        recorded_start_ns=20 * five, accessor_kind=np.zeros(1, np.uint8), accessor_name=("vcpu0",),
+        tail_ns=np.zeros(1, np.int64),
+    )  # fmt: skip
+    for name in ("file-private", "uffd-fault-around", "prefetch-beside", "restore-copy"):
+        read = as_missing(work, Used(name, {}, inferred=False))
+        assert [CAUSES[code] for code in read.cause] == ["missing", "missing", "stage2", "missing", "stage2"]
+    assert as_missing(work, Used("uffd-missing", {}, inferred=False)) is work
 
 
 def test_only_the_lab_s_traces_have_a_working_set_for_it() -> None:

@@ -20,9 +20,16 @@ from faultreplay.analysis.judge.side import Side
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.units import format_ns
 from faultreplay.replay.engine.engine import Result
+from faultreplay.replay.workload.reading import first_touch
 from faultreplay.replay.workload.workload import Workload
 
 OF_KERNEL: Final = ("stage2", "minor-host")
+
+_BROUGHT_UNASKED: Final = frozenset(
+    {"file-private", "restore-copy", "uffd-fault-around", "prefetch-before", "prefetch-beside"}
+)
+"""Restores of the lab in which pages are there before their first touch, which is then a stage-2 fault: under a
+mechanism that brings nothing unasked it is one of missing memory."""
 
 
 def predicted_side(workload: Workload, result: Result, left_out: npt.NDArray[np.bool_] | None = None) -> Side:
@@ -128,6 +135,8 @@ def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, 
 
 def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
+    if used is not None and used.name in _BROUGHT_UNASKED:
+        return first_touch(workload)
     if used is None or used.name != "host-lazy":
         return workload
     kernel = np.isin(workload.cause, [CAUSES.index(name) for name in OF_KERNEL])
