@@ -275,14 +275,21 @@ def fault_ids(case: Case, workload: Workload) -> np.ndarray[Any, np.dtype[np.int
 
 
 def _ids(case: Case, workload: Workload) -> np.ndarray[Any, np.dtype[np.int64]]:
-    begin = workload.clock_start_ns
-    known: dict[tuple[str, int], int] = {}
-    columns = ("fault_id", "accessor", "vcpu", "tid", "start_ns", "end_ns")
-    for fault, accessor, vcpu, tid, start, end in case.faults.select(columns).iter_rows():
-        if end is not None:
-            name = f"vcpu{vcpu}" if accessor == "vcpu" and vcpu >= 0 else f"{accessor}:{tid}"
-            known.setdefault((name, start - begin), fault)
-    names = workload.accessor_name
-    owners = workload.accessor_of_row().tolist()
-    starts = workload.recorded_start_ns.tolist()
-    return np.array([known.get((names[a], t), -1) for a, t in zip(owners, starts, strict=True)], np.int64)
+    """By accessor and recorded start; of two that began at one instant the first."""
+    import polars as pl
+
+    vcpu = (pl.col("accessor") == "vcpu") & (pl.col("vcpu") >= 0)
+    name = pl.when(vcpu).then(pl.format("vcpu{}", "vcpu")).otherwise(pl.format("{}:{}", "accessor", "tid"))
+    known = (
+        case.faults.filter(pl.col("end_ns").is_not_null())
+        .select("fault_id", name=name, at=pl.col("start_ns") - workload.clock_start_ns)
+        .unique(["name", "at"], keep="first", maintain_order=True)
+    )
+    rows = pl.DataFrame(
+        {
+            "name": pl.Series(workload.accessor_name, dtype=pl.String).gather(workload.accessor_of_row()),
+            "at": workload.recorded_start_ns,
+        }
+    )
+    found = rows.join(known, on=["name", "at"], how="left", maintain_order="left")["fault_id"].fill_null(-1)
+    return found.to_numpy().astype(np.int64)
