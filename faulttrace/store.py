@@ -159,6 +159,7 @@ class Trace:
         vcpu_threads: Sequence[str] = (),
         columns: Sequence[str] | None = None,
         progress: Progress | None = None,
+        categorical: bool = False,
     ) -> pl.DataFrame:
         """Stitched faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`).
 
@@ -173,6 +174,7 @@ class Trace:
             vcpu_threads: threads that are vCPUs, by id or name.
             columns: only these.
             progress: told how much of a stitch is done, of how much.
+            categorical: words are categories in place of strings, and faults are read a piece at a time: less memory.
 
         Raises:
             IncompleteData: a synthetic trace without its faults; damaged ones, or those of another trace.
@@ -185,7 +187,8 @@ class Trace:
         needed = None
         if columns is not None:
             needed = list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu", "vm", "page") if threads else ())]))
-        frame = label_vcpus(self._faults.stitched(rebuild, needed, progress), threads, self.meta.targets)
+        found = self._faults.stitched(rebuild, needed, progress, categorical=categorical)
+        frame = label_vcpus(found, threads, self.meta.targets)
         return frame if columns is None else frame.select(columns)
 
     def fault_groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:

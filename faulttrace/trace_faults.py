@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
@@ -70,9 +71,20 @@ class TraceFaults:
         return self._facts
 
     def stitched(
-        self, rebuild: bool, columns: Sequence[str] | None = None, progress: Progress | None = None
+        self,
+        rebuild: bool,
+        columns: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        *,
+        categorical: bool = False,
     ) -> pl.DataFrame:
         """The faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`); see `Trace.faults`."""
+        frame = self._whole(rebuild, columns, progress, categorical)
+        return _with_categories(frame) if categorical else frame
+
+    def _whole(
+        self, rebuild: bool, columns: Sequence[str] | None, progress: Progress | None, categorical: bool
+    ) -> pl.DataFrame:
         cached = self.path / FAULTS_FILE
         if self._original:
             assert self._held is not None
@@ -80,12 +92,27 @@ class TraceFaults:
         if not self._parts and (self.meta.origin == "synthetic" or cached.exists()):
             if not cached.exists():
                 raise IncompleteData(f"{cached}: {NO_FAULTS}")
-            return self._files.frame(FAULTS_FILE, FAULTS, columns)
+            return self._read(columns, categorical)
         if rebuild or (self._held is None and not self._found_kept()):
             self._stitch(progress)
         if self._held is not None:
             return self._held if columns is None else self._held.select(columns)
-        return self._files.frame(FAULTS_FILE, FAULTS, columns)
+        return self._read(columns, categorical)
+
+    def _read(self, columns: Sequence[str] | None, categorical: bool) -> pl.DataFrame:
+        """What is kept; with words as categories it is read a piece at a time, never twice in memory."""
+        import polars as pl
+
+        if not categorical:
+            return self._files.frame(FAULTS_FILE, FAULTS, columns)
+        if not self._parts:  # kept faults: see `are_kept`
+            self._files.check(FAULTS_FILE)
+        frames = [FAULTS.empty_table() if columns is None else FAULTS.empty_table().select(list(columns))]
+        found = [
+            _with_categories(cast("pl.DataFrame", pl.from_arrow(table)))
+            for table in itertools.chain(frames, read_groups(self.path / FAULTS_FILE, FAULTS, columns))
+        ]
+        return pl.concat(found, rechunk=False)
 
     def _stitch(self, progress: Progress | None) -> None:
         """Stitch into `faults.parquet`, or where that may not be written into memory, and say so."""
@@ -155,3 +182,9 @@ class TraceFaults:
     def _found_kept(self) -> bool:
         self._kept = self._kept or self.are_kept()
         return self._kept
+
+
+def _with_categories(frame: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    return frame.with_columns(pl.col(pl.String).cast(pl.Categorical))

@@ -69,7 +69,7 @@ def label_vcpus(faults: pl.DataFrame, threads: Mapping[int, int], targets: Seque
     number = pl.col("tid").replace_strict(dict(threads), default=-1, return_dtype=pl.Int32)
     return faults.with_columns(
         vcpu=pl.when(mine).then(number).otherwise(pl.col("vcpu")).cast(pl.Int32),
-        accessor=pl.when(mine).then(pl.lit("vcpu")).otherwise(pl.col("accessor")),
+        accessor=pl.when(mine).then(pl.lit("vcpu")).otherwise(pl.col("accessor")).cast(faults.schema["accessor"]),
     )
 
 

@@ -298,7 +298,12 @@ def open_case(
         IncompleteData: a greater share of events lost than allowed, or no faults.
     """
     check_losses(trace, max_loss_percent)
-    faults = trace.faults(vcpu_threads=setup.vcpu_threads, columns=USED_COLUMNS, progress=_stitching(trace, progress))
+    faults = trace.faults(
+        vcpu_threads=setup.vcpu_threads,
+        columns=USED_COLUMNS,
+        progress=_stitching(trace, progress),
+        categorical=True,
+    )
     workload = workload_of(trace, faults)
     shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)
