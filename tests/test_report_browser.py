@@ -11,7 +11,11 @@ from browser import Browser, browser
 from faultreplay.cli.main import _exit_code
 
 ROOT = Path(__file__).parent.parent
-SAMPLES = sorted(path.stem for path in (ROOT / "sample-traces").glob("*.trace"))
+DEFAULT = ("guest-freeze", "guest-uffd-missing", "qemu-postcopy")
+SAMPLES = [
+    pytest.param(path.stem, marks=() if path.stem in DEFAULT else pytest.mark.slow)
+    for path in sorted((ROOT / "sample-traces").glob("*.trace"))
+]
 A4_LANDSCAPE_PX = round((297 - 2 * 12) / 25.4 * 96)
 TABLE = "[aria-label='Stalls by mechanism'] table"
 
@@ -24,14 +28,22 @@ def tab() -> Iterator[Browser]:
         yield one
 
 
+class Pages:
+    """The page of each sample, made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> Path:
+        page = self.folder / f"{name}.html"
+        if not page.exists():
+            assert _exit_code(["report", str(ROOT / f"sample-traces/{name}.trace"), "-o", str(page)]) == 0
+        return page
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of each sample."""
-    made = {}
-    for name in SAMPLES:
-        made[name] = tmp_path_factory.mktemp("pages") / f"{name}.html"
-        assert _exit_code(["report", str(ROOT / f"sample-traces/{name}.trace"), "-o", str(made[name])]) == 0
-    return made
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    return Pages(tmp_path_factory.mktemp("pages"))
 
 
 def column(tab: Browser, number: int) -> list[str]:
@@ -50,7 +62,7 @@ def state(tab: Browser, number: int) -> str | None:
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (800, False), (375, False), (375, True)])
 def test_a_sample_is_drawn_without_complaint_and_fits(
-    tab: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
+    tab: Browser, pages: Pages, name: str, width: int, dark: bool
 ) -> None:
     tab.problems.clear()
     tab.open(pages[name], width=width, dark=dark)
@@ -75,7 +87,7 @@ def test_a_sample_is_drawn_without_complaint_and_fits(
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_sample_is_whole_in_print(tab: Browser, pages: dict[str, Path], name: str, tmp_path: Path) -> None:
+def test_a_sample_is_whole_in_print(tab: Browser, pages: Pages, name: str, tmp_path: Path) -> None:
     tab.open(pages[name], width=A4_LANDSCAPE_PX)
     tab.call("Emulation.setEmulatedMedia", media="print", features=[])
     cut = "[...document.querySelectorAll('table, svg')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
@@ -85,7 +97,7 @@ def test_a_sample_is_whole_in_print(tab: Browser, pages: dict[str, Path], name: 
     assert tab.problems == []
 
 
-def test_the_mouse_sorts_and_a_rows_lines_stay_with_it(tab: Browser, pages: dict[str, Path]) -> None:
+def test_the_mouse_sorts_and_a_rows_lines_stay_with_it(tab: Browser, pages: Pages) -> None:
     tab.open(pages["guest-uffd-missing"])
     assert column(tab, 0) == ["as-recorded", "uffd-missing", "kvm-exit *", "ideal"]
     head = f"{TABLE} th:nth-child(2) button"  # total stall
@@ -102,13 +114,13 @@ def test_the_mouse_sorts_and_a_rows_lines_stay_with_it(tab: Browser, pages: dict
     assert column(tab, 0) == ["as-recorded", "ideal", "kvm-exit *", "uffd-missing"]
 
 
-def test_cells_of_words_are_sorted_by_their_number(tab: Browser, pages: dict[str, Path]) -> None:
+def test_cells_of_words_are_sorted_by_their_number(tab: Browser, pages: Pages) -> None:
     tab.open(pages["guest-uffd-missing"])
     tab.click(f"{TABLE} th:nth-child(3) button")  # "-37 % (-41 to -29)", "baseline", "noise (-6 to +7)"
     assert column(tab, 0) == ["ideal", "kvm-exit *", "as-recorded", "uffd-missing"]
 
 
-def test_the_keyboard_sorts(tab: Browser, pages: dict[str, Path]) -> None:
+def test_the_keyboard_sorts(tab: Browser, pages: Pages) -> None:
     tab.open(pages["guest-uffd-missing"])
     tab.js(f'document.querySelector("{TABLE}").parentElement.focus()')
     tab.press("Tab")
@@ -122,7 +134,7 @@ def test_the_keyboard_sorts(tab: Browser, pages: dict[str, Path]) -> None:
     assert column(tab, 0)[-1] == "ideal"
 
 
-def test_cells_without_a_value_go_last_both_ways(tab: Browser, pages: dict[str, Path]) -> None:
+def test_cells_without_a_value_go_last_both_ways(tab: Browser, pages: Pages) -> None:
     tab.open(pages["guest-freeze"])
     for _ in range(2):
         tab.click(f"{TABLE} th:nth-child(2) button")
@@ -157,7 +169,7 @@ def test_no_text_of_a_trace_runs(tab: Browser, tmp_path: Path) -> None:
     assert tab.problems == []
 
 
-def test_opening_is_quick(tab: Browser, pages: dict[str, Path]) -> None:
+def test_opening_is_quick(tab: Browser, pages: Pages) -> None:
     """Well below 2 s on a quiet host of two CPUs; a busy one is given more."""
     took = min(tab.open(pages["guest-uffd-missing"]) for _ in range(3))
     assert took < 5, took
