@@ -50,6 +50,7 @@ SIGNED: Final[Mapping[str, Mapping[str, int]]] = {
     "migrate:mm_migrate_pages_start": {"reason": 4},
     "migrate:mm_migrate_pages": {"reason": 4},
     "migrate:set_migration_pte": {"order": 4},
+    "kmem:rss_stat": {"member": 4, "size": 8},
     "ksm:ksm_merge_one_page": {"err": 4},
     "ksm:ksm_merge_with_ksm_page": {"err": 4},
     "huge_memory:mm_collapse_huge_page": {"status": 4},
