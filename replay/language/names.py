@@ -87,14 +87,14 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "handler",
     ),
     "lock": CostName(
-        "the wait-queue lock of a userfaultfd held once (a message queued, a message read, a wake) where nobody else "
-        "wants it, besides the walk",
+        "the wait-queue lock of a userfaultfd held once (a message queued, a message read, a wake) without "
+        "contention, apart from the walk",
         "the lock is taken",
         "the lock is released",
         "whoever holds it",
     ),
     "lock_contended": CostName(
-        "the same lock held once where somebody has it or waits for it: its cache lines come from another CPU",
+        "the same lock held once while another thread holds it or waits for it: its cache lines come from another CPU",
         "the lock is passed on",
         "the lock is released",
         "the holder, and all who wait",
@@ -113,14 +113,14 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "accessor, holding the queue lock",
     ),
     "mm_once": CostName(
-        "a fault while anybody else is in one on the same memory, however many: cache lines of the address space come "
-        "from another CPU",
+        "a fault while any other thread is in a fault on the same memory: "
+        "cache lines of the address space come from another CPU",
         "access faults",
         "the accessor has done its access",
         "accessor",
     ),
     "mm_share": CostName(
-        "a fault, for each other thread that is in one on the same memory when it begins",
+        "a fault, for each other thread that is in a fault on the same memory when it begins",
         "access faults",
         "the accessor has done its access",
         "accessor",
@@ -162,7 +162,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "vCPU",
     ),
     "host_fault_read": CostName(
-        "the kernel alone resolves a read: of memory that nobody wrote, the zero page is mapped in stage 2",
+        "the kernel alone resolves a read: of unwritten memory: the zero page is mapped in stage 2",
         "access faults",
         "the accessor has done its access",
         "accessor",
@@ -241,7 +241,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "handler",
     ),
     "notify_ipc": CostName(
-        "another process hears of a fault: the event fd or socket message until its code runs",
+        "another process is notified of a fault: from the event fd or socket message until its code runs",
         "the notification is sent",
         "code runs in the other process",
         "other process",
@@ -253,7 +253,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "vCPU",
     ),
     "apf_ready": CostName(
-        "the guest is told that the page came and the waiting task runs again",
+        "the guest is notified that the page has arrived, and the waiting task runs again",
         "the page is placed",
         "the waiting task runs",
         "guest",
