@@ -139,7 +139,7 @@ def _words(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str
         case "acquire":
             return f"takes {operand}" + ("" if options.idle is None else f", {charged(options.idle)} if it was idle")
         case "release":
-            return f"gives {operand} back"
+            return f"releases {operand}"
         case "transfer":
             latency = "" if options.latency is None else f"{charged(options.latency)}, then "
             size = mechanism.granule if options.bytes is None else options.bytes
@@ -152,11 +152,11 @@ def _words(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str
         case "leave":
             return f"leaves {operand}"
         case "sleep":
-            return f"sleeps among {operand}"
+            return f"sleeps on {operand}"
         case "coalesce" if operand == "skip":
             return "left to whoever brings it, where it is there or on its way"
         case "coalesce":
-            return "joins a fault on the same granule that is under way"
+            return "joins a fault in progress on the same granule"
         case "read":
             return _read(mechanism, stage, costs)
         case "around":
@@ -172,7 +172,7 @@ def _words(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str
         case "retry":
             return f"back to '{operand}' with chance {options.chance}, at most {options.most} times"
         case _:
-            return "the content has come: end of the fault's latency"
+            return "the content has arrived: end of the fault's latency"
 
 
 def _read(mechanism: Mechanism, stage: Stage, costs: Mapping[str, Cost]) -> str:

@@ -74,13 +74,13 @@ VERBS: Final[dict[str, Verb]] = {
         {
             "times": "waiters:QUEUE, idle:SERVERS, spare:SERVERS (counted then), granule_pages, further_pages, $param",
             "most": "no more times than this: a number or $param",
-            "asleep": "true: the thread that waits sleeps and holds no CPU; or a cost: it sleeps from so long on",
+            "asleep": "true: the waiting thread sleeps and needs no CPU; or a cost: it sleeps if it waits as long",
         },
     ),
     "acquire": Verb(
-        "servers", "waits for a server, first come first served", {"idle": "cost, paid if a server was free"}
+        "servers", "waits for a server, first come first served", {"idle": "cost, charged if a server was free"}
     ),
-    "release": Verb("servers", "gives the server back; may stand behind the wake"),
+    "release": Verb("servers", "releases the server; may follow the wake"),
     "transfer": Verb(
         "link",
         "the granule's bytes over a shared link, first come first served",
@@ -91,11 +91,11 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "hold": Verb(
         "lock",
-        "takes a lock, holds it and gives it back, first come first served; who waits for it spins",
+        "takes a lock, holds it and releases it, first come first served; waiters spin",
         {
-            "takes": "cost: how long it is held where nobody has it",
-            "contended": "cost instead of it: held where somebody has it or waits for it when it is asked for",
-            "also": "cost on top for each one counted by times, by its mean",
+            "takes": "cost: how long it is held without contention",
+            "contended": "cost instead of takes, if another thread holds it or waits for it when it is requested",
+            "also": "additional cost for each one counted by times, by its mean",
             "times": "waiters:QUEUE, idle:SERVERS or spare:SERVERS",
             "most": "no more times than this: a number or $param",
         },
@@ -112,8 +112,8 @@ VERBS: Final[dict[str, Verb]] = {
     "sleep": Verb("waitqueue", "the accessor goes to sleep on a wait queue"),
     "coalesce": Verb(
         "join",
-        '"join": a fault on a granule that is on its way joins it: it wakes when that one does; "skip" (streams): what '
-        "is there or on its way is left to whoever brings it, and the path is over",
+        '"join": a fault on a granule in transit joins the first one: it is woken with it; "skip" (streams): a '
+        "granule that is present or in transit ends the path",
     ),
     "read": Verb(
         "storage",
@@ -137,20 +137,20 @@ VERBS: Final[dict[str, Verb]] = {
         {
             "from": "the wait queue it slept on",
             "walk": "cost for each other sleeper on that queue, paid by the waker before",
-            "cold": "cost on top for each entry renewed since its last walk: min(others, readers - 1); by its mean",
+            "cold": "additional cost for each entry renewed since its last walk: min(others, readers - 1); by its mean",
             "readers": "the servers that wake sleepers of this queue, for cold",
             "under": "the lock that the walk is made under",
-            "takes": "cost, by its mean: that lock besides the walk, where nobody has it",
-            "contended": "cost instead of it, by its mean: where somebody has it or waits for it",
+            "takes": "cost, by its mean: that lock apart from the walk, without contention",
+            "contended": "cost instead of takes, by its mean: if another thread holds it or waits for it",
             "within": "the section that the woken accessor goes through before it runs",
             "each": "cost for each other thread in that section when the wake begins, by its mean",
             "once": "cost if there is any, by its mean",
-            "awake": "true: the accessor's own thread did it all without a sleep, and this is its way back",
+            "awake": "true: the accessor's own thread did everything without sleeping, and this is its return",
         },
     ),
     "recorded": Verb("true", "takes as long as the fault took in the recording"),
     "retry": Verb("label", "back to an earlier stage", {"chance": "0..1", "most": "times at most"}),
-    "complete": Verb("true", "the content has reached whoever asked: ends the fault's latency, not the stall"),
+    "complete": Verb("true", "the content has reached the task that needs it: ends the fault's latency, not the stall"),
 }
 COMMON_OPTIONS: Final = {
     "says": "who does what, in a line",
