@@ -1,7 +1,8 @@
 """Published figures of snapshot restores, replayed from stated inputs: `python benchmarks/published_restore.py`.
 
-Each line says whether it is a prediction (no figure of the source is among the inputs but the workload's), or a fit (a
-cost or a rate comes from the same source, so that agreement is no evidence). docs/restore.md prints the table.
+Each line says whether it is a prediction (no figure of the source is among the inputs but the workload's), a fit (a
+cost or a rate comes from the same source, so that agreement is no evidence), or an illustration (the source states no
+inputs: all are assumed). docs/restore.md prints the table.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Line:
     replayed: float
     unit: str
     kind: str
-    """prediction or fit"""
+    """prediction, fit, or illustration: all inputs are assumed"""
     inputs: str
 
     @property
@@ -110,14 +111,14 @@ def prefetches(costs: CostTable) -> Iterator[Line]:
     lazy = whole_ns(replay(work, "uffd-handler-process", costs, known, **reap))
     before = whole_ns(replay(work, "prefetch-before", costs, known, **reap))
     inputs = "31 MiB touched in 150 ms of work, Jaccard 0.927; SSD 90 us, 850 MB/s; all assumed"
-    yield Line("REAP", "cold start, times lower", 3.7, lazy / before, "x", "prediction", inputs)
+    yield Line("REAP", "cold start, times lower", 3.7, lazy / before, "x", "illustration", inputs)
     disk = {"storage_bandwidth": 850 * 10**6}
     cold = whole_ns(replay(work, "file-private", costs, known, **disk))
     hot = whole_ns(replay(work, "file-private", costs, known, cached=1))
-    ahead = whole_ns(replay(work, "file-private-prefetch", costs, known, prefetchers=8, **disk))
-    inputs = "the same guest; readahead 128K, 8 threads that read ahead"
-    yield Line("FaaSnap", "times faster than disk, at most", 3.5, cold / ahead, "x", "prediction", inputs)
-    yield Line("FaaSnap", "behind a hot page cache", 3.5, 100 * (ahead / hot - 1), "%", "prediction", inputs)
+    ahead = whole_ns(replay(work, "file-private-prefetch", costs, known, prefetchers=32, **disk))
+    inputs = "the same guest; readahead 128K, 32 threads that read ahead of it"
+    yield Line("FaaSnap", "times faster than disk, at most", 3.5, cold / ahead, "x", "illustration", inputs)
+    yield Line("FaaSnap", "behind a hot page cache", 3.5, 100 * (ahead / hot - 1), "%", "illustration", inputs)
 
 
 RAMP = ((0, 0.0), (45_000_000, 0.5), (112_000_000, 0.98), (150_000_000, 1.0))
