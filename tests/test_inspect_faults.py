@@ -235,6 +235,17 @@ def test_library(trace: Trace, rows: Rows) -> None:
         faultreplay.top(trace, "pages", faultreplay.Choice(causes=["huge"]))
 
 
+def test_a_synthetic_trace_has_no_stall_to_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
+
+    write_synthetic(SynthSpec("demand-paging", 2, 20, Think(20_000)), tmp_path / "s.trace")
+    for words in (["--faults"], ["--timeline"], ["--top", "threads"]):
+        assert _exit_code(["inspect", str(tmp_path / "s.trace"), *words]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "the trace is synthetic: no stall was measured" in out
+        assert "have no end" not in out
+
+
 def test_a_trace_without_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_trace(tmp_path / "e.trace", []))
     for words in (["--faults"], ["--timeline"], *(["--top", by] for by in ("pages", "ips", "threads", "ranges"))):

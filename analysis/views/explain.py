@@ -157,7 +157,9 @@ def _measured(case: Case, row: dict[str, Any]) -> Life:
     start = row["start_ns"] - case.workload.clock_start_ns
     stall = row["stall_ns"]
     if stall is None:
-        return _life(case, row, MEASURED, start, None, (), "its end was not seen")
+        synthetic = case.trace.meta.origin == "synthetic" and not case.workload.measured
+        why = "nothing was measured: the trace is synthetic" if synthetic else "its end was not seen"
+        return _life(case, row, MEASURED, start, None, (), why)
     stages: list[Stage] = []
     at = 0
     for stage, what in (("queue", "until it was read"), ("service", "served"), ("wake", "wakes and goes on")):

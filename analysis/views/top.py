@@ -215,9 +215,7 @@ def _shared(rows: pl.DataFrame, total_ns: int) -> pl.DataFrame:
 
     share = 100 * pl.col("stall_ns") / total_ns if total_ns else pl.lit(None, pl.Float64)
     at = rows.columns.index("longest_ns") + 1
-    return rows.insert_column(
-        at, rows.select(share_percent=share).to_series() if rows.height else pl.Series("share_percent", [], pl.Float64)
-    )
+    return rows.with_columns(share_percent=share).select(*rows.columns[:at], "share_percent", *rows.columns[at:])
 
 
 def _places(pages: pl.DataFrame, meta: Meta) -> tuple[list[int], list[tuple[int, int, str]]]:

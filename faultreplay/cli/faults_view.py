@@ -51,7 +51,9 @@ def faults_report(trace: Trace, choice: Choice, chosen: Chosen, most: int | None
     notes = [] if trace.meta.clock.start_ns else ["when the recording began is not recorded: time 0 is its first fault"]
     notes += _left(chosen.frame.height, most, "faults") + _unjudged(chosen.unjudged)
     unended = chosen.frame["stall_ns"].null_count()
-    if unended:
+    if unended and unended == chosen.frame.height and trace.meta.origin == "synthetic":
+        notes += _unended(trace, unended, unended)
+    elif unended:
         notes.append(f"{unended:,} of them have no end: still stalled when the recording ended, or it was not seen")
     title = f"{trace.path}: {chosen.frame.height:,} of {chosen.of:,} faults{_of(choice)}"
     return Report(records, FAULTS, title, notes, rows=rows)
@@ -85,7 +87,7 @@ def timeline_report(trace: Trace, choice: Choice, line: Timeline) -> Report:
         "stall: what all threads together stood still within the step; at once: that, for each ns of it; "
         "longest: of the faults that began in it",
         *_unjudged(line.unjudged),
-        *_unended(int(line.steps["unended"].sum())),
+        *_unended(trace, int(line.steps["unended"].sum()), int(line.steps["faults"].sum())),
     ]
     faults, stall = int(line.steps["faults"].sum()), int(line.steps["stall_ns"].sum())
     words = (
@@ -146,7 +148,7 @@ def top_report(trace: Trace, by: str, choice: Choice, top: Top) -> Report:
         columns.insert(len(columns) - 1, Column("unended", "no end", "count", keep=8))
     rows = [{key: _shown(key, value) for key, value in record.items()} for record in records]
     notes = _left(top.groups, len(records), _ONE[by]) + _unjudged(top.unjudged)
-    notes += _unended(top.unended)
+    notes += _unended(trace, top.unended, top.chosen)
     if top.unknown:
         notes.append(f"{top.unknown:,} of {top.chosen:,} faults {_KNOWN[by]}: they are in no row")
     what = f"{top.groups:,} {_ONE[by]}, {top.chosen:,} of {top.of:,} faults, {format_ns(top.stall_ns)} of stall"
@@ -186,7 +188,9 @@ def _left(count: int, shown: int | None, what: str) -> list[str]:
     )
 
 
-def _unended(count: int) -> list[str]:
+def _unended(trace: Trace, count: int, of: int) -> list[str]:
+    if count and count == of and trace.meta.origin == "synthetic":
+        return ["the trace is synthetic: no stall was measured"]
     return [f"{count:,} of them have no end: their time is not counted"] if count else []
 
 
