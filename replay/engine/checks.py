@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.units import LONGEST_NS
 from faultreplay.replay.engine import layout as o
+from faultreplay.replay.engine.jit import jit
 from faultreplay.replay.language.compiler import Program
 from faultreplay.replay.workload.workload import Workload, derived
 
@@ -130,22 +131,34 @@ def _waiting(books: Books, missing: int) -> None:
         )
 
 
+@jit
+def _sums(start_ns: Any, stall_ns: Any) -> Any:
+    """Of rows that were reached: how many, least and total stall, that as a float, which cannot overflow, last end."""
+    done = least = total = ends = np.int64(0)
+    rough = 0.0
+    for row in range(start_ns.size):
+        if start_ns[row] >= 0:
+            done += 1
+            least = min(least, stall_ns[row])
+            total += stall_ns[row]
+            rough += stall_ns[row]
+            ends = max(ends, start_ns[row] + stall_ns[row])
+    return done, least, total, rough, ends
+
+
 def _faults(books: Books, ended: int, due: int) -> list[tuple[bool, str]]:
     kept = books.start_ns.size > 0 or books.histogram.shape[1] <= 1  # of no fault there are no rows either
-    done = books.start_ns >= 0
+    done, least, total, rough, ends_ns = _sums(books.start_ns, books.stall_ns)
     stall = int(books.sums[:, o.S_STALL].sum())
-    ends_ns = int((books.start_ns + books.stall_ns).max(initial=0, where=done)) if kept else 0
-    total = int(books.stall_ns[done].sum()) if kept else stall
-    if kept:
-        rough = float(books.stall_ns.sum(dtype=np.float64, where=done))
-    else:
+    if not kept:
+        total = stall
         edges = histogram_edges_ns()[:-1]
         rough = float(books.histogram.sum(axis=0)[: edges.size] @ edges.astype(np.float64))
     return [
         (not books.stopped and ended != due, f"{due - ended} of {due} faults did not end"),
-        (kept and int(done.sum()) != ended, f"{ended} faults ended, but {int(done.sum())} rows were written"),
+        (kept and done != ended, f"{ended} faults ended, but {done} rows were written"),
         (not kept and int(books.histogram.sum()) != ended, "the histogram does not hold each fault once"),
-        (kept and int(books.stall_ns.min(initial=0, where=done)) < 0, "a stall is negative"),
+        (kept and least < 0, "a stall is negative"),
         (not books.stopped and ends_ns > books.span_ns, "a fault ends after the run"),
         (rough > _SUM_LIMIT, "the stalls add up to more than 64 bits count in ns"),
         (total != stall, f"the rows' stalls add up to {total} ns, the accessors' to {stall} ns"),

@@ -120,6 +120,7 @@ from faultreplay.replay.engine.opcodes import (
     ENDED,
     ENTER,
     ENTER_EACH,
+    ENTER_LEAVES,
     ENTER_ONCE,
     ENTER_WAKES,
     HOLD,
@@ -343,7 +344,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 resumes = t + took + slower
                 spent[up, 1] += resumes - t
                 if ops[up, WAKE_SECTION]:
-                    inside[ops[up, WAKE_SECTION] - 1, us] = resumes
+                    inside[np.uintp(ops[up, WAKE_SECTION] - 1), us] = resumes
                 tail = ops[up, WAKE_TAIL]
                 if tail == TAIL_SIMPLE and ops[up, WAKE_WALKED] and acc >= opened and not cpus:
                     # others go on with delays and the release of one server whose end is known: no event of its own
@@ -528,14 +529,17 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 rs[r, R_FREE_AT] = t
             elif op == ENTER:
                 slower = slower_by(inside, ops[up, SECTION], t, ops[up, ENTER_EACH], ops[up, ENTER_ONCE])
-                inside[ops[up, SECTION], us] = INF
                 if ops[up, ENTER_WAKES]:  # what its wake is slower by
                     th[us, T_SLOWER] = slower
                 else:
+                    spent[up, 0] += 1
                     spent[up, 1] += slower
-                    t += slower
+                    if ops[up, COST_TABLE] >= 0:
+                        spent[up, 2] += more
+                    t += slower + took
+                inside[np.uintp(ops[up, SECTION]), us] = t if ops[up, ENTER_LEAVES] else np.int64(INF)
             elif op == LEAVE or op == LEAVE_NOW:  # noqa: SIM109, PLR1714
-                inside[ops[up, SECTION], us] = t
+                inside[np.uintp(ops[up, SECTION]), us] = t
             elif op == ACQUIRE:
                 r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1

@@ -152,7 +152,7 @@ class Compiler(Emitter):
             elif stage.verb == "delay":
                 self.delay(mechanism, stage, barrier)
             else:
-                self.simple(mechanism, stage)
+                self.simple(mechanism, stage, barrier)
             if skip >= 0:
                 self.ops[skip][o.UNLESS_TARGET] = barrier = len(self.ops)
         end = self.emit(o.END)
@@ -181,7 +181,7 @@ class Compiler(Emitter):
             self.tails = max(self.tails, min(servers, self.accessors + 16))
         return o.TAIL_ANY
 
-    def simple(self, mechanism: Mechanism, stage: Stage) -> None:
+    def simple(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """Stages that are one operation."""
         if stage.verb in ("acquire", "release"):
             r = self.resource(mechanism, stage.name)
@@ -213,7 +213,7 @@ class Compiler(Emitter):
         elif stage.verb in ("read", "around"):
             emit_storage_stage(self, mechanism, stage)
         elif stage.verb in ("hold", "enter", "leave"):
-            self.contended(mechanism, stage)
+            self.contended(mechanism, stage, barrier)
         elif stage.verb == "sleep":
             self.emit(o.SLEEP, (o.OF, *self.of(mechanism, stage.name)))
         elif stage.verb == "recorded":
@@ -267,7 +267,7 @@ class Compiler(Emitter):
         self.share(pc, "queue")
         self.share(pc, "walk", 1)
 
-    def contended(self, mechanism: Mechanism, stage: Stage) -> None:
+    def contended(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """A lock held, a section entered or left; nothing where all its costs are zero."""
         if stage.verb == "hold":
             options = stage.options
@@ -288,8 +288,10 @@ class Compiler(Emitter):
         if section and stage.verb == "enter":
             pc = self.emit(o.ENTER, (o.SECTION, section - 1), (o.ENTER_EACH, each), (o.ENTER_ONCE, once))
             self.share(pc, "walk", 1)
-        elif section:
-            self.emit(o.LEAVE_NOW if self.on_cpus else o.LEAVE, (o.SECTION, section - 1))
+        elif section and self.on_cpus:
+            self.emit(o.LEAVE_NOW, (o.SECTION, section - 1))
+        elif section and not contention.left_at_once(self.ops, self.shares, section - 1, barrier):
+            self.emit(o.LEAVE, (o.SECTION, section - 1))
 
 
 def _mask(when: Sequence[str]) -> int:
