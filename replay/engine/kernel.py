@@ -172,6 +172,7 @@ from faultreplay.replay.engine.opcodes import (
     WALK_QUEUE,
     WALK_READERS,
 )
+from faultreplay.replay.engine.prefetch import PREFETCH_ROWS, prefetch
 from faultreplay.replay.engine.storage import ASKED, JOINED, THERE, mark_found, place_around, read_pages
 from faultreplay.replay.engine.threads import come_back, lend, rest, sets_out, wake_server, wake_up
 from faultreplay.replay.engine.tournament import set_key
@@ -464,6 +465,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         break
                     key = np.int64(INF)
                     continue
+                prefetch(think, row + PREFETCH_ROWS)
+                prefetch(out_start, row + PREFETCH_ROWS)
+                prefetch(out_stall, row + PREFETCH_ROWS)
                 left = think[row] if row >= 0 else ac[ua, A_TAIL]
                 if have_windows and ac[ua, A_LEFT] >= 0:
                     left = ac[ua, A_LEFT]
