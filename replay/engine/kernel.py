@@ -198,23 +198,14 @@ def slower_by(inside: Any, section: Any, t: Any, each: Any, once: Any) -> Any:
 
 @jit
 def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
-    ac: Any,
-    rs: Any,
-    code: Any,
-    faults: Any,
-    granules: Any,
-    arrivals: Any,
-    rules: Any,
-    host_cpus: Any,
-    out: Any,
-    log: Any,
+    ac: Any, rs: Any, code: Any, faults: Any, granules: Any, arrivals: Any, rules: Any, out: Any, log: Any
 ) -> Any:
     """Run one program to its end.
 
     Args:
         ac: int64[A, A_COLUMNS], accessors as the engine sets them up; what is reported is left there
         rs: int64[resource instances, R_COLUMNS], as well
-        code, faults, granules, arrivals, rules, host_cpus, out: see `records`
+        code, faults, granules, arrivals, rules, out: see `records`
         log: int64[entries + 1, COLUMNS] of `journal`, or None
 
     Returns:
@@ -223,11 +214,10 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     ops, tables, path_pc, seed, sections = code
     think, _, cls, access, recorded, flags, granule, shard = faults
     present_at, stage2_epoch, joined, granule_pages, files = granules
-    slots, first, opened, slot_bits, until, stepwise, uniform, write_again, keep_rows = rules
-    cpus = host_cpus.cpus
+    slots, first, opened, slot_bits, until, stepwise, uniform, write_again, keep_rows, (cpus, _, _) = rules
     out_start, out_stall, out_latency, histogram, spent, out_windows, out_cpu_work = out
 
-    machine = set_up(ac, rs, code, stage2_epoch, arrivals, rules, host_cpus, spent)
+    machine = set_up(ac, rs, code, stage2_epoch, arrivals, rules, spent)
     host, st, inside, window, epoch = machine.host, machine.st, machine.inside, machine.window, machine.epoch
     tree, leaves, th, queues = host.tree, host.leaves, host.th, host.queues
     time_limit = machine.time_limit
@@ -245,9 +235,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     stride = np.int64(20_000) + 8 * slots * ops.shape[0]
     look_at = stride
     touched_granules = retries = np.int64(0)
-    events = 0
     now = last = np.int64(0)
-    status = STATUS_OK
+    events, status = 0, STATUS_OK
 
     while True:
         if ready_count > 0:
@@ -295,8 +284,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
         pc, t, row, draw_row, acc = st[us, PC], st[us, CLOCK], st[us, ROW], st[us, DRAW], st[us, WHO]
         ua = np.uintp(acc)
         word, bits = np.int64(NO_WORD), np.uint64(0)
-        key, pending = np.int64(INF), np.int64(-1)
-        longer = np.int64(0)  # what the next hold is longer by
+        key, pending, longer = np.int64(INF), np.int64(-1), np.int64(0)  # longer: by what the next hold is
         while True:
             up = np.uintp(pc)
             op = ops[up, 0]
@@ -497,8 +485,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
             if op == DELAY or op == CPU_DELAY:  # noqa: SIM109, PLR1714
                 work = took
                 spent[up, 0] += 1
-                if ops[up, COST_TABLE] >= 0:
-                    spent[up, 1] += more
+                spent[up, 1] += took - ops[up, COST]
                 for place in range(ops[up, DELAY_MORE]):
                     at = np.uintp(DELAY_DRAWN + 2 * place)
                     more, word, bits = drawn(tables, ops[up, at], ops[up, at + 1], seed, draw_row, word, bits)
@@ -538,8 +525,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 else:
                     spent[up, 0] += 1
                     spent[up, 1] += slower
-                    if ops[up, COST_TABLE] >= 0:
-                        spent[up, 2] += more
+                    spent[up, 2] += took - ops[up, COST]
                     t += slower + took
                 inside[np.uintp(ops[up, SECTION]), us] = t if ops[up, ENTER_LEAVES] else np.int64(INF)
             elif op == LEAVE or op == LEAVE_NOW:  # noqa: SIM109, PLR1714

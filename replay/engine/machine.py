@@ -98,12 +98,12 @@ def instance(base: Any, per: Any, accessor: Any, shard: Any, row: Any) -> Any:
 
 @part
 def set_up(  # noqa: PLR0917
-    ac: Any, rs: Any, code: Any, stage2_epoch: Any, arrivals: Any, rules: Any, host_cpus: Any, spent: Any
+    ac: Any, rs: Any, code: Any, stage2_epoch: Any, arrivals: Any, rules: Any, spent: Any
 ) -> Any:
     """A `Machine` on which nothing has happened yet."""
-    slots, cpus, accessors = rules.slots, host_cpus.cpus, ac.shape[0]
+    slots, cpus, accessors = rules.slots, rules.host.cpus, ac.shape[0]
     threads = accessors + rs.shape[0]
-    host = new_host(slots, rules.slot_bits, cpus, host_cpus.pinned, host_cpus.preempt_ns, threads)
+    host = new_host(slots, rules.slot_bits, cpus, rules.host.pinned, rules.host.preempt_ns, threads)
     st = np.zeros((slots, SLOT_COLUMNS), np.int64)
     st[:, NEXT] = -1
     rs[:, R_HEAD] = -1

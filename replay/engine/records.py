@@ -75,6 +75,17 @@ class Arrivals(NamedTuple):
     """int64[windows, W_COLUMNS], in order of time"""
 
 
+class HostCpus(NamedTuple):
+    """Host CPUs."""
+
+    cpus: Any
+    """int64; 0: not counted"""
+    pinned: Any
+    """bool: a run queue each"""
+    preempt_ns: Any
+    """int64 ns: charged where one thread takes another's CPU"""
+
+
 class Rules(NamedTuple):
     """How to run."""
 
@@ -96,17 +107,7 @@ class Rules(NamedTuple):
     """bool: each read is followed by a write, on the path of a rewrite"""
     keep_rows: Any
     """bool: rows, else a histogram"""
-
-
-class HostCpus(NamedTuple):
-    """Host CPUs."""
-
-    cpus: Any
-    """int64; 0: not counted"""
-    pinned: Any
-    """bool: a run queue each"""
-    preempt_ns: Any
-    """int64 ns: charged where one thread takes another's CPU"""
+    host: HostCpus
 
 
 class Out(NamedTuple):

@@ -82,7 +82,6 @@ class Run:
         seed = np.uint64(self.setting.seed * 0x632BE59BD9B4E019 % 2**64)
         program = self.program
         code = Code(program.ops, program.tables, program.path_pc, seed, program.sections)
-        host = HostCpus(self.setting.cpus, self.setting.pinned, self.setting.preempt_ns)
         while True:
             rules = self._rules(tails)
             latest = max(int(arrivals.time.max(initial=0)), int(arrivals.windows[:, at.W_START].max(initial=0)))
@@ -97,7 +96,7 @@ class Run:
                 self.cast.fresh_files(),
             )
             status, end, events = kernel.run_program(
-                self.sums, self.resource_out, code, self.faults, granules, arrivals, rules, host, self.out, self.log
+                self.sums, self.resource_out, code, self.faults, granules, arrivals, rules, self.out, self.log
             )
             self.last, self.events = int(end), int(events)
             self.present_at, self.files = granules.present_at, granules.files
@@ -135,6 +134,7 @@ class Run:
             uniform=uniform,
             write_again=setting.write_again,
             keep_rows=setting.keep_rows,
+            host=HostCpus(setting.cpus, setting.pinned, setting.preempt_ns),
         )
 
     def _faults(self) -> Faults:
