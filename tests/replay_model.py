@@ -5,12 +5,13 @@ Costs must be constants; only `retry` is random, by the documented bits (splitmi
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import simpy
 
-from faultreplay.faulttrace.schema import CAUSES
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.language.mechanism import Mechanism
 from faultreplay.replay.workload.workload import Workload
 
@@ -35,6 +36,7 @@ class Model:
         self.inside: dict[str, set[Any]] = {}
         self.lock_users: dict[tuple[str, int], int] = {}
         self.pages: dict[int, Any] = {}
+        self.levels: dict[str, Model] = {}
         self.start = np.full(workload.faults, -1, np.int64)
         self.stall = np.full(workload.faults, -1, np.int64)
         self.latency = np.full(workload.faults, -1, np.int64)
@@ -74,12 +76,22 @@ class Model:
             self.resources[key] = simpy.Resource(self.env, int(size) or 1 << 30)
         return self.resources[key]
 
+    def level(self, a: int, row: int) -> Model:
+        """Whoever serves this fault: the mechanism, or one that it falls back to, with resources of its own."""
+        server = self.m.answer(CAUSES[self.w.cause[row]], ACCESSORS[self.w.accessor_kind[a]]).server
+        if server is None or server.name == self.m.name:
+            return self
+        if server.name not in self.levels:
+            other = self.levels[server.name] = copy.copy(self)
+            other.m, other.resources, other.sleepers, other.inside, other.lock_users = server, {}, {}, {}, {}
+        return self.levels[server.name]
+
     def accessor(self, a: int) -> Any:
         for row in range(int(self.w.accessor_start[a]), int(self.w.accessor_start[a + 1])):
             yield self.env.timeout(int(self.w.think_ns[row]))
             self.start[row] = self.env.now
             awake = self.env.event()
-            self.env.process(self.fault(a, row, awake))
+            self.env.process(self.level(a, row).fault(a, row, awake))
             yield awake
             self.stall[row] = self.env.now - self.start[row]
 

@@ -249,6 +249,17 @@ def test_shipped_mechanisms_equal_simpy(name: str, handlers: int) -> None:
     assert_equal(make_workload(streams), mechanism)
 
 
+@pytest.mark.parametrize("servers", [1, 3])
+def test_two_levels_and_retries_together_equal_simpy(servers: int, tmp_path: Path) -> None:
+    """vCPUs retry over a link; VMM threads fall back to userfaultfd, which has resources of its own."""
+    stages = [*STAGES["retry"][:3], 'transfer = "wire"', *STAGES["retry"][3:]]
+    levels = 'serves = ["vcpu"]\n' + RESOURCES.format(servers=servers, per="vm") + '[fallback]\nvmm = "uffd-missing"\n'
+    text = HEAD + levels + "".join(f"[[paths.missing]]\n{stage}\n" for stage in stages)
+    work = random_workload(5, 9, 120, shared=False)
+    assert set(work.accessor_kind.tolist()) == {0, 1}
+    assert_equal(work, load_mechanism(write_mechanism(tmp_path, text)), seed=23)
+
+
 @st.composite
 def paths(draw: Any) -> list[str]:
     """A valid path: delays, pools, links, walks and tails in any order."""
