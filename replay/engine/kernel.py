@@ -19,7 +19,6 @@ host CPUs, is a function (`kernel_events`, `kernel_joins`, `threads`, `cpus`).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -90,9 +89,12 @@ from faultreplay.replay.engine.layout import (
 from faultreplay.replay.engine.machine import (
     applies,
     counted,
+    follow,
+    histogram_bin,
     in_vain,
     instance,
     out_of_sections,
+    park,
     progressed,
     refault,
     set_off,
@@ -179,15 +181,6 @@ from faultreplay.replay.engine.tournament import set_key
 
 
 @inline
-def histogram_bin(ns: Any) -> Any:
-    """Bin of a stall: exact below 64 ns, then 32 bins for each doubling (3 %)."""
-    if ns < 64:
-        return ns
-    exponent = math.frexp(float(ns))[1] - 6
-    return exponent * 32 + (ns >> exponent)
-
-
-@inline
 def slower_by(inside: Any, section: Any, t: Any, each: Any, once: Any) -> Any:
     """What a thread pays for the others that are inside a section at `t`, ns; it has left it or was never there."""
     others = np.int64(0)
@@ -220,22 +213,17 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     machine = set_up(ac, rs, code, stage2_epoch, arrivals, rules, spent)
     host, st, inside, window, epoch = machine.host, machine.st, machine.inside, machine.window, machine.epoch
     tree, leaves, th, queues = host.tree, host.leaves, host.th, host.queues
-    time_limit = machine.time_limit
-    accessors, rows_total, run_queues = ac.shape[0], think.size, queues.shape[0]
-    have_windows = arrivals.windows.shape[0] > 0
-    slot_mask = np.int64((1 << slot_bits) - 1)
-    ready = machine.ready
-    ready_count = set_off(machine, arrivals)
+    accessors, rows_total, run_queues, time_limit = ac.shape[0], think.size, queues.shape[0], machine.time_limit
+    have_windows, slot_mask = arrivals.windows.shape[0] > 0, np.int64((1 << slot_bits) - 1)
+    ready, ready_count = machine.ready, set_off(machine, arrivals)
     first_dynamic = first + accessors - opened
     free_slots = np.empty(slots, np.int64)  # a stack
     free_count = slots - first_dynamic
     free_slots[:free_count] = np.arange(slots - 1, first_dynamic - 1, -1)
 
     # a run without progress ends: so many events with no fault's end (see `progressed`)
-    stride = np.int64(20_000) + 8 * slots * ops.shape[0]
-    look_at = stride
-    touched_granules = retries = np.int64(0)
-    now = last = np.int64(0)
+    stride = look_at = np.int64(20_000) + 8 * slots * ops.shape[0]
+    touched_granules = retries = now = last = np.int64(0)
     events, status = 0, STATUS_OK
 
     while True:
@@ -270,8 +258,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 slot = free_slots[free_count]
                 arrive(machine, arrivals, slot, now)
 
-        last = max(last, now)
-        us = np.uintp(slot)  # unsigned: numba then leaves out its look at negative indices
+        us, last = np.uintp(slot), max(last, now)  # unsigned: numba then leaves out its look at negative indices
         if cpus and th[us, T_STATE] == ON:
             # nothing left: another thread's event at this instant has counted the work already
             if th[us, T_LEFT] > 0 and not stretch_over(host, slot, now):
@@ -282,16 +269,14 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
 
         # ---- run the slot until it needs an instant that has not come
         pc, t, row, draw_row, acc = st[us, PC], st[us, CLOCK], st[us, ROW], st[us, DRAW], st[us, WHO]
-        ua = np.uintp(acc)
-        word, bits = np.int64(NO_WORD), np.uint64(0)
+        ua, word, bits = np.uintp(acc), np.int64(NO_WORD), np.uint64(0)
         key, pending, longer = np.int64(INF), np.int64(-1), np.int64(0)  # longer: by what the next hold is
         while True:
             up = np.uintp(pc)
             op = ops[up, 0]
             if op >= SHARED and t > now:
                 if cpus and th[us, T_STATE] == ON:
-                    # what took time without leave to sleep is work
-                    key = want(host, slot, now, t - now, 0)
+                    key = want(host, slot, now, t - now, 0)  # what took time without leave to sleep is work
                     break
                 # what is shared must be touched at the event's own time; when nothing else comes before, that is now
                 key = (t << slot_bits) | slot
@@ -352,13 +337,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         return STATUS_MORE_SLOTS, now, events
                     free_count -= 1
                     follower = free_slots[free_count]
-                    st[follower, PC] = pc + 1
-                    st[follower, CLOCK] = t
-                    st[follower, ROW] = row
-                    st[follower, DRAW] = draw_row
-                    st[follower, SINCE] = st[us, SINCE]
-                    st[follower, WHO] = acc
-                    st[follower, TRY] = st[us, TRY]
+                    park(st, np.uintp(follower), pc + 1, t, row, draw_row)
+                    follow(st, np.uintp(follower), us)
                     ready[ready_count] = follower
                     ready_count += 1
                     if cpus:
@@ -639,8 +619,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         is_window_class = False
                 if acc >= opened:
                     ac[ua, A_NEXT] = row + 1
-                # a fault recorded because of a window takes no path when it is not there
-                pc = np.int64(PC_NOTHING) if is_window_class else path_pc[c, kind]
+                pc = np.int64(PC_NOTHING) if is_window_class else path_pc[c, kind]  # none where its window is not there
                 if flags[row] & TRACKED:
                     g = granule[row]
                     if present_at[g] != NEVER and present_at[g] <= t:
@@ -699,10 +678,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
             elif work > 0:
                 key = want(host, slot, now, work, 0)
                 break
-        st[us, PC] = pc
-        st[us, CLOCK] = t
-        st[us, ROW] = row
-        st[us, DRAW] = draw_row
+        park(st, us, pc, t, row, draw_row)
         if cpus and th[us, T_STATE] == ON and th[us, T_LEFT] <= 0:  # it waits for something else than time
             give_up(host, slot, now)
         if t >= time_limit:

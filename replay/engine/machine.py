@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from faultreplay.replay.engine.jit import inline, part
 from faultreplay.replay.engine.layout import (
     A_KIND,
     A_REFAULTS,
+    CLOCK,
+    DRAW,
     NEXT,
     NOW_COLUMNS,
     PC,
@@ -22,8 +25,10 @@ from faultreplay.replay.engine.layout import (
     R_SLEEPERS,
     R_TAIL,
     REWRITE,
+    ROW,
     S_FAULTS,
     S_REFAULTED,
+    SINCE,
     SLOT_COLUMNS,
     SLOT_PUSH,
     SLOT_SOURCE,
@@ -31,6 +36,7 @@ from faultreplay.replay.engine.layout import (
     SPECIAL_SLOTS,
     T_QUEUE,
     T_WHO,
+    TRY,
     W_START,
     WHO,
 )
@@ -198,6 +204,32 @@ def counted(rs: Any, r: Any, what: Any, t: Any) -> Any:
 def out_of_sections(inside: Any, slot: Any) -> Any:
     """When the thread of `slot` has left all sections."""
     return inside[:, slot].max()
+
+
+@inline
+def histogram_bin(ns: Any) -> Any:
+    """Bin of a stall: exact below 64 ns, then 32 bins for each doubling (3 %)."""
+    if ns < 64:
+        return ns
+    exponent = math.frexp(float(ns))[1] - 6
+    return exponent * 32 + (ns >> exponent)
+
+
+@inline
+def park(st: Any, slot: Any, pc: Any, t: Any, row: Any, draw_row: Any) -> None:  # noqa: PLR0917
+    """A slot goes on later from here."""
+    st[slot, PC] = pc
+    st[slot, CLOCK] = t
+    st[slot, ROW] = row
+    st[slot, DRAW] = draw_row
+
+
+@inline
+def follow(st: Any, slot: Any, of: Any) -> None:
+    """A slot goes on with what is left of a fault that `of` began."""
+    st[slot, SINCE] = st[of, SINCE]
+    st[slot, WHO] = st[of, WHO]
+    st[slot, TRY] = st[of, TRY]
 
 
 @inline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -134,7 +134,7 @@ class Compiler(Emitter):
             if stage.options.label in returned_to:
                 labels[stage.options.label] = barrier = len(self.ops)
             if stage.options.when:
-                skip = self.emit(o.UNLESS, (o.UNLESS_MASK, _mask(stage.options.when)))
+                skip = self.emit(o.UNLESS, (o.UNLESS_MASK, sum(CONDITIONS[name] for name in set(stage.options.when))))
                 barrier = len(self.ops)
             if stage.verb == "coalesce":
                 if self.shared:
@@ -158,7 +158,7 @@ class Compiler(Emitter):
         end = self.emit(o.END)
         for pc in waiting:
             self.ops[pc][o.COALESCE_WAKE] = wake_pc
-        # what comes behind the wake delays no accessor
+        # behind the wake nobody is delayed
         self.shares = [share for share in self.shares if share.pc <= wake_pc]
         own = self.on_cpus and awake
         self.ops[wake_pc][o.WAKE_TAIL] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
@@ -170,7 +170,7 @@ class Compiler(Emitter):
         if not tail:
             return o.TAIL_NONE
         if all(op[0] in (o.DELAY, o.RELEASE_ONE) for op in tail):
-            if self.on_cpus or not self.ops[first - 1][o.WAKE_WALKED]:  # else the waking slot itself goes on with it
+            if self.on_cpus or not self.ops[first - 1][o.WAKE_WALKED]:  # else the waking slot goes on with it
                 self.tails = max(self.tails, 1)
             return o.TAIL_SIMPLE
         held = [op[o.OF] for op in tail if op[0] in (o.RELEASE, o.RELEASE_ONE)]
@@ -187,7 +187,7 @@ class Compiler(Emitter):
             r = self.resource(mechanism, stage.name)
             at = (o.OF, *self.of(mechanism, stage.name))
             idle = stage.options.idle or 0
-            single = r.servers == 1 and not self.on_cpus  # when work ends is not known ahead where CPUs are shared
+            single = r.servers == 1 and not self.on_cpus  # with CPUs its end is not known ahead
             if r.servers == 0:
                 self.delay(mechanism, Stage("delay", idle if stage.verb == "acquire" else 0), len(self.ops))
             elif stage.verb == "acquire":
@@ -246,7 +246,7 @@ class Compiler(Emitter):
         return pc
 
     def walk(self, mechanism: Mechanism, stage: Stage, queue: tuple[int, int], each: tuple[int, int, int]) -> None:
-        """The way over the other sleepers of a wait queue, under a lock or none."""
+        """The way over the other sleepers of a queue, under a lock or none."""
         options = stage.options
         cold = self.mean(mechanism, options.cold)
         of, alone, contended = (-1, 0), 0, 0
@@ -292,10 +292,3 @@ class Compiler(Emitter):
             self.emit(o.LEAVE_NOW, (o.SECTION, section - 1))
         elif section and not contention.left_at_once(self.ops, self.shares, section - 1, barrier):
             self.emit(o.LEAVE, (o.SECTION, section - 1))
-
-
-def _mask(when: Sequence[str]) -> int:
-    mask = 0
-    for condition in when:
-        mask |= CONDITIONS[condition]
-    return mask
