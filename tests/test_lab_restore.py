@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.setup import Used
 from faultreplay.analysis.judge.sides import as_missing
+from faultreplay.analysis.judge.validate import open_for, pair
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.store import open_trace
@@ -199,6 +201,20 @@ def test_a_trace_tells_which_pages_its_run_prefetched(tmp_path: Path, mechanism:
     else:
         assert pages is not None
         assert (pages == working_set(spec)).all()
+
+
+@pytest.mark.lab
+def test_a_prediction_of_a_prefetch_knows_the_run_that_the_real_one_knew(tmp_path: Path) -> None:
+    """Not its own pages, which would leave no fault: what it lacks is what the earlier run did not touch."""
+    seen, now = sets_of(5, 1)
+    one, other = tmp_path / "a.trace", tmp_path / "b.trace"
+    assert run_or_skip(LabSpec(mechanism="uffd-missing", seed=1, **ALIKE), one, record=True).problem == ""
+    spec = LabSpec(mechanism="prefetch-before", working_set_seed=5, seed=2, **ALIKE)
+    assert run_or_skip(spec, other, record=True).problem == ""
+    cell = pair(*(open_for(open_trace(path), Setup()) for path in (one, other)))
+    # All but these are first touches of pages that are there, each a stage-2 fault of a few us.
+    missing = len(now - seen)
+    assert cell.predicted.total > (len(now) + 4 * missing) * cell.predicted.p50
 
 
 def test_a_page_that_came_unasked_is_missing_to_who_brings_nothing_unasked() -> None:

@@ -25,6 +25,9 @@ from faultreplay.analysis.judge.judge import by_accessor, error_intervals
 from faultreplay.analysis.judge.side import errors_of
 from faultreplay.analysis.judge.sides import as_missing, elsewhere, elsewhere_notes, measured_side, predicted_side
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
+from faultreplay.lab.restore import working_set_of
+from faultreplay.lab.spec import PAGE_BYTES
+from faultreplay.replay.engine.streams import Knowledge
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import list_mechanisms
@@ -95,7 +98,7 @@ def pair(
         IncompleteData: the target's mechanism is not known.
     """
     used = _used(target)
-    setup = replace(source.setup, cpus=target.setup.cpus, pinned=target.setup.pinned)
+    setup = replace(source.setup, cpus=target.setup.cpus, pinned=target.setup.pinned, known=_known(source, target))
     mechanism = load_with(used.name, setup, used)
     fitted = source.fitted()
     host = host_costs if host_costs is not None else CostTable({})
@@ -169,6 +172,18 @@ def label(case: Case) -> str:
     if case.used is None:
         return ""
     return case.used.window_kind if case.used.window_kind and case.windows else case.used.name
+
+
+def _known(source: Case, target: Case) -> Knowledge | None:
+    """What the target's prefetch knew, in the source's guest: neither run's own pages, but those of an earlier one."""
+    known = source.setup.known
+    pages = working_set_of(target.trace.meta)
+    mapped = source.trace.meta.memory_map
+    if pages is None or not mapped:
+        return known
+    return replace(
+        known or Knowledge(), working_set=(mapped[0].start + pages * PAGE_BYTES) // source.workload.page_bytes
+    )
 
 
 def _moved(target: Case, source: Case) -> Sequence[Window]:
