@@ -48,7 +48,7 @@ def test_each_mutant_is_one_change_and_none_is_in_words_or_types() -> None:
 def test_the_compiled_loop_runs_uncompiled_and_other_compiled_functions_as_they_are() -> None:
     loop = {module for module in run.modules() if run.compiled(module)}
     assert {f"replay/engine/{name}.py" for name in ("kernel", "cpus", "draws")} <= loop
-    assert "replay/engine/checks.py" not in loop
+    assert "replay/engine/result.py" not in loop
     assert "replay/workload/pages.py" not in loop
     tree = ast.parse("@jit\n@other\ndef f(): pass\n@inline\ndef g(): pass")
     run.uncompiled(tree)
