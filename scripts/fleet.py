@@ -64,6 +64,8 @@ def main() -> int:
         same = pool.rows == dask.rows and not victims
         emit(over_hosts(dask), "table")
         print(f"{'equal' if same else 'DIFFERENT'}; failed: {len(pool.failed)} and {len(dask.failed)}")
+        for why in sorted({failure.words for done in (pool, dask) for failure in done.failed.values()}):
+            print(f"failed: {why}")
         return 0 if same and not pool.failed and not dask.failed else 1
 
 
