@@ -158,7 +158,7 @@ class Compiler(Emitter):
         end = self.emit(o.END)
         for pc in waiting:
             self.ops[pc][o.COALESCE_WAKE] = wake_pc
-        # behind it nobody is delayed
+        # behind it none is delayed
         self.shares = [share for share in self.shares if share.pc <= wake_pc]
         own = self.on_cpus and awake
         self.ops[wake_pc][o.WAKE_TAIL] = o.TAIL_AWAKE if own else self.tail_kind(wake_pc + 1, end)
