@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -340,3 +342,13 @@ def test_nothing_to_draw_is_no_picture() -> None:
     none = pl.DataFrame(schema={"series": pl.String, "nines": pl.Float64, "share": pl.Float64, "stall_ns": pl.Int64})
     assert charts_stalls.distribution(none, {}) is None
     assert charts_pages.page_heat(pl.DataFrame(schema={"cause": pl.String, "faults": pl.Int64})) == []
+
+
+def test_a_limit_on_addresses_is_a_line_and_not_a_signal(small: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "faultreplay", "report", str(small), "-o", str(tmp_path / "r.html")]
+    limited = ["/bin/sh", "-c", 'ulimit -v 33554432; exec "$@"', "sh", *command, "-m", "uffd-missing", "--no-fit"]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "error: a picture needs 128 GiB of addresses (not of memory), and this process may have 32.0 GiB" in (
+        done.stderr.replace("\n", " ")
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from faultreplay.cli.report.charts import altair
 from faultreplay.faulttrace.errors import MissingFeature
+from faultreplay.faulttrace.units import format_bytes
 
 LICENCE: Final = """
 The pictures are drawn by Vega, Vega-Lite, Vega-Embed and vega-interpreter,
@@ -42,12 +44,22 @@ NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE US
 """
 
 
+ADDRESS_BYTES: Final = 128 << 30
+"""What V8 reserves when it starts, seen with vl-convert 1.9: 64 GiB are too few, 128 are enough."""
+
+
 def vl_convert() -> Any:
     """The library that draws files and holds the script.
 
     Raises:
-        MissingFeature: it is not installed.
+        MissingFeature: it is not installed, or this process may not reserve the addresses that it wants.
     """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY and allowed < ADDRESS_BYTES:  # its engine would end the process, with a signal
+        raise MissingFeature(
+            f"a picture needs {format_bytes(ADDRESS_BYTES)} of addresses (not of memory), and this process may have "
+            f"{format_bytes(allowed)}: ulimit -v unlimited"
+        )
     try:
         import vl_convert as vlc
     except ImportError:
