@@ -124,7 +124,7 @@ def run_and_check(one: Case, name: str) -> str:
         assert result.run_time_ns >= int(result.end_ns.max(initial=0)), f"{name}: it ends before its last fault"
     for key, use in result.resources.items():
         assert use.busy_ns >= 0 and use.wait_ns >= 0, f"{name}: {key}"
-        assert not use.servers or use.busy_ns <= use.servers * use.instances * result.run_time_ns, f"{name}: {key}"
+        assert not use.servers or use.busy_ns <= use.servers * use.instances * result.span_ns, f"{name}: {key}"
     data = hashlib.blake2b(digest_size=8)
     for array in (result.start_ns, result.stall_ns, result.latency_ns, result.histogram, result.accessor_stall_ns):
         data.update(np.ascontiguousarray(array).tobytes())

@@ -181,9 +181,8 @@ def metrics_of(result: Result, workload: Workload, stops: Stops | None = None, f
 
 def _metrics_of(result: Result, workload: Workload, stops: Stops | None) -> Metrics:
     time_ns = result.run_time_ns
-    busy_ns = max(time_ns, result.restored.beside_ns if result.restored else 0)
     uses = tuple(
-        Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(busy_ns), u.max_queue)
+        Use(name, u.servers * u.instances, u.busy_ns, u.busy_share(result.span_ns), u.max_queue)
         for name, u in result.resources.items()
     )
     stopped = np.flatnonzero(result.window_stall_ns > 0)

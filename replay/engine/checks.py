@@ -88,6 +88,8 @@ def close_resources(resources: Ints, end_ns: int) -> None:
     free_at, begin = resources[:, o.R_FREE_AT], resources[:, o.R_BEGIN]
     held = np.where(resources[:, o.R_SERVERS] > 0, resources[:, o.R_SERVERS] - resources[:, o.R_FREE], 0)
     resources[:, o.R_BUSY] += held * np.maximum(begin, end_ns)
+    # The hold before one that begins later lasts until then.
+    resources[:, o.R_BUSY] -= np.where((held > 0) & (begin > end_ns), begin - end_ns, 0)
     resources[:, o.R_BUSY] -= np.where((held == 0) & (free_at > end_ns), free_at - end_ns, 0)
     resources[:, o.R_WAIT] += resources[:, o.R_QUEUED] * end_ns
     resources[:, o.R_WAIT] -= np.where((held > 0) & (begin > end_ns), begin - end_ns, 0)

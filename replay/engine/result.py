@@ -27,9 +27,9 @@ class ResourceUse:
     max_queue: int
     bytes_moved: int
 
-    def busy_share(self, run_time_ns: int) -> float:
-        """Share of the run time that its servers were busy; 0 where there is no limit."""
-        capacity = self.servers * self.instances * run_time_ns
+    def busy_share(self, span_ns: int) -> float:
+        """Share of `Result.span_ns` that its servers were busy; 0 where there is no limit."""
+        capacity = self.servers * self.instances * span_ns
         return self.busy_ns / capacity if capacity else 0.0
 
 
@@ -59,6 +59,9 @@ class Result:
     """int64[A]: faults on emptied stage 2 that are assumed, not recorded (retouch working-set)"""
     refault_stall_ns: Ints
     run_time_ns: int
+    """until the guest was through"""
+    span_ns: int
+    """how long resources could be busy: `run_time_ns`, and longer where streams work on when the guest is through"""
     resources: Mapping[str, ResourceUse]
     bytes_moved: int
     hazards: Mapping[str, int]

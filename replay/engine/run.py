@@ -262,6 +262,7 @@ class Run:
             refaults=sums[:, at.S_REFAULTED],
             refault_stall_ns=sums[:, at.S_REFAULT_NS],
             run_time_ns=self.run_time,
+            span_ns=self.span,
             resources=resources,
             bytes_moved=sum(r.bytes_moved for r in resources.values()),
             hazards=self._hazards(rules, spans),
@@ -281,8 +282,9 @@ class Run:
                 continue
             part = self.resource_out[item.first : item.first + item.count]
             servers, busy_ns = item.servers, int(part[:, at.R_BUSY].sum())
-            for storage in self.program.storages:
-                taken = int(part[:, at.R_SLOTS].sum())
+            for number, storage in enumerate(self.program.storages):
+                places = self.files.devices[number, 1 : 1 + storage.depth]  # when each is free
+                taken = int(part[:, at.R_SLOTS].sum() - np.maximum(places - self.span, 0).sum())
                 if storage.instance == item.first and storage.depth and taken > busy_ns * storage.depth:
                     servers, busy_ns = storage.depth, taken  # its places are busier than its bandwidth
             resources[item.name] = ResourceUse(
