@@ -230,7 +230,7 @@ def test_contention_is_fitted_filed_and_said_to_be_extrapolated_beyond(
 def test_growing_runs_take_a_cpu_for_each_thread() -> None:
     runs, left_out = planned(2)
     assert [(series.name, n) for series, n in runs] == [
-        (name, n) for name in ("plain faults", "KVM exits") for n in (1, 2)
+        (name, n) for name in ("plain faults", "KVM exits", "process, plain faults") for n in (1, 2)
     ]
     assert left_out["userfaultfd, one reader"] == "2 accessors and their readers need 3 CPUs"
     runs, left_out = planned(256)
@@ -240,12 +240,17 @@ def test_growing_runs_take_a_cpu_for_each_thread() -> None:
     assert planned(1)[0] == []
 
 
-def test_userfaultfd_is_also_run_without_a_guest() -> None:
+def test_what_a_process_does_alone_is_run_without_a_guest() -> None:
     """Each series can be asked of the lab, and those of a process are none of a guest's."""
     specs = {series.name: spec_of(series, 2) for series in SERIES}
     alone = {name for name, spec in specs.items() if spec.target == "process"}
-    assert alone == {"process, one reader", "process, a reader each", "process, a userfaultfd each"}
-    assert {specs[name].real_mechanism for name in alone} == {"uffd-missing", "uffd-sharded"}
+    assert alone == {
+        "process, plain faults",
+        "process, one reader",
+        "process, a reader each",
+        "process, a userfaultfd each",
+    }
+    assert {specs[name].real_mechanism for name in alone} == {"host-lazy", "uffd-missing", "uffd-sharded"}
     assert all(spec.fetch == "0us" and spec.pin for spec in specs.values())
 
 
@@ -258,10 +263,10 @@ def test_a_run_that_one_pass_lacks_is_left_out() -> None:
 
 @pytest.mark.lab
 def test_growing_runs_are_real() -> None:
-    """Two CPUs: plain faults and exits, alone and together. Rates are of this host, so only their order is judged."""
+    """Two CPUs: plain faults of a guest and a process, and exits. Of the rates only the order is judged."""
     growth = growing_runs(words, cpus=2)
     assert {(row.series, row.accessors) for row in growth.rows} == {
-        (name, n) for name in ("plain faults", "KVM exits") for n in (1, 2)
+        (name, n) for name in ("plain faults", "KVM exits", "process, plain faults") for n in (1, 2)
     }
     rates = {(row.series, row.accessors): row.rate for row in growth.rows}
     assert all(1e3 < rate < 1e8 for rate in rates.values())

@@ -41,6 +41,8 @@ SERIES: Final = (
     Series("userfaultfd, a reader each", "uffd-missing", lambda n: n, lambda n: {"handlers": n}),
     Series("a userfaultfd each", "uffd-sharded", lambda n: n, lambda n: {"shards": n, "handlers": 1}),
     Series("memfd, a reader each", "uffd-minor", lambda n: n, lambda n: {"handlers": n}),
+    # Without an exit to the host the address space's own part of a fault shows most.
+    Series("process, plain faults", "host-lazy", lambda n: 0, lambda n: {}, "process"),
     # Without a guest the locks of userfaultfd are more of a fault, and a host without KVM has these alone.
     Series("process, one reader", "uffd-missing", lambda n: 1, lambda n: {"handlers": 1}, "process"),
     Series("process, a reader each", "uffd-missing", lambda n: n, lambda n: {"handlers": n}, "process"),

@@ -9,6 +9,7 @@ import polars as pl
 
 from faultreplay.analysis.explore.axes import Axis
 from faultreplay.analysis.explore.crossover import REFERENCES, Values, excess
+from faultreplay.faulttrace.plain_text import plain
 
 _CURVES: Final = {
     "mechanism": pl.String,
@@ -47,7 +48,7 @@ def curves(axis: Axis, axes: Sequence[Axis], values: Values) -> pl.DataFrame:
         here = dict(point)
         words = ", ".join(f"{one.key}={one.show(here[one.key])}" for one in others)
         rows += [
-            (name, here[axis.key], axis.show(here[axis.key]), float(number), words)
+            (plain(name), here[axis.key], axis.show(here[axis.key]), float(number), words)
             for name, number in at.items()
             if name not in REFERENCES
         ]
@@ -70,5 +71,5 @@ def best_on_grid(across: Axis, up: Axis, values: Values) -> pl.DataFrame:
         here, over = dict(point), excess(at)
         best = min(choice, key=lambda name: (choice[name], name))
         places = [part for axis in (across, up) for part in (here[axis.key], axis.show(here[axis.key]))]
-        rows.append((*places, best, float(choice[best]), None if over is None or over > 1e6 else 100 * over))
+        rows.append((*places, plain(best), float(choice[best]), None if over is None or over > 1e6 else 100 * over))
     return pl.DataFrame(rows, schema=_BEST, orient="row")

@@ -8,6 +8,7 @@ import polars as pl
 
 from faultreplay.analysis.compare.case import REFERENCES
 from faultreplay.analysis.picture.times import MEASURED
+from faultreplay.faulttrace.plain_text import plain
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
@@ -45,7 +46,7 @@ def stall_by_stage(comparison: Comparison, case: Case) -> pl.DataFrame:
         if row.mechanism not in REFERENCES:
             sure = row.uncertainty.total_ns if row.uncertainty else None
             low, high = (round(sure.low), round(sure.high)) if sure else (None, None)
-            rows += _rows(row.mechanism, _stages(row), row.metrics.total_stall_ns, low, high)
+            rows += _rows(plain(row.mechanism), _stages(row), row.metrics.total_stall_ns, low, high)
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from faultreplay.analysis.picture.times import MEASURED
+from faultreplay.faulttrace.plain_text import plain
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.compare import Comparison
@@ -33,5 +34,5 @@ def standstills(comparison: Comparison) -> pl.DataFrame:
     for still in comparison.blackouts:
         sure = still.standstill
         ends = (round(sure.low), round(sure.high)) if sure else (None, None)
-        rows.append((still.mechanism, still.low.standstill_ns, still.high.standstill_ns, *ends))
+        rows.append((plain(still.mechanism), still.low.standstill_ns, still.high.standstill_ns, *ends))
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")

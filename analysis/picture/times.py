@@ -11,6 +11,7 @@ import polars as pl
 
 from faultreplay.analysis.compare.case import REFERENCES
 from faultreplay.analysis.compare.metrics import Ints, stops_ns
+from faultreplay.faulttrace.plain_text import plain
 
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
@@ -64,13 +65,15 @@ def replayed_stalls(result: Result) -> Stalls:
 
 
 def series_of(comparison: Comparison, case: Case) -> dict[str, Stalls]:
-    """`measured`, then each mechanism and each blackout; the references are no choice and left out.
+    """`measured`, then each mechanism and each blackout by its name as `plain` text; references are left out.
 
     Of several seeds it is the first.
     """
     found = {MEASURED: recorded_stalls(case)} if case.workload.measured else {}
-    found |= {row.mechanism: replayed_stalls(row.result) for row in comparison.rows if row.mechanism not in REFERENCES}
-    return found | {still.mechanism: replayed_stalls(still.result) for still in comparison.blackouts}
+    found |= {
+        plain(row.mechanism): replayed_stalls(row.result) for row in comparison.rows if row.mechanism not in REFERENCES
+    }
+    return found | {plain(still.mechanism): replayed_stalls(still.result) for still in comparison.blackouts}
 
 
 def edges_of(span_ns: int, bins: int = BINS) -> Ints:

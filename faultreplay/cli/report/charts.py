@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from faultreplay.analysis.picture.ticks import round_values
 from faultreplay.analysis.picture.times import MEASURED
 from faultreplay.faulttrace.errors import MissingFeature
+from faultreplay.faulttrace.plain_text import plain
 from faultreplay.faulttrace.units import format_ns
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def labelled(frame: pl.DataFrame, column: str, labels: Mapping[str, str]) -> pl.
     """`frame` with mechanisms called as their rows are, marks and all; others as they are."""
     import polars as pl
 
-    return frame.with_columns(pl.col(column).replace(dict(labels)))
+    return frame.with_columns(pl.col(column).replace({plain(name): plain(label) for name, label in labels.items()}))
 
 
 def span(from_ns: int, until_ns: int) -> str:
