@@ -245,7 +245,7 @@ def test_both_bounds_stand_in_one_row(tmp_path: Path) -> None:
     assert re.search(r"uffd-missing +(?:\* +)?[\d.]+-[\d.]+ ms", text) or re.search(
         r"uffd-missing +(?:\* +)?[\d.]+ ms-[\d.]+ s", text
     )
-    assert any("--cpus 1 is the other end" in words for words in report.lead)
+    assert any("(--cpus 1 gives the other bound)" in words for words in report.lead)
     assert not compared(path, ("uffd-missing",), cpus=1, bounds=frozenset()).rows[0].uncertainty.bounds  # type: ignore[union-attr]
 
 

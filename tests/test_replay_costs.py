@@ -96,7 +96,7 @@ BROKEN = {
     "[costs.fault_entry]\nvalue = 1\ncolour = 2\nprovenance = 'assumed'\nsource = 'x'": "unknown key 'colour'",
     "[costs.fault_entry]\nvalue = -1\nprovenance = 'assumed'\nsource = 'x'": "finite time of 0 ns or more",
     "[costs.fault_entry]\nvalue = 5\nlow = 2\nprovenance = 'assumed'\nsource = 'x'": "low and high go together",
-    "[costs.fault_entry]\nvalue = 5\nlow = 8\nhigh = 6\nprovenance = 'assumed'\nsource = 'x'": "not above high",
+    "[costs.fault_entry]\nvalue = 5\nlow = 8\nhigh = 6\nprovenance = 'assumed'\nsource = 'x'": "high neither below it",
     "[costs.fault_entry]\nvalue = 5\nlow = 6\nhigh = 8\nprovenance = 'assumed'\nsource = 'x'": "not between low and",
     "[costs]\nfault_entry = 3": "must be a table",
     "colour = 3": "unknown key 'colour'",
