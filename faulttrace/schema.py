@@ -59,6 +59,11 @@ STITCH_LOG: Final[dict[int, str]] = {
     8: "2026-11-25: a message belongs to one of its thread's last 8 accesses, and what ended its fault came before 8 "
     "more; two messages with another page fault of the thread between are of two faults; a large trace with userfaults "
     "is joined by stretches",
+    9: "2026-11-25: a sleep whose switch-in was not recorded is over when its thread is next switched out; a waiter "
+    "whose message was not read waits in one of the first 8 sleeps since its page fault; a page-table walk after a "
+    "return to userspace is no retry of one before it, also where only kvm_userspace_exit or the next call of KVM_RUN "
+    "tells of it; by stretches, such waiters and accesses are told as those of the whole, also where a stretch ends "
+    "within them",
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)

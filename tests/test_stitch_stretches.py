@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_events import HANDLER, VM, at, frame, message, placed, userfault
 
@@ -18,6 +18,7 @@ from faultreplay.faulttrace.meta import Host, MapEntry, Memslot, Meta, Target
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import STRETCH_ROWS, stitch_events
 from faultreplay.faulttrace.stitch import run as stitch_run
+from faultreplay.faulttrace.stitch.horizon import SLEEPS
 from faultreplay.faulttrace.stitch.source import FrameSource, stretches
 from faultreplay.faulttrace.stitch.told import Told
 from faultreplay.faulttrace.store import open_trace
@@ -209,7 +210,18 @@ def test_any_cut_gives_the_userfaults_of_the_whole(events: list[dict[str, Any]],
     same(frame(*events), rows)
 
 
+_LOST_IN = [
+    at(0, Kind.PAGE_FAULT_USER, 400, addr=PAGES[0] + 8, code=2),
+    at(0, Kind.SCHED_OUT, 400, code=1),
+    *[at(1, Kind.PAGE_FAULT_USER, 400, addr=PAGES[0] + 8, code=2)] * 6,
+    at(1, Kind.SCHED_OUT, 400, code=0),
+    message(2, PAGES[1], tid=400, handler=500),
+]
+"""A sleep whose switch-in was lost, and a message after the next switch-out."""
+
+
 @settings(max_examples=100, deadline=None)
+@example([], [], _LOST_IN, 1, None)
 @given(guest_events(), guest_userfaults(), userfault_events(), st.integers(1, 40), st.sampled_from([None, META]))
 def test_any_cut_gives_the_userfaults_of_guests(
     guest: list[dict[str, Any]],
@@ -219,6 +231,91 @@ def test_any_cut_gives_the_userfaults_of_guests(
     meta: Meta | None,
 ) -> None:
     same(frame(*guest, *waiting, *process), rows, meta)
+
+
+def test_a_sleep_whose_end_was_lost_is_over_at_the_next_switch_out() -> None:
+    """It explains no message after that; what its thread did at its beginning is a fault of its own."""
+    faults = stitch_events(frame(*_LOST_IN)).faults
+    assert faults["cause"].to_list() == ["minor-host"] * 7 + ["missing"]
+    assert faults["start_ns"].to_list() == [0, *[1] * 6, 2]
+
+
+@pytest.mark.parametrize("switched_out_ns", [2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_waiter_woken_when_the_recording_ends_is_one_fault(rows: int, switched_out_ns: int) -> None:
+    """Its message was not read, and its switch-in not recorded."""
+    events = [
+        at(2, Kind.PAGE_FAULT_USER, 400, addr=PAGES[0] + 8, code=2),
+        at(switched_out_ns, Kind.SCHED_OUT, 400, code=1),
+        at(5, Kind.SCHED_WAKING, 400, value=500),
+        placed(6, 2, PAGES[0], tid=500),
+    ]
+    cut = stitch_events(frame(*events), rows=rows)
+    assert cut.faults["cause"].to_list() == ["missing"]
+    assert cut.report.waiters_without_message == 1
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize(("sleeps", "waits"), [(1, True), (SLEEPS, True), (SLEEPS + 1, False)])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_a_waiter_waits_in_one_of_the_first_sleeps(rows: int, sleeps: int, waits: bool) -> None:
+    """A page fault of long before is not taken for what a thread was woken from."""
+    events = [at(2, Kind.PAGE_FAULT_USER, 400, addr=PAGES[0] + 8, code=2)]
+    for n in range(sleeps):
+        events += [at(10 * n + 10, Kind.SCHED_OUT, 400, code=1), at(10 * n + 15, Kind.SCHED_IN, 400)]
+    woken_ns = 10 * sleeps + 2
+    events += [at(woken_ns, Kind.SCHED_WAKING, 400, value=500), placed(woken_ns + 20, 21, PAGES[0], tid=500)]
+    result = stitch_events(frame(*events), rows=rows)
+    assert result.faults["cause"].to_list() == ["missing" if waits else "minor-host"]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_a_waiter_without_a_message_ends_where_its_lock_is_released(rows: int) -> None:
+    """The stretch ends between its switch-in and the release."""
+    events = [
+        at(2, Kind.PAGE_FAULT_USER, 400, addr=PAGES[0] + 8, code=2),
+        at(3, Kind.SCHED_OUT, 400, code=1),
+        at(5, Kind.SCHED_WAKING, 400, value=500),
+        at(6, Kind.SCHED_IN, 400),
+        placed(7, 2, PAGES[0], tid=500),
+        at(9, Kind.MMAP_LOCK_RELEASED, 400),
+    ]
+    cut = stitch_events(frame(*events), rows=rows)
+    assert cut.faults["end_ns"].to_list() == [9]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("exit_ns", [13, 14])
+def test_equal_walks_that_become_retries_are_told_together(exit_ns: int) -> None:
+    """The third equal walk makes the first one the beginning of what the VMM gets."""
+    events = [at(ns, Kind.KVM_MMU_WALK, 301, addr=_GPA, code=2) for ns in (11, 12, 13)]
+    events.append(at(exit_ns, Kind.KVM_RUN_EXIT, 301, fd=9, value=-14, dur_ns=3))
+    whole = stitch_events(frame(*events))
+    assert whole.faults["start_ns"].to_list() == [11]
+    for rows in (1, 2, 3):
+        same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 1000])
+def test_a_walk_after_a_return_to_userspace_is_no_retry(rows: int) -> None:
+    """Told by kvm_userspace_exit alone: each exit begins at its own walk."""
+    steps = [(4, 0), (5, 1), (6, 0), (8, 1), (13, 0), (15, 1), (18, 0), (19, 1)]
+    walk, left = {"kind": Kind.KVM_MMU_WALK, "addr": _GPA, "code": 2}, {"kind": Kind.KVM_USERSPACE_EXIT, "code": 2}
+    events = [at(ns, tid=300, **(left | {"value": -14} if out else walk)) for ns, out in steps]
+    assert stitch_events(frame(*events), rows=rows).faults["start_ns"].to_list() == [4, 6, 13, 18]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("entered_ns", [5, 6, 7])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 1000])
+def test_a_walk_after_a_lost_exit_is_no_retry(rows: int, entered_ns: int) -> None:
+    """That KVM_RUN was called again tells that it had been left."""
+    events = [at(ns, Kind.KVM_MMU_WALK, 301, addr=_GPA, code=2) for ns in (4, 5, 8)]
+    events += [at(13, Kind.KVM_MMU_WALK, 301, addr=_GPA + 4096, code=2), at(entered_ns, Kind.KVM_RUN_ENTER, 301, fd=9)]
+    events += [at(ns, Kind.KVM_RUN_EXIT, 301, fd=9, value=-14, dur_ns=3) for ns in (10, 28)]
+    assert stitch_events(frame(*events), rows=rows).faults["start_ns"].to_list() == [8, 13]
+    same(frame(*events), rows)
 
 
 @settings(max_examples=30, deadline=None)

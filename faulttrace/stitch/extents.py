@@ -191,7 +191,7 @@ def still_open(context: Context, messages: Messages, opening: Opening, ending: E
     # The sleep, and what comes after it.
     away = (sleeps.out_since_ns < NEVER) & events.more(Kind.SCHED_OUT, Kind.SCHED_IN)
     for sleep in (ending.sleep, opening.asleep):
-        is_open |= (sleep >= 0) & (take(sleeps.in_ns, sleep, 0) == NEVER) & take(away, thread, False)
+        is_open |= (sleep >= 0) & (take(sleeps.over_ns, sleep, 0) == NEVER) & take(away, thread, False)
     unslept = (opening.asleep < 0) & (opening.lost | (ending.placed_by < 0))
     is_open |= unslept & within & take(events.more(Kind.SCHED_OUT), thread, False)
     is_open |= ~ending.sure | context.runs.unsure(thread, read_ns)

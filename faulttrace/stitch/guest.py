@@ -34,10 +34,11 @@ def stitch_exits(context: Context, claims: Claims, used: Used, tally: Tally) -> 
     within = (start_ns != UNKNOWN) & (start_ns >= entered_ns[rows])
     # With neither exit nor walk traced, the return of KVM_RUN is the first that is seen.
     start_by = np.where(within, start_by, code(STARTS, "out"))
+    since_ns = np.where(start_ns != UNKNOWN, np.minimum(start_ns, exit_ns), exit_ns)
     start_ns = np.where(within, start_ns, exit_ns)
     again_ns = runs.next_enter_ns(thread, exit_ns)
     end_ns, end_by, spte = _after_reentry(context, thread, exit_ns, again_ns, is_mmio)
-    _note_open_exits(context, thread, np.minimum(start_ns, exit_ns), again_ns)
+    _note_open_exits(context, thread, since_ns, again_ns)
     own = _own_ioctl(context, thread, exit_ns, again_ns)
     used.note(own, thread, exit_ns)
     done = (own >= 0) & take(placements.done, own, 0)
@@ -135,7 +136,8 @@ def _shadow(context: Context, claims: Claims, tally: Tally) -> Anchored:
     tally.note("walks", walks.thread[mine], walks.ts_ns[mine])
     alive = context.events.alive()
     # The next walk may be the same access again, and an exit to come is one for the last walk.
-    context.open.note(walks.thread, guest.walk_began_ns, guest.is_last_walk & take(alive, walks.thread, False))
+    since_ns = np.minimum(guest.walk_began_ns, guest.walk_run_ns)
+    context.open.note(walks.thread, since_ns, guest.is_last_walk & take(alive, walks.thread, False))
     rows = np.flatnonzero(mine & ~claims.inside(walks.thread, walks.ts_ns))
     thread, start_ns = walks.thread[rows], walks.ts_ns[rows]
     until_ns = take(walks.ts_ns, guest.next_walk(thread, start_ns + 1), NEVER)

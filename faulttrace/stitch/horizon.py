@@ -21,6 +21,11 @@ ACCESSES: Final = 8
 
 Not one: it may be read when the page is there already and its thread has gone on.
 """
+SLEEPS: Final = 8
+"""A waiter whose message was not read waits in one of the first so many sleeps since its page fault.
+
+Not one: it may wait for a lock first, and again when it was woken too early.
+"""
 
 
 class Horizon:

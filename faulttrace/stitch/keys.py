@@ -100,6 +100,12 @@ class Index:
         at = np.searchsorted(self._keys, self._pack(group, ts_ns), side="left")
         return self._rows(at, group)
 
+    def count(self, group: I64, from_ns: I64, until_ns: I64) -> I64:
+        """How many events of each group lie within [from_ns, until_ns]."""
+        first = np.searchsorted(self._keys, self._pack(group, from_ns), side="left")
+        after = np.searchsorted(self._keys, self._pack(group, until_ns), side="right")
+        return np.where(group >= 0, after - first, 0).astype(np.int64)
+
     def _pack(self, group: I64, ts_ns: I64 | int) -> I64:
         return self._axis.pack(np.maximum(group, 0), np.broadcast_to(np.asarray(ts_ns, np.int64), group.shape))
 

@@ -92,13 +92,13 @@ class GuestMarkers:
         self._spte = Index(events.axis, self.sptes.thread, self.sptes.ts_ns)
         self.departures = turns.pick(turns.kind == Kind.KVM_USERSPACE_EXIT)
         self._departure = Index(events.axis, self.departures.thread, self.departures.ts_ns)
-        left = events.of(Kind.KVM_RUN_EXIT)
+        away = events.of(Kind.KVM_RUN_EXIT, Kind.KVM_USERSPACE_EXIT, Kind.KVM_RUN_ENTER)
         unmaps = events.of(Kind.KVM_UNMAP_HVA_RANGE)
         unmapped_by = Index(events.axis, unmaps.thread, unmaps.ts_ns)
-        self.walk_began_ns: I64 = self._walk_began(
-            Index(events.axis, left.thread, left.ts_ns), left.ts_ns, unmapped_by, unmaps.ts_ns
+        self.walk_began_ns, self.walk_run_ns = self._walk_began(
+            Index(events.axis, away.thread, away.ts_ns), away.ts_ns, unmapped_by, unmaps.ts_ns
         )
-        """Per walk, when the first of its run of retries was made."""
+        """Per walk, when the first of its run of retries was made; and of its equal walks, which may become retries."""
         self.is_last_walk: Bools = self._walk.first_from(walks.thread, walks.ts_ns + 1) < 0
         """Per walk, whether its thread makes none after it in this stretch."""
         self.other_walk_ns: I64 = self._other_walk()
@@ -120,7 +120,7 @@ class GuestMarkers:
         by = np.where(hardware, code(STARTS, "exit"), code(STARTS, "walk"))
         return ts_ns, by, access
 
-    def _walk_began(self, left: Index, left_ns: I64, unmapped_by: Index, unmapped_ns: I64) -> I64:
+    def _walk_began(self, away: Index, away_ns: I64, unmapped_by: Index, unmapped_ns: I64) -> tuple[I64, I64]:
         """While memory is being protected or unmapped KVM retries an access: it walks the same address again and again.
 
         Two equal walks may also be the guest's own page fault and the access after it; three in a row are retries, and
@@ -131,7 +131,7 @@ class GuestMarkers:
         thread, ts_ns = walks.thread[order], walks.ts_ns[order]
         addr, error = walks.addr[order], walks.code[order]
         mapped_ns = take(self.sptes.ts_ns, self._spte.first_from(thread, ts_ns), NEVER)
-        exit_ns = take(left_ns, left.first_from(thread, ts_ns), NEVER)
+        exit_ns = take(away_ns, away.first_from(thread, ts_ns), NEVER)
         again = np.zeros(len(order), bool)
         again[1:] = (thread[1:] == thread[:-1]) & (addr[1:] == addr[:-1])
         again[1:] &= (mapped_ns[:-1] >= ts_ns[1:]) & (exit_ns[:-1] >= ts_ns[1:])
@@ -142,9 +142,10 @@ class GuestMarkers:
         again[1:] &= error[1:] == error[:-1]
         first = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))
         retried = np.arange(len(order)) - first >= _RETRIES
-        began = np.empty(len(order), np.int64)
+        began, run = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
         began[order] = np.where(retried, ts_ns[first], np.where(copied, np.roll(ts_ns, 1), ts_ns))
-        return began
+        run[order] = ts_ns[first]
+        return began, run
 
     def _other_walk(self) -> I64:
         order = np.lexsort((self.walks.ts_ns, self.walks.thread))

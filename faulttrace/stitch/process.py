@@ -8,6 +8,7 @@ from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.backing import FILE_KINDS, counted_ns
 from faultreplay.faulttrace.stitch.claims import Claims, Used
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
+from faultreplay.faulttrace.stitch.horizon import SLEEPS
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.placements import RESOLUTION
@@ -117,6 +118,11 @@ def _note_open(context: Context, waiting: Waiting, rows: I64, own: I64) -> None:
     open_pages = messages.page[waiting.open | ((messages.thread < 0) & ~messages.settled)]
     is_asked = coming | np.isin(page, open_pages)
     context.open.note(thread, ts_ns, new & within & is_asked)
+    # A sleep to come may be a waiter's, whose message nobody reads.
+    near = context.next_page_fault_ns(thread, ts_ns + 1) == NEVER
+    near &= context.sleeps.count(thread, ts_ns, np.full(len(ts_ns), NEVER, np.int64)) < SLEEPS
+    near &= take(context.wakes.coming, thread, False) & take(events.more(Kind.SCHED_OUT), thread, False)
+    context.open.note(thread, ts_ns, new & near & (asked.last_placed_ns(page) > events.until_ns))
     placer = take(events.more(*(Kind(kind) for kind in RESOLUTION)), thread, False) & asked.placed(page)
     found = np.full(len(thread), -1, np.int64)
     found[rows] = own

@@ -193,7 +193,8 @@ class _Stitcher:
     def _note_off_cpu(context: Context, stages: list[Anchored]) -> None:
         """Of a thread that is off the CPU it is not known yet for how long: what reaches into that time is open."""
         coming = context.events.more(Kind.SCHED_OUT, Kind.SCHED_IN)
-        if context.asked is not None:  # a message to come may be of a fault that began with that sleep
+        if context.asked is not None:  # a message or a wake-up to come may be of a fault that began with that sleep
+            coming |= context.wakes.coming
             coming |= context.asked.last_message_ns > context.events.until_ns
         since_ns = np.where(coming, context.sleeps.out_since_ns, NEVER)
         away = np.flatnonzero(since_ns < NEVER)

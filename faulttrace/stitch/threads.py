@@ -14,7 +14,10 @@ from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, Index, last_an
 
 _ONE_SWITCH_NS: Final = 10_000
 """Out of one thread and in of the next are two events of one switch, so close together."""
-_COLUMNS: Final = ("thread", "out_ns", "in_ns", "state", "ran_before", "preempts", "off_before", "preempted_before")
+_COLUMNS: Final = (
+    *("thread", "out_ns", "in_ns", "over_ns", "state"),
+    *("ran_before", "preempts", "off_before", "preempted_before"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Sleeps:
         self.thread: I64 = columns["thread"]
         self.out_ns: I64 = columns["out_ns"]
         self.in_ns: I64 = columns["in_ns"]
+        """When it came back; NEVER: it is still off the CPU, or its switch-in was lost."""
+        self.over_ns: I64 = columns["over_ns"]
+        """By when it was back: its switch-in, or the next switch-out where that was lost; NEVER: neither was seen."""
         self.state: I64 = columns["state"]
         self.ran_before: I64 = columns["ran_before"]
         self.voluntary: Bools = self.state != 0
@@ -67,6 +73,7 @@ class Sleeps:
         paired = (following > out) & (thread[following] == thread[out]) & ~is_out[following]
         who = thread[out]
         in_ns = np.where(paired, ts_ns[following], NEVER)
+        again = (following > out) & (thread[following] == thread[out])
         state = rows.code[order][out].astype(np.int64)
         spent = np.where(paired, in_ns - ts_ns[out], 0)
         unwilling = np.where(state != 0, 0, spent)
@@ -82,6 +89,7 @@ class Sleeps:
             "thread": who,
             "out_ns": ts_ns[out],
             "in_ns": in_ns,
+            "over_ns": np.where(again, ts_ns[following], NEVER),
             "state": state,
             "ran_before": np.where(paired, rows.value[order][following], -1).astype(np.int64),
             "preempts": np.zeros(len(out), bool),
@@ -126,7 +134,7 @@ class Sleeps:
     def covering(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
         """The sleep of `thread` that began by `until_ns` and was not over at `from_ns` (-1: none)."""
         row = take(self._asleep, self._asleep_index.last_until(thread, until_ns), -1)
-        return np.where((row >= 0) & (take(self.in_ns, row, -1) >= from_ns), row, -1)
+        return np.where((row >= 0) & (take(self.over_ns, row, -1) >= from_ns), row, -1)
 
     def first_from(self, thread: I64, ts_ns: I64) -> I64:
         """The first sleep of `thread` that began at or after `ts_ns`."""
@@ -135,6 +143,10 @@ class Sleeps:
     def last_until(self, thread: I64, ts_ns: I64) -> I64:
         """The last sleep of `thread` that began at or before `ts_ns`."""
         return take(self._asleep, self._asleep_index.last_until(thread, ts_ns), -1)
+
+    def count(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
+        """How many sleeps of each thread began within [from_ns, until_ns]."""
+        return self._asleep_index.count(thread, from_ns, until_ns)
 
     def preempted_ns(self, thread: I64, from_ns: I64, until_ns: I64) -> I64:
         """Time off the CPU within [from_ns, until_ns) without having gone to sleep."""

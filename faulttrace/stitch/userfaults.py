@@ -105,7 +105,7 @@ def _reasons(context: Context, messages: Messages, opening: Opening, ending: End
     shed = ~joined & context.shed.touch(start_ns, until_next(known, start_ns, NEVER))
     joined = joined | shed
     found, placed = messages.thread >= 0, ending.placed_by >= 0
-    waiting = (opening.asleep >= 0) & (take(context.sleeps.in_ns, opening.asleep, 0) == NEVER)
+    waiting = (opening.asleep >= 0) & (take(context.sleeps.over_ns, opening.asleep, 0) == NEVER)
     return {
         "while a group of probes was shed": shed,
         "waiting thread not found": ~joined & ~found & (messages.named_tid <= 0),

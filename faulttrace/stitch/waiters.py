@@ -8,6 +8,7 @@ from faultreplay.faulttrace.schema import CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.claims import Used
 from faultreplay.faulttrace.stitch.ends import fill_common, find_end
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
+from faultreplay.faulttrace.stitch.horizon import SLEEPS
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
 from faultreplay.faulttrace.stitch.stage2 import access_of
@@ -20,14 +21,14 @@ def stitch_waiters(context: Context, accounted: Bools, used: Used, tally: Tally)
     rows = np.flatnonzero(~accounted & (wakes.sleep >= 0) & context.untold(wakes.thread, wakes.ts_ns))
     thread, placed_by, sleep = wakes.thread[rows], wakes.placement[rows], wakes.sleep[rows]
     out_ns, back_ns = take(sleeps.out_ns, sleep, 0), take(sleeps.in_ns, sleep, NEVER)
-    pf_row = context.page_faults.by_thread.last_until(thread, out_ns)
+    pf_row = page_fault_before(context, thread, out_ns)
     pf_ns = take(context.page_faults.rows.ts_ns, pf_row, UNKNOWN)
     pf_page = take(context.page_faults.page, pf_row, 0)
     in_guest = context.runs.inside(thread, out_ns)
     guest_ns, guest_by, guest_access = context.guest.opener(thread, out_ns)
     from_guest = in_guest & (guest_ns > pf_ns)
     start_ns = np.where(from_guest, guest_ns, pf_ns)
-    end_ns, end_by, spte, sure = find_end(context, thread, start_ns, back_ns, in_guest)
+    end_ns, end_by, spte, closed = find_end(context, thread, start_ns, back_ns, in_guest)
 
     owner = take(context.tgid_of, thread, 0)
     mapped = context.memory.host_address(owner, take(context.guest.sptes.addr, spte, 0), start_ns)
@@ -62,8 +63,9 @@ def stitch_waiters(context: Context, accounted: Bools, used: Used, tally: Tally)
     tally.note("waiters_without_message", thread[keep], wakes.ts_ns[rows][keep])
     used.note(placed_by[keep], thread[keep], wakes.ts_ns[rows][keep])
     began_ns = np.where(start_ns == UNKNOWN, out_ns, np.minimum(start_ns, out_ns))
-    is_open = ~sure | context.runs.unsure(thread, out_ns)
+    is_open = ~sure | ~closed | context.runs.unsure(thread, out_ns)
     _note_open(context, rows, began_ns, found.end_ns, is_open)
+    _note_sleepers(context)
     return Anchored(found.pick(keep), wakes.ts_ns[rows][keep])
 
 
@@ -74,12 +76,39 @@ def _note_open(context: Context, rows: I64, began_ns: I64, end_ns: I64, is_open:
     wakes, sleeps, events = context.wakes, context.sleeps, context.events
     thread, wake_ns = wakes.thread[rows], wakes.ts_ns[rows]
     away = (sleeps.out_since_ns < NEVER) & events.more(Kind.SCHED_OUT, Kind.SCHED_IN)
-    is_open = is_open | ((take(sleeps.in_ns, wakes.sleep[rows], 0) == NEVER) & take(away, thread, False))
+    is_open = is_open | ((take(sleeps.over_ns, wakes.sleep[rows], 0) == NEVER) & take(away, thread, False))
     if context.asked.last_message_ns > events.until_ns:
         is_open |= context.horizon.after(thread, wake_ns) == NEVER
     since_ns = np.minimum(began_ns, wake_ns)
     context.open.note(thread, since_ns, is_open)
     context.open.keep_together(thread, since_ns, np.maximum(wake_ns, end_ns))
+
+
+def page_fault_before(context: Context, thread: I64, out_ns: I64) -> I64:
+    """The page fault (row; -1: none) that each thread may wait for in the sleep that began at each time."""
+    row = context.page_faults.by_thread.last_until(thread, out_ns)
+    pf_ns = take(context.page_faults.rows.ts_ns, row, UNKNOWN)
+    near = context.untold(thread, pf_ns) & (context.sleeps.count(thread, pf_ns, out_ns) <= SLEEPS)
+    return np.where(near, row, -1)
+
+
+def _note_sleepers(context: Context) -> None:
+    """Say which sleepers may still turn out to be waiters: by a wake-up, or by the end of the ioctl that it is of."""
+    if context.last or context.asked is None:
+        return
+    sleeps, pending = context.sleeps, context.wakes.pending
+    away = np.flatnonzero((sleeps.out_since_ns < NEVER) & context.wakes.coming)
+    last = sleeps.last_until(away, np.full(len(away), NEVER, np.int64))
+    last = last[take(sleeps.over_ns, last, 0) == NEVER]
+    woken = sleeps.covering(pending.thread, pending.ts_ns, pending.ts_ns)
+    sleep = np.concatenate([last, woken[woken >= 0]])
+    thread, out_ns = sleeps.thread[sleep], sleeps.out_ns[sleep]
+    row = page_fault_before(context, thread, out_ns)
+    placed = context.asked.last_placed_ns(take(context.page_faults.page, row, 0)) > context.events.until_ns
+    context.open.note(thread, take(context.page_faults.rows.ts_ns, row, UNKNOWN), (row >= 0) & placed)
+    guest_ns, *_ = context.guest.opener(thread, out_ns)
+    in_guest = context.runs.inside(thread, out_ns) | context.runs.unsure(thread, out_ns)
+    context.open.note(thread, np.where(in_guest & (guest_ns != UNKNOWN), guest_ns, out_ns))
 
 
 def cause_of_waiter(kind: I64) -> I64:

@@ -6,7 +6,7 @@ import numpy as np
 
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch.columns import Events
-from faultreplay.faulttrace.stitch.keys import I64, Index, take
+from faultreplay.faulttrace.stitch.keys import I64, Bools, Index, take
 from faultreplay.faulttrace.stitch.placements import RESOLUTION, Placements
 from faultreplay.faulttrace.stitch.threads import Sleeps
 
@@ -23,6 +23,9 @@ class Wakes:
         self.pending = rows.pick(later)
         """Wake-ups by a thread whose next placing ioctl is still to end: they may be from inside of it."""
         self.pending_index = Index(events.axis, self.pending.thread, self.pending.ts_ns)
+        self.coming: Bools = events.more(Kind.SCHED_WAKING)
+        """Per thread, whether it may still turn out to be woken from inside of an ioctl."""
+        self.coming[self.pending.thread] = True
         inside = np.flatnonzero((placement >= 0) & take(placements.wakes, placement, 0) & (rows.thread >= 0))
         self.thread: I64 = rows.thread[inside]
         self.ts_ns: I64 = rows.ts_ns[inside]
