@@ -318,6 +318,38 @@ def test_a_walk_after_a_lost_exit_is_no_retry(rows: int, entered_ns: int) -> Non
     same(frame(*events), rows)
 
 
+_UNENDED = at(6, Kind.PAGE_FAULT_KERNEL, 300, addr=PAGES[0], code=2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("after", "backing"),
+    [
+        (
+            [
+                at(7, Kind.SCHED_OUT, 300, code=1),
+                at(10, Kind.MMAP_LOCK_RELEASED, 300),
+                at(11, Kind.FILE_MAP, 300, addr=4096, size=4096, code=7),
+            ],
+            "cache",
+        ),
+        (
+            [
+                at(11, Kind.KVM_MMU_WALK, 300, addr=_GPA, code=2),
+                at(12, Kind.FILE_FAULT, 300, addr=4096, code=7),
+                at(13, Kind.KVM_USERSPACE_EXIT, 300, code=2, value=-14),
+            ],
+            None,
+        ),
+    ],
+)
+def test_files_of_a_fault_without_an_end(after: list[dict[str, Any]], backing: str | None, rows: int) -> None:
+    """Up to the thread's next access, which may be the guest's."""
+    events = frame(_UNENDED, *after)
+    assert stitch_events(events, rows=rows).faults["backing"][0] == backing
+    same(events, rows)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2), st.integers(0, 2)), max_size=20),

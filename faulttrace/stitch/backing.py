@@ -43,6 +43,12 @@ def mark_backing(context: Context, stages: list[Anchored]) -> None:
             continue
         thread, start_ns = found.thread[rows], found.start_ns[rows]
         until_ns = take(starts, following.first_from(thread, start_ns + 1), NEVER) - 1
+        # Also where that access is no fault, or not known to be one yet.
+        accessed_ns = np.minimum(
+            take(context.guest.walks.ts_ns, context.guest.next_walk(thread, start_ns + 1), NEVER),
+            context.guest.next_exit_ns(thread, start_ns + 1),
+        )
+        until_ns = np.minimum(until_ns, accessed_ns - 1)
         until_ns = np.where(found.end_ns[rows] == UNKNOWN, until_ns, found.end_ns[rows])
         fault = _within(context, asked, thread, start_ns, until_ns)
         around = _within(context, mapped, thread, start_ns, until_ns) >= 0

@@ -52,6 +52,12 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     # Nobody else waits interruptibly in a fault: that sleep was a system call's, the release after it not the fault's.
     end_ns = np.where(~sigbus & ~waited & _slept_interruptibly(context, thread, start_ns, end_ns), UNKNOWN, end_ns)
     on_disk &= end_ns != UNKNOWN
+    # Until its thread faults again files' events may be of a fault without an end.
+    context.open.note(
+        thread,
+        start_ns,
+        (end_ns == UNKNOWN) & (next_ns == NEVER) & take(context.events.more(*FILE_KINDS), thread, False),
+    )
 
     found = Found.blank(len(rows))
     found.thread, found.start_ns, found.page = thread, start_ns, page
