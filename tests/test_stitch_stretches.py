@@ -350,6 +350,16 @@ def test_files_of_a_fault_without_an_end(after: list[dict[str, Any]], backing: s
     same(events, rows)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_a_walk_that_stands_for_a_call_is_remembered(rows: int) -> None:
+    """The first walk tells that a thread is in KVM_RUN, also many walks later."""
+    events = [at(ns, Kind.KVM_MMU_WALK, 300, addr=_GPA + 4096 * ns, code=2) for ns in range(1, 6)]
+    events += [_UNENDED | {"ts_ns": 8}, at(9, Kind.KVM_MMU_WALK, 300, addr=_GPA, code=2)]
+    events.append(at(13, Kind.KVM_USERSPACE_EXIT, 300, code=2, value=-14))
+    assert stitch_events(frame(*events), rows=rows).faults["accessor"].to_list() == ["kernel", "vcpu"]
+    same(frame(*events), rows)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2), st.integers(0, 2)), max_size=20),

@@ -74,9 +74,18 @@ def kept_events(context: Context, since_ns: I64, open_rows: I64, named: tuple[I6
     chosen[open_rows] = True
     shown = context.runs.shown.at
     columns["shown"][shown] = True
+    calls = _calls_before(thread, shown[~since[shown] & ~chosen[shown]])
+    chosen[calls] = True
     kept = Kept.of(events, chosen)
     place = np.cumsum(chosen) - 1
+    kept.columns["kind"][place[calls]] = Kind.KVM_RUN_ENTER
     rows, tids = named
     kept.columns["shown"][place[rows]] = True
     kept.columns["value"][place[rows]] = tids
     return kept
+
+
+def _calls_before(thread: I64, rows: I64) -> I64:
+    """Of these walks that stand for a call of KVM_RUN each thread's last: handed on as that call, as no walk."""
+    last: dict[int, int] = dict(zip(thread[rows].tolist(), rows.tolist(), strict=True))
+    return np.array(sorted(last.values()), np.int64)
