@@ -26,8 +26,10 @@ demo: $(VENV)/.installed  ## compare mechanisms on a recorded sample trace
 	  '  sudo faultreplay doctor                                     # can this host record?' \
 	  '  docs/tutorial.md: your own VM in ten minutes; make docs: all pages as a site'
 
+# Those that record want the machine's cores to themselves.
 test: $(VENV)/.installed-dev  ## the tests of a few minutes
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 -m "not slow and not live"
+	$(BIN)/pytest -m "live and not slow"
 
 slow: $(VENV)/.installed-dev  ## what takes longer: kernels in QEMU, post-copy, long recordings
 	$(BIN)/pytest -m slow

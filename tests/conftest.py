@@ -30,8 +30,9 @@ LAB_NEEDS = (
 
 @pytest.fixture(autouse=True)
 def _own_configuration(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs that were filed for this user are nothing to a test."""
+    """Costs that were filed for this user, and the width of the terminal at hand, are nothing to a test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

@@ -85,7 +85,8 @@ def test_the_table_names_what_matters(
     trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert _exit_code(["inspect", str(trace), "--events"]) == 0
+    monkeypatch.chdir(trace.parent)  # a path may be longer than a line
+    assert _exit_code(["inspect", trace.name, "--events"]) == 0
     out = capsys.readouterr().out
     for words in (
         "missing, copy",
@@ -143,7 +144,7 @@ def test_an_empty_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with TraceWriter(tmp_path / "e.trace", Meta(losses=Losses())) as writer:
         writer.flush()
     assert _exit_code(["inspect", str(tmp_path / "e.trace")]) == 0
-    assert "0 faults, 0 events" in capsys.readouterr().out
+    assert "0 faults, 0 events" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_histogram_buckets_hold_every_stall_once() -> None:
