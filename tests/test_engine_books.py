@@ -283,3 +283,14 @@ def test_a_run_in_which_no_fault_ends_is_ended_and_refused(
         FaultreplayError, match=r"error in the replay engine: \d+ events, and at \d+ ns no fault has ended"
     ):
         simulate(make_workload([{"think_ns": [1_000], "access": "r"}]), made, COSTS, cpus=cpus)
+
+
+def test_a_cost_that_takes_millions_of_slices_of_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU time passes in slices of 2.8 ms: a cost of 1e15 ns would be minutes of computing for each fault."""
+    two, lazy = make_workload([{"think_ns": [0, 0]}, {"think_ns": [0, 0]}]), load_mechanism("host-lazy")
+    long = COSTS.with_constants(host_fault=LONGEST_NS // 100)
+    assert simulate(two, lazy, COSTS.with_constants(host_fault=LONGEST_NS // 10**6), cpus=1).accessor_faults.sum() == 4
+    monkeypatch.setattr(checks, "MOST_SLICES", 100_000)
+    with pytest.raises(FaultreplayError, match=r"\d{6} events on 1 host CPUs, and only 0 of 4 faults have ended"):
+        simulate(two, lazy, long, cpus=1)
+    assert simulate(two, lazy, long).accessor_faults.sum() == 4

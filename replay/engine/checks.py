@@ -17,6 +17,10 @@ from faultreplay.replay.workload.workload import Workload, derived
 
 Ints = npt.NDArray[np.int64]
 MOST_CPUS: Final = 65_536
+MOST_SLICES: Final = 1 << 26
+"""Slices of a run's CPU time, some thirty seconds of computing: at 2.8 ms each, 52 hours of all CPUs together."""
+EVENTS_EACH: Final = 1 << 12
+"""Events of a fault, and again at each window: what a run with host CPUs may have on top of `MOST_SLICES`."""
 _SUM_LIMIT: Final = float(1 << 62)
 
 
@@ -116,6 +120,21 @@ def engine_error(mechanism: str, what: str) -> FaultreplayError:
     return FaultreplayError(
         f"{mechanism}: error in the replay engine: {what}. The run's figures are not shown, because they may be wrong. "
         "Please report it with this command, the mechanism file and, if you can, the trace"
+    )
+
+
+def most_events(workload: Workload, windows: Ints) -> int:
+    """After how many events a run with host CPUs has gone on for far longer than its faults take."""
+    return MOST_SLICES + EVENTS_EACH * workload.faults * (1 + len(windows))
+
+
+def too_many_slices(mechanism: str, cpus: int, events: int, sums: Ints) -> FaultreplayError:
+    """The end of a run whose CPUs work for far longer than its faults take; `sums` as in `Books`."""
+    ended = int(sums[:, o.S_FAULTS].sum())
+    due = int((sums[:, o.A_STOP] - sums[:, o.A_FIRST]).sum())
+    return FaultreplayError(
+        f"{mechanism}: {events} events on {cpus} host CPUs, and only {ended} of {due} faults have ended: look "
+        "for a cost, think time or window that is too long, replay a part of the trace, or leave --cpus out"
     )
 
 

@@ -75,6 +75,7 @@ from faultreplay.replay.engine.layout import (
     SLOT_SOURCE,
     STATUS_MORE_SLOTS,
     STATUS_OK,
+    STATUS_SLICES,
     STATUS_STOPPED,
     STATUS_STUCK,
     STATUS_TIME,
@@ -207,7 +208,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
     ops, tables, path_pc, seed, sections = code
     think, _, cls, access, recorded, flags, granule, shard = faults
     present_at, stage2_epoch, joined, granule_pages, files = granules
-    slots, first, opened, slot_bits, until, stepwise, uniform, write_again, keep_rows, (cpus, _, _) = rules
+    slots, first, opened, slot_bits, until, stepwise, uniform, write_again, keep_rows, (cpus, _, _, events_most) = rules
     out_start, out_stall, out_latency, histogram, spent, out_windows, out_cpu_work = out
 
     machine = set_up(ac, rs, code, stage2_epoch, arrivals, rules, spent)
@@ -237,6 +238,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
             if events >= look_at:
                 if not progressed(machine, retries, now, stride):
                     return STATUS_STUCK, now, events
+                if cpus and events > events_most:
+                    return STATUS_SLICES, now, events
                 look_at = events + stride
             if top >> slot_bits > until:
                 status = STATUS_STOPPED

@@ -138,6 +138,7 @@ STATUS_MORE_SLOTS: Final = 1  # run again with more
 STATUS_TIME: Final = 2  # past what event times can count
 STATUS_STUCK: Final = 3  # events, but no fault ends
 STATUS_STOPPED: Final = 4  # at `until`, with something left to do
+STATUS_SLICES: Final = 5  # CPUs work for far longer than faults take
 
 SPENT_COLUMNS: Final = 4
 """Of what the kernel counts for each operation: see `compiler.Share`."""

@@ -84,6 +84,8 @@ class HostCpus(NamedTuple):
     """bool: a run queue each"""
     preempt_ns: Any
     """int64 ns: charged where one thread takes another's CPU"""
+    events_most: Any
+    """int64: the run ends after so many"""
 
 
 class Rules(NamedTuple):

@@ -108,6 +108,8 @@ class Run:
                     self.mechanism.name,
                     f"{self.events} events, and at {self.last} ns no fault has ended for thousands of them",
                 )
+            if status == at.STATUS_SLICES:
+                raise checks.too_many_slices(self.mechanism.name, self.setting.cpus, self.events, self.sums)
             if status == at.STATUS_TIME:
                 raise self._too_late(self.last, rules.slots)
             tails = max(4 * tails, 4)
@@ -134,7 +136,7 @@ class Run:
             uniform=uniform,
             write_again=setting.write_again,
             keep_rows=setting.keep_rows,
-            host=HostCpus(setting.cpus, setting.pinned, setting.preempt_ns),
+            host=HostCpus(setting.cpus, setting.pinned, setting.preempt_ns, checks.most_events(w, arrivals.windows)),
         )
 
     def _faults(self) -> Faults:
