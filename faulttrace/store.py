@@ -6,7 +6,7 @@ A trace is a directory: `meta.json`, `events/part-*.parquet`, `losses.parquet` a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -184,12 +184,27 @@ class Trace:
         from faultreplay.faulttrace.vcpus import vcpu_threads as threads_of
 
         threads = threads_of(self.meta, vcpu_threads)
-        needed = None
-        if columns is not None:
-            needed = list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu", "vm", "page") if threads else ())]))
+        needed = None if columns is None else _with_labels(columns, threads)
         found = self._faults.stitched(rebuild, needed, progress, categorical=categorical)
         frame = label_vcpus(found, threads, self.meta.targets)
         return frame if columns is None else frame.select(columns)
+
+    def fault_frames(self, columns: Sequence[str], *, vcpu_threads: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+        """As `faults`, a piece at a time (at least one): the memory of a piece where they are kept."""
+        import itertools
+
+        import polars as pl
+
+        from faultreplay.faulttrace.vcpus import label_vcpus
+        from faultreplay.faulttrace.vcpus import vcpu_threads as threads_of
+
+        threads = threads_of(self.meta, vcpu_threads)
+        needed = _with_labels(columns, threads)
+        tables = self.fault_groups(needed)
+        for table in itertools.chain([next(tables, FAULTS.empty_table().select(needed))], tables):
+            frame = pl.from_arrow(table)
+            assert isinstance(frame, pl.DataFrame)
+            yield label_vcpus(frame, threads, self.meta.targets).select(columns)
 
     def fault_groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
         """The same, unlabelled, a piece at a time: little memory where they are kept."""
@@ -215,6 +230,11 @@ class Trace:
             IncompleteData: it is another trace's, or damaged.
         """
         return self._faults.are_kept()
+
+
+def _with_labels(columns: Sequence[str], threads: Mapping[int, int]) -> list[str]:
+    """The columns, and those by which threads are found that stand for vCPUs."""
+    return list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu", "vm", "page") if threads else ())]))
 
 
 def open_trace(path: Location | str, *, allow_incomplete: bool = True) -> Trace:

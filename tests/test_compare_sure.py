@@ -27,6 +27,7 @@ from faultreplay.analysis.compare.ranges import (
     LEVEL,
     OWN_PERCENT,
     RUN_PERCENT,
+    FitSamples,
     factors,
     placements,
     spread_of,
@@ -258,7 +259,12 @@ def test_spreads_of_costs() -> None:
     assert spread_of("wake", stated, foreign).stated
     assert spread_of("wake", cost, CostSource(Origin.FILE)).own == 0, "who wrote it down answers for it"
     noisy = np.random.default_rng(1).exponential(1000, 50).astype(np.int64)
-    assert spread_of("wake", cost, HOST).own < spread_of("wake", cost, HOST, noisy).own
+    fitted = FitSamples()
+    fitted.take({"wake": noisy, "fetch": noisy + (1 << 40)})
+    assert spread_of("wake", cost, HOST).own < spread_of("wake", cost, HOST, fitted).own
+    assert fitted.mean_sd("wake") == fitted.mean_sd("wake") == mean_sd(noisy) / noisy.mean()
+    assert fitted.mean_sd("fetch") == mean_sd(noisy + (1 << 40)) / (noisy + (1 << 40)).mean()
+    assert not fitted.mean_sd("reenter"), "not fitted"
     assert spread_of("fetch", cost, HOST).own < spread_of("wake", cost, HOST).own
     drawn = factors({"wake": spread_of("wake", stated, foreign)}, 400, 3)["wake"][1]
     inside = ((drawn >= 0.5) & (drawn <= 2)).mean()

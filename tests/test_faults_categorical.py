@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from faultreplay.analysis.calibrate.calibrate import fit_costs
+from faultreplay.analysis.calibrate.samples import COLUMNS
 from faultreplay.analysis.compare.busy import others_share
 from faultreplay.analysis.compare.case import USED_COLUMNS
 from faultreplay.analysis.compare.predict import mechanism_used
@@ -32,7 +34,7 @@ def test_what_reads_faults_reads_categories_as_words(path: Path) -> None:
     for name, value in vars(one).items():
         np.testing.assert_array_equal(value, getattr(other, name), name)
     assert mechanism_used(trace.meta, words) == mechanism_used(trace.meta, coded)
-    assert others_share(words) == others_share(coded)
+    assert others_share(pieces_of(words)) == others_share(pieces_of(coded))
     fits = [
         fit_costs(outside_windows(faults, trace.meta), trace.meta, source="x", waits=True) for faults in (words, coded)
     ]
@@ -40,6 +42,37 @@ def test_what_reads_faults_reads_categories_as_words(path: Path) -> None:
     assert {name: repr(cost) for name, cost in fits[0].costs.items()} == {
         name: repr(cost) for name, cost in fits[1].costs.items()
     }
+
+
+def pieces_of(faults: pl.DataFrame, rows: int = 1 << 30) -> Callable[[Sequence[str]], Iterator[pl.DataFrame]]:
+    """Columns of faults, `rows` of them at a time."""
+    return lambda columns: (faults.select(columns)[at : at + rows] for at in range(0, len(faults), rows))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_costs_and_other_load_are_the_same_of_pieces_as_of_the_whole(path: Path, waits: bool) -> None:
+    trace = open_trace(path)
+    faults = trace.faults(columns=USED_COLUMNS)
+    whole = fit_costs(faults, trace.meta, source="x", waits=waits)
+    for rows in (997, 20_000):
+        parts = fit_costs(pieces_of(faults, rows)(COLUMNS), trace.meta, source="x", waits=waits)
+        assert (parts.refused, parts.at_most_ns) == (whole.refused, whole.at_most_ns)
+        for name, samples in whole.samples.items():
+            np.testing.assert_array_equal(parts.samples[name], samples, name)
+        assert {name: repr(cost) for name, cost in parts.costs.items()} == {
+            name: repr(cost) for name, cost in whole.costs.items()
+        }
+        assert others_share(pieces_of(faults, rows)) == others_share(pieces_of(faults))
+
+
+def test_faults_come_a_piece_at_a_time_as_they_are_whole() -> None:
+    trace = open_trace(SAMPLES[[path.stem for path in SAMPLES].index("process-stress-ng")])
+    tid = str(trace.faults(columns=["tid"])["tid"][-1])
+    columns = ["accessor", "start_ns", "cause", "vcpu"]
+    for named in ((), (tid,)):
+        parts = list(trace.fault_frames(columns, vcpu_threads=named))
+        assert pl.concat(parts).equals(trace.faults(columns=columns, vcpu_threads=named))
 
 
 def test_threads_named_as_vcpus_are_so_among_categories(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from faultreplay.analysis.judge.bootstrap import block_length, intervals, wasserstein
+from faultreplay.analysis.judge import bootstrap
+from faultreplay.analysis.judge.bootstrap import block_length, intervals, mean_sd, wasserstein
 
 VALUES = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
 
@@ -48,6 +49,15 @@ def test_interval_of_the_mean_covers_on_ar1_where_single_draws_do_not() -> None:
         covered["singles"] += low <= 0 <= high
     assert covered["blocks"] / trials > 0.87  # nominal 0.95; finite blocks cost some points
     assert covered["singles"] / trials < 0.80
+
+
+def test_a_long_series_is_gone_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = ar1(np.random.default_rng(2), 5000, 0.8) + 10
+    other = np.random.default_rng(3).exponential(7, 4000)
+    whole = (block_length(series), mean_sd(series), wasserstein(series, other))
+    monkeypatch.setattr(bootstrap, "_WHOLE", 256)
+    assert block_length(series) == whole[0]
+    assert (mean_sd(series), wasserstein(series, other)) == pytest.approx(whole[1:], rel=1e-9)
 
 
 def test_block_length_grows_with_the_memory_of_the_series() -> None:

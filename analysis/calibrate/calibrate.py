@@ -7,12 +7,13 @@ on one part of a trace is to be judged on another: `part`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from faultreplay.analysis.calibrate.kernel import UNCHARGED
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
@@ -21,8 +22,6 @@ from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.distributions import Distribution
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from faultreplay.faulttrace.meta import Meta
     from faultreplay.faulttrace.store import Trace
 
@@ -90,7 +89,7 @@ class Fit:
 
 
 def fit_costs(
-    faults: pl.DataFrame,
+    faults: pl.DataFrame | Iterable[pl.DataFrame],
     meta: Meta,
     *,
     source: str,
@@ -101,14 +100,14 @@ def fit_costs(
     """The costs that `faults` show.
 
     Args:
-        faults: columns of `FAULTS`.
+        faults: `samples.COLUMNS` of them; pieces (in order of time) are read one at a time.
         meta: of the trace they come from.
         source: the trace's name, for the provenance.
         min_samples: a cost with fewer samples is refused.
-        part: only the faults between these shares of all, in order of time.
+        part: only the faults between these shares of all, in order of time; of a whole frame.
         waits: as of `observe`.
     """
-    observed = observe(part_of(faults, part), meta, waits=waits)
+    observed = observe(part_of(faults, part) if isinstance(faults, pl.DataFrame) else faults, meta, waits=waits)
     return fit(observed, source=f"measured in this trace: {source}", name=source, min_samples=min_samples)
 
 

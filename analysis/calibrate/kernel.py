@@ -21,6 +21,11 @@ UNCHARGED: Final[dict[str, str]] = {
 """Faults of a kind of their own, which would blur the costs of others -> why they are left out."""
 
 
+_COSTS: Final = ("stage2_fault", "host_fault", "host_fault_read")
+_COLUMNS: Final = ("vm", "page", "access", "cause", "resolution", "start_ns", "stall_ns")
+_NONE: Final = np.zeros(0, np.int64)
+
+
 def fills_in(meta: Meta) -> str:
     """The mechanism that serves the faults: the lab names a run with a window after the window."""
     if meta.mechanism is None:
@@ -28,40 +33,55 @@ def fills_in(meta: Meta) -> str:
     return str(meta.mechanism.params.get("base", "")) or meta.mechanism.name
 
 
-def kernel_samples(
-    joined: pl.DataFrame, meta: Meta, unpreempted: pl.Series, logged_from_ns: int | None
-) -> tuple[dict[str, Samples], dict[str, int]]:
-    """Cost name -> samples, and key of `UNCHARGED` -> how many faults were of that kind.
+class KernelSamples:
+    """Stalls of faults that the kernel resolved alone, taken a piece at a time."""
 
-    Args:
-        joined: faults with an end, sorted by start.
-        meta: of their trace.
-        unpreempted: which of them to use.
-        logged_from_ns: since when KVM logs writes, if it does.
-    """
-    mechanism = fills_in(meta)
-    alone = unpreempted & (joined["resolution"] == "kernel")
-    stage2, writes = joined["cause"] == "stage2", joined["access"] == "w"
-    # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
-    fills = stage2 & _first_touches(joined, meta) if mechanism in KERNEL_FILLS else stage2 & False
-    of_host = fills | joined["cause"].is_in(["minor-host", "major-host"])
-    logged = stage2 & False
-    if mechanism == "dirty-log":
-        logged_from_ns = 0
-    if logged_from_ns is not None:
-        logged = stage2 & writes & ~fills & (joined["start_ns"] >= logged_from_ns)
-    memfd = of_host if mechanism == "guest-memfd" else of_host & False
+    def __init__(self, meta: Meta, logged_from_ns: int | None) -> None:
+        """
+        Args:
+            meta: of the faults' trace.
+            logged_from_ns: since when KVM logs writes, if it does.
+        """
+        self._meta = meta
+        self._mechanism = fills_in(meta)
+        self._logged_from_ns = 0 if self._mechanism == "dirty-log" else logged_from_ns
+        # Which fault is its page's first only all of them together tell.
+        self._held: list[tuple[pl.DataFrame, pl.Series]] = []
+        self._stalls: dict[str, list[Samples]] = {name: [] for name in (*_COSTS, *UNCHARGED)}
 
-    def stalls(rows: pl.Series) -> Samples:
-        return joined.filter(alone & rows)["stall_ns"].to_numpy().astype(np.int64)
+    def add(self, joined: pl.DataFrame, unpreempted: pl.Series) -> None:
+        """The next faults that have an end, in order of time, and which of them to use."""
+        if self._mechanism in KERNEL_FILLS and self._meta.windows:
+            self._held.append((joined.select(_COLUMNS), unpreempted))
+        else:
+            self._take(joined, unpreempted)
 
-    samples = {
-        "stage2_fault": stalls(stage2 & ~fills & ~logged),
-        "host_fault": stalls(of_host & ~memfd & writes),
-        "host_fault_read": stalls(of_host & ~memfd & ~writes),
-    }
-    left_out = {"guest-memfd": len(stalls(memfd)), "dirty-log": len(stalls(logged))}
-    return samples, {name: count for name, count in left_out.items() if count}
+    def found(self) -> tuple[dict[str, Samples], dict[str, int]]:
+        """Cost name -> samples, and key of `UNCHARGED` -> how many faults were of that kind."""
+        if self._held:
+            self._take(pl.concat([frame for frame, _ in self._held]), pl.concat([used for _, used in self._held]))
+        together = {name: np.concatenate([_NONE, *parts]) for name, parts in self._stalls.items()}
+        counts = {name: len(together[name]) for name in UNCHARGED}
+        return {name: together[name] for name in _COSTS}, {name: count for name, count in counts.items() if count}
+
+    def _take(self, joined: pl.DataFrame, unpreempted: pl.Series) -> None:
+        alone = unpreempted & (joined["resolution"] == "kernel")
+        stage2, writes = joined["cause"] == "stage2", joined["access"] == "w"
+        # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
+        fills = stage2 & _first_touches(joined, self._meta) if self._mechanism in KERNEL_FILLS else stage2 & False
+        of_host = fills | joined["cause"].is_in(["minor-host", "major-host"])
+        logged = stage2 & False
+        if self._logged_from_ns is not None:
+            logged = stage2 & writes & ~fills & (joined["start_ns"] >= self._logged_from_ns)
+        memfd = of_host if self._mechanism == "guest-memfd" else of_host & False
+        for name, rows in (
+            ("stage2_fault", stage2 & ~fills & ~logged),
+            ("host_fault", of_host & ~memfd & writes),
+            ("host_fault_read", of_host & ~memfd & ~writes),
+            ("guest-memfd", memfd),
+            ("dirty-log", logged),
+        ):
+            self._stalls[name].append(joined.filter(alone & rows)["stall_ns"].to_numpy().astype(np.int64))
 
 
 def _first_touches(joined: pl.DataFrame, meta: Meta) -> pl.Series:

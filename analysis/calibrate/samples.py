@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
-from faultreplay.analysis.calibrate.kernel import fills_in, kernel_samples
+from faultreplay.analysis.calibrate.kernel import KernelSamples, fills_in
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from faultreplay.faulttrace.meta import Meta
 
 from faultreplay.analysis.calibrate.observed import Observed, Samples
 
-__all__ = ["MIN_SAMPLES", "PLACED", "USERFAULTS", "Observed", "Samples", "observe", "wake_walk_ns"]
+__all__ = ["COLUMNS", "MIN_SAMPLES", "PLACED", "USERFAULTS", "Observed", "Samples", "observe", "wake_walk_ns"]
 
 MIN_SAMPLES: Final = 30
 USERFAULTS: Final = ("missing", "minor", "write-protect")
 PLACED: Final = ("copy", "zeropage", "continue", "move", "unprotect")
+COLUMNS: Final = (
+    *("vm", "tid", "start_ns", "end_ns", "stall_ns", "page", "granule", "access", "cause", "resolution", "handler_tid"),
+    *("queue_ns", "read_run_ns", "read_after_tid", "read_preempts", "read_preempted_ns", "service_ns", "resolve_ns"),
+    *("wake_ns", "wake_run_ns", "wake_after_tid", "wake_preempts", "offcpu_ns", "preempted_ns"),
+    "service_preempted_ns",
+)
+"""Columns of `FAULTS` that samples are taken from."""
 _UNKNOWN: Final = -1
+_USERFAULT_COLUMNS: Final = (
+    *("vm", "tid", "handler_tid", "start_ns", "queue_ns", "service_ns", "resolve_ns", "wake_ns"),
+    *("read_run_ns", "read_after_tid", "wake_run_ns", "wake_after_tid"),
+)
+_TIMES: Final = (
+    *(name for name in _USERFAULT_COLUMNS if name.endswith("_ns") and name != "start_ns"),
+    "fault_entry_ns",
+)
+_INT32: Final = np.iinfo(np.int32)
+_EXIT_COLUMNS: Final = ("queue_ns", "service_ns", "resolve_ns", "wake_ns")
+_MMIO_COLUMNS: Final = ("start_ns", "end_ns", "queue_ns", "wake_ns")
+_Arrays = dict[str, npt.NDArray[Any]]
 _PAGE_BYTES: Final = 4096
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
@@ -31,7 +51,7 @@ _IN_TIME: Final = 0.05
 
 
 def observe(
-    faults: pl.DataFrame,
+    faults: pl.DataFrame | Iterable[pl.DataFrame],
     meta: Meta,
     *,
     exits_alone: bool = False,
@@ -41,44 +61,40 @@ def observe(
     """The samples that `faults` (sorted by start) hold.
 
     Args:
-        faults: columns of `FAULTS`.
+        faults: `COLUMNS` of them, whole or a piece at a time: of each piece only what is looked at is kept.
         meta: of their trace.
         exits_alone: of an MMIO exit only the way out and back, whatever the trace's mechanism did in between.
         waits: with what threads that could have run waited for a CPU; without, faults in which one was preempted
             are left out.
         logged_from_ns: since when KVM logs writes, if it does.
     """
-    joined = faults.filter(faults["end_ns"].is_not_null())
-    unpreempted = (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
-    preempted = 0 if waits else int((~unpreempted).sum())
-    if waits:
-        unpreempted |= True
+    pieces = _Pieces(meta, waits, logged_from_ns)
+    for piece in [faults] if isinstance(faults, pl.DataFrame) else faults:
+        pieces.add(piece)
     # The order of faults, and how many wait at once, must be determined from all of them.
-    userfaults = _Columns(joined.filter(_is_userfault(joined)), waits)
-    exits = _Columns(
-        joined.filter(unpreempted & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()), waits
-    )
+    userfaults = _Columns(pieces.userfaults)
+    exits, mmio = _together(pieces.exits), _together(pieces.mmio)
     samples, at_most_ns = _userfault_samples(userfaults, waits)
-    samples["fetch"] = np.concatenate([samples["fetch"], exits.service_ns - exits.resolve_ns])
-    samples["resolve"] = exits.resolve_ns
-    samples["exit_userspace"] = exits.queue_ns[exits.queue_ns >= 0]
-    samples["reenter"] = exits.wake_ns[exits.wake_ns >= 0]
-    alone, uncharged = kernel_samples(joined, meta, unpreempted, logged_from_ns)
+    samples["fetch"] = np.concatenate([samples["fetch"], exits["service_ns"] - exits["resolve_ns"]])
+    samples["resolve"] = exits["resolve_ns"]
+    samples["exit_userspace"] = exits["queue_ns"][exits["queue_ns"] >= 0]
+    samples["reenter"] = exits["wake_ns"][exits["wake_ns"] >= 0]
+    alone, uncharged = pieces.kernel.found()
     samples |= alone
     native, huge = userfaults.unpreempted & (userfaults.pages == 1), userfaults.unpreempted & (userfaults.pages > 1)
     native, continued = native & ~userfaults.continued, native & userfaults.continued
-    walked = _without_walk(userfaults.resolve_ns[continued], _sleepers(userfaults)[continued])
-    samples["resolve_continue"] = walked
+    sleepers = _sleepers(userfaults)
+    samples["resolve_continue"] = _without_walk(userfaults.resolve_ns[continued], sleepers[continued])
+    sleepers = sleepers[native]
     samples["preempt"] = _preempt_samples(userfaults)
     samples["resolve_per_page"] = userfaults.resolve_ns[huge] // userfaults.pages[huge]
-    mmio = _Columns(joined.filter(unpreempted & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()), waits)
     # Under the lab's mmio-exit the one cost of its path is all of the stall: the fetch and the new memslot too.
-    whole = mmio.end_ns - mmio.start_ns
+    whole = mmio["end_ns"] - mmio["start_ns"]
     all_of_it = fills_in(meta) == "mmio-exit" and not exits_alone
-    samples["mmio_exit"] = whole if all_of_it else mmio.queue_ns + mmio.wake_ns
+    samples["mmio_exit"] = whole if all_of_it else mmio["queue_ns"] + mmio["wake_ns"]
     idle, busy = _woken_samples(userfaults)
-    placing_ns, sleepers = userfaults.resolve_ns[native], _sleepers(userfaults)[native]
-    return Observed(samples, placing_ns, sleepers, idle, busy, uncharged, preempted, at_most_ns)
+    placing_ns = userfaults.resolve_ns[native]
+    return Observed(samples, placing_ns, sleepers, idle, busy, uncharged, pieces.preempted, at_most_ns)
 
 
 def _without_walk(placing_ns: Samples, sleepers: Samples) -> Samples:
@@ -88,44 +104,108 @@ def _without_walk(placing_ns: Samples, sleepers: Samples) -> Samples:
     return left
 
 
-class _Columns:
+class _Pieces:
+    """What is kept of faults that come a piece at a time: arrays of those that have something to tell."""
+
+    def __init__(self, meta: Meta, waits: bool, logged_from_ns: int | None) -> None:
+        self._waits = waits
+        self.preempted = 0
+        self.userfaults: list[_Arrays] = []
+        self.exits: list[_Arrays] = []
+        self.mmio: list[_Arrays] = []
+        self.kernel = KernelSamples(meta, logged_from_ns)
+
+    def add(self, faults: pl.DataFrame) -> None:
+        """The next faults, in order of time."""
+        joined = faults.filter(faults["end_ns"].is_not_null())
+        unpreempted = (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
+        if self._waits:
+            unpreempted |= True
+        self.preempted += int((~unpreempted).sum())
+        self.userfaults.append(_userfault_arrays(joined.filter(_is_userfault(joined)), self._waits))
+        is_exit = unpreempted & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()
+        self.exits.append(_arrays(joined.filter(is_exit), _EXIT_COLUMNS))
+        is_mmio = unpreempted & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()
+        self.mmio.append(_arrays(joined.filter(is_mmio), _MMIO_COLUMNS))
+        self.kernel.add(joined, unpreempted)
+
+
+def _arrays(faults: pl.DataFrame, names: Sequence[str]) -> _Arrays:
     """Numbers of faults; `_UNKNOWN` for null."""
+    return {name: faults[name].fill_null(_UNKNOWN).to_numpy() for name in names}
 
-    def __init__(self, faults: pl.DataFrame, waits: bool) -> None:
-        def column(name: str) -> Samples:
-            return faults[name].fill_null(_UNKNOWN).to_numpy().astype(np.int64)
 
-        self.vm, self.tid, self.handler = column("vm"), column("tid"), column("handler_tid")
-        self.start_ns, self.end_ns = column("start_ns"), column("end_ns")
-        self.queue_ns, self.service_ns = column("queue_ns"), column("service_ns")
-        self.resolve_ns, self.wake_ns = column("resolve_ns"), column("wake_ns")
-        self.read_run_ns, self.read_after = column("read_run_ns"), column("read_after_tid")
-        self.wake_run_ns, self.wake_after = column("wake_run_ns"), column("wake_after_tid")
-        self.read_preempts = faults["read_preempts"].fill_null(False).to_numpy()
-        self.wake_preempts = faults["wake_preempts"].fill_null(False).to_numpy()
-        self.offcpu_ns = column("offcpu_ns")
-        every = np.ones(len(faults), bool)
-        self.unpreempted = every if waits else (column("preempted_ns") <= 0) & (column("service_preempted_ns") <= 0)
+def _userfault_arrays(faults: pl.DataFrame, waits: bool) -> _Arrays:
+    found = _arrays(faults, _USERFAULT_COLUMNS)
+    for name in ("read_preempts", "wake_preempts"):
+        found[name] = faults[name].fill_null(False).to_numpy()
+    every = np.ones(len(faults), bool)
+    away = _arrays(faults, ("preempted_ns", "service_preempted_ns", "read_preempted_ns"))
+    found["unpreempted"] = every if waits else (away["preempted_ns"] <= 0) & (away["service_preempted_ns"] <= 0)
+    found["unpreempted_read"] = every if waits else found["unpreempted"] & (away["read_preempted_ns"] <= 0)
+    found["pages"] = np.maximum(faults["granule"].fill_null(_UNKNOWN).to_numpy() // _PAGE_BYTES, 1).astype(np.int32)
+    found["continued"] = (faults["resolution"] == "continue").to_numpy()
+    found["fault_entry_ns"] = _fault_entry_ns(_arrays(faults, ("end_ns", "offcpu_ns")) | found)
+    for name in _TIMES:  # half the memory: few last two seconds
+        values = found[name]
+        if values.min(initial=0) >= _INT32.min and values.max(initial=0) <= _INT32.max:
+            found[name] = values.astype(np.int32)
+    return found
+
+
+def _fault_entry_ns(faults: _Arrays) -> Samples:
+    """From the fault until the accessor slept, by what is left of its stall; `_UNKNOWN` where that is not known."""
+    seen = (faults["wake_run_ns"] >= 0) & (faults["offcpu_ns"] > 0)
+    awake = faults["end_ns"] - faults["start_ns"] - faults["offcpu_ns"] - faults["wake_run_ns"]
+    entry: Samples = np.where(seen & (awake >= 0), np.minimum(awake, np.maximum(faults["queue_ns"], 0)), _UNKNOWN)
+    return entry
+
+
+def _together(pieces: list[_Arrays]) -> _Arrays:
+    """One array a column; the pieces are given up column by column, so that nothing is there twice."""
+    names = list(pieces[0]) if pieces else []
+    return {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in names}
+
+
+class _Columns:
+    """Userfaults that were placed and woken; `_UNKNOWN` for null. Times widen when they are asked for."""
+
+    def __init__(self, pieces: list[_Arrays]) -> None:
+        columns = _together(pieces)
+        self._times: Mapping[str, npt.NDArray[Any]] = {name: columns.pop(name) for name in _TIMES}
+        self.vm, self.tid, self.handler = columns["vm"], columns["tid"], columns["handler_tid"]
+        self.start_ns = columns["start_ns"]
+        self.read_after, self.wake_after = columns["read_after_tid"], columns["wake_after_tid"]
+        self.read_preempts, self.wake_preempts = columns["read_preempts"], columns["wake_preempts"]
+        self.unpreempted = columns["unpreempted"]
         """faults to use"""
-        self.unpreempted_read = every if waits else self.unpreempted & (column("read_preempted_ns") <= 0)
+        self.unpreempted_read = columns["unpreempted_read"]
         """of these, the ones in which the handler was not preempted before it read"""
-        self.pages = np.maximum(column("granule") // _PAGE_BYTES, 1)
-        self.continued = (faults["resolution"] == "continue").to_numpy()
+        self.pages, self.continued = columns["pages"], columns["continued"]
 
-    @property
-    def fault_entry_ns(self) -> Samples:
-        """From the fault until the accessor slept, by what is left of its stall; `_UNKNOWN` where that is not known."""
-        seen = (self.wake_run_ns >= 0) & (self.offcpu_ns > 0)
-        awake = self.end_ns - self.start_ns - self.offcpu_ns - self.wake_run_ns
-        return np.where(seen & (awake >= 0), np.minimum(awake, np.maximum(self.queue_ns, 0)), _UNKNOWN)
+    def _time(self, name: str) -> Samples:
+        wide: Samples = self._times[name].astype(np.int64, copy=False)
+        return wide
+
+    queue_ns = property(lambda self: self._time("queue_ns"))
+    service_ns = property(lambda self: self._time("service_ns"))
+    resolve_ns = property(lambda self: self._time("resolve_ns"))
+    wake_ns = property(lambda self: self._time("wake_ns"))
+    read_run_ns = property(lambda self: self._time("read_run_ns"))
+    wake_run_ns = property(lambda self: self._time("wake_run_ns"))
+    fault_entry_ns = property(lambda self: self._time("fault_entry_ns"))
+    """from the fault until the accessor slept; `_UNKNOWN` where that is not known"""
 
     @property
     def read_ns(self) -> Samples:
-        return self.start_ns + self.queue_ns
+        found: Samples = self.start_ns + self.queue_ns
+        return found
 
     @property
     def placed_ns(self) -> Samples:
-        return self.read_ns + self.service_ns
+        found = self.read_ns
+        found += self.service_ns
+        return found
 
 
 def _is_userfault(faults: pl.DataFrame) -> pl.Series:
@@ -135,43 +215,54 @@ def _is_userfault(faults: pl.DataFrame) -> pl.Series:
 
 def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples], dict[str, int]]:
     order = np.lexsort((faults.read_ns, faults.handler))
-    handler, read_ns, placed_ns = faults.handler[order], faults.read_ns[order], faults.placed_ns[order]
-    start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
-    unpreempted, unpreempted_read = faults.unpreempted[order], faults.unpreempted_read[order]
-    follows = np.zeros(len(order), bool)
-    follows[1:] = handler[1:] == handler[:-1]
-    before_ns = np.concatenate(([0], placed_ns[:-1]))[: len(order)]
+    follows = _follows(faults.handler[order])
+    before_ns = np.zeros(len(order), np.int64)
+    before_ns[1:] = faults.placed_ns[order[:-1]]
+    read_ns = faults.read_ns[order]
     # A reader that hands the fetch on to others (QEMU's post-copy) reads again before the page is placed: it is idle.
-    handed_on = follows & (read_ns < before_ns)
-    idle = ~follows | handed_on | (start_ns - before_ns >= _IDLE_NS)
+    own = follows & (read_ns >= before_ns)
+    read_ns -= before_ns  # from here on the time since the handler was through with the fault before
+    start_ns, queue_ns = faults.start_ns[order], faults.queue_ns[order]
+    idle = ~own | (start_ns - before_ns >= _IDLE_NS)
     if idle.sum() < _IDLE_SHARE * len(order):
         # A handler that is busy all the time is idle only after something held the accessors up: what such faults
         # show is that disturbance, and it would be charged to every fault.
         idle = np.zeros(len(order), bool)
+    unpreempted_read = faults.unpreempted_read[order]
     # The message lay ready when the handler came back: what passed was the handler's own way round its loop.
-    ready = start_ns + (np.median(queue_ns[idle]) if idle.any() else 0)
-    waiting = follows & ~handed_on & (ready < before_ns) & unpreempted_read
+    waiting = own & (start_ns + (np.median(queue_ns[idle]) if idle.any() else 0) < before_ns) & unpreempted_read
     idle &= unpreempted_read
-    taken, entry = queue_ns[idle], faults.fault_entry_ns[order]
+    loop_ns, taken = read_ns[waiting], queue_ns[idle]
+    del read_ns, queue_ns, waiting
+    entry, unpreempted = faults.fault_entry_ns[order], faults.unpreempted[order]
+    del order
     known = (entry >= 0) & unpreempted
     # No event tells when the message was ready. The accessor is asleep soon after; where that was not seen, only the
     # sum of the two is known, and only that counts for an idle handler.
-    halves = taken // 2
     # Without CPUs as a resource the sum must be right, so both are of the same faults: those of idle handlers.
     told = known & idle if waits and idle.any() else known
-    typical = np.minimum(round(float(np.median(entry[told]))), taken) if told.any() else halves
+    usual = round(float(np.median(entry[told]))) if told.any() else None
     # What an idle handler took from the message to its read is in `reader_wakeup` already: the loop before it was over
     # when the message came. It was so for nearly all of them, a few may have waited a little.
-    before = (idle & follows & ~handed_on).nonzero()[0]
-    spare: Samples = (start_ns + (round(float(np.median(entry[told]))) if told.any() else 0) - before_ns)[before]
+    before = (idle & own).nonzero()[0]
+    spare: Samples = start_ns[before] + (usual or 0) - before_ns[before]
     at_most = {"handler_loop": max(int(np.quantile(spare, _IN_TIME)), 0)} if len(spare) >= MIN_SAMPLES else {}
+    del start_ns, before_ns, spare
+    typical = taken // 2 if usual is None else np.minimum(usual, taken)
     return {
-        "fault_entry": entry[told] if told.any() else halves,
+        "fault_entry": taken // 2 if usual is None else entry[told],
         "reader_wakeup": np.maximum(taken - np.where(known[idle], entry[idle], typical), 0),
         "fetch": (faults.service_ns - faults.resolve_ns)[faults.unpreempted],
         "wake": faults.wake_ns[faults.unpreempted],
-        "handler_loop": (read_ns - before_ns)[waiting],
+        "handler_loop": loop_ns,
     }, at_most
+
+
+def _follows(handler: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
+    """Whether the row before is of the same handler."""
+    follows = np.zeros(len(handler), bool)
+    follows[1:] = handler[1:] == handler[:-1]
+    return follows
 
 
 def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faultreplay.analysis.calibrate.calibrate import fit_costs
+from faultreplay.analysis.calibrate.samples import COLUMNS as FIT_COLUMNS
 from faultreplay.analysis.compare.busy import TOLD_FROM, others_share
 from faultreplay.analysis.compare.environment import brought_bytes, guest_memory_bytes, in_environment, with_memory
 from faultreplay.analysis.compare.knowledge import knowledge_of
@@ -26,8 +27,10 @@ from faultreplay.analysis.compare.predict import (
     for_lab,
     load_with,
     mechanism_used,
-    run,
+    total_stall_ns,
 )
+from faultreplay.analysis.compare.ranges import FitSamples
+from faultreplay.analysis.compare.setup import MECHANISM_COLUMNS
 from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
 from faultreplay.analysis.compare.storage_setting import LATENCY
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
@@ -38,7 +41,7 @@ from faultreplay.faulttrace.vcpus import vcpu_threads
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
-from faultreplay.replay.workload.faults import workload_from_faults
+from faultreplay.replay.workload.faults import WORKLOAD_COLUMNS, workload_from_faults
 from faultreplay.replay.workload.reading import Reading, first_touch, reading_of
 from faultreplay.replay.workload.workload import Workload
 
@@ -63,6 +66,7 @@ __all__ = [
 
 USED_COLUMNS: Final = tuple(name for name in FAULTS.names if name != "join")
 """Of the faults: what replays, fits and judgements look at. How each was joined is for `inspect`."""
+_WORKLOAD_COLUMNS: Final = tuple(dict.fromkeys((*WORKLOAD_COLUMNS, *MECHANISM_COLUMNS)))
 REFERENCES: Final = ("as-recorded", "ideal")
 """Rows that no mechanism can be: what was recorded, and no stall at all. They are references, no choices."""
 
@@ -72,7 +76,6 @@ class Case:
     """What every prediction on one trace shares."""
 
     trace: Trace
-    faults: pl.DataFrame
     workload: Workload
     used: Used | None
     setup: Setup
@@ -88,7 +91,16 @@ class Case:
     reading: Reading = "recorded"
     """how faults of memory that was there are taken in the table on missing memory"""
     _kept: dict[str, CostTable] = field(default_factory=dict, compare=False, repr=False)
-    _samples: dict[str, Ints] = field(default_factory=dict, compare=False, repr=False)
+    _samples: FitSamples = field(default_factory=FitSamples, compare=False, repr=False)
+
+    @functools.cached_property
+    def faults(self) -> pl.DataFrame:
+        """All faults, held in memory from the first look on (`USED_COLUMNS`); `pieces` takes less."""
+        return self.trace.faults(vcpu_threads=self.setup.vcpu_threads, columns=USED_COLUMNS, categorical=True)
+
+    def pieces(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Columns of the faults in order of time, read anew and a piece at a time."""
+        return self.trace.fault_frames(columns, vcpu_threads=self.setup.vcpu_threads)
 
     @functools.cached_property
     def read(self) -> Workload:
@@ -114,7 +126,10 @@ class Case:
         """int64[F]: part of a vCPU's think time in which a recorded pause held it."""
         workload = self.workload
         away = np.zeros(workload.faults, dtype=np.int64)
-        for first, last in self.recorded_spans(("pause", "pause-only")):
+        spans = self.recorded_spans(("pause", "pause-only"))
+        if not spans:
+            return away
+        for first, last in spans:
             since = np.maximum(workload.recorded_start_ns - workload.think_ns, first)
             away += np.maximum(np.minimum(workload.recorded_start_ns, last) - since, 0)
         away[~counted(workload)[workload.accessor_of_row()]] = 0
@@ -124,6 +139,8 @@ class Case:
     def stops(self) -> Stops | None:
         """Recorded pauses as stalls of the vCPUs they held; None: there were none."""
         away = np.zeros(self.workload.accessors, np.int64)
+        if not self.recorded_spans(("pause", "pause-only")):
+            return None
         np.add.at(away, self.workload.accessor_of_row(), self.paused_ns)
         held = np.flatnonzero(away)
         if not held.size:
@@ -167,7 +184,7 @@ class Case:
     @functools.cached_property
     def others_share(self) -> float:
         """Share of the recorded stall caused by the load of other processes; 0 if too small to measure."""
-        share = others_share(self.faults)
+        share = others_share(self.pieces)
         return share if share >= TOLD_FROM else 0.0
 
     @property
@@ -179,8 +196,11 @@ class Case:
     def on_kvm(self) -> bool:
         """Whether some vCPU is one of KVM; otherwise threads are taken as vCPUs (`faulttrace.vcpus`)."""
         without_kvm = vcpu_threads(self.trace.meta, self.setup.vcpu_threads)
-        vcpu = self.faults.filter(self.faults["accessor"] == "vcpu")["tid"].unique()
-        return any(tid not in without_kvm for tid in vcpu)
+        for piece in self.pieces(("accessor", "tid")):
+            vcpu = piece.filter(piece["accessor"] == "vcpu")["tid"].unique()
+            if any(tid not in without_kvm for tid in vcpu):
+                return True
+        return False
 
     @property
     def known(self) -> Sequence[str]:
@@ -234,7 +254,7 @@ class Case:
 
         def total(table: CostTable) -> int:
             costs = in_environment(table, self.setup, self.used, self.brought)
-            return run(self.running, mechanism, costs, self.setup, windows).total_stall_ns
+            return total_stall_ns(self.running, mechanism, costs, self.setup, windows)
 
         return share_uncontended(self.shipped, self.fitted(), total)
 
@@ -257,26 +277,33 @@ class Case:
     def fitted(self) -> CostTable:
         """Costs that the whole trace shows; none where fitting is off."""
         if "all" not in self._kept:
-            self._kept["all"] = self.fitted_on(self.faults, self.trace.name, self._samples)
+            self._kept["all"] = self.fitted_on(None, self.trace.name, self._samples)
         return self._kept["all"]
 
-    def fitted_samples(self) -> Mapping[str, Ints]:
-        """What each of these costs was fitted on, ns."""
+    def fitted_samples(self) -> FitSamples:
+        """What each of these costs was fitted on."""
         self.fitted()
         return self._samples
 
-    def fitted_on(self, faults: pl.DataFrame, source: str, samples: dict[str, Ints] | None = None) -> CostTable:
+    def fitted_on(
+        self, chosen: Callable[[pl.DataFrame], pl.Series] | None, source: str, samples: FitSamples | None = None
+    ) -> CostTable:
         """Costs that some of its faults show; those which a recorded window held up show the window, not their path.
 
-        `samples` is filled with what each was fitted on.
+        Args:
+            chosen: which of some faults, looked at one by one (columns of `samples.COLUMNS`); None: all.
+            source: what they are called.
+            samples: filled with what each was fitted on.
         """
         if not self.fit:
             return CostTable({})
+        meta = self.trace.meta
         # Where CPUs are a resource, the wait for one is the replay's to find.
         waits = self.setup.cpus is None
-        fit = fit_costs(outside_windows(faults, self.trace.meta), self.trace.meta, source=source, waits=waits)
+        pieces = (outside_windows(p if chosen is None else p.filter(chosen(p)), meta) for p in self.pieces(FIT_COLUMNS))
+        fit = fit_costs(pieces, meta, source=source, waits=waits)
         if samples is not None:
-            samples.update(fit.samples)
+            samples.take(fit.samples)
         return with_host_parts(fit.within(self.shipped), self.shipped, self.where)
 
 
@@ -300,19 +327,20 @@ def open_case(
     check_losses(trace, max_loss_percent)
     faults = trace.faults(
         vcpu_threads=setup.vcpu_threads,
-        columns=USED_COLUMNS,
+        columns=_WORKLOAD_COLUMNS,
         progress=_stitching(trace, progress),
         categorical=True,
     )
     workload = workload_of(trace, faults)
     shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
     used = mechanism_used(trace.meta, faults)
+    del faults  # of a long trace they take more than the workload: what else wants them reads them by pieces
     spans, windows_from = windows_for(trace, workload, windows, used)
     asked = setup.settings
     setup = for_host(setup, trace.meta.host.kvm_flavour)
     setup = for_lab(setup, trace.meta) if as_pinned else setup
     setup = replace(setup, known=knowledge_of(trace, workload, setup.working_sets))
-    case = Case(trace, faults, workload, used, setup, shipped, where, spans, windows_from, fit, asked)
+    case = Case(trace, workload, used, setup, shipped, where, spans, windows_from, fit, asked)
     reading = reading_of(workload) if setup.reading == "auto" else setup.reading
     read = replace(case, reading=reading)
     return case if setup.reading == "auto" and not read.read_as_missing else read

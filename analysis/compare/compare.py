@@ -214,7 +214,10 @@ def _baseline(case: Case, replayed: Sequence[Replayed], asked: str) -> Replayed 
             raise UsageError(f"--baseline {asked}: {found.reason}")
         return found[1]
     if used is not None and used.name in case.known and case.reading == "recorded":
-        found = _row(load_with(used.name, replace(case.setup, settings={}), used), case)
+        mechanism = load_with(used.name, replace(case.setup, settings={}), used)
+        if same := next((one for one in replayed if one.mechanism == mechanism), None):
+            return same
+        found = _row(mechanism, case)
         if not isinstance(found, Unanswered):
             return found[1]
     return next((one for one in replayed if one.mechanism.name not in REFERENCES), None)

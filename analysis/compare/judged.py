@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
@@ -151,6 +151,7 @@ def judge(case: Case, *, hold_out: bool = True) -> Judged | None:
         return None
     predicted = mean_metrics([metrics_of(result, workload) for result in results])
     distances = [_distance(r.stall_ns[mine], workload.recorded_stall_ns[mine]) for r in results]
+    del results  # a row a fault each, while the others are made
     in_sample = errors_of_run(predicted, measured_metrics(workload), float(np.mean(distances)))
     if count < FEWEST_TO_JUDGE:
         return Judged(
@@ -242,16 +243,25 @@ def in_turn(case: Case, mechanism: Mechanism, mine: npt.NDArray[np.bool_]) -> He
     workload, start = case.workload, case.workload.recorded_start_ns
     borders = np.quantile(start[mine], np.arange(1, PARTS) / PARTS)
     odd = np.searchsorted(borders, start, side="right") % 2 == 1
-    since = case.faults["start_ns"] - workload.clock_start_ns
-    odd_faults = pl.Series(np.searchsorted(borders, since.to_numpy(), side="right") % 2 == 1)
-    sides = []
-    for judged, fitted_on in ((odd & mine, ~odd_faults), (~odd & mine, odd_faults)):
-        costs = case.costs(case.fitted_on(case.faults.filter(fitted_on), f"other tenths of {case.trace.name}"))
-        sides.append((judged, replications(workload, mechanism, costs, case.setup, case.windows_of(mechanism.name))))
-    several = []
-    for first, second in zip(*(results for _, results in sides), strict=True):
-        stalls = np.where(sides[0][0], first.stall_ns, second.stall_ns)
-        several.append(stalls[mine])
+
+    def in_tenths(which: int) -> Callable[[pl.DataFrame], pl.Series]:
+        return lambda faults: pl.Series(
+            np.searchsorted(borders, (faults["start_ns"] - workload.clock_start_ns).to_numpy(), side="right") % 2
+            == which
+        )
+
+    several: list[Ints] = []
+    for judged, others in ((odd, 0), (~odd, 1)):
+        costs = case.costs(case.fitted_on(in_tenths(others), f"other tenths of {case.trace.name}"))
+        results = replications(workload, mechanism, costs, case.setup, case.windows_of(mechanism.name))
+        stalls = [result.stall_ns for result in results]
+        del results
+        for seed, found in enumerate(stalls):
+            if others == 0:
+                several.append(found)
+            else:
+                several[seed][judged] = found[judged]
+    several = [found[mine] for found in several]
     owner = workload.accessor_of_row()[mine]
     return _held_out(several, workload.recorded_stall_ns[mine], owner, workload.accessors)
 

@@ -105,6 +105,8 @@ def quantile(sorted_values: Ints, q: float) -> int:
 
 def union_ns(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
     """The same time covered by disjoint intervals, sorted; empty intervals vanish."""
+    if len(start_ns) and (start_ns[1:] > end_ns[:-1]).all() and (end_ns > start_ns).all():
+        return start_ns, end_ns  # as of one accessor's faults: no copies of a long run's
     some = end_ns > start_ns
     order = np.argsort(start_ns[some], kind="stable")
     start, end = start_ns[some][order], end_ns[some][order]
@@ -120,12 +122,13 @@ def overlap_ns(start_ns: Ints, end_ns: Ints, depth: int) -> int:
     """Total time in which at least `depth` of the intervals overlap."""
     if depth <= 0 or not len(start_ns):
         return 0
-    times = np.concatenate((end_ns, start_ns))  # at one moment an end comes before a start
-    steps = np.concatenate((np.full(len(end_ns), -1), np.ones(len(start_ns), dtype=np.int64)))
-    order = np.argsort(times, kind="stable")
-    times = times[order]
-    held = np.cumsum(steps[order])[:-1] >= depth
-    return int(np.diff(times)[held].sum())
+    if depth > len(start_ns):
+        return 0
+    # Between its k-th and its next end so many are open as began less k: `depth` of them from that start on.
+    starts, ends = np.sort(start_ns)[depth - 1 :], np.sort(end_ns)
+    since = starts
+    np.maximum(since[1:], ends[: len(since) - 1], out=since[1:])
+    return int(np.maximum(ends[: len(since)] - since, 0).sum())
 
 
 def stops_ns(blocked: tuple[Ints, Ints, Ints] | None, window_stall_ns: Ints | None) -> Ints:
@@ -189,23 +192,29 @@ def _stalled_spans(run: Run, accessor: npt.NDArray[np.integer[Any]], start_ns: I
         )
     for one in np.flatnonzero(run.counted):
         mine = who == one
-        a, b = union_ns(begins[mine], finishes[mine])
+        a, b = (begins, finishes) if mine.all() else (begins[mine], finishes[mine])
+        a, b = union_ns(a, b)
         starts.append(a)
         ends.append(b)
     none = np.zeros(0, dtype=np.int64)
+    if len(starts) == 1:
+        return starts[0], ends[0]
     return (np.concatenate(starts), np.concatenate(ends)) if starts else (none, none)
 
 
 def measure(run: Run) -> Metrics:
     """The numbers of one run."""
-    known = run.stall_ns >= 0
-    accessor, start_ns, stall_ns = run.accessor[known], run.start_ns[known], run.stall_ns[known]
-    end_ns = start_ns + stall_ns
-    latency = stall_ns if run.latency_ns is None else np.maximum(run.latency_ns[known], stall_ns)
+    accessor, start_ns, stall_ns, latency = run.accessor, run.start_ns, run.stall_ns, run.latency_ns
+    known = stall_ns >= 0
+    if not known.all():
+        accessor, start_ns, stall_ns = accessor[known], start_ns[known], stall_ns[known]
+        latency = None if latency is None else latency[known]
+    latency = stall_ns if latency is None else np.maximum(latency, stall_ns)
     stops = stops_ns(run.blocked, run.window_stall_ns)
     again = 0 if run.refault_stall_ns is None else int(run.refault_stall_ns.sum())
     assumed = np.full(run.refaults if again else 0, round(again / max(run.refaults, 1)), dtype=np.int64)
-    ranked = np.sort(np.concatenate((stall_ns, stops, assumed)))
+    ranked = np.concatenate((stall_ns, stops, assumed))
+    ranked.sort()
     asynchronous = {}
     if run.latency_ns is not None:
         waited = np.sort(latency)
@@ -215,9 +224,8 @@ def measure(run: Run) -> Metrics:
     for more in (run.window_stall_ns, run.refault_stall_ns):
         per_accessor += 0 if more is None else more
     per_vcpu = per_accessor[run.counted]
-    all_start, all_end = _stalled_spans(run, accessor, start_ns, end_ns)
+    all_start, all_end = _stalled_spans(run, accessor, start_ns, start_ns + stall_ns)
     busiest = max((u for u in run.uses if u.busy_ns), key=lambda u: u.share, default=None)
-    quantiles = {f"{name}_ns": quantile(ranked, q) for name, q in QUANTILES}
     return Metrics(
         faults=len(stall_ns),
         total_stall_ns=int(per_accessor.sum()),
@@ -226,7 +234,7 @@ def measure(run: Run) -> Metrics:
         stall_per_vcpu_mean_ns=round(per_vcpu.mean()) if len(per_vcpu) else 0,
         stall_per_vcpu_min_ns=int(per_vcpu.min(initial=np.iinfo(np.int64).max)) if len(per_vcpu) else 0,
         stall_per_vcpu_max_ns=int(per_vcpu.max(initial=0)),
-        **quantiles,
+        **{f"{name}_ns": quantile(ranked, q) for name, q in QUANTILES},
         max_ns=int(ranked[-1]) if len(ranked) else 0,
         blocked_ns=int((all_end - all_start).sum()),
         all_stalled_ns=overlap_ns(all_start, all_end, int(run.counted.sum())),

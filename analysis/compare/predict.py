@@ -70,6 +70,7 @@ __all__ = [
     "served_at_once",
     "simulated_rows",
     "split_choice",
+    "total_stall_ns",
     "with_link",
     "with_used",
 ]
@@ -89,6 +90,20 @@ def run(
     """One replay; `seed` counts from the set-up's."""
     workload, options = _asked(workload, mechanism, setup, windows, seed)
     return simulate(workload, mechanism, costs, **options)
+
+
+def total_stall_ns(  # noqa: PLR0917
+    workload: Workload,
+    mechanism: Mechanism,
+    costs: CostTable,
+    setup: Setup,
+    windows: Sequence[Window] = (),
+    seed: int = 0,
+) -> int:
+    """The total of one replay; no row of it is kept."""
+    workload, options = _asked(workload, mechanism, setup, windows, seed)
+    options["rows"] = False
+    return simulate(workload, mechanism, costs, **options).total_stall_ns
 
 
 def followed(  # noqa: PLR0917
@@ -152,9 +167,9 @@ def counted(workload: Workload) -> npt.NDArray[np.bool_]:
 
 def ideal_run_time_ns(workload: Workload) -> int:
     """The run time with the same think times and no stall."""
-    total = np.concatenate(([0], np.cumsum(workload.think_ns)))
-    ends = total[workload.accessor_start[1:]] - total[workload.accessor_start[:-1]] + workload.tail_ns
-    return int(ends.max(initial=0))
+    spans = zip(workload.accessor_start[:-1], workload.accessor_start[1:], strict=True)
+    thinking = np.array([workload.think_ns[first:last].sum() for first, last in spans], np.int64)
+    return int((thinking + workload.tail_ns).max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -195,11 +210,12 @@ def _metrics_of(result: Result, workload: Workload, stops: Stops | None) -> Metr
     window_stall_ns = result.window_stall_ns
     if stops is not None:
         blocked, window_stall_ns = (stops.accessor, stops.start_ns, stops.end_ns), stops.stall_ns
+    reached = result.start_ns >= 0
     return measure(
         Run(
             accessor=result.accessor,
             start_ns=result.start_ns,
-            stall_ns=np.where(result.start_ns >= 0, result.stall_ns, -1),
+            stall_ns=np.where(reached, result.stall_ns, -1) if not reached.all() else result.stall_ns,
             latency_ns=result.latency_ns if len(result.latency_ns) else None,
             counted=counted(workload),
             run_time_ns=time_ns,
@@ -246,10 +262,11 @@ def _measured_metrics(workload: Workload, stops: Stops | None) -> Metrics:
 
 def measured_run_time_ns(workload: Workload) -> int:
     """From the beginning until the last accessor's recorded work was done."""
-    ends = workload.recorded_start_ns + np.maximum(workload.recorded_stall_ns, 0)
     last = workload.accessor_start[1:] - 1
     some = last >= workload.accessor_start[:-1]
-    return int((ends[last[some]] + workload.tail_ns[some]).max(initial=0))
+    last = last[some]
+    ends = workload.recorded_start_ns[last] + np.maximum(workload.recorded_stall_ns[last], 0)
+    return int((ends + workload.tail_ns[some]).max(initial=0))
 
 
 def simulated_rows(workload: Workload, mechanism: Mechanism) -> npt.NDArray[np.bool_]:

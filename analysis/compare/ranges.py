@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ FETCH_WORK_NS: Final = 1200.0
 """and the work of a handler around it, which differs between mechanisms by so much,"""
 FETCH_WORK_PERCENT: Final = 35.0
 """or by so much where the fetch is nothing else."""
+_INT32: Final = np.iinfo(np.int32).max
 _COMMON: Final = 0.5
 """Share of the variance of foreign costs that they have in common: another machine is slower in all of them."""
 
@@ -60,11 +61,35 @@ class CostSpread:
     """of all costs of this host together, from run to run"""
 
 
+class FitSamples:
+    """What costs were fitted on, until it is asked how sure their means are: then only that is kept."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, npt.NDArray[np.integer[Any]]] = {}
+        self._sd: dict[str, float] = {}
+
+    def take(self, samples: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """Samples of each cost in order of time, ns, in place of those before."""
+        narrow = {
+            name: values.max(initial=0) <= _INT32 and values.min(initial=0) >= 0 for name, values in samples.items()
+        }
+        self._samples = {n: v.astype(np.int32) if narrow[n] else v for n, v in samples.items()}
+        self._sd = {}
+
+    def mean_sd(self, name: str) -> float:
+        """Relative standard deviation of that cost's mean: the trace is finite. 0 where it was not fitted."""
+        samples = self._samples.pop(name, None)
+        if samples is not None:
+            mean = float(samples.mean()) if len(samples) > 1 else 0.0
+            self._sd[name] = mean_sd(samples) / mean if mean > 0 else 0.0
+        return self._sd.get(name, 0.0)
+
+
 def spread_of(
     name: str,
     cost: Cost,
     source: CostSource,
-    samples: npt.NDArray[np.int64] | None = None,
+    samples: FitSamples | None = None,
     *,
     elsewhere: bool = False,
 ) -> CostSpread:
@@ -74,7 +99,7 @@ def spread_of(
         name: of the cost.
         cost: its figure, and its range if it states one.
         source: whose figure it is.
-        samples: what it was fitted on, in order of time, if this trace showed it.
+        samples: what it was fitted on, if this trace showed it.
         elsewhere: the replay is one of another mechanism than the trace's, or the cost is of other runs.
     """
     width = stated_width(cost)
@@ -82,10 +107,7 @@ def spread_of(
         return CostSpread(0.0, math.log(FOREIGN_FACTOR) / _Z if width is None else width, width is not None)
     if source.origin is Origin.FILE:
         return CostSpread(width or 0.0, 0.0, width is not None)
-    fit = 0.0
-    if samples is not None and len(samples) > 1:
-        mean = float(samples.mean())
-        fit = mean_sd(samples) / mean if mean > 0 else 0.0
+    fit = samples.mean_sd(name) if samples is not None else 0.0
     if name in ENVIRONMENT:
         work = min(FETCH_WORK_NS / max(cost.distribution.mean, 1.0), FETCH_WORK_PERCENT / 100)
         usual = math.hypot(OWN_ENVIRONMENT_PERCENT / 100, work if elsewhere else 0.0)

@@ -21,11 +21,11 @@ def restore_metrics(result: Result, first: int = FIRST) -> dict[str, Any]:
     found = result.restored
     startup_ns = found.startup_ns if found else 0
     done = result.start_ns >= 0
-    ends = result.end_ns[done]
-    fields: dict[str, Any] = {"startup_ns": startup_ns, "first_ns": _nth_ns(ends, first, startup_ns)}
+    ends = result.end_ns
+    fields: dict[str, Any] = {"startup_ns": startup_ns, "first_ns": _nth_ns(ends[done], first, startup_ns)}
     if found is None:
         content = done & _CONTENT[result.cause]
-        return fields | {"all_there_ns": int(result.end_ns[content].max(initial=0))}
+        return fields | {"all_there_ns": int(ends.max(initial=0, where=content))}
     return fields | {
         "all_there_ns": found.all_there_ns,
         "coverage_percent": None if found.coverage is None else 100 * found.coverage,

@@ -37,8 +37,7 @@ def predict_second_half(case: Case, used: Used) -> SecondHalf:
     mechanism = load_with(used.name, setup, used)
     first, second = workload.split(0.5)
     border = second.clock_start_ns
-    before = case.faults.filter(case.faults["end_ns"] < border)
-    fitted = case.fitted_on(before, f"first half of {case.trace.name}")
+    fitted = case.fitted_on(lambda faults: faults["end_ns"] < border, f"first half of {case.trace.name}")
     costs = case.costs(fitted)
     offset = border - workload.clock_start_ns
     later = [replace(w, start_ns=w.start_ns - offset) for w in case.windows_of(mechanism.name) if w.start_ns >= offset]

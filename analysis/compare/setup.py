@@ -87,6 +87,10 @@ _SIGNS: Final = {
 }
 
 
+MECHANISM_COLUMNS: Final = ("cause", "resolution", "handler_tid", "start_ns", "queue_ns", "service_ns")
+"""Columns of `FAULTS` that tell how they were served."""
+
+
 def mechanism_used(meta: Meta, faults: pl.DataFrame) -> Used | None:
     """The mechanism of the recording: from `meta`, else from what most of its faults look like, else None."""
     if meta.mechanism is not None and meta.mechanism.name in LAB_WINDOWS:
@@ -128,12 +132,14 @@ def restore_used(name: str, recorded: Mapping[str, Any]) -> tuple[str, dict[str,
 
 def served_at_once(faults: pl.DataFrame) -> int:
     """How many faults the handlers had in hand at once (read, not yet placed), for at least 2 % of their busy time."""
-    served = faults.filter(faults["queue_ns"].is_not_null() & faults["service_ns"].is_not_null())
-    served = served.filter(served["cause"].is_in(["missing", "minor"]))
+    told = faults["queue_ns"].is_not_null() & faults["service_ns"].is_not_null()
+    told &= faults["cause"].is_in(["missing", "minor"])
+    served = faults.select("start_ns", "queue_ns", "service_ns").filter(told)
     if not len(served):
         return 0
     read = (served["start_ns"] + served["queue_ns"]).to_numpy().astype(np.int64)
     placed = read + served["service_ns"].to_numpy().astype(np.int64)
+    del served
     busy = overlap_ns(read, placed, 1)
     depth = 1
     while overlap_ns(read, placed, depth + 1) > 0.02 * busy:

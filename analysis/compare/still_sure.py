@@ -35,7 +35,7 @@ def standstill_interval(
     """
     samples = case.fitted_samples()
     spreads = {
-        name: spread_of(name, costs[name], source, samples.get(name), elsewhere=source.origin is not Origin.TRACE)
+        name: spread_of(name, costs[name], source, samples, elsewhere=source.origin is not Origin.TRACE)
         for name, source in sources.items()
     }
     by = factors(spreads, DRAWS, case.setup.seed)

@@ -21,8 +21,8 @@ from faultreplay.analysis.compare.busy import WORSE
 from faultreplay.analysis.compare.case import REFERENCES, Case
 from faultreplay.analysis.compare.extrapolation import beyond_sd
 from faultreplay.analysis.compare.judged import Judged
-from faultreplay.analysis.compare.predict import counted, run
-from faultreplay.analysis.compare.ranges import LEVEL, Floats, drawn, factors, placements, spread_of
+from faultreplay.analysis.compare.predict import counted, run, total_stall_ns
+from faultreplay.analysis.compare.ranges import LEVEL, FitSamples, Floats, drawn, factors, placements, spread_of
 from faultreplay.analysis.compare.sources import Origin
 from faultreplay.analysis.judge.bootstrap import Interval, sum_sd
 from faultreplay.analysis.judge.judge import by_accessor
@@ -211,7 +211,7 @@ class Doubt:
                 name,
                 row.costs[name],
                 source,
-                samples.get(name),
+                samples,
                 elsewhere=source.origin is not Origin.TRACE or not self._recorded(row),
             )
             for name, source in sources.items()
@@ -261,7 +261,7 @@ def _log_totals(case: Case, row: Replayed, by: Sequence[Mapping[str, float]], *,
 
     def total(k: int) -> int:
         costs = drawn(row.costs, by[k])
-        return run(case.read, row.mechanism, costs, case.setup, row.windows, seed=0 if one else k).total_stall_ns
+        return total_stall_ns(case.read, row.mechanism, costs, case.setup, row.windows, 0 if one else k)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.log(np.maximum(np.array(list(pool.map(total, range(len(by)))), dtype=np.float64), 1))
@@ -310,9 +310,9 @@ def _other_extremes(case: Case) -> list[tuple[str, str, Case]]:
     setup, found = case.setup, []
     cpus = case.trace.meta.host.cpus
     if "cpus" in setup.bounds and cpus and int(counted(case.read).sum()) + 1 > cpus:
-        other = replace(case, setup=replace(setup, cpus=cpus), _kept={})
+        other = replace(case, setup=replace(setup, cpus=cpus), _kept={}, _samples=FitSamples())
         found.append(("host CPUs", f"--cpus {cpus}", other))
     if "retouch" in setup.bounds:
-        other = replace(case, setup=replace(setup, retouch="working-set"), _kept={})
+        other = replace(case, setup=replace(setup, retouch="working-set"), _kept={}, _samples=FitSamples())
         found.append((TOUCHED, "--retouch working-set", other))
     return found

@@ -7,6 +7,7 @@ White 2004, as corrected by Patton, Politis and White 2009).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ Statistic = Callable[[list[Floats]], Floats]
 
 _WORK = 30_000_000  # values drawn per interval; more faults, fewer replicates
 _FEWEST, _MOST = 100, 1000
+_WHOLE = 1 << 22  # more values than that are gone through in pieces
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,7 @@ def block_length(series: npt.ArrayLike) -> int:
         return 1
     lags_seen = max(5, int(np.ceil(np.sqrt(np.log10(n)))))
     most_lags = min(n - 1, int(np.ceil(np.sqrt(n))) + lags_seen)
-    padded = 1 << int(np.ceil(np.log2(2 * n)))
-    spectrum = np.fft.rfft(x, padded)
-    covariance = np.fft.irfft(spectrum * spectrum.conj(), padded)[: most_lags + 1] / n
+    covariance = _autocovariance(x, most_lags)
     small = np.abs(covariance / covariance[0]) < 2 * np.sqrt(np.log10(n) / n)
     # the first lag after which nothing is left: `lags_seen` insignificant autocorrelations in a row
     runs = np.convolve(small[1:], np.ones(lags_seen), "valid") == lags_seen
@@ -57,6 +57,25 @@ def block_length(series: npt.ArrayLike) -> int:
         return 1
     best = (2 * slope**2 / spread) ** (1 / 3) * n ** (1 / 3)
     return int(np.clip(round(best), 1, np.ceil(min(3 * np.sqrt(n), n / 3))))
+
+
+def _autocovariance(x: Floats, most_lags: int) -> Floats:
+    """Of centred values at the lags 0 to `most_lags`, over their number."""
+    n = len(x)
+    if n <= _WHOLE:
+        padded = 1 << int(np.ceil(np.log2(2 * n)))
+        spectrum = np.fft.rfft(x, padded)
+        whole: Floats = np.fft.irfft(spectrum * spectrum.conj(), padded)[: most_lags + 1] / n
+        return whole
+    # Piece by piece, each with what follows it: a transform of all takes 100 bytes a value.
+    piece = _WHOLE // 4
+    padded = 1 << int(np.ceil(np.log2(2 * piece + most_lags)))
+    total = np.zeros(most_lags + 1)
+    for first in range(0, n, piece):
+        some = np.fft.rfft(x[first : first + piece], padded)
+        more = np.fft.rfft(x[first : first + piece + most_lags], padded)
+        total += np.fft.irfft(some.conj() * more, padded)[: most_lags + 1]
+    return total / n
 
 
 def intervals(
@@ -108,8 +127,12 @@ def mean_sd(series: npt.ArrayLike) -> float:
     if n < 2:
         return 0.0
     block = block_length(x)
-    around = np.concatenate(([0.0], np.cumsum(np.concatenate((x, x[: block - 1])) - x.mean())))
-    means = (around[block:] - around[:-block]) / block
+    around = np.empty(n + block)
+    around[0], around[1 : n + 1], around[n + 1 :] = 0.0, x, x[: block - 1]
+    around[1:] -= x.mean()
+    np.cumsum(around[1:], out=around[1:])
+    means = around[block:] - around[:-block]
+    means /= block
     return float(means.std() / np.sqrt(n / block))
 
 
@@ -123,11 +146,15 @@ def wasserstein(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
     u, v = np.sort(np.asarray(one, dtype=np.float64)), np.sort(np.asarray(other, dtype=np.float64))
     if not len(u) or not len(v):
         return float("nan")
-    every = np.sort(np.concatenate((u, v)))
-    step = np.diff(every)
-    share_u = np.searchsorted(u, every[:-1], side="right") / len(u)
-    share_v = np.searchsorted(v, every[:-1], side="right") / len(v)
-    return float(np.sum(np.abs(share_u - share_v) * step))
+    every = np.concatenate((u, v))
+    every.sort()
+    found = []
+    for first in range(0, len(every) - 1, _WHOLE):
+        some = every[first : first + _WHOLE + 1]
+        share_u = np.searchsorted(u, some[:-1], side="right") / len(u)
+        share_v = np.searchsorted(v, some[:-1], side="right") / len(v)
+        found.append(float(np.sum(np.abs(share_u - share_v) * np.diff(some))))
+    return math.fsum(found)
 
 
 def _redraw(series: Floats, block: int, rng: np.random.Generator) -> Floats:

@@ -14,6 +14,11 @@ from faultreplay.replay.workload.workload import ACCESS_CODES, UNKNOWN, Ints, Wo
 if TYPE_CHECKING:
     import polars
 
+WORKLOAD_COLUMNS: Final = (
+    *("fault_id", "vm", "accessor", "tid", "vcpu", "start_ns", "end_ns", "stall_ns", "think_asleep_ns"),
+    *("think_preempted_ns", "page", "granule", "access", "cause", "rounds", "ip"),
+)
+"""Columns of `FAULTS` that a workload is made of."""
 _NO_CODE: Final = 255
 NO_PROGRESS: Final = "no progress"
 """What a note begins with that is about accesses which never got past."""

@@ -73,8 +73,14 @@ class Workload:
         return bool((self.recorded_stall_ns >= 0).any())
 
     def accessor_of_row(self) -> npt.NDArray[np.int32]:
-        """int32[F]: which accessor a row belongs to."""
-        return np.repeat(np.arange(self.accessors, dtype=np.int32), np.diff(self.accessor_start))
+        """int32[F]: which accessor a row belongs to; one array for all who ask, so it cannot be written."""
+
+        def make() -> npt.NDArray[np.int32]:
+            owner = np.repeat(np.arange(self.accessors, dtype=np.int32), np.diff(self.accessor_start))
+            owner.setflags(write=False)
+            return owner
+
+        return derived(self, "accessor of row", make)
 
     def on_cpu_ns(self) -> Ints:
         """int64[F]: part of `think_ns` that the accessor ran."""
