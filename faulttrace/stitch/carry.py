@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from faultreplay.faulttrace.schema import Kind
-from faultreplay.faulttrace.stitch.claims import Spans
+from faultreplay.faulttrace.stitch.claims import Spans, Used
 from faultreplay.faulttrace.stitch.columns import Kept
 from faultreplay.faulttrace.stitch.keys import I64
 from faultreplay.faulttrace.stitch.markers import Context
@@ -36,15 +36,13 @@ class Carry:
     events: Kept | None
     sleeps: KeptSleeps | None
     told_ns: I64
-    used: I64
+    used: Used
     claims: list[Spans]
 
     @classmethod
     def none(cls, threads: int) -> Carry:
         """Before the first stretch."""
-        return cls(
-            None, None, np.zeros(threads, np.int64), np.zeros(0, np.int64), [Spans.concat([]) for _ in range(STAGES)]
-        )
+        return cls(None, None, np.zeros(threads, np.int64), Used(), [Spans.concat([]) for _ in range(STAGES)])
 
 
 def kept_events(context: Context, since_ns: I64, open_rows: I64, named: tuple[I64, I64]) -> Kept:

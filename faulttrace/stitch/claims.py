@@ -69,30 +69,49 @@ class Claims:
 
 @dataclass
 class Used:
-    """Placements (rows) that ended a fault so far; `before`: places of those that did in earlier stretches."""
+    """Placements (rows) that ended a fault so far.
 
-    before: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    _noted: list[tuple[I64, I64, I64, Bools]] = field(default_factory=list)
+    Page faults of processes may take those that messages, waiters and exits left, and several may take the same one. So
+    these two are kept apart: what earlier stretches found must not be more than the whole trace would know here.
+    """
 
-    def note(self, rows: I64, thread: I64, ts_ns: I64, settled: Bools | None = None) -> None:
+    asked_for: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """places of those that ended a fault of a message, a waiter or an exit in earlier stretches"""
+    alone: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """the same of page faults of processes"""
+    _noted: list[tuple[I64, I64, I64, Bools, bool]] = field(default_factory=list)
+
+    @property
+    def before(self) -> I64:
+        """Places of all that did in earlier stretches."""
+        return np.union1d(self.asked_for, self.alone)
+
+    def note(self, rows: I64, thread: I64, ts_ns: I64, settled: Bools | None = None, *, alone: bool = False) -> None:
         """These ended one (-1: none) that is told with what each thread did at each time.
 
-        `settled`: of those whose thread is -1, whether they are told now (None: all are).
+        `settled`: of those whose thread is -1, whether they are told now (None: all are). `alone`: page faults of
+        processes that nobody asked for.
         """
         settled = np.ones(len(rows), bool) if settled is None else settled
         some = rows >= 0
-        self._noted.append((rows[some], thread[some], ts_ns[some], settled[some]))
+        self._noted.append((rows[some], thread[some], ts_ns[some], settled[some], alone))
 
-    def flags(self, pos: I64) -> Bools:
-        """Per placement, of which these are the places in the trace, whether it did."""
-        used: Bools = np.isin(pos, self.before) if len(self.before) else np.zeros(len(pos), bool)
-        for rows, *_ in self._noted:
-            used[rows[rows < len(pos)]] = True
-        return used
+    def left(self, pos: I64) -> Bools:
+        """Per placement, of which these are the places in the trace, whether messages, waiters and exits left it."""
+        left: Bools = ~np.isin(pos, self.asked_for)
+        for rows, *_, alone in self._noted:
+            if not alone:
+                left[rows[rows < len(pos)]] = False
+        return left
 
-    def told(self, pos: I64, until_ns: I64) -> I64:
-        """Places of those that did in a fault which is told, and were not known to."""
-        found = [np.zeros(0, np.int64)]
-        for rows, thread, ts_ns, settled in self._noted:
-            found.append(pos[rows[np.where(thread >= 0, ts_ns < until_ns[thread], settled)]])
-        return np.setdiff1d(np.concatenate(found), self.before)
+    def told(self, pos: I64, until_ns: I64) -> Used:
+        """Those that ended a fault which is told, in this stretch or before."""
+        found: tuple[list[I64], list[I64]] = ([self.asked_for], [self.alone])
+        for rows, thread, ts_ns, settled, alone in self._noted:
+            found[alone].append(pos[rows[np.where(thread >= 0, ts_ns < until_ns[thread], settled)]])
+        asked_for, by_none = (np.unique(np.concatenate(places)) for places in found)
+        return Used(asked_for, by_none)
+
+    def among(self, pos: I64) -> Used:
+        """Those of these places."""
+        return Used(self.asked_for[np.isin(self.asked_for, pos)], self.alone[np.isin(self.alone, pos)])

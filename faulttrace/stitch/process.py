@@ -37,7 +37,7 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     on_disk = slept & (take(context.sleeps.state, sleep, 0) & _UNINTERRUPTIBLE != 0)
 
     # UFFD_FEATURE_SIGBUS: the signal handler of the faulting thread places the page.
-    free = placements.places & ~used.flags(placements.rows.pos)
+    free = placements.places & used.left(placements.rows.pos)
     own = placements.first_covering(free, placements.thread, thread, page, start_ns)
     same = faults.last_on_page(thread, page, take(placements.start_ns, own, -1)) == rows
     own = np.where((own >= 0) & same, own, -1)
@@ -84,8 +84,8 @@ def stitch_process_faults(context: Context, claims: Claims, used: Used, tally: T
     found.wake_ns = np.where(waited, end_ns - take(placements.end_ns, woken, 0), UNKNOWN)
     found.resolve_ns = np.where(sigbus, found.end_ns - take(placements.start_ns, own, 0), UNKNOWN)
     found.service_ns = np.where(sigbus, found.end_ns - start_ns, UNKNOWN)
-    used.note(own, thread, start_ns)
-    used.note(woken, thread, start_ns)
+    used.note(own, thread, start_ns, alone=True)
+    used.note(woken, thread, start_ns, alone=True)
     tally.note("waiters_without_message", thread, start_ns, waited)
     tally.note("page_faults_unjoined", thread, start_ns, found.end_ns == UNKNOWN)
     return Anchored(found, start_ns)

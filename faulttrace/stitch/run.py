@@ -150,17 +150,17 @@ class _Stitcher:
         )
         self._mapped |= len(context.guest.sptes) > 0
         self._tally.report.doubled += int((context.guest.doubled.pos >= first_pos).sum())
-        used = Used(carry.used)
+        used = Used(carry.used.asked_for, carry.used.alone)
         stages, waiting = self._join(context, used)
         until_ns = np.full(len(self._whole.threads), NEVER, np.int64)
         if not last:
             until_ns = np.maximum(context.open.since_ns(events.until_ns + 1), carry.told_ns)
         self._tell(context, stages, until_ns)
         self._tally.settle(until_ns)
-        told_used = used.told(context.placements.rows.pos, until_ns)
-        self._count_placements(context, first_pos, told_used)
+        told = used.told(context.placements.rows.pos, until_ns)
+        self._count_placements(context, first_pos, np.setdiff1d(told.before, used.before))
         if not last:
-            self._carry = self._next(context, stages, until_ns, waiting, np.union1d(used.before, told_used))
+            self._carry = self._next(context, stages, until_ns, waiting, told)
 
     def finish(self) -> StitchReport:
         """The report, without what the faults themselves tell."""
@@ -224,7 +224,7 @@ class _Stitcher:
             batches.append(told_columns(found, number, context.events.threads, context.sleeps))
         self._told.add(batches)
 
-    def _next(self, context: Context, stages: list[Anchored], until_ns: I64, waiting: Waiting, used: I64) -> Carry:
+    def _next(self, context: Context, stages: list[Anchored], until_ns: I64, waiting: Waiting, used: Used) -> Carry:
         """What the next stretch needs of this one."""
         since_ns = until_ns.copy()
         told = []
@@ -243,4 +243,4 @@ class _Stitcher:
             waiters = stages[1].found.pick(~stages[1].told(until_ns))
             open_rows = np.concatenate([open_rows, waiting.event_rows(context, rows, waiters, since_ns)])
         events = kept_events(context, since_ns, open_rows, waiting.named(context, rows))
-        return Carry(events, sleeps, until_ns, used[np.isin(used, events.columns["pos"])], claims)
+        return Carry(events, sleeps, until_ns, used.among(events.columns["pos"]), claims)
