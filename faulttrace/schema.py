@@ -62,8 +62,9 @@ STITCH_LOG: Final[dict[int, str]] = {
     9: "2026-11-25: a sleep whose switch-in was not recorded is over when its thread is next switched out; a waiter "
     "whose message was not read waits in one of the first 8 sleeps since its page fault; a page-table walk after a "
     "return to userspace is no retry of one before it, also where only kvm_userspace_exit or the next call of KVM_RUN "
-    "tells of it; by stretches, such waiters and accesses are told as those of the whole, also where a stretch ends "
-    "within them",
+    "tells of it; files' events of a page fault without an end stop at the thread's next walk or exit; by stretches, "
+    "such waiters and accesses are told as those of the whole, also where a stretch ends within them, the walk that "
+    "stands for a KVM_RUN call is handed on, and a placement that ended a process's page fault may end another one",
 }
 """What each version of the stitch finds otherwise in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)

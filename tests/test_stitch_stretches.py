@@ -360,6 +360,62 @@ def test_a_walk_that_stands_for_a_call_is_remembered(rows: int) -> None:
     same(frame(*events), rows)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 1000])
+def test_one_walk_stands_for_a_call(rows: int) -> None:
+    """The first one after a return, however many follow: the access to a device lies between it and the next return."""
+    walk: dict[str, Any] = {"kind": Kind.KVM_MMU_WALK, "tid": 300, "code": 2}
+    events = [at(9, Kind.KVM_USERSPACE_EXIT, 300, code=6), at(10, addr=_GPA, **walk)]
+    events += [at(14, Kind.KVM_MMIO, 300, addr=_GPA + 4096, code=1), at(15, addr=_GPA + 4096, **walk)]
+    events += [at(22, addr=_GPA + 8192, **walk), at(23, Kind.KVM_USERSPACE_EXIT, 300, code=6)]
+    assert stitch_events(frame(*events), rows=rows).report.mmio_of_devices == 1
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_a_return_to_come_tells_that_a_message_was_the_guests(rows: int) -> None:
+    """How long KVM_RUN took is told when it returns: what the guest did before the message is no fault of its own."""
+    events = [at(6, Kind.KVM_MMU_FAST_PAGE_FAULT, 300, addr=_GPA, size=2), at(6, Kind.KVM_MMU_WALK, 300, addr=_GPA + 4096, code=2)]
+    events += [message(7, PAGES[0], tid=300), at(8, Kind.KVM_MMU_WALK, 300, addr=_GPA + 4096, code=2)]
+    events.append(at(10, Kind.KVM_RUN_EXIT, 300, fd=9, value=-14, dur_ns=3))
+    faults = stitch_events(frame(*events), rows=rows).faults
+    assert faults.select("start_ns", "cause").rows() == [(6, "missing"), (8, "exit")]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize(("more", "end_ns"), [([at(27, Kind.KVM_EXIT, 301, ip=IP, code=EPT_VIOLATION)], 13), ([], None)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_a_fault_for_which_nothing_was_done_ended_if_the_guest_exits_again(
+    more: list[dict[str, Any]], end_ns: int | None, rows: int
+) -> None:
+    """Then it ran; else it is still there when the recording ends."""
+    events = [
+        at(11, Kind.KVM_PAGE_FAULT, 301, ip=IP, addr=_GPA, code=2),
+        at(13, Kind.KVM_MMU_FAST_PAGE_FAULT, 301, addr=_GPA, size=1),
+        at(13, Kind.KVM_ENTRY, 301, ip=OTHER_IP, vcpu=1),
+        *more,
+    ]
+    assert stitch_events(frame(*events), rows=rows).faults["end_ns"][0] == end_ns
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_page_faults_of_processes_may_share_a_placement(rows: int) -> None:
+    """One thread places a page in its own fault on it, and so ends another's; the placement counts for both."""
+    events = [
+        at(3, Kind.PAGE_FAULT_KERNEL, 500, addr=PAGES[0] + 8, code=2),
+        at(24, Kind.PAGE_FAULT_USER, 500, addr=PAGES[1] + 8, code=2),
+        at(33, Kind.PAGE_FAULT_KERNEL, 402, addr=PAGES[1] + 8, code=2),
+        at(41, Kind.SCHED_OUT, 402, code=1),
+        placed(45, 4, PAGES[1], kind=Kind.UFFD_ZEROPAGE, tid=500, code=2),
+        message(45, PAGES[0], tid=9, handler=500, flags=3),
+        at(53, Kind.MMAP_LOCK_RELEASED, 402),
+        placed(55, 4, PAGES[1], kind=Kind.UFFD_CONTINUE, tid=500),
+    ]
+    faults = stitch_events(frame(*events), rows=rows).faults
+    assert faults.select("tid", "end_ns").rows() == [(500, None), (500, 45), (402, 53)]
+    same(frame(*events), rows)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2), st.integers(0, 2)), max_size=20),

@@ -194,5 +194,8 @@ def still_open(context: Context, messages: Messages, opening: Opening, ending: E
         is_open |= (sleep >= 0) & (take(sleeps.over_ns, sleep, 0) == NEVER) & take(away, thread, False)
     unslept = (opening.asleep < 0) & (opening.lost | (ending.placed_by < 0))
     is_open |= unslept & within & take(events.more(Kind.SCHED_OUT), thread, False)
-    is_open |= ~ending.sure | context.runs.unsure(thread, read_ns)
+    unsure = context.runs.unsure(thread, read_ns) & (thread >= 0)
+    guest_ns, *_ = context.guest.opener(thread, read_ns)
+    context.open.note(thread, guest_ns, unsure & (guest_ns != UNKNOWN))
+    is_open |= ~ending.sure | unsure
     return is_open & (thread >= 0)

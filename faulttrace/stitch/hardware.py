@@ -80,7 +80,9 @@ def _note_open(context: Context, accesses: Accesses | None) -> None:
     context.open.keep_together(thread, since_ns, faults.ts_ns[last])
     in_trip = (trips.limit_pos[last] == NEVER) & coming[thread]
     retried = final & ~_is_over(context, trips, faults, last, last_exit[thread])
-    context.open.note(thread, since_ns, alive[thread] & (in_trip | retried))
+    # Its next exit would show that the guest ran after all.
+    stuck = _stuck(accesses) & context.events.more(Kind.KVM_EXIT)[thread]
+    context.open.note(thread, since_ns, stuck | (alive[thread] & (in_trip | retried)))
 
 
 def _is_over(context: Context, trips: Trips, faults: Stage2, rows: I64, last_exit: I64) -> Bools:
@@ -114,8 +116,7 @@ def _found(context: Context, accesses: Accesses, tally: Tally) -> Found:
     found = Found.blank(len(first))
     found.thread, found.start_ns, found.start_by = faults.thread[first], trips.start_ns[first], trips.start_by[first]
     found.end_ns, found.end_by = every_end_ns[last], every_end_by[last]
-    handed = accesses.count(trips.handed_over[accesses.rows])
-    stuck = _stuck(accesses, handed)
+    stuck = _stuck(accesses)
     found.end_ns = np.where(stuck, UNKNOWN, found.end_ns)
     found.end_by = np.where(stuck, code(ENDS, "none"), found.end_by)
     found.vm = take(context.tgid_of, found.thread, 0)
@@ -129,12 +130,13 @@ def _found(context: Context, accesses: Accesses, tally: Tally) -> Found:
     return found
 
 
-def _stuck(accesses: Accesses, handed: I64) -> Bools:
+def _stuck(accesses: Accesses) -> Bools:
     """Accesses that were still faulting when the trace ends: nothing of the thread follows the last try.
 
     What userspace resolved faults once more before it gets past: that is no retry.
     """
     last, trips = accesses.last, accesses.trips
+    handed = accesses.count(trips.handed_over[accesses.rows])
     useless = accesses.count((trips.spurious & ~trips.handed_over)[accesses.rows])
     tried = (accesses.rounds - handed > 1) | ((handed == 0) & (useless == accesses.rounds))
     tried |= (handed > 1) & trips.handed_over[last]

@@ -207,11 +207,13 @@ class Runs:
         self.untimed_threads: I64 = events.whole.untimed
         """Threads of which only kvm_userspace_exit tells that they left: when they came back is not known."""
         departures = departures.pick(np.isin(departures.thread, self.untimed_threads))
-        back = Index.by_place(walks).first_from(departures.thread, departures.pos)
+        # A call of such a thread is a walk that was shown to stand for it, in an earlier stretch.
+        calls = walks.merged(enter.pick(np.isin(enter.thread, self.untimed_threads)))
+        back = Index.by_place(calls).first_from(departures.thread, departures.pos)
         shown = np.isin(walks.thread, self.untimed_threads) & (
             walks.shown | (walks.pos == take(events.whole.fact("first_pos", Kind.KVM_MMU_WALK), walks.thread, -1))
         )
-        shown[back[back >= 0]] = True
+        shown |= np.isin(walks.at, calls.at[back[back >= 0]])
         self.shown = walks.pick(shown)
         """Walks that stand for a call of KVM_RUN."""
         self._coming: Bools = events.more(Kind.KVM_RUN_EXIT, Kind.KVM_USERSPACE_EXIT)
