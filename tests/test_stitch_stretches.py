@@ -374,7 +374,10 @@ def test_one_walk_stands_for_a_call(rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 1000])
 def test_a_return_to_come_tells_that_a_message_was_the_guests(rows: int) -> None:
     """How long KVM_RUN took is told when it returns: what the guest did before the message is no fault of its own."""
-    events = [at(6, Kind.KVM_MMU_FAST_PAGE_FAULT, 300, addr=_GPA, size=2), at(6, Kind.KVM_MMU_WALK, 300, addr=_GPA + 4096, code=2)]
+    events = [
+        at(6, Kind.KVM_MMU_FAST_PAGE_FAULT, 300, addr=_GPA, size=2),
+        at(6, Kind.KVM_MMU_WALK, 300, addr=_GPA + 4096, code=2),
+    ]
     events += [message(7, PAGES[0], tid=300), at(8, Kind.KVM_MMU_WALK, 300, addr=_GPA + 4096, code=2)]
     events.append(at(10, Kind.KVM_RUN_EXIT, 300, fd=9, value=-14, dur_ns=3))
     faults = stitch_events(frame(*events), rows=rows).faults
@@ -382,7 +385,9 @@ def test_a_return_to_come_tells_that_a_message_was_the_guests(rows: int) -> None
     same(frame(*events), rows)
 
 
-@pytest.mark.parametrize(("more", "end_ns"), [([at(27, Kind.KVM_EXIT, 301, ip=IP, code=EPT_VIOLATION)], 13), ([], None)])
+@pytest.mark.parametrize(
+    ("more", "end_ns"), [([at(27, Kind.KVM_EXIT, 301, ip=IP, code=EPT_VIOLATION)], 13), ([], None)]
+)
 @pytest.mark.parametrize("rows", [1, 2, 3, 1000])
 def test_a_fault_for_which_nothing_was_done_ended_if_the_guest_exits_again(
     more: list[dict[str, Any]], end_ns: int | None, rows: int
@@ -395,6 +400,51 @@ def test_a_fault_for_which_nothing_was_done_ended_if_the_guest_exits_again(
         *more,
     ]
     assert stitch_events(frame(*events), rows=rows).faults["end_ns"][0] == end_ns
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize(
+    "left", [at(9, Kind.KVM_MMU_WALK, 300, addr=_GPA, code=2), at(9, Kind.KVM_EXIT, 300, ip=IP, code=EPT_VIOLATION)]
+)
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+def test_a_guests_last_access_is_its_messages(left: dict[str, Any], rows: int) -> None:
+    """Nothing of the vCPU follows but the message, which is its reader's event."""
+    events = [at(7, Kind.KVM_RUN_ENTER, 300, fd=9), left, message(21, PAGES[0], tid=300)]
+    result = stitch_events(frame(*events), META, rows=rows)
+    assert result.faults.select("start_ns", "cause").rows() == [(9, "missing")]
+    assert result.report.walks_without_entry == 0
+    same(frame(*events), rows, META)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_an_access_that_was_mapped_is_not_copied_later(rows: int) -> None:
+    """Also where the entry was then found as it should be."""
+    walk: dict[str, Any] = {"kind": Kind.KVM_MMU_WALK, "tid": 301, "addr": _GPA, "code": 2}
+    events = [
+        at(14, Kind.KVM_MMU_FAST_PAGE_FAULT, 301, addr=_GPA + 4096, size=2),
+        at(14, **walk),
+        at(15, Kind.KVM_MMU_FAST_PAGE_FAULT, 301, addr=_GPA, size=1),
+        at(17, Kind.KVM_UNMAP_HVA_RANGE, 301, addr=0x7F00_0000_0000, size=4096),
+        at(19, **walk),
+        at(20, Kind.KVM_MMU_SET_SPTE, 301, addr=_GPA, size=1),
+    ]
+    assert stitch_events(frame(*events), rows=rows).faults["start_ns"].to_list() == [14, 19]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_a_return_is_of_the_message_that_began_with_the_same_walk(rows: int) -> None:
+    """Another message came between, and its thread is off the CPU from its return on."""
+    walk: dict[str, Any] = {"kind": Kind.KVM_MMU_WALK, "tid": 300, "addr": _GPA, "code": 2}
+    events = [at(5, **walk), message(6, PAGES[2], tid=300), message(7, PAGES[0], tid=300)]
+    events += [at(10, Kind.KVM_USERSPACE_EXIT, 300, code=2, value=-14), at(10, Kind.SCHED_OUT, 300, code=1)]
+    events += [at(11, **walk), message(64, PAGES[3], tid=401)]
+    faults = stitch_events(frame(*events), rows=rows).faults
+    assert faults.select("tid", "start_ns", "cause").rows() == [
+        (300, 5, "missing"),
+        (300, 7, "missing"),
+        (0, 64, "missing"),
+    ]
     same(frame(*events), rows)
 
 

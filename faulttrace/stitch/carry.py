@@ -17,6 +17,8 @@ from faultreplay.faulttrace.stitch.threads import KeptSleeps
 STAGES: Final = 5
 """Stitchers: messages, waiters, exits, what KVM resolves alone, processes."""
 _KINDS: Final = 256
+_USELESS: Final = _KINDS - 1
+"""Stands for a kind of their own: fast page faults that left the entry as it was hide no other one before them."""
 _ONLY_OPEN: Final = np.array([Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING, Kind.UFFD_MSG], np.uint8)
 """Handed on only where they are open: sleeps are handed on as such, a message with the thread that waits."""
 
@@ -66,8 +68,10 @@ def kept_events(context: Context, since_ns: I64, open_rows: I64, named: tuple[I6
     wanted[context.guest.doubled.at] = False
     chosen = since & wanted
     earlier = np.flatnonzero(~since & wanted)
+    sort = kind.astype(np.int64)
+    sort[context.guest.spurious.at] = _USELESS
     last = np.full(len(since_ns) * _KINDS, -1, np.int64)
-    last[thread[earlier].astype(np.int64) * _KINDS + kind[earlier]] = earlier  # of several the last stays
+    last[thread[earlier].astype(np.int64) * _KINDS + sort[earlier]] = earlier  # of several the last stays
     chosen[last[last >= 0]] = True
     chosen[open_rows] = True
     shown = context.runs.shown.at

@@ -39,6 +39,8 @@ def stitch_exits(context: Context, claims: Claims, used: Used, tally: Tally) -> 
     again_ns = runs.next_enter_ns(thread, exit_ns)
     end_ns, end_by, spte = _after_reentry(context, thread, exit_ns, again_ns, is_mmio)
     _note_open_exits(context, thread, since_ns, again_ns)
+    # A message's fault that it began with is what it is claimed by.
+    context.open.keep_together(thread, since_ns, exit_ns)
     own = _own_ioctl(context, thread, exit_ns, again_ns)
     used.note(own, thread, exit_ns)
     done = (own >= 0) & take(placements.done, own, 0)
@@ -137,7 +139,7 @@ def _shadow(context: Context, claims: Claims, tally: Tally) -> Anchored:
     alive = context.events.alive()
     # The next walk may be the same access again, and an exit to come is one for the last walk.
     since_ns = np.minimum(guest.walk_began_ns, guest.walk_run_ns)
-    context.open.note(walks.thread, since_ns, guest.is_last_walk & take(alive, walks.thread, False))
+    context.open.note(walks.thread, since_ns, guest.is_last_walk & take(context.awaits(), walks.thread, False))
     rows = np.flatnonzero(mine & ~claims.inside(walks.thread, walks.ts_ns))
     thread, start_ns = walks.thread[rows], walks.ts_ns[rows]
     until_ns = take(walks.ts_ns, guest.next_walk(thread, start_ns + 1), NEVER)

@@ -66,7 +66,7 @@ def _note_open(context: Context, accesses: Accesses | None) -> None:
     exits = guest.exits
     last_exit = np.full(len(alive), -1, np.int64)
     last_exit[exits.thread] = np.arange(len(exits))  # in order of time: the last stays
-    out = np.flatnonzero(alive & (last_exit >= 0))
+    out = np.flatnonzero(context.awaits() & (last_exit >= 0))
     context.open.note(out, exits.ts_ns[last_exit[out]])
     if accesses is None:
         return

@@ -65,7 +65,7 @@ class Axis:
         if len(group) and int(group.max()).bit_length() + self.bits > 63:
             raise IncompleteData("the trace is too long to be stitched as a whole: cut it with record -d")
         # Room for one time before all events (0) and one after them.
-        offset = np.clip(ts_ns - self.start_ns + 1, 0, (1 << self.bits) - 1)
+        offset = np.minimum(np.maximum(ts_ns - self.start_ns + 1, 0), (1 << self.bits) - 1)
         return (group << self.bits) | offset
 
 
@@ -92,11 +92,15 @@ class Index:
 
     def last_until(self, group: I64, ts_ns: I64 | int) -> I64:
         """Row of the last event of each group at or before each time."""
+        if not len(self._keys):
+            return np.full(len(group), -1, np.int64)
         at = np.searchsorted(self._keys, self._pack(group, ts_ns), side="right") - 1
         return self._rows(at, group)
 
     def first_from(self, group: I64, ts_ns: I64 | int) -> I64:
         """Row of the first event of each group at or after each time."""
+        if not len(self._keys):
+            return np.full(len(group), -1, np.int64)
         at = np.searchsorted(self._keys, self._pack(group, ts_ns), side="left")
         return self._rows(at, group)
 
@@ -107,11 +111,9 @@ class Index:
         return np.where(group >= 0, after - first, 0).astype(np.int64)
 
     def _pack(self, group: I64, ts_ns: I64 | int) -> I64:
-        return self._axis.pack(np.maximum(group, 0), np.broadcast_to(np.asarray(ts_ns, np.int64), group.shape))
+        return self._axis.pack(np.maximum(group, 0), np.asarray(ts_ns, np.int64))
 
     def _rows(self, at: npt.NDArray[np.intp], group: I64) -> I64:
-        if not len(self._keys):
-            return np.full(len(group), -1, np.int64)
         inside = (at >= 0) & (at < len(self._keys)) & (group >= 0)
         safe = np.where(inside, at, 0)
         inside &= self._keys[safe] >> self._axis.bits == group

@@ -218,7 +218,10 @@ class _Stitcher:
     def _tell(self, context: Context, stages: list[Anchored], until_ns: I64) -> None:
         batches = []
         for number, stage in enumerate(stages):
-            found = stage.found.pick(stage.told(until_ns))
+            is_told = stage.told(until_ns)
+            if not is_told.any():
+                continue
+            found = stage.found.pick(is_told)
             mark_windowed(found, self._finder.windows, self._finder.thaw_began_ns)
             found.vcpu = take(self._numbers, found.thread, -1)
             batches.append(told_columns(found, number, context.events.threads, context.sleeps))
