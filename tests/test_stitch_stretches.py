@@ -449,6 +449,25 @@ def test_a_return_is_of_the_message_that_began_with_the_same_walk(rows: int) -> 
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_a_reader_that_is_said_to_be_off_the_cpu(rows: int) -> None:
+    """Events of two CPUs may be out of order: how long it was preempted shows when it is back."""
+    events = [at(42, Kind.SCHED_OUT, 401, code=1), at(45, Kind.SCHED_OUT, 500, code=0)]
+    events += [message(47, PAGES[0], tid=401, handler=500), at(62, Kind.SCHED_IN, 500)]
+    assert stitch_events(frame(*events), rows=rows).faults["read_preempted_ns"].to_list() == [2]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_a_return_ends_at_the_entry_before_another_fault(rows: int) -> None:
+    """An exit whose fault comes late is taken for a fault itself until then."""
+    events = [at(6, Kind.KVM_RUN_EXIT, 300, fd=9, value=-14, dur_ns=3), at(7, Kind.KVM_RUN_ENTER, 300, fd=9)]
+    events += [at(9, Kind.KVM_ENTRY, 300, ip=OTHER_IP), at(10, Kind.KVM_EXIT, 300, ip=IP, code=EPT_VIOLATION)]
+    events += [at(12, Kind.KVM_RUN_EXIT, 300, fd=9, dur_ns=3), at(17, Kind.KVM_PAGE_FAULT, 300, ip=IP, addr=_GPA)]
+    assert stitch_events(frame(*events), rows=rows).faults.select("start_ns", "end_ns").rows() == [(6, 9), (10, None)]
+    same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
 def test_page_faults_of_processes_may_share_a_placement(rows: int) -> None:
     """One thread places a page in its own fault on it, and so ends another's; the placement counts for both."""
     events = [

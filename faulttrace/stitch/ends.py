@@ -51,6 +51,19 @@ def _until_next_access_ns(context: Context, thread: I64, from_ns: I64, limit_ns:
     return np.minimum(np.minimum(until_ns, guest.next_exit_ns(thread, from_ns)), limit_ns)
 
 
+def awaits(context: Context) -> Bools:
+    """Per thread, whether what last took it out of its guest may still turn out to be more than it seems.
+
+    By an event of its own, or by a message of a fault in which it left the guest.
+    """
+    events, asked = context.events, context.asked
+    alive = events.alive()
+    if context.last or asked is None or asked.last_message_ns <= events.until_ns:
+        return alive
+    everyone = np.arange(len(alive))
+    return alive | context.runs.inside(everyone, np.full(len(everyone), events.until_ns))
+
+
 def fill_common(context: Context, found: Found, placed_by: I64, in_guest: Bools, by_kernel: Bools) -> None:
     """Owner, granule, accessor and resolution of faults that the placements `placed_by` (-1: none) ended."""
     placements = context.placements

@@ -6,6 +6,7 @@ import numpy as np
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.claims import Claims, Used
+from faultreplay.faulttrace.stitch.ends import awaits
 from faultreplay.faulttrace.stitch.found import ENDS, STARTS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.hardware import stitch_hardware
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
@@ -84,7 +85,12 @@ def _note_open_exits(context: Context, thread: I64, since_ns: I64, again_ns: I64
     """An exit is settled when the thread has returned from the next KVM_RUN, or nothing more comes of it."""
     returned = again_ns < NEVER
     out_again = returned & (context.runs.next_exit_ns(thread, np.where(returned, again_ns, 0)) < NEVER)
-    context.open.note(thread, since_ns, ~out_again & take(context.events.alive(), thread, False))
+    # An exit without its fault is taken for one: that may come until the next exit.
+    stage2 = context.guest.stage2
+    after = context.guest.next_fault(np.where(returned, thread, -1), np.where(returned, again_ns, 0))
+    unsure = (after >= 0) & ~take(stage2.told, after, True)
+    unsure &= context.guest.next_exit_ns(thread, take(stage2.ts_ns, after, 0) + 1) == NEVER
+    context.open.note(thread, since_ns, (~out_again | unsure) & take(context.events.alive(), thread, False))
 
 
 def _faulted(context: Context, thread: I64, start_ns: I64, exit_ns: I64, spte: I64) -> U64:
@@ -139,7 +145,7 @@ def _shadow(context: Context, claims: Claims, tally: Tally) -> Anchored:
     alive = context.events.alive()
     # The next walk may be the same access again, and an exit to come is one for the last walk.
     since_ns = np.minimum(guest.walk_began_ns, guest.walk_run_ns)
-    context.open.note(walks.thread, since_ns, guest.is_last_walk & take(context.awaits(), walks.thread, False))
+    context.open.note(walks.thread, since_ns, guest.is_last_walk & take(awaits(context), walks.thread, False))
     rows = np.flatnonzero(mine & ~claims.inside(walks.thread, walks.ts_ns))
     thread, start_ns = walks.thread[rows], walks.ts_ns[rows]
     until_ns = take(walks.ts_ns, guest.next_walk(thread, start_ns + 1), NEVER)

@@ -13,6 +13,7 @@ import numpy as np
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES, RESOLUTIONS, Kind
 from faultreplay.faulttrace.stitch.accesses import RETRY_NS, Accesses, is_retry, same_place
 from faultreplay.faulttrace.stitch.claims import Claims
+from faultreplay.faulttrace.stitch.ends import awaits
 from faultreplay.faulttrace.stitch.found import ENDS, UNKNOWN, Anchored, Found, code
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, take
 from faultreplay.faulttrace.stitch.markers import Context
@@ -66,7 +67,7 @@ def _note_open(context: Context, accesses: Accesses | None) -> None:
     exits = guest.exits
     last_exit = np.full(len(alive), -1, np.int64)
     last_exit[exits.thread] = np.arange(len(exits))  # in order of time: the last stays
-    out = np.flatnonzero(context.awaits() & (last_exit >= 0))
+    out = np.flatnonzero(awaits(context) & (last_exit >= 0))
     context.open.note(out, exits.ts_ns[last_exit[out]])
     if accesses is None:
         return

@@ -257,17 +257,6 @@ class Context:
         """How far each access reaches."""
         return Horizon(self.axis, self.page_faults, self.guest)
 
-    def awaits(self) -> Bools:
-        """Per thread, whether what last took it out of its guest may still turn out to be more than it seems.
-
-        By an event of its own, or by a message of a fault in which it left the guest.
-        """
-        alive = self.events.alive()
-        if self.last or self.asked is None or self.asked.last_message_ns <= self.events.until_ns:
-            return alive
-        everyone = np.arange(len(alive))
-        return alive | self.runs.inside(everyone, np.full(len(everyone), self.events.until_ns))
-
     def untold(self, thread: I64, ts_ns: I64) -> Bools:
         """Whether what each thread did at each time is still to be told."""
         new: Bools = (thread >= 0) & (ts_ns >= take(self.told_ns, thread, 0))

@@ -18,7 +18,7 @@ from faultreplay.faulttrace.stitch.backing import mark_backing
 from faultreplay.faulttrace.stitch.carry import Carry, kept_events
 from faultreplay.faulttrace.stitch.claims import Claims, Spans, Used
 from faultreplay.faulttrace.stitch.columns import Events
-from faultreplay.faulttrace.stitch.found import Anchored
+from faultreplay.faulttrace.stitch.found import UNKNOWN, Anchored
 from faultreplay.faulttrace.stitch.guest import stitch_exits, stitch_stage2
 from faultreplay.faulttrace.stitch.keys import I64, NEVER, take
 from faultreplay.faulttrace.stitch.markers import Context
@@ -202,6 +202,10 @@ class _Stitcher:
         for stage in stages:
             found = stage.found
             reaches = np.maximum(found.start_ns, found.end_ns) >= take(since_ns, found.thread, NEVER)
+            # Also into its handler's: only where a switch-in is late or was lost.
+            served_ns = np.where(found.queue_ns != UNKNOWN, found.start_ns + found.queue_ns, UNKNOWN)
+            served_ns += np.where((served_ns != UNKNOWN) & (found.service_ns != UNKNOWN), found.service_ns, 0)
+            reaches |= served_ns >= take(since_ns, context.events.threads.of(found.handler_tid), NEVER)
             context.open.note(found.thread, np.minimum(stage.ts_ns, found.start_ns), reaches)
 
     def _count_placements(self, context: Context, first_pos: int, used: I64) -> None:
