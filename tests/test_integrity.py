@@ -27,6 +27,7 @@ from faultreplay.faulttrace.store import open_trace
 from faultreplay.faulttrace.verify import verify_trace
 from faultreplay.faulttrace.writer import TraceWriter, update_meta, write_truth
 
+SAMPLES = sorted((Path(__file__).parent.parent / "sample-traces").glob("*.trace"))
 TRUTH_ROW = {"accessor": "vcpu", "tid": 1, "vcpu": 0, "seq": 0, "page": 0, "access": "r", "start_ns": 1, "end_ns": 3}
 
 
@@ -143,6 +144,18 @@ def test_an_undamaged_trace_is_whole(trace: Path) -> None:
     assert not [file.problem for file in verify_trace(trace) if file.problem]
     assert all(file.checked for file in verify_trace(trace))
     assert not any("checksums" in note for note in open_trace(trace).notes)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: str(path.stem))
+def test_a_sample_trace_is_sealed_and_a_flipped_bit_in_it_is_told(path: Path, tmp_path: Path) -> None:
+    assert [(file.name, file.problem) for file in verify_trace(path) if file.problem or not file.checked] == []
+    rng = random.Random(str(path.stem))
+    for file in ("events/part-000000.parquet", "meta.json"):
+        copy = tmp_path / file.partition("/")[0]
+        shutil.copytree(path, copy, ignore=shutil.ignore_patterns("faults.parquet"))
+        _flip(copy / file, rng.randrange(8 * (copy / file).stat().st_size))
+        with pytest.raises(FaultreplayError):
+            everything(copy)
 
 
 def _doubled(path: Path) -> None:

@@ -13,7 +13,8 @@ A driver of our own, of two hundred lines, as the known tools do not fit: mutmut
 function, which numba cannot compile, and copies a tree whose packages are links; cosmic-ray starts the tests anew for
 each mutant, and starting them (numba, polars, pyarrow) takes longer than running those that matter. Here a process that
 has imported the libraries forks for each mutant; the mutant is compiled in memory, and no file is ever changed. The
-compiled loop runs uncompiled (NUMBA_DISABLE_JIT=1).
+compiled loop runs uncompiled (NUMBA_DISABLE_JIT=1). A mutant is run with those tests alone that reach its statement
+(`reach.py`): what a cache in the product keeps from one test to the next counts for the first of them only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 import ast
 import collections
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.machinery
@@ -33,14 +35,17 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mutants import Mutant, mutants, mutated
+from reach import Reach, measured, span_of
 
 ROOT: Final = Path(__file__).parent.parent.parent
 LEAST_SECONDS: Final = 20
@@ -48,6 +53,7 @@ LEAST_SECONDS: Final = 20
 WAIT: Final = 20
 """seconds of the clock for each of the processor"""
 _LANGUAGE: Final = [
+    "tests/test_replay_pinned.py",
     "tests/test_language_limits.py",
     "tests/test_toml_checks.py", "tests/test_mechanism_language.py", "tests/test_replay_costs.py",
     "tests/test_engine_simpy.py", "tests/test_mechanism_models.py", "tests/test_host_costs.py",
@@ -55,10 +61,14 @@ _LANGUAGE: Final = [
     "tests/test_replay_cpus.py",
 ]  # fmt: skip
 _WORKLOAD: Final = [
+    "tests/test_replay_pinned.py",
     "tests/test_workload_edges.py", "tests/test_replay_workload.py", "tests/test_synth.py",
     "tests/test_replay_windows.py", "tests/test_compare_replay.py",
 ]  # fmt: skip
-_LOOP: Final = ["tests/test_engine_loop.py", "tests/test_engine_simpy.py", "tests/test_replay_windows.py"]
+_LOOP: Final = [
+    "tests/test_replay_pinned.py", "tests/test_engine_loop.py", "tests/test_engine_simpy.py",
+    "tests/test_replay_windows.py",
+]  # fmt: skip
 TESTS: Final[dict[str, list[str]]] = {
     "faulttrace/stitch": [
         "tests/test_stitch_pinned.py", "tests/test_stitch.py", "tests/test_stitch_edges.py",
@@ -66,17 +76,19 @@ TESTS: Final[dict[str, list[str]]] = {
         "tests/test_stitch_properties.py", "tests/test_stitch_hardware.py", "tests/test_stitch_stretches.py",
     ],
     "replay/engine": [
-        "tests/test_engine_simpy.py", "tests/test_engine_books.py", "tests/test_engine_time.py",
-        "tests/test_replay_windows.py", "tests/test_replay_cpus.py", "tests/test_storage.py",
+        "tests/test_replay_pinned.py", "tests/test_engine_books.py", "tests/test_engine_time.py",
+        "tests/test_replay_windows.py", "tests/test_storage.py",
     ],
     **{f"replay/engine/{name}.py": _LOOP for name in (
         "kernel", "kernel_events", "kernel_joins", "layout", "machine", "opcodes", "threads", "tournament",
     )},
-    **{f"replay/engine/{name}.py": ["tests/test_storage.py", "tests/test_restore_cli.py", "tests/test_engine_simpy.py"]
+    **{f"replay/engine/{name}.py": ["tests/test_replay_pinned.py", "tests/test_storage.py", "tests/test_restore_cli.py"]
        for name in ("cast", "file_map", "prefetch", "push", "restore", "restored", "storage", "streams")},
     **{f"replay/engine/{name}.py": ["tests/test_explain.py"] for name in ("follow", "journal", "steps")},
-    "replay/engine/cpus.py": ["tests/test_engine_loop.py", "tests/test_replay_cpus.py"],
-    "replay/engine/draws.py": ["tests/test_draw_bits.py", "tests/test_engine_loop.py", "tests/test_engine_simpy.py"],
+    "replay/engine/cpus.py": [
+        "tests/test_replay_pinned.py", "tests/test_engine_loop.py", "tests/test_replay_cpus.py",
+    ],
+    "replay/engine/draws.py": ["tests/test_draw_bits.py", "tests/test_replay_pinned.py"],
     "replay/engine/jit.py": ["tests/test_replay_jit.py"],
     "replay/engine/checks.py": ["tests/test_engine_books.py", "tests/test_engine_drawn.py"],
     "replay/language": _LANGUAGE,
@@ -88,7 +100,7 @@ TESTS: Final[dict[str, list[str]]] = {
     **{f"replay/workload/{name}.py": ["tests/test_working_sets.py", *_WORKLOAD]
        for name in ("working_set", "synth_restore")},
     "replay/workload/reading.py": [
-        "tests/test_compare_alike.py", "tests/test_validate.py",
+        "tests/test_replay_pinned.py", "tests/test_compare_alike.py", "tests/test_validate.py",
         "tests/test_compare.py",
     ],
     "replay/workload": _WORKLOAD,
@@ -170,8 +182,8 @@ def modules() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths if path.stat().st_size > 300]
 
 
-def run_tests(module: str, mutant: Mutant | None, source: str, limit_s: int) -> tuple[str, float]:
-    """What came of one mutant in a process of its own (killed, survived, timeout), and its processor seconds.
+def run_tests(module: str, run: Callable[[], int], limit_s: int) -> str:
+    """What came of one run of tests in a process of its own: killed, survived, timeout.
 
     `limit_s` is processor time: a busy host makes no timeout. By the clock it is WAIT times that.
     """
@@ -180,23 +192,23 @@ def run_tests(module: str, mutant: Mutant | None, source: str, limit_s: int) -> 
         os.setpgid(0, 0)
         try:
             resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
-            os._exit(_child(module, mutant, source))
+            os._exit(run())
         except BaseException as error:  # whatever a mutant does, the fork ends here
             sys.stderr.write(f"{module}: {error!r}\n")
             sys.stderr.flush()
             os._exit(4)
     ends = time.monotonic() + WAIT * limit_s
     while time.monotonic() < ends:
-        done, status, used = os.wait4(pid, os.WNOHANG)
+        done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
             late = code in (-signal.SIGXCPU, -signal.SIGKILL)
-            return "timeout" if late else "killed" if code else "survived", used.ru_utime + used.ru_stime
+            return "timeout" if late else "killed" if code else "survived"
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return "timeout", float(limit_s)
+    return "timeout"
 
 
 class _Quick:
@@ -210,31 +222,41 @@ class _Quick:
         hypothesis.settings.load_profile("mutate")
 
 
-def _child(module: str, mutant: Mutant | None, source: str) -> int:
-    import pytest
+def _words(module: str) -> list[str]:
+    words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not live and not lab"]
+    return [*words, "-k", SLOW] if compiled(module) else words
 
+
+def _silent() -> None:
     null = os.open(os.environ.get("MUTATE_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(null, 1)
     os.dup2(null, 2)
+
+
+def _child(module: str, mutant: Mutant, source: str, files: list[list[str]]) -> int:
+    import pytest
+
+    _silent()
     path = os.path.realpath(ROOT / module)
-    if mutant is not None:
-        tree = mutated(source, mutant)
-        if not compiled(module):
-            uncompiled(tree)
-        code = compile(tree, path, "exec")
-        kept = importlib.machinery.SourceFileLoader.get_code
+    tree = mutated(source, mutant)
+    if not compiled(module):
+        uncompiled(tree)
+    code = compile(tree, path, "exec")
+    kept = importlib.machinery.SourceFileLoader.get_code
 
-        def get_code(self: Any, fullname: str) -> CodeType | None:
-            return code if os.path.realpath(self.path) == path else kept(self, fullname)
+    def get_code(self: Any, fullname: str) -> CodeType | None:
+        return code if os.path.realpath(self.path) == path else kept(self, fullname)
 
-        importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-    words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not live and not lab"]
-    if compiled(module):
-        words += ["-k", SLOW]
-    for test in tests_of(module):  # one by one: the first often notices, and the others need not be collected
-        if ended := int(pytest.main([*words, test], plugins=[_Quick()])):
+    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    for tests in files:  # file by file: the first often notices, and the others need not be collected
+        if ended := int(pytest.main([*_words(module), *tests], plugins=[_Quick()])):
             return ended
     return 0
+
+
+def _looked(module: str, into: Path) -> int:
+    _silent()
+    return measured(ROOT, _words(module), tests_of(module), into, [_Quick()])
 
 
 def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -245,7 +267,7 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
     chosen = _chosen(module, every, source, args)
     state = _state(module)
     kept = _kept(args.results, module, state)
-    took = 0.0
+    reach: Reach | None = None
     counts: collections.Counter[str] = collections.Counter()
     told: dict[str, list[str]] = {"survivors": [], "noticed_after_all": []}
     for mutant in chosen:
@@ -253,13 +275,16 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
         if key not in kept:
             if time.time() > args.deadline:
                 break
-            if not took:
+            if reach is None:
                 for library in LIBRARIES:
                     importlib.import_module(library)
-                took = _baseline(module, source, args.results)
-                if not took:
+                reach = _reach(module, args.results)
+                if reach is None:
                     return {"module": module, "error": "the tests fail without a mutant", "all": len(every)}
-            kept[key], _ = run_tests(module, mutant, source, max(LEAST_SECONDS, round(3 * took)))
+            files = reach.tests(module, span_of(source, mutant.line))
+            limit_s = LEAST_SECONDS + round(3 * sum(reach.seconds[test] for tests in files for test in tests))
+            run = functools.partial(_child, module, mutant, source, files)
+            kept[key] = run_tests(module, run, limit_s) if files else "survived"
             row = {"module": module, "state": state, "source": _digest(source), "mutant": key, "outcome": kept[key]}
             _keep(args.results, row)
         outcome = "explained" if kept[key] == "survived" and key in equivalent else kept[key]
@@ -271,19 +296,17 @@ def one_module(module: str, args: argparse.Namespace) -> dict[str, Any]:
             print(words, file=sys.stderr, flush=True)
         elif outcome != "explained" and key in equivalent:
             told["noticed_after_all"].append(words)
-    return {"module": module, "all": len(every), "baseline_s": round(took, 1), "counts": counts, **told}
+    return {"module": module, "all": len(every), "counts": counts, **told}
 
 
-def _baseline(module: str, source: str, results: Path | None) -> float:
-    """Processor seconds of the tests without a mutant, shared by modules that have the same; 0.0: they fail."""
-    state, name = _tree_state(module), "baseline"
-    if told := _kept(results, name, state):
-        return float(told[name])
-    outcome, took = run_tests(module, None, source, 900)
-    if outcome != "survived":
-        return 0.0
-    _keep(results, {"module": name, "state": state, "mutant": name, "outcome": str(took)})
-    return took
+def _reach(module: str, results: Path | None) -> Reach | None:
+    """What the tests reach without a mutant, kept beside the results for modules with the same; None: they fail."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = (results.parent if results else Path(folder)) / f".reach-{_tree_state(module)}.json"
+        if not kept.exists() and run_tests(module, functools.partial(_looked, module, kept), 1800) != "survived":
+            kept.unlink(missing_ok=True)
+            return None
+        return Reach.read(kept)
 
 
 def _tree_state(module: str) -> str:
