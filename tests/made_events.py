@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from faultreplay.faulttrace.meta import Host, Memslot, Meta, Target
 from faultreplay.faulttrace.schema import CAUSES, EVENTS, FAULTS, RESOLUTIONS, Kind
-from faultreplay.faulttrace.stitch import Stitched
+from faultreplay.faulttrace.stitch import Stitched, stitch_events
 from faultreplay.faulttrace.writer import TraceWriter
 
 VM, HANDLER, FAULTER, OTHER = 100, 101, 102, 103
@@ -71,6 +72,14 @@ def userfault(
         placed(start_ns + 80, 20, page),
         at(start_ns + 100, Kind.MMAP_LOCK_RELEASED, tid),
     ]
+
+
+def same(events: pl.DataFrame, rows: int, meta: Meta | None = None) -> None:
+    """By stretches of about so many events the stitch gives what it gives of the whole."""
+    whole, cut = stitch_events(events, meta), stitch_events(events, meta, rows=rows)
+    assert cut.faults.equals(whole.faults), (rows, cut.faults, whole.faults)
+    assert cut.windows == whole.windows
+    assert asdict(cut.report) == asdict(whole.report)
 
 
 def only(result: Stitched) -> dict[str, Any]:
