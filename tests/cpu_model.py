@@ -1,8 +1,8 @@
 """Host CPUs once more: paths as Python generators over fair run queues. Slow, plain, and apart from the compiled code.
 
 A path is a generator that yields what its thread does next: ``run`` and ``think`` on a CPU, ``sleep``, ``get`` and
-``give`` a server, ``wake`` the accessor. The scheduler is EEVDF as `docs/limitations.md` states it. Only closed loops,
-and only where no two events fall on one instant.
+``give`` a server, ``wake`` the accessor, ``join`` a fault of another and ``tell`` those that joined. The scheduler is
+EEVDF as `docs/limitations.md` states it. Only closed loops.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Thread:
     lag: int = 0
     deadline: int = 0
     slept: int = 0
+    serves: bool = False
+    """a handler's, which goes on with the next message by itself"""
 
 
 @dataclass(eq=False)
@@ -234,7 +236,7 @@ class Host:
             while self.step(flow, ready):
                 pass
 
-    def step(self, flow: Flow, ready: list[Flow]) -> bool:
+    def step(self, flow: Flow, ready: list[Flow]) -> bool:  # noqa: PLR0911
         """One step of `flow`; whether the next one can follow at once."""
         verb, *given = next(flow.steps, ("end",))
         runs = flow in flow.thread.queue.running
@@ -253,6 +255,11 @@ class Host:
             return True
         if verb == "wake":
             return self.wake(flow, *given, ready)
+        if verb == "tell":
+            self.tell(*given)
+            return True
+        if verb == "join":
+            given[0].append((flow, given[1]))
         self.rest(flow)
         if verb == "sleep":
             self.at(flow, self.now + given[0])
@@ -309,7 +316,7 @@ class Host:
             return
         following = line.pop(0)
         ready.append(following)
-        if last:
+        if last and flow.thread.serves:
             self.pass_on(flow, following)
 
     def pass_on(self, flow: Flow, other: Flow) -> None:
@@ -319,6 +326,13 @@ class Host:
             flow.thread.queue.swap(flow, other)
             other.since, other.left = flow.since, 0
             flow.timer = 0
+
+    def tell(self, joined: list[tuple[Flow, Any]], ns: int, sleepers: dict[Any, int]) -> None:
+        """Those that joined, the last one first, are woken: each has `ns` to do in its own thread."""
+        for flow, queue in joined:
+            if queue:
+                sleepers[queue] -= 1
+            self.work(flow, ns)
 
     def wake(self, flow: Flow, ns: int, thread: Thread, tail: Steps | None, ready: list[Flow]) -> bool:
         """The accessor's thread is woken in `ns` of its own work; `tail` goes on as the thread that did it."""

@@ -13,6 +13,7 @@ import simpy
 
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.words import CONTENT_CAUSES
 from faultreplay.replay.workload.workload import Workload
 
 MASK = (1 << 64) - 1
@@ -27,6 +28,12 @@ def bits16(seed: int, row: int, draw: int, attempt: int = 0) -> int:
     return (z >> (16 * (draw & 3))) & 0xFFFF
 
 
+def looks_up(mechanism: Mechanism) -> bool:
+    """Whether a fault on a page that is there ends at once: where this mechanism coalesces, or one it falls back to."""
+    stages = (stage for path in mechanism.paths.values() for stage in path)
+    return any(stage.verb == "coalesce" for stage in stages) or any(map(looks_up, mechanism.fallback.values()))
+
+
 class Model:
     def __init__(self, workload: Workload, mechanism: Mechanism, costs: Any, seed: int = 0) -> None:
         self.w, self.m, self.costs, self.seed = workload, mechanism, costs, seed
@@ -35,7 +42,13 @@ class Model:
         self.sleepers: dict[tuple[str, int], int] = {}
         self.inside: dict[str, set[Any]] = {}
         self.lock_users: dict[tuple[str, int], int] = {}
+        self.lock_free: dict[tuple[str, int], int] = {}
         self.pages: dict[int, Any] = {}
+        """granule -> those that wait for it, True where it is there, or when it will be"""
+        self.mapped: set[int] = set()
+        """granules that a vCPU has mapped in stage 2"""
+        self.link_free: dict[tuple[str, str], int] = {}
+        """when all that was put on a link is through"""
         self.levels: dict[str, Model] = {}
         self.start = np.full(workload.faults, -1, np.int64)
         self.stall = np.full(workload.faults, -1, np.int64)
@@ -51,11 +64,44 @@ class Model:
         pages, place = np.unique(page, return_inverse=True)
         self.shard = place * shards // max(len(pages), 1)
 
-    def run(self) -> Model:
-        for a in range(self.w.accessors):
+    def run(self, loop: str = "closed") -> Model:
+        if self.m.push:
+            self.env.process(self.stream(self.m.push))
+        for a in range(self.w.accessors if loop == "closed" else 0):
             self.env.process(self.accessor(a))
+        for a in range(self.w.accessors if loop == "open" else 0):
+            begin, end = (int(row) for row in self.w.accessor_start[a : a + 2])
+            for row, time in zip(range(begin, end), np.cumsum(self.w.think_ns[begin:end]), strict=True):
+                self.env.process(self.one(a, row, int(time)))
         self.env.run()
         return self
+
+    def stream(self, push: Any) -> Any:
+        """Granules go over the link by themselves, no more of them ahead than the backlog."""
+        rate, latency = int(self.m.value(self.m.resources[push.link].size)), self.cost(push.latency)
+        on_link = -(-self.m.granule_bytes * 10**9 // rate)
+        backlog = int(self.m.value(push.backlog)) * on_link // self.m.granule_bytes
+        order = dict.fromkeys(sorted(self.granule.tolist()))
+        if push.order == "recorded":
+            times = np.concatenate([np.cumsum(part) for part in np.split(self.w.think_ns, self.w.accessor_start[1:-1])])
+            order = dict.fromkeys(self.granule[np.argsort(times, kind="stable")].tolist())
+        for granule in order:
+            while (ahead := self.link_free.get((self.m.name, push.link), 0) - self.env.now) > backlog:
+                yield self.env.timeout(max(ahead - backlog, 1))
+            if granule not in self.pages:
+                self.pages[granule] = self.on_link(push.link, on_link) + latency
+                self.env.process(self.occupies(self.resource(push.link, 0, 0), on_link))
+
+    def on_link(self, link: str, ns: int) -> int:
+        """So much more is put on a link: when it will be through."""
+        key = self.m.name, link
+        self.link_free[key] = max(self.link_free.get(key, 0), self.env.now) + ns
+        return self.link_free[key]
+
+    def occupies(self, link: simpy.Resource, ns: int) -> Any:
+        with link.request() as turn:
+            yield turn
+            yield self.env.timeout(ns)
 
     def cost(self, operand: Any) -> int:
         if not isinstance(operand, str):
@@ -83,26 +129,35 @@ class Model:
             return self
         if server.name not in self.levels:
             other = self.levels[server.name] = copy.copy(self)
-            other.m, other.resources, other.sleepers, other.inside, other.lock_users = server, {}, {}, {}, {}
+            other.m, other.resources, other.sleepers, other.inside = server, {}, {}, {}
+            other.lock_users, other.lock_free = {}, {}
         return self.levels[server.name]
 
     def accessor(self, a: int) -> Any:
         for row in range(int(self.w.accessor_start[a]), int(self.w.accessor_start[a + 1])):
-            yield self.env.timeout(int(self.w.think_ns[row]))
-            self.start[row] = self.env.now
-            awake = self.env.event()
-            self.env.process(self.level(a, row).fault(a, row, awake))
-            yield awake
-            self.stall[row] = self.env.now - self.start[row]
+            yield from self.one(a, row, int(self.w.think_ns[row]))
+
+    def one(self, a: int, row: int, after_ns: int) -> Any:
+        yield self.env.timeout(after_ns)
+        self.start[row] = self.env.now
+        awake = self.env.event()
+        self.env.process(self.level(a, row).fault(a, row, awake))
+        yield awake
+        self.stall[row] = self.env.now - self.start[row]
 
     def fault(self, a: int, row: int, awake: Any) -> Any:  # noqa: PLR0912
         env = self.env
         name = CAUSES[self.w.cause[row]]
         path = self.m.paths[self.m.classes.get(name, name)]
-        looks = any(stage.verb == "coalesce" for p in self.m.paths.values() for stage in p)
+        looks = looks_up(self.m) and name in CONTENT_CAUSES
         page = int(self.granule[row])
-        tracked = looks and self.shared[page]
-        if tracked and self.pages.get(page) is True:
+        tracked = looks and (self.shared[page] or self.m.push is not None)
+        state = self.pages.get(page) if tracked else None
+        vcpu = self.w.accessor_kind[a] == 0
+        if state is True or (isinstance(state, int) and state <= env.now):
+            if vcpu and page not in self.mapped:
+                self.mapped.add(page)
+                yield env.timeout(self.cost("stage2_fault"))
             awake.succeed()
             return
         held: dict[str, Any] = {}
@@ -148,9 +203,9 @@ class Model:
                 yield env.timeout(self.cost(stage.options.latency))
                 size = self.m.granule_bytes if stage.options.bytes is None else int(stage.options.bytes)
                 rate = int(self.m.value(self.m.resources[stage.operand].size))
-                with self.resource(stage.operand, a, row).request() as turn:
-                    yield turn
-                    yield env.timeout(-(-size * 10**9 // rate) if rate else 0)
+                took = -(-size * 10**9 // rate) if rate else 0
+                self.on_link(stage.operand, took)
+                yield from self.occupies(self.resource(stage.operand, a, row), took)
             elif stage.verb == "sleep":
                 key = self.index(stage.operand, a, row)
                 self.sleepers[key] = self.sleepers.get(key, 0) + 1
@@ -161,14 +216,20 @@ class Model:
                 if state is None:
                     self.pages[page] = []
                     continue
-                if state is not True:
+                if vcpu:
+                    self.mapped.add(page)
+                slower = 0
+                if isinstance(state, list):
                     placed = env.event()
                     state.append((placed, self.index(queue, a, row) if queue else None))
-                    yield placed
-                elif queue:
-                    self.sleepers[self.index(queue, a, row)] -= 1
+                    after, slower = yield placed
+                    yield env.timeout(after)
+                else:
+                    if queue:
+                        self.sleepers[self.index(queue, a, row)] -= 1
+                    yield env.timeout(max(state - env.now, 0) if state is not True else 0)
                 wake = next(s for s in path if s.verb == "wake")
-                yield env.timeout(self.cost(wake.operand))
+                yield env.timeout(self.cost(wake.operand) + slower * bool(wake.options.within))
                 awake.succeed()
                 return
             elif stage.verb == "wake":
@@ -184,25 +245,19 @@ class Model:
                     if stage.options.cold is not None:
                         readers = int(self.m.value(self.m.resources[stage.options.readers].size))
                         walked += min(others, readers - 1) * self.cost(stage.options.cold)
-                    if stage.options.under:
-                        # who joins meanwhile finds the page placed: the wake is known to come
-                        joined = self.placed(page) if tracked else None
-                        yield from self.held(stage.options.under, stage.options, a, row, walked)
-                    else:
-                        joined = self.pages.get(page) if tracked else None
-                        if walked:
-                            yield env.timeout(walked)
-                            joined = self.pages.get(page) if tracked else None
-                else:
-                    joined = self.pages.get(page) if tracked else None
+                    under = stage.options.under
+                    ends = self.lock_ends(under, stage.options, a, row, walked) if under else env.now + walked
+                    if tracked:
+                        self.told(page, ends, slower)
+                    if under:
+                        yield from self.held(under, stage.options, a, row, walked)
+                    elif walked:
+                        yield env.timeout(walked)
+                elif tracked:
+                    self.told(page, int(env.now), slower)
                 if section:
                     env.process(self.leaves(within, (a, row), slower + self.cost(stage.operand)))
-                if tracked:
-                    self.pages[page] = True
-                for placed, where in joined or []:
-                    if where:
-                        self.sleepers[where] -= 1
-                    placed.succeed()
+                self.mapped |= {page} if tracked and vcpu else set()
                 env.process(self.later(slower + self.cost(stage.operand), awake))
             elif stage.verb == "recorded":
                 yield env.timeout(max(int(self.w.recorded_stall_ns[row]), 0))
@@ -215,6 +270,16 @@ class Model:
             else:
                 self.latency[row] = env.now - self.start[row]
 
+    def told(self, page: int, ends: int, slower: int) -> None:
+        """The wake has begun, and `page` will be there at `ends`: all who joined know, and whoever comes now."""
+        joined = self.pages.get(page)
+        if joined is None or isinstance(joined, list):
+            self.pages[page] = ends
+        for placed, where in joined if isinstance(joined, list) else []:
+            if where:
+                self.sleepers[where] -= 1
+            placed.succeed((ends - self.env.now, slower))
+
     def slower(self, stage: Any, others: int) -> int:
         return self.cost(stage.options.each) * others + self.cost(stage.options.once) * (others > 0)
 
@@ -225,14 +290,22 @@ class Model:
     def held(self, lock: str, options: Any, a: int, row: int, longer: int) -> Any:
         """A lock asked for, had, held and given back; dearer where anybody had it or waited when it was asked for."""
         key = self.index(lock, a, row)
-        users = self.lock_users.get(key, 0)
-        self.lock_users[key] = users + 1
+        took = self.hold_ns(key, options) + longer
+        self.lock_free[key] = self.lock_ends(lock, options, a, row, longer)
+        self.lock_users[key] = self.lock_users.get(key, 0) + 1
         with self.resource(lock, a, row).request() as turn:
             yield turn
-            yield self.env.timeout(
-                self.cost(options.takes if options.contended is None or not users else options.contended) + longer
-            )
+            yield self.env.timeout(took)
         self.lock_users[key] -= 1
+
+    def hold_ns(self, key: tuple[str, int], options: Any) -> int:
+        dearer = options.contended is not None and self.lock_users.get(key, 0)
+        return self.cost(options.contended if dearer else options.takes)
+
+    def lock_ends(self, lock: str, options: Any, a: int, row: int, longer: int) -> int:
+        """When a lock asked for now will be given back."""
+        key = self.index(lock, a, row)
+        return max(self.lock_free.get(key, 0), int(self.env.now)) + self.hold_ns(key, options) + longer
 
     def later(self, ns: int, event: Any) -> Any:
         yield self.env.timeout(ns)

@@ -56,6 +56,7 @@ class Paths:
         self.replay, self.sleepers = replay, 0
         accessors = len(replay.think)
         self.server = replay.thread(accessors)
+        self.server.serves = True
         replay.pools = {"handler": handlers, **{("task", a): handlers for a in range(accessors)}}
 
     def asleep(self, ns: int) -> Steps:

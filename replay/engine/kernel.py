@@ -460,11 +460,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 took = ops[up, WALK_ALONE]
                 if ops[up, OF] < 0:  # under no lock
                     spent[up, 1] += longer
-                    t += longer
-                    longer = np.int64(0)
-                    pc += 1
-                    continue
-                op = np.int64(HOLD)
+                    work, longer = longer, np.int64(0)
+                else:
+                    op = np.int64(HOLD)
             if op == DELAY or op == CPU_DELAY:  # noqa: SIM109, PLR1714
                 work = took
                 spent[up, 0] += 1
@@ -495,12 +493,12 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         took += more
                 else:
                     begin = t
-                took += longer
-                longer = np.int64(0)
+                took, longer = took + longer, np.int64(0)
                 rs[r, R_BUSY] += took
                 spent[up, 1] += took
-                t = begin + took
-                rs[r, R_FREE_AT] = t
+                rs[r, R_FREE_AT] = begin + took
+                work = np.int64(op == HOLD) * (begin + took - t)  # its thread spins; one that transfers sleeps
+                t = begin + took - work
             elif op == ENTER:
                 slower = slower_by(inside, ops[up, SECTION], t, ops[up, ENTER_EACH], ops[up, ENTER_ONCE])
                 if ops[up, ENTER_WAKES]:  # what its wake is slower by
@@ -509,8 +507,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     spent[up, 0] += 1
                     spent[up, 1] += slower
                     spent[up, 2] += took - ops[up, COST]
-                    t += slower + took
-                inside[np.uintp(ops[up, SECTION]), us] = t if ops[up, ENTER_LEAVES] else np.int64(INF)
+                    work = slower + took
+                inside[np.uintp(ops[up, SECTION]), us] = t + work if ops[up, ENTER_LEAVES] else np.int64(INF)
             elif op == LEAVE or op == LEAVE_NOW:  # noqa: SIM109, PLR1714
                 inside[np.uintp(ops[up, SECTION]), us] = t
             elif op == ACQUIRE:
