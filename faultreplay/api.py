@@ -286,7 +286,7 @@ def explain(
         >>> import faultreplay
         >>> measured, replayed = faultreplay.explain("sample-traces/guest-uffd-missing.trace", [1157], ["kvm-exit"])
         >>> [stage.word for stage in replayed.stages]
-        ['trap', 'fetch', 'resolve', 'wake']
+        ['entry', 'fetch', 'resolve', 'wake']
     """
     from faultreplay.analysis.views import explain as explaining
 

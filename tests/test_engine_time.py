@@ -36,11 +36,11 @@ def test_two_faults_before_one_handler_by_hand(cpus: int | None) -> None:
     result = simulate(two(5_000), load_mechanism("uffd-missing"), ALONE, cpus=cpus)
     free = 1_000 + 200 + 20_000 + 2_000 + 100 + 500
     assert result.stage_ns == {
-        "trap": 2 * 1_000 + 200,
+        "entry": 2 * 1_000 + 200,
         "queue": free - 6_000,
         "fetch": 2 * 20_000,
         "resolve": 2 * 2_000,
-        "walk": 100,
+        "contend": 100,
         "wake": 2 * 3_000,
         "other": 0,
     }

@@ -154,7 +154,7 @@ def test_where_the_time_goes_names_the_greatest() -> None:
             stall_ns=np.full(1, 100),
             counted=np.ones(1, np.bool_),
             run_time_ns=100,
-            where_ns={"trap": 4, "queue": 27, "fetch": 61, "wake": 8, "walk": 0},
+            where_ns={"entry": 4, "queue": 27, "fetch": 61, "wake": 8, "contend": 0},
         )
     )
     assert some.where() == "fetch 61 %, queue 27 %"

@@ -33,7 +33,7 @@ def stall_by_stage(comparison: Comparison, case: Case) -> pl.DataFrame:
 
     Columns: `mechanism`, `stage` (a key of `TIME_WORDS`, or `window`), `stall_ns`, `total_ns` (of the mechanism, as in
     the table of `compare`), `low_ns` and `high_ns` (its 90 % interval; null: not looked at). The stages of a mechanism
-    add up to its total. Of the recording `queue` holds the trap too, `fetch` is what the handler did before the call
+    add up to its total. Of the recording `queue` holds the entry too, `fetch` is what the handler did before the call
     that placed the page, and what cannot be told apart is `other`.
     """
     rows: list[tuple[object, ...]] = []

@@ -99,7 +99,7 @@ class Compiler(Emitter):
         key = (answer.server.name if answer.server else "", answer.path)
         if key not in self.done:
             self.unlimited: list[tuple[int, int]] = []
-            # a path that some faults take twice, or that is no class's: the loop counts bytes
+            # on a path that is taken twice, or is no class's, the loop counts bytes
             once = answer.path in CAUSES and answer.path not in BUILT_IN_PATHS
             self.counts_alike = once and not any(stage.verb == "retry" for stage in answer.stages)
             self.done[key] = (self.path(answer.server or self.top, answer.stages), self.unlimited)
@@ -265,7 +265,7 @@ class Compiler(Emitter):
             (o.WALK_READERS, self.readers(mechanism, stage) if cold else 1),
         )
         self.share(pc, "queue")
-        self.share(pc, "walk", 1)
+        self.share(pc, "contend", 1)
 
     def contended(self, mechanism: Mechanism, stage: Stage, barrier: int) -> None:
         """A lock held, a section entered or left; nothing where all its costs are zero."""
@@ -282,12 +282,12 @@ class Compiler(Emitter):
             at = (o.OF, *self.of(mechanism, stage.name))
             pc = self.emit(o.HOLD, at, (o.COST, *alone), (o.HOLD_CONTENDED, *contended))
             self.share(pc, "queue")
-            self.share(pc, "walk", 1)
+            self.share(pc, "contend", 1)
             return
         section, each, once = self.slowed(mechanism, stage, stage.name)
         if section and stage.verb == "enter":
             pc = self.emit(o.ENTER, (o.SECTION, section - 1), (o.ENTER_EACH, each), (o.ENTER_ONCE, once))
-            self.share(pc, "walk", 1)
+            self.share(pc, "contend", 1)
         elif section and self.on_cpus:
             self.emit(o.LEAVE_NOW, (o.SECTION, section - 1))
         elif section and not contention.left_at_once(self.ops, self.shares, section - 1, barrier):

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 STAGE_COLOURS: Final = {
-    "trap": "#56b4e9",
+    "entry": "#56b4e9",
     "queue": "#d55e00",
     "fetch": "#0072b2",
     "resolve": "#009e73",
-    "walk": "#cc79a7",
+    "contend": "#cc79a7",
     "wake": "#e69f00",
     "window": "#f0e442",
     "other": "#999999",
@@ -78,7 +78,7 @@ def total_stall(frame: pl.DataFrame, labels: Labels, words: str = "") -> Picture
     chart = alt.layer(bars, *_intervals(whole, order)).properties(width=WIDTH, height=BAR * len(order))
     said = (
         "The stages of each mechanism add up to its total. The line on a bar is the 90 % interval of the total. In the "
-        "measured bar, queue includes the trap, and fetch is everything the handler did before it placed the page."
+        "measured bar, queue includes the entry, and fetch is everything the handler did before it placed the page."
     )
     return finished("total-stall", "Total stall, and where it goes", f"{said} {words}".strip(), chart, used)
 
