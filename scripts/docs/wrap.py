@@ -22,8 +22,15 @@ _LIKE_MARKUP = re.compile(r" (?=(?:[-+*|<!#]|\d+\.|#+|```|:::|---)(?: |$))")
 
 
 def pages() -> list[Path]:
-    """Every page that is read by people, but the change log."""
-    names = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "sample-traces/README.md")
+    """Every page that is read by people."""
+    names = (
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "benchmarks/README.md",
+        "sample-traces/README.md",
+    )
     return [*(ROOT / name for name in names), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
