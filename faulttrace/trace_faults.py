@@ -112,7 +112,7 @@ class TraceFaults:
             _with_categories(cast("pl.DataFrame", pl.from_arrow(table)))
             for table in itertools.chain(frames, read_groups(self.path / FAULTS_FILE, FAULTS, columns))
         ]
-        return pl.concat(found, rechunk=False)
+        return _without_nothing(pl.concat(found, rechunk=False))
 
     def _stitch(self, progress: Progress | None) -> None:
         """Stitch into `faults.parquet`, or where that may not be written into memory, and say so."""
@@ -187,4 +187,13 @@ class TraceFaults:
 def _with_categories(frame: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
-    return frame.with_columns(pl.col(pl.String).cast(pl.Categorical))
+    frame = frame.with_columns(pl.col(pl.String).cast(pl.Categorical))
+    return _without_nothing(frame)
+
+
+def _without_nothing(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same, columns in which no row has a value as one null: they take no memory."""
+    import polars as pl
+
+    empty = [column for column in frame if len(column) and column.null_count() == len(column)]
+    return frame.with_columns(pl.lit(None, dtype=column.dtype).alias(column.name) for column in empty)

@@ -19,7 +19,7 @@ from faultreplay.analysis.picture import pages, spread, times, waits
 from faultreplay.analysis.picture.curves import best_on_grid, curves
 from faultreplay.analysis.picture.still import standstills
 from faultreplay.analysis.picture.ticks import round_values
-from faultreplay.analysis.picture.times import Stalls
+from faultreplay.analysis.picture.times import Seen, Stalls, seen
 from faultreplay.cli.report.charts_sweep import Swept, sweep_pictures
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.schema import FAULTS
@@ -28,10 +28,10 @@ SAMPLES = Path(__file__).parent.parent / "sample-traces"
 spans = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 3_000)), min_size=1, max_size=40)
 
 
-def stalls(pairs: list[tuple[int, int]], stops: list[tuple[int, int]] | None = None) -> Stalls:
+def stalls(pairs: list[tuple[int, int]], stops: list[tuple[int, int]] | None = None) -> Seen:
     one, two = (np.array(p or [], np.int64).reshape(-1, 2) for p in (pairs, stops))
     end = max((a + b for a, b in [*pairs, *(stops or [])]), default=0)
-    return Stalls(one[:, 0], one[:, 1], two[:, 0], two[:, 1], end)
+    return seen(Stalls(one[:, 0], one[:, 1], two[:, 0], two[:, 1], end))
 
 
 def frame(rows: list[dict[str, object]]) -> pl.DataFrame:
@@ -166,13 +166,13 @@ def test_stall_along_fetch_grows_and_meets_the_table(tmp_path: Path) -> None:
     case = faultreplay.open_case(write_trace(tmp_path / "a.trace", uffd_faults(each=80)))
     axis = fetch_axis(case)
     assert axis.values[-1] / axis.values[0] == pytest.approx(100, rel=0.01)
-    values = along(case, ["as-recorded", "uffd-missing", "kvm-exit", "ideal"], axis)
+    values, _ = along(case, ["as-recorded", "uffd-missing", "kvm-exit", "ideal"], axis)
     for name in ("uffd-missing", "kvm-exit"):
         line = [at[name] for at in values.values()]
         assert line == sorted(line) and line[0] < line[-1]
     assert set(next(iter(values.values()))) == {"uffd-missing", "kvm-exit"}  # references are no choice
     factor = Axis("", "fetch", "factor", (1.0,))
-    (at,) = along(case, ["uffd-missing", "kvm-exit"], factor).values()
+    (at,) = along(case, ["uffd-missing", "kvm-exit"], factor)[0].values()
     done = faultreplay.compare(case, ["uffd-missing", "kvm-exit"], weigh=False)
     assert at == {row.mechanism: row.metrics.total_stall_ns for row in done.rows}
 
@@ -187,6 +187,9 @@ def test_curves_and_maps_of_a_sweep() -> None:
     line = curves(fetch, [fetch, handlers], values)
     assert len(line) == 2 * 3 * 2 and set(line["others"]) == {"m.handlers=1", "m.handlers=2"}
     assert line.filter(pl.col("mechanism") == "n")["value"][0] == "1.00 us"
+    wide = {(("fetch", x), ("m.handlers", h)): {"m": 1.0} for x in (1e4, 1e6) for h in (1.0, 2.0)}
+    others = curves(handlers, [fetch, handlers], wide)["others"]
+    assert list(dict.fromkeys(others)) == ["fetch=10.0 us", "fetch=1.00 ms"]  # in the axis's order, not the words'
     grid = best_on_grid(fetch, handlers, values)
     best = {(x, y): name for x, y, name in grid.select("x", "y", "best").iter_rows()}
     assert best[1e3, 1] == "n" and best[1e5, 2] == "m"

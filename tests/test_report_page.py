@@ -17,11 +17,11 @@ import pytest
 from made_traces import uffd_faults, write_trace
 
 from faultreplay.cli.main import _exit_code
+from faultreplay.cli.manners import without_folder
 from faultreplay.cli.render import Column, Report
 from faultreplay.cli.report import answers as answering
 from faultreplay.cli.report import charts_pages, charts_stalls
 from faultreplay.cli.report.assets import policy
-from faultreplay.cli.report.page import _name
 from faultreplay.cli.report.tables import table, without_folders
 from faultreplay.faulttrace.meta import Target, Thread
 
@@ -294,8 +294,9 @@ def test_without_noise_nothing_is_claimed() -> None:
             change_percent=change, change=interval, baseline="base", within_noise=low <= 0 <= high, foreign=None
         )
         served = SimpleNamespace(whole=True)
-        metrics = SimpleNamespace(total_stall_ns=1_000)
-        return SimpleNamespace(mechanism="m", metrics=metrics, uncertainty=sure, marked=False, served=served)
+        metrics = SimpleNamespace(total_stall_ns=1_000, startup_ns=None)
+        what = {"leaves_out": "", "adds": "", "marked": False, "served": served}
+        return SimpleNamespace(mechanism="m", metrics=metrics, uncertainty=sure, **what)
 
     assert (
         answering._row(row(-20, -45, 18), "stall")
@@ -326,9 +327,9 @@ def test_folders_are_nobodys_business(words: str, said: str) -> None:
 
 
 def test_an_argument_with_blanks_loses_its_folders_too() -> None:
-    assert _name("/home/a b/c d.trace") == "c d.trace"
-    assert _name("--costs=/home/a b/c.toml") == "--costs=c.toml"
-    assert _name("fetch=10us..1ms") == "fetch=10us..1ms"
+    assert without_folder("/home/a b/c d.trace") == "c d.trace"
+    assert without_folder("--costs=/home/a b/c.toml") == "--costs=c.toml"
+    assert without_folder("fetch=10us..1ms") == "fetch=10us..1ms"
 
 
 def test_a_cause_with_few_faults_is_named_and_not_drawn() -> None:

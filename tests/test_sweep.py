@@ -99,6 +99,31 @@ def test_what_decides_the_numbers_decides_the_key(trace: Path, change: dict[str,
     assert not {c.key for c in plain.cells} & {c.key for c in other.cells}
 
 
+def test_a_mechanism_with_parameters_of_its_own_has_cells_of_its_own(trace: Path, tmp_path: Path) -> None:
+    names = ("uffd-missing", "uffd-missing:handlers=4")
+    made = plan([str(trace)], names, Common(Setup(), (parse_axis("fetch=100us", names),)))
+    assert len({cell.key for cell in made.cells}) == 2
+    one, four = (run_cell(cell) for cell in made.cells)
+    assert four["total_stall_ns"] < one["total_stall_ns"]
+    one_process(made, tmp_path / "d")
+    assert len({row["key"] for row in cells(tmp_path / "d")}) == 2
+
+
+def test_text_of_the_file_that_a_mechanism_extends_decides_its_key(trace: Path, tmp_path: Path) -> None:
+    base, mine = tmp_path / "base.toml", tmp_path / "mine.toml"
+    text = Path(load_mechanism("uffd-missing").file).read_text()
+    base.write_text(text)
+    mine.write_text(f'extends = "{base}"\ntitle = "t"\nstands_for = "s"\nsource = "s"\nlimits = "l"\n')
+
+    def keys() -> list[str]:
+        return [cell.key for cell in plan([str(trace)], [str(mine)], Common(Setup(), ())).cells]
+
+    before = keys()
+    assert keys() == before
+    base.write_text(text + "\n# another text\n")
+    assert keys() != before
+
+
 def test_key_depends_on_what_a_trace_holds_not_on_its_place(trace: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere.trace"
     copy.mkdir()

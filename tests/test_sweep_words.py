@@ -14,7 +14,7 @@ from faultreplay.analysis.explore.axes import Axis, grid, parse_axis
 from faultreplay.analysis.explore.crossover import Values, excess
 from faultreplay.analysis.explore.stretches import courses
 from faultreplay.cli.main import _exit_code, main
-from faultreplay.cli.sweep_words import sentences
+from faultreplay.cli.sweep_words import sentences, turns_between
 from faultreplay.replay.language.mechanism import load_mechanism
 from faultreplay.replay.workload.synth import SynthSpec, Think, write_synthetic
 
@@ -189,3 +189,15 @@ def test_plot_refuses_before_it_runs(
 ) -> None:
     assert _exit_code(["sweep", trace, "-m", "uffd-missing,kvm-exit", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_one_value_of_a_count_is_named_alone_and_has_one_share() -> None:
+    axis = parse_axis("uffd-missing.handlers=1,2,4", ["uffd-missing"])
+    values = along(axis, uffd_missing=[400.0, 200.0, 200.0], kvm_exit=[200.0, 200.0, 200.0])
+    (course,) = courses("t", [axis], values)
+    assert sentences([course], [axis]) == [
+        "With uffd-missing.handlers 1 kvm-exit is better, by 50 %; from 2 on it does not matter which."
+    ]
+    assert not turns_between(course, [axis])
+    (between,) = courses("t", [FETCH], along(FETCH, a=[10.0, 20.0, 30.0], b=[20.0, 20.0, 10.0]))
+    assert turns_between(between, [FETCH])

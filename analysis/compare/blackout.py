@@ -66,6 +66,8 @@ class Blackout:
     """by how much the longest stand-still changes when every foreign cost is doubled"""
     standstill: Interval | None = None
     """of the longest stand-still, over both bounds; None: not computed, or no vCPU stood still"""
+    seen: object = None
+    """as of `compare.Row`"""
 
     @property
     def borrowed(self) -> dict[str, CostSource]:

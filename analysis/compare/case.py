@@ -295,7 +295,7 @@ class Case:
             source: what they are called.
             samples: filled with what each was fitted on.
         """
-        if not self.fit:
+        if not self.fit or not self.workload.measured:
             return CostTable({})
         meta = self.trace.meta
         # Where CPUs are a resource, the wait for one is the replay's to find.

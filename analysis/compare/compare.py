@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
+from faultreplay.analysis.compare.alike import Question, less_than, question_of
 from faultreplay.analysis.compare.blackout import BLACKOUTS, Blackout, Stillness, blackout, measured_stillness
 from faultreplay.analysis.compare.case import REFERENCES, Case, loss_percent
-from faultreplay.analysis.compare.judged import Judged, Trust, differences, judge, run_errors
+from faultreplay.analysis.compare.judged import Judged, Trust, differences, judge
 from faultreplay.analysis.compare.metrics import Metrics
 from faultreplay.analysis.compare.notes import notes_of
 from faultreplay.analysis.compare.predict import (
@@ -31,6 +32,8 @@ from faultreplay.replay.workload.workload import Workload
 DEFAULT_MECHANISMS: Final = ("as-recorded", "uffd-missing", "kvm-exit", "ideal")
 MARKED_FROM_PERCENT: Final = 1.0
 Progress = Callable[[str], None]
+Look = Callable[[Result], object]
+"""What is to be known of a replay before its rows are dropped."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ class Row:
     """of the recorded mechanism: in what it is a what-if"""
     sets: tuple[str, ...] = ()
     """what its streams bring: words of `language.words.SETS`"""
+    question: Question | None = None
+    """what its stall is the stall of"""
+    leaves_out: str = ""
+    """what it does not do and the baseline does: then less stall is no gain, and nothing may call it better"""
+    adds: str = ""
+    """the other way round: what the baseline leaves out"""
+    seen: object = None
+    """what `compare`'s `look` returned; then `result` has no row a fault"""
 
     @property
     def marked(self) -> bool:
@@ -124,6 +135,7 @@ def compare(
     *,
     baseline: str = "",
     weigh: bool = True,
+    look: Look | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Replay a trace under `mechanisms`.
@@ -134,6 +146,8 @@ def compare(
         baseline: what rows are compared with, named in the same way; by default the recorded mechanism as it was
             recorded, else the first row that is a mechanism.
         weigh: also judge the recorded mechanism against the recording, and say how sure each row is.
+        look: called with each replay (of several seeds the first); then what the replay has of each fault is dropped,
+            so that one replay at a time is in memory.
         progress: called with a word on each long step.
 
     Raises:
@@ -147,27 +161,28 @@ def compare(
     measured = measured_metrics(case.workload, case.stops, startup_ns=startup_ns, first=case.setup.first)
     loaded = [case.load(name) for name in mechanisms or default_names(case)]
     missing = [mechanism for mechanism in loaded if mechanism.window is None]
-    rows: list[Row] = []
-    unanswered: list[Unanswered] = []
-    replayed: list[Replayed] = []
-    for number, mechanism in enumerate(missing, 1):
-        step(f"replaying {mechanism.name} ({number} of {len(missing)})")
-        found = _row(mechanism, case)
-        if isinstance(found, Unanswered):
-            unanswered.append(found)
-        else:
-            rows.append(found[0])
-            replayed.append(found[1])
-    still = []
-    for name in blackout_names(case, mechanisms):
-        step(f"replaying windows under {name}")
-        still.append(blackout(name, case, case.costs(), weigh=weigh))
-    judged, against = None, ""
+    judged, weigher = None, None
     if weigh:
         step("judging the recorded mechanism on faults held out")
         judged = judge(case)
-        step("computing intervals")
-        rows, against = _weighed(case, rows, replayed, judged, baseline)
+        step("computing the baseline's interval")
+        weigher = _Weigher.of(case, missing, judged, baseline)
+    rows: list[Row] = []
+    unanswered: list[Unanswered] = []
+    for number, mechanism in enumerate(missing, 1):
+        step(f"replaying {mechanism.name} ({number} of {len(missing)})")
+        found = (weigher.known(mechanism) if weigher else None) or _row(mechanism, case)
+        if isinstance(found, Unanswered):
+            unanswered.append(found)
+            continue
+        row = weigher.weighed(*found) if weigher else found[0]
+        rows.append(replace(row, seen=look(row.result), result=row.result.without_rows()) if look else row)
+        del found, row
+    still = []
+    for name in blackout_names(case, mechanisms):
+        step(f"replaying windows under {name}")
+        one = blackout(name, case, case.costs(), weigh=weigh)
+        still.append(replace(one, seen=look(one.result), result=one.result.without_rows()) if look else one)
     return Comparison(
         trace=str(case.trace.path),
         origin=str(case.trace.meta.origin),
@@ -187,40 +202,67 @@ def compare(
         blackout_measured=measured_stillness(case) if still else None,
         windows_from=case.windows_from,
         what_if=case.what_if,
-        baseline=against,
+        baseline=weigher.name if weigher else "",
         seed=case.setup.seed,
         others_share=case.others_share,
         first=case.setup.first,
     )
 
 
-def _weighed(
-    case: Case, rows: Sequence[Row], replayed: Sequence[Replayed], judged: Judged | None, baseline: str
-) -> tuple[list[Row], str]:
-    """The rows with how sure they are, and what they are compared with."""
-    base = _baseline(case, replayed, baseline)
-    if base is None:
-        return list(rows), ""
-    doubt = Doubt(case, judged)
-    doubt.against(base.mechanism.name, base)
-    return [replace(r, uncertainty=doubt.of(p)) for r, p in zip(rows, replayed, strict=True)], base.mechanism.name
+@dataclass(frozen=True)
+class _Weigher:
+    """Says how sure rows are, and how they differ from a baseline."""
+
+    name: str
+    question: Question | None
+    doubt: Doubt
+    base: tuple[Row, Replayed]
+
+    @classmethod
+    def of(cls, case: Case, mechanisms: Sequence[Mechanism], judged: Judged | None, baseline: str) -> _Weigher | None:
+        """None: no mechanism has numbers."""
+        found = _baseline(case, mechanisms, baseline)
+        if found is None:
+            return None
+        base, doubt = found[1], Doubt(case, judged)
+        doubt.against(base.mechanism.name, base)
+        return cls(base.mechanism.name, _question_of_base(case, base), doubt, found)
+
+    def known(self, mechanism: Mechanism) -> tuple[Row, Replayed] | None:
+        """The baseline's own replay, where it is that of `mechanism`: none is made twice."""
+        return self.base if self.base[1].mechanism == mechanism else None
+
+    def weighed(self, row: Row, one: Replayed) -> Row:
+        asked, mine = self.question, None if row.mechanism in REFERENCES else row.question
+        words = ("", "")
+        if mine and asked:
+            words = less_than(mine, asked, self.name), less_than(asked, mine, row.mechanism)
+        return replace(row, uncertainty=self.doubt.of(one), leaves_out=words[0], adds=words[1])
 
 
-def _baseline(case: Case, replayed: Sequence[Replayed], asked: str) -> Replayed | None:
+def _question_of_base(case: Case, base: Replayed) -> Question | None:
+    """What the baseline's stall is the stall of; of a reference: of the recorded mechanism, where it is known."""
+    if base.mechanism.name not in REFERENCES:
+        return question_of(case.read, base.mechanism)
+    known = case.used is not None and case.used.name in case.known
+    return question_of(case.read, case.load(case.used.name)) if case.used and known else None
+
+
+def _baseline(case: Case, mechanisms: Sequence[Mechanism], asked: str) -> tuple[Row, Replayed] | None:
     used = case.used
     if asked:
         found = _row(load_with(asked, case.setup, used), case)
         if isinstance(found, Unanswered):
             raise UsageError(f"--baseline {asked}: {found.reason}")
-        return found[1]
+        return found
     if used is not None and used.name in case.known and case.reading == "recorded":
         mechanism = load_with(used.name, replace(case.setup, settings={}), used)
-        if same := next((one for one in replayed if one.mechanism == mechanism), None):
-            return same
         found = _row(mechanism, case)
         if not isinstance(found, Unanswered):
-            return found[1]
-    return next((one for one in replayed if one.mechanism.name not in REFERENCES), None)
+            return found
+    choices = (mechanism for mechanism in mechanisms if mechanism.name not in REFERENCES)
+    tried = (_row(mechanism, case) for mechanism in choices)
+    return next((found for found in tried if not isinstance(found, Unanswered)), None)
 
 
 def blackout_names(case: Case, mechanisms: Sequence[str]) -> list[str]:
@@ -275,34 +317,6 @@ def _row(mechanism: Mechanism, case: Case) -> tuple[Row, Replayed] | Unanswered:
         recorded=is_used and not differs and case.workload.measured,
         differs=differs,
         sets=tuple(stream.set for stream in mechanism.streams),
+        question=question_of(workload, mechanism),
     )
     return row, Replayed(mechanism, costs, windows, first)
-
-
-def as_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """Flat records: one for the measurement if there is one, one a mechanism, integers in ns."""
-    measured = {"mechanism": comparison.judged.used.name if comparison.judged else "", "row": "measured"}
-    records: list[dict[str, Any]] = []
-    if comparison.workload.measured:
-        records.append(measured | comparison.measured.as_record())
-    for row in comparison.rows:
-        record: dict[str, Any] = {"mechanism": row.mechanism, "row": "predicted"} | row.metrics.as_record()
-        record |= row.served.as_record()
-        record["params"] = dict(row.params)
-        record["costs"] = {name: str(source) for name, source in row.costs.items()}
-        record["cost_means_ns"] = dict(row.cost_means_ns)
-        record["foreign_costs"] = sorted(row.borrowed)
-        if row.uncertainty:
-            record |= row.uncertainty.as_record()
-        if row.differs:
-            record["what_if"] = list(row.differs)
-        judged = comparison.judged
-        if judged and row.recorded:
-            record["error_percent"] = run_errors(row.metrics, comparison.measured)
-            record["judged_faults"] = judged.rows
-            for prefix, found in (("held_out_", judged.held_out), ("over_time_", judged.over_time)):
-                record |= found.as_record(prefix) if found else {}
-        records.append(record)
-    records += [{"mechanism": u.mechanism, "row": "none", "reason": u.reason} for u in comparison.unanswered]
-    records += [still.as_record() for still in comparison.blackouts]
-    return records

@@ -120,9 +120,7 @@ def union_ns(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
 
 def overlap_ns(start_ns: Ints, end_ns: Ints, depth: int) -> int:
     """Total time in which at least `depth` of the intervals overlap."""
-    if depth <= 0 or not len(start_ns):
-        return 0
-    if depth > len(start_ns):
+    if depth <= 0 or depth > len(start_ns):
         return 0
     # Between its k-th and its next end so many are open as began less k: `depth` of them from that start on.
     starts, ends = np.sort(start_ns)[depth - 1 :], np.sort(end_ns)
@@ -190,10 +188,13 @@ def _stalled_spans(run: Run, accessor: npt.NDArray[np.integer[Any]], start_ns: I
         who, begins, finishes = (
             np.concatenate(pair) for pair in zip((accessor, start_ns, end_ns), run.blocked, strict=True)
         )
+    if (who[1:] < who[:-1]).any():
+        order = np.argsort(who, kind="stable")
+        who, begins, finishes = who[order], begins[order], finishes[order]
+    bounds = np.searchsorted(who, np.arange(len(run.counted) + 1))
     for one in np.flatnonzero(run.counted):
-        mine = who == one
-        a, b = (begins, finishes) if mine.all() else (begins[mine], finishes[mine])
-        a, b = union_ns(a, b)
+        mine = slice(bounds[one], bounds[one + 1])
+        a, b = union_ns(begins[mine], finishes[mine])
         starts.append(a)
         ends.append(b)
     none = np.zeros(0, dtype=np.int64)

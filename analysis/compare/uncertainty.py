@@ -32,12 +32,15 @@ from faultreplay.replay.language.costs import Cost, CostTable
 from faultreplay.replay.language.mechanism import Mechanism
 
 DRAWS: Final = 24
+MANY_FAULTS: Final = 3_000_000
+FEW_DRAWS: Final = 8
+"""Of a trace of more than `MANY_FAULTS`: they last long, and what differs from draw to draw is the costs alone."""
 MODEL_PERCENT: Final = 1.0
 """Standard deviation of what the model misses even where nothing else is unsure: docs/validation.md, fetch 1 ms."""
 BOUNDS_FROM_PERCENT: Final = 2.0
 """Two bounds are named where they differ by so much."""
 TOUCHED: Final = "what is touched again"
-_T: Final = 1.714  # Student's t, 95 %, 23 degrees of freedom: the spread is itself from 24 draws
+_T: Final = {DRAWS: 1.714, FEW_DRAWS: 1.895}  # Student's t, 95 %: the spread is itself from so many draws
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Doubt:
     def __init__(self, case: Case, judged: Judged | None = None) -> None:
         """`judged`: what the recorded mechanism's replay missed."""
         self.case = case
+        self.draws = DRAWS if case.read.faults <= MANY_FAULTS else FEW_DRAWS
         self.model_sd = math.hypot(judged.model_sd if judged else 0.0, MODEL_PERCENT / 100)
         # Costs that change over time change for row and baseline alike: of a difference that is no doubt.
         self.drift_sd = judged.drift_sd if judged else 0.0
@@ -135,7 +139,7 @@ class Doubt:
             "drift": 0.0 if reference else self.drift_sd,
         }
         parts["accessors beyond the costs' fit"] = 0.0 if reference else beyond_sd(row.costs, row.result)
-        low, high = hull(mine.shift, width(parts))
+        low, high = hull(mine.shift, width(parts, self.draws))
         change, interval = self._change(row, base, mine, base_drawn)
         bounds = self._bounds(row)
         totals = [*(total * math.exp(end) for end in mine.placed), *(b.total_ns for b in bounds)]
@@ -168,7 +172,7 @@ class Doubt:
             "trace": _paired_sd(self.case, row.result, base.result),
             "model": self.model_sd,
         }
-        low, high = hull(float(ratio.mean()) - math.log(total / other), width(parts))
+        low, high = hull(float(ratio.mean()) - math.log(total / other), width(parts, self.draws))
         low, high = low + mine.placed[0], high + mine.placed[1]
         quiet = 1 - self.others
         return change, Interval(
@@ -196,7 +200,8 @@ class Doubt:
         if row.mechanism.name in REFERENCES:
             return None
         costs = case.costs()
-        return replace(row, costs=costs, result=run(case.read, row.mechanism, costs, case.setup, row.windows))
+        again = run(case.read, row.mechanism, costs, case.setup, row.windows)
+        return replace(row, costs=costs, result=again.without_rows())
 
     def _recorded(self, row: Replayed) -> bool:
         used = self.case.used
@@ -218,17 +223,15 @@ class Doubt:
         }
         trace_sd = _trace_sd(case, row.result)
         if not total or not spreads:  # nothing of it is drawn: a reference
-            return _Drawn(np.full(DRAWS, math.log(max(total, 1))), 0.0, {"trace": trace_sd}, None)
-        by = factors(spreads, DRAWS, case.setup.seed)
-        everything = _log_totals(case, row, [{n: float(o[k] * f[k]) for n, (o, f) in by.items()} for k in range(DRAWS)])
+            return _Drawn(np.full(self.draws, math.log(max(total, 1))), 0.0, {"trace": trace_sd}, None)
+        by, each = factors(spreads, self.draws, case.setup.seed), range(self.draws)
+        everything = _log_totals(case, row, [{n: float(o[k] * f[k]) for n, (o, f) in by.items()} for k in each])
         parts = {"costs and seeds": float(everything.std(ddof=1)), "trace": trace_sd}
         foreign = None
         if any(spread.foreign for spread in spreads.values()):
-            alone = _log_totals(
-                case, row, [{n: float(f[k]) for n, (_, f) in by.items()} for k in range(DRAWS)], one=True
-            )
+            alone = _log_totals(case, row, [{n: float(f[k]) for n, (_, f) in by.items()} for k in each], one=True)
             alone -= math.log(total)
-            low, high = hull(float(alone.mean()), 2 * _T * float(alone.std(ddof=1)))
+            low, high = hull(float(alone.mean()), 2 * _T[self.draws] * float(alone.std(ddof=1)))
             foreign = Interval(100 * (math.exp(low) - 1), 100 * (math.exp(high) - 1), LEVEL)
         placed = self._placed(row, {name: row.costs[name] for name in sources})
         return _Drawn(everything, float(everything.mean()) - math.log(total), parts, foreign, placed)
@@ -286,9 +289,9 @@ def _same(row: Replayed, base: Replayed) -> bool:
     return row.mechanism.name == base.mechanism.name and dict(row.mechanism.values) == dict(base.mechanism.values)
 
 
-def width(parts: Mapping[str, float]) -> float:
+def width(parts: Mapping[str, float], draws: int = DRAWS) -> float:
     """Of a 90 % interval, by the standard deviations of its independent parts."""
-    return 2 * _T * math.sqrt(sum(sd * sd for sd in parts.values()))
+    return 2 * _T[draws] * math.sqrt(sum(sd * sd for sd in parts.values()))
 
 
 def hull(shift: float, wide: float) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from faultreplay.analysis.compare.alike import left_out, question_of
 from faultreplay.analysis.compare.predict import run
 from faultreplay.analysis.compare.served import why_no_row
 from faultreplay.analysis.explore.axes import Axis, costs_at, part_of, settings_at
@@ -28,13 +29,16 @@ def fetch_axis(case: Case) -> Axis:
     return Axis("", "fetch", "ns", tuple(float(f"{value:.{_DIGITS}g}") for value in values))
 
 
-def along(case: Case, mechanisms: Sequence[str], axis: Axis) -> Values:
+def along(case: Case, mechanisms: Sequence[str], axis: Axis) -> tuple[Values, dict[str, str]]:
     """Total stall, ns, of each mechanism at each value of `axis`, all else as in the comparison; the first seed.
 
-    Mechanisms without numbers for the trace, references and those with windows of their own are left out.
+    Mechanisms without numbers for the trace, references and those with windows of their own are left out; and those
+    that leave out what another one does, which are returned beside the numbers with what that is.
     """
     loaded = [case.load(name) for name in mechanisms if name not in REFERENCES]
     choices = [m for m in loaded if m.window is None and not why_no_row(case, m)]
+    unranked = left_out({m.name: question_of(case.read, m) for m in choices})
+    choices = [m for m in choices if m.name not in unranked]
     costs = case.costs()
     points = [((axis.key, value),) for value in axis.values]
 
@@ -47,4 +51,5 @@ def along(case: Case, mechanisms: Sequence[str], axis: Axis) -> Values:
     cells = [(m, p) for m in range(len(choices)) for p in range(len(points))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         totals = dict(zip(cells, pool.map(total, cells), strict=True))
-    return {point: {m.name: totals[n, p] for n, m in enumerate(choices)} for p, point in enumerate(points)}
+    values: Values = {point: {m.name: totals[n, p] for n, m in enumerate(choices)} for p, point in enumerate(points)}
+    return values, unranked

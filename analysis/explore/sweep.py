@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import typing
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final
 
+from faultreplay.analysis.compare.alike import Question, all_of, left_out, question_of
 from faultreplay.analysis.compare.case import Case, check_losses, open_case
 from faultreplay.analysis.compare.metrics import Metrics
-from faultreplay.analysis.compare.predict import Setup, load_with, mean_metrics, metrics_of, run
+from faultreplay.analysis.compare.predict import Setup, load_with, mean_metrics, metrics_of, run, split_choice
 from faultreplay.analysis.compare.served import why_no_row
 from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
-from faultreplay.analysis.explore.crossover import Crossing, crossings
+from faultreplay.analysis.explore.crossover import REFERENCES, Crossing, crossings
 from faultreplay.analysis.explore.stretches import Course, courses
 from faultreplay.analysis.explore.versions import as_json, fingerprint, hash_of, mechanism_text, version
 from faultreplay.analysis.explore.workers import Failure, Outcome
@@ -55,7 +56,7 @@ class Task:
     case_key: str
     """of the trace and of what all cells share: a worker keeps what it read under it"""
     mechanism_key: str
-    """of the mechanism's file; a worker with another one refuses"""
+    """of the mechanism's file and its own parameters; a worker with another one refuses"""
     shared_key: str
     """of the tool's version, cost tables and options; likewise"""
     label: str
@@ -94,10 +95,15 @@ class Sweep:
     """the answer along each axis"""
     ranked_by: str
     tolerance: float
+    unranked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """trace -> mechanism that leaves out what another one does -> what that is"""
 
     def values(self, label: str) -> dict[Point, dict[str, float]]:
-        """Point of the grid -> mechanism -> what it is ranked by, of one trace; cells that failed are left out."""
-        return _values(self.plan, self.rows, label, self.ranked_by)
+        """Point of the grid -> mechanism -> what it is ranked by, of one trace.
+
+        Cells that failed are left out, and mechanisms that leave something out (`unranked`).
+        """
+        return _values(self.plan, self.rows, label, self.ranked_by, self.unranked.get(label, {}))
 
 
 def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) -> Plan:
@@ -127,14 +133,14 @@ def plan(addresses: Sequence[str], mechanisms: Sequence[str], common: Common) ->
     cells: dict[tuple[str, str, Point], Task] = {}
     for label, address in labels.items():
         for name in mechanisms:
-            what = [identities[address], shared, mechanism_text(loaded[name]), common.setup.settings.get(name, {})]
+            text_key = _text_key(name, loaded[name])
+            what = [identities[address], shared, text_key, common.setup.settings.get(name, {})]
             for point in points:
                 own = part_of(point, common.axes, name)
                 if (label, name, own) not in cells:
                     units = {axis.key: axis.unit for axis in common.axes}
                     key = hash_of([*what, [[k, v, units[k]] for k, v in own]])
                     case_key = hash_of([identities[address], shared])
-                    text_key = hash_of(mechanism_text(loaded[name]))
                     cells[label, name, own] = Task(key, case_key, text_key, shared, label, address, name, own, common)
     return Plan(labels, tuple(mechanisms), common, tuple(points), tuple(cells.values()))
 
@@ -164,8 +170,8 @@ def sweep(
     rows: dict[tuple[str, str, Point], Mapping[str, Any]] = {}
     missing = []
     for cell in made.cells:
-        row = None if again else data.read(cell.label, _plain(cell.mechanism), cell.key)
-        if row is None:
+        row = None if again else data.read(cell.label, plain_name(cell.mechanism), cell.key)
+        if row is None or not row["question"]:
             missing.append(cell)
         else:
             rows[cell.label, cell.mechanism, cell.point] = row
@@ -177,28 +183,55 @@ def sweep(
             if outcome.failure:
                 failed[cell] = outcome.failure
             else:
-                data.write(cell.label, _plain(cell.mechanism), cell.key, outcome.value)
+                data.write(cell.label, plain_name(cell.mechanism), cell.key, outcome.value)
                 rows[cell.label, cell.mechanism, cell.point] = outcome.value
             progress(len(rows) + len(failed), len(made.cells))
     finally:  # also when it was interrupted: what was computed is kept
         data.flush()
+    return answered(made, rows, failed, len(missing) - len(failed), ranked_by, tolerance)
+
+
+def answered(  # noqa: PLR0917
+    made: Plan,
+    rows: Mapping[tuple[str, str, Point], Mapping[str, Any]],
+    failed: Mapping[Task, Failure],
+    computed: int,
+    ranked_by: str,
+    tolerance: float,
+) -> Sweep:
+    """The answer that cells give."""
     found: list[Crossing] = []
     answers: list[Course] = []
+    unranked: dict[str, Mapping[str, str]] = {}
     for label in made.traces:
-        values = _values(made, rows, label, ranked_by)
+        unranked[label] = left_out(_questions(rows, label), REFERENCES)
+        values = _values(made, rows, label, ranked_by, unranked[label])
         found += crossings(label, made.common.axes, values, tolerance=tolerance)
         answers += courses(label, made.common.axes, values, tolerance=tolerance)
-    computed = len(missing) - len(failed)
-    return Sweep(made, rows, failed, computed, tuple(found), tuple(answers), ranked_by, tolerance)
+    return Sweep(made, rows, failed, computed, tuple(found), tuple(answers), ranked_by, tolerance, unranked)
+
+
+def _questions(rows: Mapping[tuple[str, str, Point], Mapping[str, Any]], label: str) -> dict[str, Question]:
+    """Mechanism -> what its cells on one trace are the stall of."""
+    found: dict[str, list[Question]] = {}
+    for (trace, mechanism, _), row in rows.items():
+        if trace == label:
+            found.setdefault(mechanism, []).append(Question.of_text(row["question"]))
+    return {mechanism: all_of(questions) for mechanism, questions in found.items()}
 
 
 def _values(
-    made: Plan, rows: Mapping[tuple[str, str, Point], Mapping[str, Any]], label: str, ranked_by: str
+    made: Plan,
+    rows: Mapping[tuple[str, str, Point], Mapping[str, Any]],
+    label: str,
+    ranked_by: str,
+    unranked: Collection[str],
 ) -> dict[Point, dict[str, float]]:
-    return {
-        point: {m: float(rows[at][ranked_by]) for m, at in made.cells_at(label, point).items() if at in rows}
-        for point in made.points
-    }
+    values = {}
+    for point in made.points:
+        cells = {m: at for m, at in made.cells_at(label, point).items() if at in rows and m not in unranked}
+        values[point] = {m: float(rows[at][ranked_by]) for m, at in cells.items()}
+    return values
 
 
 def run_cell(cell: Task) -> dict[str, Any]:
@@ -216,7 +249,8 @@ def run_cell(cell: Task) -> dict[str, Any]:
         result = run(workload, mechanism, costs, case.setup, windows, seed=k)
         measured.append(metrics_of(result, workload))
         used = dict(result.costs_used)
-    return _row(cell, case, mechanism, used, mean_metrics(measured))
+    row = _row(cell, case, mechanism, used, mean_metrics(measured))
+    return row | {"question": question_of(workload, mechanism).as_text()}
 
 
 def schema_of(axes: Sequence[Axis]) -> Any:
@@ -225,7 +259,7 @@ def schema_of(axes: Sequence[Axis]) -> Any:
 
     numbers: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     types = typing.get_type_hints(Metrics)
-    columns = [pa.field(n, pa.string()) for n in ("key", "title", "origin", "params", "costs", "tool")]
+    columns = [pa.field(n, pa.string()) for n in ("key", "title", "origin", "params", "costs", "question", "tool")]
     columns += [pa.field("seed", pa.int64()), pa.field("seeds", pa.int64())]
     columns += [pa.field(axis.key, pa.float64()) for axis in axes]
     for metric in fields(Metrics):
@@ -239,12 +273,17 @@ _cases: OrderedDict[str, tuple[Case, CostTable]] = OrderedDict()
 _mechanisms: dict[tuple[str, str], Mechanism] = {}
 
 
+def _text_key(name: str, mechanism: Mechanism) -> str:
+    """Of the file and of the parameters that stand beside its name, as in ``uffd-missing:handlers=2``."""
+    return hash_of([mechanism_text(mechanism), split_choice(name)[1]])
+
+
 def _mechanism(cell: Task, case: Case) -> Mechanism:
     """The cell's mechanism with the recording's and the user's parameters."""
     key = (cell.case_key, cell.mechanism_key)
     if key not in _mechanisms:
         loaded = case.load(cell.mechanism)
-        if hash_of(mechanism_text(loaded)) != cell.mechanism_key:
+        if _text_key(cell.mechanism, loaded) != cell.mechanism_key:
             raise UsageError(
                 f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"
             )
@@ -304,5 +343,6 @@ def _labels(identities: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def _plain(mechanism: str) -> str:
+def plain_name(mechanism: str) -> str:
+    """What a mechanism is called in a data set."""
     return mechanism.rsplit("/", 1)[-1].removesuffix(".toml").translate(_DASHED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.sources import load_cost_files
 from faultreplay.replay.language.filed import filed_dir
-from faultreplay.replay.language.mechanism import Mechanism
+from faultreplay.replay.language.mechanism import Mechanism, load_mechanism
 
 
 def version() -> str:
@@ -33,9 +34,11 @@ def fingerprint(setup: Setup, windows: tuple[tuple[int, int, str], ...], fit: bo
 
 
 def mechanism_text(mechanism: Mechanism) -> list[str]:
-    """The text of its file and of those that it falls back on."""
-    below = [mechanism_text(other) for _, other in sorted(mechanism.fallback.items())]
+    """The text of its file, of the one that it extends, and of those that it falls back on."""
     text = Path(mechanism.file).read_text(encoding="utf-8")
+    base = tomllib.loads(text).get("extends")
+    below = [mechanism_text(load_mechanism(str(base)))] if base else []
+    below += [mechanism_text(other) for _, other in sorted(mechanism.fallback.items())]
     return [text, *(line for lines in below for line in lines)]
 
 

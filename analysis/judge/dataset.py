@@ -20,6 +20,11 @@ _BATCH_ROWS: Final = 512
 _BATCH_AGE_S: Final = 30.0
 
 
+def is_data_set(directory: Path) -> bool:
+    """Whether a sweep made the directory."""
+    return (directory / _MARK).is_file()
+
+
 class DataSet:
     """The directory's files ``cells-HASH.parquet``, many cells each, with the columns ``trace`` and ``mechanism``.
 
@@ -42,7 +47,8 @@ class DataSet:
             raise UsageError(f"{directory}: exists and is not a sweep's data set: choose another directory")
         with _errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            mark.write_text(json.dumps({"file": "cells-HASH.parquet"}) + "\n")
+            if not mark.exists():
+                mark.write_text(json.dumps({"file": "cells-HASH.parquet"}) + "\n")
         self._rows: dict[str, dict[str, Any]] = {}
         self._file: dict[str, Path] = {}
         self._keys: dict[Path, list[str]] = {}

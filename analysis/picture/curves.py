@@ -40,7 +40,7 @@ def curves(axis: Axis, axes: Sequence[Axis], values: Values) -> pl.DataFrame:
     Returns:
         `mechanism`, `at` (value of the axis), `value` (the same with its unit), `number` (as in `values`), `others`
         (the values of the other axes in words; empty: there is none). References are left out. In order of mechanism
-        as first met, `others`, `at`.
+        as first met, `others` as first met, `at`.
     """
     others = [one for one in axes if one.key != axis.key]
     rows = []
@@ -53,7 +53,8 @@ def curves(axis: Axis, axes: Sequence[Axis], values: Values) -> pl.DataFrame:
             if name not in REFERENCES
         ]
     order = {name: place for place, name in enumerate(dict.fromkeys(row[0] for row in rows))}
-    rows.sort(key=lambda row: (order[row[0]], row[4], row[1]))
+    place = {words: n for n, words in enumerate(dict.fromkeys(row[4] for row in rows))}
+    rows.sort(key=lambda row: (order[row[0]], place[row[4]], row[1]))
     return pl.DataFrame(rows, schema=_CURVES, orient="row")
 
 

@@ -11,16 +11,20 @@ import polars as pl
 
 from faultreplay.analysis.compare.case import REFERENCES
 from faultreplay.analysis.compare.metrics import Ints, stops_ns
+from faultreplay.analysis.picture.spread import quantiles
 from faultreplay.faulttrace.plain_text import plain
 
 if TYPE_CHECKING:
+    from faultreplay.analysis.compare.blackout import Blackout
     from faultreplay.analysis.compare.case import Case
-    from faultreplay.analysis.compare.compare import Comparison
+    from faultreplay.analysis.compare.compare import Comparison, Row
     from faultreplay.replay.engine.engine import Result
 
 BINS: Final = 120
 MEASURED: Final = "measured"
 MOST_CAUSES: Final = 6
+_FINE_BITS: Final = 13
+_FINE: Final = 1 << _FINE_BITS
 LEAST_SHARE: Final = 0.005
 """Causes with less of the stall are one, `other`."""
 
@@ -39,7 +43,35 @@ class Stalls:
     @property
     def all_ns(self) -> Ints:
         """Every stall, in no order."""
-        return np.concatenate((self.stall_ns, self.stop_ns))
+        return np.concatenate((self.stall_ns, self.stop_ns)) if len(self.stop_ns) else self.stall_ns
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What pictures show of some stalls, in a few thousand numbers: the stalls themselves need not be kept."""
+
+    quantiles: pl.DataFrame
+    """as of `spread.quantiles`"""
+    step_ns: int
+    """a power of two"""
+    spent_ns: Ints
+    """stall of all accessors in each span of `step_ns` from 0, exactly; up to `_FINE` of them"""
+    run_time_ns: int
+
+
+def seen(stalls: Stalls) -> Seen:
+    """The sums that `distributions` and `stalled_over_time` draw."""
+    step = 1 << max((max(stalls.run_time_ns, 1) - 1).bit_length() - _FINE_BITS, 0)
+    edges = np.arange(-(-max(stalls.run_time_ns, 1) // step) + 1, dtype=np.int64) * step
+    start, length = stalls.start_ns, stalls.all_ns
+    if len(stalls.stop_start_ns):
+        start = np.concatenate((start, stalls.stop_start_ns))
+    return Seen(quantiles(np.sort(length)), step, stall_in(start, start + length, edges), stalls.run_time_ns)
+
+
+def look(result: Result) -> Seen:
+    """`seen` of a replay: for `compare`, which drops what the replay has of each fault then."""
+    return seen(replayed_stalls(result))
 
 
 def recorded_stalls(case: Case) -> Stalls:
@@ -61,19 +93,23 @@ def replayed_stalls(result: Result) -> Stalls:
     spans = np.array(result.windows, np.int64).reshape(-1, 2)
     begin, end = np.tile(spans[:, 0], len(stopped)), np.tile(spans[:, 1], len(stopped))
     length = stops_ns((np.repeat(stopped, len(spans)), begin, end), result.window_stall_ns)
-    return Stalls(result.start_ns[ran], result.stall_ns[ran], begin, length, result.run_time_ns)
+    start, stall = (result.start_ns, result.stall_ns) if ran.all() else (result.start_ns[ran], result.stall_ns[ran])
+    return Stalls(start, stall, begin, length, result.run_time_ns)
 
 
-def series_of(comparison: Comparison, case: Case) -> dict[str, Stalls]:
+def series_of(comparison: Comparison, case: Case) -> dict[str, Seen]:
     """`measured`, then each mechanism and each blackout by its name as `plain` text; references are left out.
 
     Of several seeds it is the first.
     """
-    found = {MEASURED: recorded_stalls(case)} if case.workload.measured else {}
-    found |= {
-        plain(row.mechanism): replayed_stalls(row.result) for row in comparison.rows if row.mechanism not in REFERENCES
-    }
-    return found | {plain(still.mechanism): replayed_stalls(still.result) for still in comparison.blackouts}
+    found = {MEASURED: seen(recorded_stalls(case))} if case.workload.measured else {}
+    choices = [row for row in comparison.rows if row.mechanism not in REFERENCES]
+    every: list[Row | Blackout] = [*choices, *comparison.blackouts]
+    return found | {plain(one.mechanism): _seen_of(one) for one in every}
+
+
+def _seen_of(one: Row | Blackout) -> Seen:
+    return one.seen if isinstance(one.seen, Seen) else look(one.result)
 
 
 def edges_of(span_ns: int, bins: int = BINS) -> Ints:
@@ -98,22 +134,23 @@ def _until(ranked: Ints, at: Ints) -> Ints:
     return passed
 
 
-def stalled_over_time(series: Mapping[str, Stalls], bins: int = BINS) -> pl.DataFrame:
+def stalled_over_time(series: Mapping[str, Seen], bins: int = BINS) -> pl.DataFrame:
     """How many accessors stand still on average, over time: measured, and under each mechanism.
 
     Columns: `series` (a key of `series`), `from_ns`, `until_ns`, `stall_ns` (of all accessors, in that span; stops by
-    windows too), `stalled` (`stall_ns` by the length of the span). A series ends with its run.
+    windows too), `stalled` (`stall_ns` by the length of the span). A series ends with its run; at most `bins` spans.
     """
     schema = {"series": pl.String, "from_ns": pl.Int64, "until_ns": pl.Int64, "stall_ns": pl.Int64}
     if not series:
         return pl.DataFrame(schema=schema | {"stalled": pl.Float64})
-    edges = edges_of(max(one.run_time_ns for one in series.values()), bins)
+    finest = max(one.step_ns for one in series.values())
+    span_ns = max(one.run_time_ns for one in series.values())
+    step = -(-max(span_ns, 1) // (bins * finest)) * finest  # of whole spans of each series: its sums add up
     frames = []
     for name, one in series.items():
-        start = np.concatenate((one.start_ns, one.stop_start_ns))
-        last = max(int(np.searchsorted(edges, one.run_time_ns)), 1)
-        spent = stall_in(start, start + one.all_ns, edges)
-        frames.append(_spans(name, edges, spent)[:last])
+        firsts = np.arange(0, len(one.spent_ns), step // one.step_ns)
+        edges = np.arange(len(firsts) + 1, dtype=np.int64) * step
+        frames.append(_spans(name, edges, np.add.reduceat(one.spent_ns, firsts)))
     return pl.concat(frames)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from faultreplay.analysis.compare.compare import Comparison, Row
     from faultreplay.analysis.compare.metrics import Metrics
     from faultreplay.analysis.compare.served import Served
+    from faultreplay.analysis.compare.uncertainty import Uncertainty
 
 COLUMNS: Final = (
     Column("mechanism", "mechanism"),
@@ -91,7 +92,7 @@ def report(
         trace_id: which trace it was, wherever it lies.
     """
     from faultreplay.analysis.compare.case import REFERENCES
-    from faultreplay.analysis.compare.compare import as_records
+    from faultreplay.analysis.compare.records import as_records
 
     rows: list[dict[str, Any]] = []
     rules = set()
@@ -174,7 +175,7 @@ def labels_of(comparison: Comparison) -> dict[str, str]:
 
 
 def served_words(comparison: Comparison) -> str:
-    """Which mechanisms do not serve all faults themselves, in a sentence; empty: none."""
+    """Which mechanisms do not serve all faults themselves, or leave something out, in a sentence; empty: none."""
     from faultreplay.analysis.compare.case import REFERENCES
 
     told = [
@@ -182,6 +183,7 @@ def served_words(comparison: Comparison) -> str:
         for row in comparison.rows
         if row.mechanism not in REFERENCES and (text := served_text(row.served))
     ]
+    told += [f"{row.mechanism} {row.leaves_out}" for row in comparison.rows if row.leaves_out]
     return f"Not like for like: {'; '.join(told)}." if told else ""
 
 
@@ -287,16 +289,21 @@ def _change_cells(row: Row) -> dict[str, str]:
     if sure.bounds:
         totals = sorted([row.metrics.total_stall_ns, *(bound.total_ns for bound in sure.bounds)])
         cells["total_stall_ns"] = span_text(totals[0], totals[-1])
+    words = _change_words(row, sure)
+    return cells | {"change_text": words} if words else cells
+
+
+def _change_words(row: Row, sure: Uncertainty) -> str:
     if sure.change_percent is None:
-        return cells
+        return ""
+    if row.leaves_out:
+        return "not alike"
     if row.mechanism == sure.baseline and not sure.change_percent:
-        return cells | {"change_text": "baseline"}
+        return "baseline"
     if sure.change is None:
-        return cells | {"change_text": f"{sure.change_percent:+.0f} %"}
+        return f"{sure.change_percent:+.0f} %"
     interval = f"({sure.change.low:+.0f} to {sure.change.high:+.0f})"
-    if sure.within_noise:
-        return cells | {"change_text": f"noise {interval}"}
-    return cells | {"change_text": f"{sure.change_percent:+.0f} % {interval}"}
+    return f"noise {interval}" if sure.within_noise else f"{sure.change_percent:+.0f} % {interval}"
 
 
 def span_text(low_ns: int, high_ns: int) -> str:

@@ -58,7 +58,7 @@ def _spread(answers: Sequence[tuple[str, Report]], baseline: str) -> Report | No
     for label, report in answers:
         for record in report.records:
             name, total = str(record.get("mechanism")), _total(record)
-            if total is not None and name not in REFERENCES:
+            if total is not None and name not in REFERENCES and not record.get("leaves_out"):
                 totals.setdefault(name, {})[label] = total
     names = list(totals)
     first = baseline if baseline in totals else next(iter(sorted(names, key=lambda n: -len(totals[n]))), "")

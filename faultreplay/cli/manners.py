@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import PurePath
 from typing import Final
 
 import click
@@ -61,3 +62,16 @@ def _set(context: click.Context, _param: click.Parameter, given: bool) -> None:
         before = log.level
         log.setLevel(logging.ERROR)
         context.find_root().call_on_close(lambda: log.setLevel(before))
+
+
+def command_words() -> str:
+    """The command that runs, as it may be passed on: names of files without their folders."""
+    return " ".join(["faultreplay", *map(without_folder, sys.argv[1:])])
+
+
+def without_folder(word: str) -> str:
+    """An argument of a command without the folders of an absolute path, also one with blanks."""
+    option, equals, value = word.partition("=")
+    if equals and value.startswith("/"):
+        return f"{option}={PurePath(value).name}"
+    return PurePath(word).name if word.startswith("/") else word

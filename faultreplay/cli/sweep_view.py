@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from faultreplay.analysis.explore.axes import Point, stem_of
+from faultreplay.analysis.explore.axes import stem_of
 from faultreplay.analysis.explore.crossover import REFERENCES, Crossing, excess
 from faultreplay.analysis.explore.spread import spread
 from faultreplay.analysis.explore.sweep import Sweep
 from faultreplay.cli.render import Column, Report
 from faultreplay.cli.spread_view import MOST_TABLES, spread_report
-from faultreplay.cli.sweep_words import course_record, point_words, sentences
+from faultreplay.cli.sweep_words import course_record, point_words, sentences, turns_between
+from faultreplay.faulttrace.units import format_ns
 
 _SAYS = {
     "total_stall_ns": "total stall",
@@ -36,6 +37,7 @@ def whole(done: Sweep) -> Report:
         extra={
             "crossings": [_crossing_record(c) for c in done.crossings],
             "courses": [course_record(c) for c in done.courses],
+            "unranked": {label: dict(unranked) for label, unranked in done.unranked.items()},
         },
     )
 
@@ -44,12 +46,14 @@ def tables(done: Sweep) -> list[Report]:
     """A table and the answer for each trace (of many traces none, but one over all), then what was done."""
     labels = done.plan.traces if len(done.plan.traces) <= MOST_TABLES else {}
     over = [over_hosts(done)] if len(done.plan.traces) > 1 and len(done.plan.mechanisms) > 1 else []
-    return [*(_trace_table(done, label) for label in labels), *over, _last(done)]
+    return [*(trace_table(done, label) for label in labels), *over, _last(done)]
 
 
 def over_hosts(done: Sweep) -> Report:
     """Each mechanism against the first one over all traces, at the same points: quantiles, and which traces differ."""
-    first, *others = done.plan.mechanisms
+    missing = {mechanism for unranked in done.unranked.values() for mechanism in unranked}
+    alike = [mechanism for mechanism in done.plan.mechanisms if mechanism not in missing]
+    first, *others = alike or done.plan.mechanisms
     spreads = []
     for mechanism in others:
         found: list[tuple[str, float]] = []
@@ -62,7 +66,8 @@ def over_hosts(done: Sweep) -> Report:
                         found.append((label, 100 * (float(done.rows[at[mechanism]][done.ranked_by]) / base - 1)))
         if (one := spread(mechanism, found)) is not None:
             spreads.append(one)
-    return spread_report(spreads, ranked_words(done), first)
+    words = [f"not in it, as at some trace it leaves something out: {', '.join(sorted(missing))}"] if missing else []
+    return spread_report(spreads, ranked_words(done), first, words)
 
 
 def notes(done: Sweep) -> list[str]:
@@ -78,7 +83,8 @@ def notes(done: Sweep) -> list[str]:
     return lines
 
 
-def _trace_table(done: Sweep, label: str) -> Report:
+def trace_table(done: Sweep, label: str) -> Report:
+    """The numbers of one trace, a line a point, and the answer in sentences."""
     made = done.plan
     axes = {axis.key: axis for axis in made.common.axes}
     records, origin = [], ""
@@ -88,8 +94,9 @@ def _trace_table(done: Sweep, label: str) -> Report:
             if at in done.rows:
                 found[mechanism] = done.rows[at][done.ranked_by]
                 origin = str(done.rows[at]["origin"])
-        choice = {m: v for m, v in found.items() if m not in REFERENCES}
-        over = excess(found)
+        ranked = {m: v for m, v in found.items() if m not in done.unranked[label]}
+        choice = {m: v for m, v in ranked.items() if m not in REFERENCES}
+        over = excess(ranked)
         record: dict[str, Any] = {key: axes[key].show(value) for key, value in point}
         record |= {f"by:{m}": v for m, v in found.items()}
         record["first"] = stem_of(min(choice, key=lambda m: (choice[m], m))) if choice else None
@@ -101,7 +108,7 @@ def _trace_table(done: Sweep, label: str) -> Report:
     said = sentences([course for course in done.courses if course.trace == label], made.common.axes)
     title = f"{label} ({origin or 'no cell'}): {ranked_words(done)}"
     columns = columns if origin else []
-    return Report(records, columns, title=title, notes=[*said, *_how_often(done, label)])
+    return Report(records, columns, title=title, notes=[*said, *_not_alike(done, label), *_how_often(done, label)])
 
 
 def _last(done: Sweep) -> Report:
@@ -113,8 +120,7 @@ def _last(done: Sweep) -> Report:
             f"N %: so much less {ranked_words(done)} than the other one has; it does not matter which: the worst has "
             f"at most {share} more than the best (--tolerance)"
         ]
-    turns = [s.begins for course in done.courses for s in course.stretches if s.begins is not None]
-    if turns:
+    if any(turns_between(course, done.plan.common.axes) for course in done.courses):
         words.append("turning points lie between two points of the sweep, on a straight line over the axis's logarithm")
     if len(done.plan.traces) > MOST_TABLES:
         words = [*_counted(done), *words]
@@ -126,8 +132,7 @@ def _counted(done: Sweep) -> list[str]:
     found: dict[str, int] = {}
     points = 0
     for label in done.plan.traces:
-        for point in done.plan.points:
-            at = _numbers(done, label, point)
+        for at in done.values(label).values():
             over = excess(at)
             if over is not None:
                 points += 1
@@ -143,15 +148,23 @@ def _how_often(done: Sweep, label: str) -> list[str]:
     """At how many points it matters, where that says more than the sentences."""
     if len(done.plan.common.axes) < 2:
         return []
-    known = [over for point in done.plan.points if (over := excess(_numbers(done, label, point))) is not None]
+    known = [over for at in done.values(label).values() if (over := excess(at)) is not None]
     apart = sum(over > done.tolerance for over in known)
     return [f"it matters which at {apart} of {len(known)} points"] if known else []
 
 
-def _numbers(done: Sweep, label: str, point: Point) -> dict[str, float]:
-    """Mechanism -> what it is ranked by at a point, where there is a cell."""
-    cells = done.plan.cells_at(label, point)
-    return {m: done.rows[at][done.ranked_by] for m, at in cells.items() if at in done.rows}
+def _not_alike(done: Sweep, label: str) -> list[str]:
+    """Which mechanisms are not ranked, and whose time before the guest runs is in no stall."""
+    words = [f"Not ranked: {stem_of(name)} {why}." for name, why in done.unranked[label].items()]
+    before: dict[str, int] = {}
+    for (trace, mechanism, _), row in done.rows.items():
+        if trace == label and row["startup_ns"] and mechanism not in done.unranked[label]:
+            before[mechanism] = max(before.get(mechanism, 0), int(row["startup_ns"]))
+    words += [
+        f"But {stem_of(name)} takes up to {format_ns(ns)} before the guest runs, which are in no stall."
+        for name, ns in before.items()
+    ]
+    return words
 
 
 def _borrowed(done: Sweep) -> list[str]:

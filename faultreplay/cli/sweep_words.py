@@ -64,11 +64,24 @@ def _of_course(course: Course, axes: Mapping[str, Axis]) -> str:
         following = course.stretches[number + 1] if number + 1 < len(course.stretches) else None
         before = course.stretches[number - 1] if number else None
         whole = before is None and following is None
-        parts.append(f"{_where(axis, stretch, before, following)} {_answer(stretch, two=two, whole=whole)}")
+        answer = _answer(stretch, two=two, whole=whole, counted=_counts(axis))
+        parts.append(f"{_where(axis, stretch, before, following)} {answer}")
     words = "; ".join(parts) + "."
     for passing in course.passings:
         words += f" Behind it {stem_of(passing.ahead)} passes {stem_of(passing.behind)} at {axis.show(passing.at)}."
     return words
+
+
+def _counts(axis: Axis) -> bool:
+    return axis.unit in ("number", "bytes")
+
+
+def turns_between(course: Course, axes: Sequence[Axis]) -> bool:
+    """Whether a sentence names a turning point that is none of the axis's points."""
+    axis = next((axis for axis in axes if axis.key == course.axis), None)
+    if axis is None or _counts(axis):
+        return False
+    return bool(course.passings) or any(stretch.begins is not None for stretch in course.stretches)
 
 
 def _where(axis: Axis, stretch: Stretch, before: Stretch | None, following: Stretch | None) -> str:
@@ -77,9 +90,9 @@ def _where(axis: Axis, stretch: Stretch, before: Stretch | None, following: Stre
     first, last = show(stretch.low), show(stretch.high)
     if before is None and following is None:
         return f"with {axis.key} {first}" if first == last else f"with {axis.key} from {first} to {last}"
-    if axis.unit in ("number", "bytes"):
+    if _counts(axis):
         if before is None:
-            return f"with {axis.key} up to {last}"
+            return f"with {axis.key} {'' if first == last else 'up to '}{last}"
         to = " on" if following is None else f" to {last}"
         return f"with {first}" if first == last and following else f"from {first}{to}"
     begins, ends = (show(turn or 0) for turn in (stretch.begins, stretch.ends))
@@ -88,12 +101,16 @@ def _where(axis: Axis, stretch: Stretch, before: Stretch | None, following: Stre
     return f"from {begins} to {ends}" if following else f"above {'that' if before.begins is None else begins}"
 
 
-def _answer(stretch: Stretch, *, two: bool, whole: bool) -> str:
-    """Which mechanism is best there, and by how much less of what is ranked; `whole`: on the whole axis."""
+def _answer(stretch: Stretch, *, two: bool, whole: bool, counted: bool = False) -> str:
+    """Which mechanism is best there, and by how much less of what is ranked.
+
+    `whole`: on the whole axis; `counted`: of an axis that has no values between its points.
+    """
     if not stretch.best:
         return "it does not matter which"
     low, high = (f"{100 * share:.0f}" for share in (stretch.least_lead, stretch.most_lead))
-    many = f"{low} to {high} %" if whole and low != high else f"{'' if whole else 'up to '}{high} %"
+    exact = whole or (counted and stretch.low == stretch.high)
+    many = f"{low} to {high} %" if exact and low != high else f"{'' if exact else 'up to '}{high} %"
     if two:
         return f"{stem_of(stretch.best)} is better, by {many}"
     worst = f"{100 * stretch.most_over_worst:.0f} %"

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 _NO_PREDICTION: Final = "THE ROWS BELOW ARE NO PREDICTION."
 
 
-def verdict(comparison: Comparison) -> list[str]:
-    """Sentences: how the recorded mechanism is reproduced, what is asked otherwise, which costs are foreign."""
+def verdict(comparison: Comparison, *, alike: bool = True) -> list[str]:
+    """Sentences: how the recorded mechanism is reproduced, what is asked otherwise, which costs are foreign.
+
+    `alike`: and which rows leave something out.
+    """
     from faultreplay.analysis.compare.judged import Trust
 
     words = [_trust_words(comparison)]
@@ -32,6 +35,9 @@ def verdict(comparison: Comparison) -> list[str]:
     foreign = [text for row in comparison.rows if row.marked and (text := _foreign_words(row))]
     if foreign:
         words.append(f"* depends on costs not measured on this host (90 % range): {'; '.join(foreign)}.")
+    unlike = [f"{row.mechanism} {row.leaves_out}" for row in comparison.rows if row.leaves_out]
+    if unlike and alike:
+        words.append(f"Not alike: {'; '.join(unlike)}. Less stall is no gain there.")
     bounds = _bound_words(comparison.rows)
     return [*words, *([bounds] if bounds else [])]
 

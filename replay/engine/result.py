@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,3 +90,9 @@ class Result:
     def total_stall_ns(self) -> int:
         """Stall of all faults and of the windows."""
         return int(self.accessor_stall_ns.sum() + self.window_stall_ns.sum())
+
+    def without_rows(self) -> Self:
+        """The same with no row a fault, as of a run that did not keep them."""
+        none = np.zeros(0, np.int64)
+        cause, accessor = self.cause[:0].copy(), self.accessor[:0].copy()
+        return replace(self, start_ns=none, stall_ns=none, latency_ns=none, cause=cause, accessor=accessor)

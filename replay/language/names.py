@@ -21,6 +21,8 @@ class CostName:
     end: str
     payer: str
     unit: str = "ns"
+    brings_content: bool = False
+    """whether missing content arrives meanwhile: a fault without such a cost (or a read of storage) needs none"""
 
 
 COST_NAMES: Final[dict[str, CostName]] = {
@@ -41,6 +43,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the handler asks for the content",
         "the handler has the content",
         "handler, asleep",
+        brings_content=True,
     ),
     "resolve": CostName(
         "the ioctl that places one native page (UFFDIO_COPY, ZEROPAGE), without its walk over other sleepers",
@@ -190,6 +193,7 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the read is submitted",
         "the page is up to date",
         "accessor, asleep",
+        brings_content=True,
     ),
     "storage_read": CostName(
         "one read request at the storage device, without its bytes, its wait in the queue and the thread that sleeps",

@@ -37,7 +37,7 @@ def draw(out: Path) -> None:
     for place, row in enumerate(rows):
         sure = row.uncertainty
         words = format_ns(row.metrics.total_stall_ns)
-        if sure and sure.change and sure.change_percent is not None:
+        if sure and sure.change and sure.change_percent is not None and not row.leaves_out:
             words += f"   {sure.change_percent:+.0f} % ({sure.change.low:+.0f} to {sure.change.high:+.0f})"
         axes.text(lefts[place] + 0.03, place, words, va="center", bbox={"fc": "white", "ec": "none", "pad": 1})
     measured_s = done.measured.total_stall_ns / 1e9

@@ -86,9 +86,11 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     from faultreplay.analysis.compare.settings import check_settings
     from faultreplay.analysis.explore import workers
     from faultreplay.analysis.explore.axes import parse_axis
+    from faultreplay.analysis.explore.stored import keep
     from faultreplay.analysis.explore.sweep import Common, plan, run_cell, sweep
     from faultreplay.cli import sweep_plot, sweep_view
     from faultreplay.cli.interrupts import computing
+    from faultreplay.cli.manners import command_words
     from faultreplay.cli.progress import bar
     from faultreplay.cli.render import emit, put, say
     from faultreplay.faulttrace.remote import expand
@@ -124,6 +126,7 @@ def command(given: _Given, **options: Any) -> None:  # noqa: D103 - the help tex
     else:
         emit(sweep_view.whole(done), given.fmt)
     if given.output:
+        keep(done, given.output, command_words())
         say(f"wrote {given.output}")
     if given.plot:
         for path in sweep_plot.draw(done, given.plot):

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def answers(comparison: Comparison) -> list[str]:
-    """One sentence for each mechanism that is a choice, the least stall first, then those without numbers."""
+    """One sentence for each mechanism that is a choice, the least stall first.
+
+    Those that leave out what the baseline does come behind the others, then those without numbers.
+    """
     from faultreplay.analysis.compare.case import REFERENCES
     from faultreplay.analysis.compare.judged import Trust
 
@@ -21,7 +24,7 @@ def answers(comparison: Comparison) -> list[str]:
     judged = comparison.judged
     recorded = judged is not None and judged.used.name == comparison.baseline and not comparison.what_if
     of_what = "the stall of this trace" if recorded else f"stall, against {comparison.baseline},"
-    words = [_row(row, of_what) for row in sorted(rows, key=lambda row: row.metrics.total_stall_ns)]
+    words = [_row(row, of_what) for row in sorted(rows, key=_place)]
     words += [_blackout(still, comparison.blackout_measured) for still in comparison.blackouts]
     base = next((row for row in comparison.rows if row.mechanism == comparison.baseline), None)
     if base is not None:
@@ -35,11 +38,17 @@ def answers(comparison: Comparison) -> list[str]:
     return words
 
 
+def _place(row: Row) -> tuple[bool, int]:
+    return bool(row.leaves_out), row.metrics.total_stall_ns
+
+
 def _row(row: Row, of_what: str) -> str:
     total = format_ns(row.metrics.total_stall_ns)
     sure, mark = row.uncertainty, _marks(row)
     if sure is None or sure.change_percent is None:
         return f"{row.mechanism} would stall for {total}{mark}."
+    if row.leaves_out:
+        return f"{row.mechanism} is not alike: it {row.leaves_out}. Its {total} of stall are no gain{mark}."
     change, what = sure.change_percent, sure.change
     if what is not None and sure.within_noise:
         span = f"({what.low:+.0f} to {what.high:+.0f})"
@@ -56,7 +65,11 @@ def _marks(row: Row) -> str:
     """Why a row is not like the others, as the table marks it."""
     marks = "; it depends on costs not measured on this host" if row.marked else ""
     served = served_text(row.served)
-    return marks + (f"; it serves {served} of the faults itself" if served else "")
+    marks += f"; it serves {served} of the faults itself" if served else ""
+    if row.metrics.startup_ns:
+        marks += f"; before the guest runs it takes {format_ns(row.metrics.startup_ns)}, which are in no stall"
+    against = row.uncertainty.baseline if row.uncertainty else ""
+    return marks + (f"; {against} {row.adds}" if row.adds else "")
 
 
 def _blackout(still: Blackout, measured: Stillness | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from faultreplay import __version__
 from faultreplay.cli import compare_view
+from faultreplay.cli.manners import command_words, without_folder
 from faultreplay.cli.render import SPAN, Report
 from faultreplay.cli.report import sections
 from faultreplay.cli.report.answers import answers
@@ -46,6 +46,8 @@ class Made:
     swept: Sequence[Picture] = ()
     """curves along an axis"""
     swept_words: Sequence[str] = ()
+    sweep: Report | None = None
+    """table of a stored sweep, whose curves are `swept`"""
     qemu: Sequence[Report] = ()
     """what QEMU says of the same migration"""
 
@@ -61,7 +63,8 @@ def page(comparison: Comparison, case: Case, made: Made) -> str:
         *(_picture(picture) for picture in made.pictures),
         section("Stall of each accessor", columns, records),
         _swept(made),
-        *(_qemu(one) for one in made.qemu),
+        *(_further(one) for one in ([made.sweep] if made.sweep else [])),
+        *(_further(one) for one in made.qemu),
         section("How well the recorded mechanism is reproduced", sections.VALIDATION, sections.judged(comparison)),
         section("Resources", sections.USES, sections.uses(comparison.rows)),
         section(
@@ -96,7 +99,7 @@ def _main_tables(report: Report) -> list[str]:
 def figures_page(name: str, made: Made) -> str:
     """A page of QEMU's figures alone: there is no recording."""
     title = f"{name}: QEMU's figures, no recording"
-    parts = [f"<h1>{escape(title)}</h1>", *(_qemu(one) for one in made.qemu)]
+    parts = [f"<h1>{escape(title)}</h1>", *(_further(one) for one in made.qemu)]
     return _document(title, [*parts, f"<footer>faultreplay {html.escape(__version__)}</footer>"], made)
 
 
@@ -123,7 +126,7 @@ def _document(title: str, parts: Sequence[str], made: Made) -> str:
 def _answer(comparison: Comparison) -> str:
     from faultreplay.analysis.compare.judged import Trust
 
-    said, told = answers(comparison), verdict(comparison)
+    said, told = answers(comparison), verdict(comparison, alike=False)
     first, *more = [*said[:_FIRST_SAID], *told, *said[_FIRST_SAID:]]
     warn = " warn" if comparison.trust in (Trust.NOT, Trust.UNJUDGED) else ""
     parts = [f'<p class="first">{escape(first)}</p>', *(f"<p>{escape(words)}</p>" for words in more)]
@@ -161,7 +164,7 @@ def _swept(made: Made) -> str:
     return f"{drawn}\n{lines}" if drawn else headed("Where the choice changes", lines)
 
 
-def _qemu(report: Report) -> str:
+def _further(report: Report) -> str:
     notes = [note for note in report.notes if not note.startswith("  ")]
     lines = [note for note in report.notes if note.startswith("  ")]
     drawn = html.escape("\n".join(plain(line) for line in lines))
@@ -175,7 +178,7 @@ def _qemu(report: Report) -> str:
 
 def _where(meta: Meta) -> str:
     if meta.origin == "synthetic":
-        return "a synthetic trace: " + (" ".join(map(_name, meta.command)) or "made, not recorded")
+        return "a synthetic trace: " + (" ".join(map(without_folder, meta.command)) or "made, not recorded")
     host = meta.host
     facts = [
         f"recorded {_date(meta.clock.start_realtime)}" if meta.clock.start_realtime else "",
@@ -194,14 +197,6 @@ def _date(iso: str) -> str:
         return iso
 
 
-def _name(word: str) -> str:
-    """An argument of a command without the folders of an absolute path, also one with blanks."""
-    option, equals, value = word.partition("=")
-    if equals and value.startswith("/"):
-        return f"{option}={PurePath(value).name}"
-    return PurePath(word).name if word.startswith("/") else word
-
-
 def _losses(comparison: Comparison, meta: Meta) -> str:
     told = (meta.extra.get("import") or {}).get("losses_told", True)
     if not meta.losses.total:
@@ -214,7 +209,7 @@ def _losses(comparison: Comparison, meta: Meta) -> str:
 
 def _how(comparison: Comparison, made: Made) -> str:
     facts = {
-        "command": " ".join(["faultreplay", *map(_name, sys.argv[1:])]),
+        "command": command_words(),
         "version": __version__,
         "seed": str(comparison.seed),
         "trace": comparison.trace,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ from faultreplay.cli.report.charts import Picture, known
 from faultreplay.cli.report.charts_sweep import Swept, sweep_pictures
 from faultreplay.cli.report.runtime import vega_lite, vl_convert
 from faultreplay.faulttrace.errors import FaultreplayError
+from faultreplay.faulttrace.plain_text import plain
 
 QUICK_FAULTS: Final = 3_000_000
 """A sweep that replays more faults is made only when asked for."""
@@ -20,6 +22,8 @@ QUICK_FAULTS: Final = 3_000_000
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
     from faultreplay.analysis.compare.compare import Comparison
+    from faultreplay.analysis.explore.stored import Kept
+    from faultreplay.cli.render import Report
 
 
 def pictures_of(comparison: Comparison, case: Case) -> list[Picture]:
@@ -81,13 +85,31 @@ def swept_pictures(
     replays = comparison.faults * len(axis.values) * len(rows)
     if not vary and replays > QUICK_FAULTS:
         return [], [f"Not drawn: stall over fetch would replay {replays:,} faults. Ask with --vary fetch=LOW..HIGH."]
-    values = along(case, names, axis)
+    values, unranked = along(case, names, axis)
     found = crossings(case.trace.name, [axis], values)
     words = [f"Only {axis.key} varies; everything else is as in the table. The curves have no intervals."]
+    words += [f"Not drawn, as less stall of it is no gain: {name} {why}." for name, why in unranked.items()]
     here = [row.cost_means_ns[axis.name] for row in rows if axis.name in row.cost_means_ns]
     if here and axis.unit == "ns":
         words.append(f"In the table the mean of {axis.key} is {axis.show(here[0])}.")
     return sweep_pictures(Swept([axis], values, found, labels=labels_of(comparison))), words
+
+
+def stored_pictures(kept: Kept) -> tuple[list[Picture], Report]:
+    """The curves of a stored sweep, and its table with the answer in sentences and where it comes from."""
+    from faultreplay.cli.sweep_view import ranked_words, trace_table
+
+    done, label = kept.sweep, kept.label
+    axes = done.plan.common.axes
+    values = {point: at for point, at in done.values(label).items() if at}
+    crossings = [crossing for crossing in done.crossings if crossing.trace == label]
+    swept = Swept(axes, values, crossings, ranked_words(done), tolerance=done.tolerance)
+    table = trace_table(done, label)
+    words = f"Stored in {kept.file} on {kept.made} UTC by faultreplay {kept.tool}, seed {kept.seed}: {kept.command}"
+    drawn = sweep_pictures(swept) if values and axes else []
+    below = " ".join(picture.words for picture in drawn)
+    notes = [note for note in table.notes if plain(note) not in below]
+    return drawn, replace(table, title=f"Sweep: {ranked_words(done)}", notes=[*notes, words])
 
 
 def write_pictures(pictures: Sequence[Picture], directory: Path, ending: str) -> list[Path]:
