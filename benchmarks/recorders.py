@@ -2,10 +2,12 @@
 
     python benchmarks/recorders.py [--rate 175000] [--seconds 6] [--repeats 3] [--only NAME,...] [--json FILE]
 
-Two threads take page faults at a given rate. Each recorder keeps one event per fault with time, CPU, thread, address,
-instruction pointer and error code. Runs alternate; median, least and greatest are shown. "core": the recorder's CPU
-time as a share of one core; "workload": how much more CPU the workload takes; "start": from the command to attached
-probes; "memory": the most that was resident. Needs root, perf, trace-cmd, bpftrace.
+Two threads take page faults at a given rate. Each recorder keeps two events per fault: its beginning with time, CPU,
+thread, address, instruction pointer and error code, and its end, where the kernel counts the page (kmem:rss_stat). Runs
+alternate; median, least and greatest are shown. "lost": faults without a beginning; "core": the recorder's CPU time as
+a share of one core; "ns/event" and "B/event": of all events kept; "workload": how much more CPU the workload takes;
+"start": from the command to attached probes; "memory": the most that was resident. Needs root, perf, trace-cmd,
+bpftrace.
 """
 
 from __future__ import annotations
@@ -25,15 +27,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 THREADS = 2
-EVENT = "exceptions:page_fault_user"
-PRINT = 'printf("%llu %d %d %llx %llx %d\\n", nsecs, cpu, tid, args->address, args->ip, args->error_code)'
+BEGIN, END = "exceptions:page_fault_user", "kmem:rss_stat"
+PRINTS = {
+    BEGIN: 'printf("%llu %d %d %llx %llx %d\\n", nsecs, cpu, tid, args->address, args->ip, args->error_code)',
+    END: 'printf("%llu %d %d %d %llx\\n", nsecs, cpu, tid, args->member, args->size)',
+}
 
 
 @dataclass
 class Result:
     recorder: str
-    produced: int
-    kept: int
+    faults: int  # that the workload took
+    begun: int  # whose beginning was kept
+    events: int  # kept
     cpu_ns: int  # of the recorder while the workload ran and until it had written all
     disk_bytes: int
     workload_wall_ns: int
@@ -51,13 +57,24 @@ class Recorder:
     name: str
     command: Callable[[int, Path], list[str]]
     attached: Callable[[Path], bool]
-    kept: Callable[[Path], int]
+    kept: Callable[[Path], tuple[int, int]]
+    """Beginnings, and all events."""
 
 
-def _lines(command: list[str]) -> int:
+def _lines(command: list[str]) -> tuple[int, int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: process.stdout.read(1 << 20), b""))
+        begun = events = 0
+        for line in process.stdout:
+            begun += b"page_fault_user" in line
+            events += b"page_fault_user" in line or b"rss_stat" in line
+        return begun, events
+
+
+def _printed(path: Path) -> tuple[int, int]:
+    with path.open("rb") as lines:
+        columns = [line.count(b" ") for line in lines if line[:1].isdigit()]
+    return columns.count(5), len(columns)
 
 
 def _ours(backend: str) -> Recorder:
@@ -65,11 +82,12 @@ def _ours(backend: str) -> Recorder:
         options = ["-o", str(out / "x.trace"), "-p", str(pid), "--backend", backend, "--probes", "faults"]
         return [sys.executable, "-m", "faultreplay", "record", *options]
 
-    def kept(out: Path) -> int:
+    def kept(out: Path) -> tuple[int, int]:
         from faultreplay.faulttrace.schema import Kind
         from faultreplay.faulttrace.store import open_trace
 
-        return open_trace(out / "x.trace").events([Kind.PAGE_FAULT_USER], columns=["ts_ns"]).height
+        kinds = open_trace(out / "x.trace").events([Kind.PAGE_FAULT_USER, Kind.RSS_STAT], columns=["kind"])["kind"]
+        return int((kinds == Kind.PAGE_FAULT_USER).sum()), len(kinds)
 
     return Recorder(f"faultreplay ({backend})", command, lambda out: b"recording:" in _said(out), kept)
 
@@ -88,33 +106,30 @@ RECORDERS = {
     "ours-bpftrace": _ours("bpftrace"),
     "perf": Recorder(
         "perf record",
-        lambda pid, out: ["perf", "record", "-q", "-e", EVENT, "-p", str(pid), "-o", str(out / "perf.data")],
+        lambda pid, out: [
+            "perf", "record", "-q", "-e", BEGIN, "-e", END, "-p", str(pid), "-o", str(out / "perf.data"),
+        ],
         lambda out: (out / "perf.data").exists(),
-        lambda out: _lines(["perf", "script", "-F", "tid", "-i", str(out / "perf.data")]),
+        lambda out: _lines(["perf", "script", "-F", "event", "-i", str(out / "perf.data")]),
     ),
     "trace-cmd": Recorder(
         "trace-cmd record",
-        lambda pid, out: ["trace-cmd", "record", "-e", EVENT, "-P", str(pid), "-c", "-o", str(out / "trace.dat")],
+        lambda pid, out: [
+            "trace-cmd", "record", "-e", BEGIN, "-e", END, "-P", str(pid), "-c", "-o", str(out / "trace.dat"),
+        ],
         lambda out: _aged(out, 3),
-        lambda out: _count_trace_cmd(out / "trace.dat"),
+        lambda out: _lines(["trace-cmd", "report", "-i", str(out / "trace.dat")]),
     ),
     "bpftrace": Recorder(
         "bpftrace, printing",
         lambda pid, out: [
-            "bpftrace", "-o", str(out / "out.txt"), "-e", f"tracepoint:{EVENT} /pid == {pid}/ {{ {PRINT}; }}",
+            "bpftrace", "-o", str(out / "out.txt"), "-e",
+            " ".join(f"tracepoint:{event} /pid == {pid}/ {{ {words}; }}" for event, words in PRINTS.items()),
         ],
         lambda out: (out / "out.txt").exists() and b"Attaching" in (out / "out.txt").read_bytes(),
-        lambda out: (out / "out.txt").read_bytes().count(b"\n"),
+        lambda out: _printed(out / "out.txt"),
     ),
 }  # fmt: skip
-
-
-def _count_trace_cmd(path: Path) -> int:
-    with subprocess.Popen(
-        ["trace-cmd", "report", "-i", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
-        return sum(chunk.count(b"page_fault_user:") for chunk in process.stdout)
 
 
 def _tree_cpu_ns(pid: int) -> int:
@@ -156,14 +171,14 @@ def run(program: Path, recorder: Recorder | None, count: int, rate: int) -> Resu
         did = json.loads(load.stdout.read())  # type: ignore[union-attr]
         rss = _peak_bytes(process.pid) if process is not None else 0
         load.wait()
-        cpu_ns = kept = 0
+        cpu_ns = begun = events = 0
         if recorder is not None and process is not None:
             cpu_ns = _finish(process) - before_ns
-            kept = recorder.kept(out)
+            begun, events = recorder.kept(out)
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     name = recorder.name if recorder else "none"
-    kept = min(kept, did["faults"])
-    return Result(name, did["faults"], kept, cpu_ns, disk, did["wall_ns"], did["cpu_ns"], start_ns, rss)
+    begun = min(begun, did["faults"])
+    return Result(name, did["faults"], begun, events, cpu_ns, disk, did["wall_ns"], did["cpu_ns"], start_ns, rss)
 
 
 def _peak_bytes(pid: int) -> int:
@@ -196,7 +211,7 @@ COLUMNS = ("lost", "core", "ns/event", "B/event", "workload", "faults/s", "start
 
 def show(results: dict[str, list[Result]], refused: dict[str, str], rate: int) -> None:
     """A line a recorder: the median of its runs; with several runs a second line with the least and the greatest."""
-    base = statistics.median(result.workload_cpu_ns / result.produced for result in results["none"])
+    base = statistics.median(result.workload_cpu_ns / result.faults for result in results["none"])
     print(f"{THREADS} threads, {rate * THREADS:,} faults/s asked for" if rate else f"{THREADS} threads, unpaced")
     print(f"{'':<22}" + "".join(f"{name:>9}" for name in COLUMNS))
     for runs in results.values():
@@ -216,14 +231,14 @@ _FORMS = ("{:.3%}", "{:.1%}", "{:.0f}", "{:.1f}", "{:+.0%}", "{:,.0f}", "{:.2f} 
 
 
 def _figures(run: Result, base: float) -> tuple[float, ...]:
-    kept = max(run.kept, 1)
+    events = max(run.events, 1)
     return (
-        1 - run.kept / run.produced,
+        1 - run.begun / run.faults,
         run.cpu_ns / run.workload_wall_ns,
-        run.cpu_ns / kept,
-        run.disk_bytes / kept,
-        run.workload_cpu_ns / run.produced / base - 1,
-        run.produced / run.workload_wall_ns * 1e9,
+        run.cpu_ns / events,
+        run.disk_bytes / events,
+        run.workload_cpu_ns / run.faults / base - 1,
+        run.faults / run.workload_wall_ns * 1e9,
         run.start_ns / 1e9,
         run.max_rss_bytes / 2**20,
     )

@@ -220,11 +220,13 @@ def open_case(
         IncompleteData: too many losses, damaged, or no fault that can be replayed.
         UsageError: no such trace, or a window begins after its end.
     """
-    from faultreplay.analysis.compare import case
+    from faultreplay.analysis.compare import opening
     from faultreplay.analysis.compare.predict import Setup
 
     opened, setup = _trace(trace), setup or Setup()
-    return case.open_case(opened, setup, windows=windows, fit=fit, max_loss_percent=max_loss_percent, progress=progress)
+    return opening.open_case(
+        opened, setup, windows=windows, fit=fit, max_loss_percent=max_loss_percent, progress=progress
+    )
 
 
 def compare(

@@ -13,8 +13,9 @@ from made_mechanisms import HEAD, write_mechanism
 from made_traces import uffd_faults, write_trace
 
 from faultreplay.analysis.compare.alike import Question, all_of, left_out, less_than, question_of
-from faultreplay.analysis.compare.case import Case, open_case
+from faultreplay.analysis.compare.case import Case
 from faultreplay.analysis.compare.compare import Comparison, Row, compare
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.records import as_records
 from faultreplay.analysis.explore.along import along

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from made_traces import BEGIN_NS, uffd_faults, write_trace
 from pyarrow import parquet
 
-from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import Comparison, compare
 from faultreplay.analysis.compare.judged import Trust
 from faultreplay.analysis.compare.metrics import Metrics
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup, replications, run
 from faultreplay.analysis.compare.records import as_records
 from faultreplay.analysis.compare.sources import TRACE, CostSource, Origin

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from made_traces import BEGIN_NS, uffd_faults, write_trace
 
 from faultreplay.analysis.compare.blackout import blackout
-from faultreplay.analysis.compare.case import Case, open_case
+from faultreplay.analysis.compare.case import Case
 from faultreplay.analysis.compare.compare import Comparison, Row, compare
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup, Used, load_with, run
 from faultreplay.cli import compare_view, render
 from faultreplay.cli.main import _exit_code

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from made_traces import RESOLVE, uffd_faults, write_trace
 from pyarrow import parquet
 
-from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import Comparison, compare
 from faultreplay.analysis.compare.judged import ERROR_FIELDS, Trust
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.ranges import (
     FOREIGN_FACTOR,

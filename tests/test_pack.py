@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import compare
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.cli.main import _exit_code
 from faultreplay.faulttrace.cut import Span, parse_span

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from made_traces import uffd_faults, write_trace
 
-from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import compare
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
 from faultreplay.faulttrace.store import open_trace

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from faultreplay.analysis.calibrate.kernel import KernelSamples, fills_in
+from faultreplay.analysis.calibrate.kernel import fills_in
 
 if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta
 
 from faultreplay.analysis.calibrate.observed import Observed, Samples
+from faultreplay.analysis.calibrate.pieces import COLUMNS, PLACED, USERFAULTS, Pieces, Userfaults, together
 
 __all__ = ["COLUMNS", "MIN_SAMPLES", "PLACED", "USERFAULTS", "Observed", "Samples", "observe", "wake_walk_ns"]
 
 MIN_SAMPLES: Final = 30
-USERFAULTS: Final = ("missing", "minor", "write-protect")
-PLACED: Final = ("copy", "zeropage", "continue", "move", "unprotect")
-COLUMNS: Final = (
-    *("vm", "tid", "start_ns", "end_ns", "stall_ns", "page", "granule", "access", "cause", "resolution", "handler_tid"),
-    *("queue_ns", "read_run_ns", "read_after_tid", "read_preempts", "read_preempted_ns", "service_ns", "resolve_ns"),
-    *("wake_ns", "wake_run_ns", "wake_after_tid", "wake_preempts", "offcpu_ns", "preempted_ns"),
-    "service_preempted_ns",
-)
-"""Columns of `FAULTS` that samples are taken from."""
-_UNKNOWN: Final = -1
-_USERFAULT_COLUMNS: Final = (
-    *("vm", "tid", "handler_tid", "start_ns", "queue_ns", "service_ns", "resolve_ns", "wake_ns"),
-    *("read_run_ns", "read_after_tid", "wake_run_ns", "wake_after_tid"),
-)
-_TIMES: Final = (
-    *(name for name in _USERFAULT_COLUMNS if name.endswith("_ns") and name != "start_ns"),
-    "fault_entry_ns",
-)
-_INT32: Final = np.iinfo(np.int32)
-_EXIT_COLUMNS: Final = ("queue_ns", "service_ns", "resolve_ns", "wake_ns")
-_MMIO_COLUMNS: Final = ("start_ns", "end_ns", "queue_ns", "wake_ns")
-_Arrays = dict[str, npt.NDArray[Any]]
-_PAGE_BYTES: Final = 4096
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
 _IDLE_SHARE: Final = 0.02
@@ -68,12 +46,12 @@ def observe(
             are left out.
         logged_from_ns: since when KVM logs writes, if it does.
     """
-    pieces = _Pieces(meta, waits, logged_from_ns)
+    pieces = Pieces(meta, waits, logged_from_ns)
     for piece in [faults] if isinstance(faults, pl.DataFrame) else faults:
         pieces.add(piece)
     # The order of faults, and how many wait at once, must be determined from all of them.
-    userfaults = _Columns(pieces.userfaults)
-    exits, mmio = _together(pieces.exits), _together(pieces.mmio)
+    userfaults = Userfaults(pieces.userfaults)
+    exits, mmio = together(pieces.exits), together(pieces.mmio)
     samples, at_most_ns = _userfault_samples(userfaults, waits)
     samples["fetch"] = np.concatenate([samples["fetch"], exits["service_ns"] - exits["resolve_ns"]])
     samples["resolve"] = exits["resolve_ns"]
@@ -104,116 +82,7 @@ def _without_walk(placing_ns: Samples, sleepers: Samples) -> Samples:
     return left
 
 
-class _Pieces:
-    """What is kept of faults that come a piece at a time: arrays of those that have something to tell."""
-
-    def __init__(self, meta: Meta, waits: bool, logged_from_ns: int | None) -> None:
-        self._waits = waits
-        self.preempted = 0
-        self.userfaults: list[_Arrays] = []
-        self.exits: list[_Arrays] = []
-        self.mmio: list[_Arrays] = []
-        self.kernel = KernelSamples(meta, logged_from_ns)
-
-    def add(self, faults: pl.DataFrame) -> None:
-        """The next faults, in order of time."""
-        joined = faults.filter(faults["end_ns"].is_not_null())
-        unpreempted = (joined["preempted_ns"].fill_null(0) == 0) & (joined["service_preempted_ns"].fill_null(0) == 0)
-        if self._waits:
-            unpreempted |= True
-        self.preempted += int((~unpreempted).sum())
-        self.userfaults.append(_userfault_arrays(joined.filter(_is_userfault(joined)), self._waits))
-        is_exit = unpreempted & (joined["cause"] == "exit") & joined["resolve_ns"].is_not_null()
-        self.exits.append(_arrays(joined.filter(is_exit), _EXIT_COLUMNS))
-        is_mmio = unpreempted & (joined["cause"] == "mmio") & joined["wake_ns"].is_not_null()
-        self.mmio.append(_arrays(joined.filter(is_mmio), _MMIO_COLUMNS))
-        self.kernel.add(joined, unpreempted)
-
-
-def _arrays(faults: pl.DataFrame, names: Sequence[str]) -> _Arrays:
-    """Numbers of faults; `_UNKNOWN` for null."""
-    return {name: faults[name].fill_null(_UNKNOWN).to_numpy() for name in names}
-
-
-def _userfault_arrays(faults: pl.DataFrame, waits: bool) -> _Arrays:
-    found = _arrays(faults, _USERFAULT_COLUMNS)
-    for name in ("read_preempts", "wake_preempts"):
-        found[name] = faults[name].fill_null(False).to_numpy()
-    every = np.ones(len(faults), bool)
-    away = _arrays(faults, ("preempted_ns", "service_preempted_ns", "read_preempted_ns"))
-    found["unpreempted"] = every if waits else (away["preempted_ns"] <= 0) & (away["service_preempted_ns"] <= 0)
-    found["unpreempted_read"] = every if waits else found["unpreempted"] & (away["read_preempted_ns"] <= 0)
-    found["pages"] = np.maximum(faults["granule"].fill_null(_UNKNOWN).to_numpy() // _PAGE_BYTES, 1).astype(np.int32)
-    found["continued"] = (faults["resolution"] == "continue").to_numpy()
-    found["fault_entry_ns"] = _fault_entry_ns(_arrays(faults, ("end_ns", "offcpu_ns")) | found)
-    for name in _TIMES:  # half the memory: few last two seconds
-        values = found[name]
-        if values.min(initial=0) >= _INT32.min and values.max(initial=0) <= _INT32.max:
-            found[name] = values.astype(np.int32)
-    return found
-
-
-def _fault_entry_ns(faults: _Arrays) -> Samples:
-    """From the fault until the accessor slept, by what is left of its stall; `_UNKNOWN` where that is not known."""
-    seen = (faults["wake_run_ns"] >= 0) & (faults["offcpu_ns"] > 0)
-    awake = faults["end_ns"] - faults["start_ns"] - faults["offcpu_ns"] - faults["wake_run_ns"]
-    entry: Samples = np.where(seen & (awake >= 0), np.minimum(awake, np.maximum(faults["queue_ns"], 0)), _UNKNOWN)
-    return entry
-
-
-def _together(pieces: list[_Arrays]) -> _Arrays:
-    """One array a column; the pieces are given up column by column, so that nothing is there twice."""
-    names = list(pieces[0]) if pieces else []
-    return {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in names}
-
-
-class _Columns:
-    """Userfaults that were placed and woken; `_UNKNOWN` for null. Times widen when they are asked for."""
-
-    def __init__(self, pieces: list[_Arrays]) -> None:
-        columns = _together(pieces)
-        self._times: Mapping[str, npt.NDArray[Any]] = {name: columns.pop(name) for name in _TIMES}
-        self.vm, self.tid, self.handler = columns["vm"], columns["tid"], columns["handler_tid"]
-        self.start_ns = columns["start_ns"]
-        self.read_after, self.wake_after = columns["read_after_tid"], columns["wake_after_tid"]
-        self.read_preempts, self.wake_preempts = columns["read_preempts"], columns["wake_preempts"]
-        self.unpreempted = columns["unpreempted"]
-        """faults to use"""
-        self.unpreempted_read = columns["unpreempted_read"]
-        """of these, the ones in which the handler was not preempted before it read"""
-        self.pages, self.continued = columns["pages"], columns["continued"]
-
-    def _time(self, name: str) -> Samples:
-        wide: Samples = self._times[name].astype(np.int64, copy=False)
-        return wide
-
-    queue_ns = property(lambda self: self._time("queue_ns"))
-    service_ns = property(lambda self: self._time("service_ns"))
-    resolve_ns = property(lambda self: self._time("resolve_ns"))
-    wake_ns = property(lambda self: self._time("wake_ns"))
-    read_run_ns = property(lambda self: self._time("read_run_ns"))
-    wake_run_ns = property(lambda self: self._time("wake_run_ns"))
-    fault_entry_ns = property(lambda self: self._time("fault_entry_ns"))
-    """from the fault until the accessor slept; `_UNKNOWN` where that is not known"""
-
-    @property
-    def read_ns(self) -> Samples:
-        found: Samples = self.start_ns + self.queue_ns
-        return found
-
-    @property
-    def placed_ns(self) -> Samples:
-        found = self.read_ns
-        found += self.service_ns
-        return found
-
-
-def _is_userfault(faults: pl.DataFrame) -> pl.Series:
-    served = faults["service_ns"].is_not_null() & faults["queue_ns"].is_not_null() & faults["wake_ns"].is_not_null()
-    return served & faults["cause"].is_in(USERFAULTS) & faults["resolution"].is_in(PLACED)
-
-
-def _userfault_samples(faults: _Columns, waits: bool) -> tuple[dict[str, Samples], dict[str, int]]:
+def _userfault_samples(faults: Userfaults, waits: bool) -> tuple[dict[str, Samples], dict[str, int]]:
     order = np.lexsort((faults.read_ns, faults.handler))
     follows = _follows(faults.handler[order])
     before_ns = np.zeros(len(order), np.int64)
@@ -265,7 +134,7 @@ def _follows(handler: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
     return follows
 
 
-def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samples]]:
+def _woken_samples(faults: Userfaults) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """`reader_wakeup` and `wake` where the woken thread's CPU was idle; and where another had it, from then on."""
     entry = faults.fault_entry_ns
     # What a replay knows of: after a thread of the host's own, a switch costs other than after a guest.
@@ -283,7 +152,7 @@ def _woken_samples(faults: _Columns) -> tuple[dict[str, Samples], dict[str, Samp
     return idle, busy
 
 
-def _preempt_samples(faults: _Columns) -> Samples:
+def _preempt_samples(faults: Userfaults) -> Samples:
     """From the wake-up of a thread until it has the CPU of one that is preempted for it."""
     entry, own = faults.fault_entry_ns, np.union1d(faults.tid, faults.handler)
     read = faults.unpreempted_read & (entry >= 0) & faults.read_preempts & np.isin(faults.read_after, own)
@@ -301,7 +170,7 @@ def _preempt_samples(faults: _Columns) -> Samples:
     return together
 
 
-def _placed_before(faults: _Columns) -> Samples:
+def _placed_before(faults: Userfaults) -> Samples:
     """When the handler of each fault had placed the page before; 0 for its first."""
     order = np.lexsort((faults.read_ns, faults.handler))
     handler, placed_ns = faults.handler[order], faults.placed_ns[order]
@@ -333,7 +202,7 @@ def wake_walk_ns(observed: Observed) -> int:
     return round(slope) if slope > 3 * error else 0
 
 
-def _sleepers(faults: _Columns) -> Samples:
+def _sleepers(faults: Userfaults) -> Samples:
     """How many other faults of the same memory were waiting when each was placed."""
     others = np.zeros(len(faults.vm), np.int64)
     for vm in np.unique(faults.vm):

@@ -14,8 +14,6 @@ from faultreplay.analysis.calibrate.calibrate import fit_costs
 from faultreplay.analysis.calibrate.samples import COLUMNS as FIT_COLUMNS
 from faultreplay.analysis.compare.busy import TOLD_FROM, others_share
 from faultreplay.analysis.compare.environment import brought_bytes, guest_memory_bytes, in_environment, with_memory
-from faultreplay.analysis.compare.knowledge import knowledge_of
-from faultreplay.analysis.compare.known import why_no_faults
 from faultreplay.analysis.compare.losses import check_losses, loss_percent
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.analysis.compare.predict import (
@@ -23,15 +21,11 @@ from faultreplay.analysis.compare.predict import (
     Stops,
     Used,
     counted,
-    for_host,
-    for_lab,
     load_with,
-    mechanism_used,
     total_stall_ns,
 )
 from faultreplay.analysis.compare.ranges import FitSamples
-from faultreplay.analysis.compare.setup import MECHANISM_COLUMNS
-from faultreplay.analysis.compare.sources import CostSource, Origin, load_cost_files, sources_of, with_host_parts
+from faultreplay.analysis.compare.sources import CostSource, Origin, sources_of, with_host_parts
 from faultreplay.analysis.compare.storage_setting import LATENCY
 from faultreplay.analysis.compare.uncontended import share_uncontended, uncontended
 from faultreplay.faulttrace.errors import IncompleteData
@@ -41,8 +35,7 @@ from faultreplay.faulttrace.vcpus import vcpu_threads
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
 from faultreplay.replay.language.costs import CostTable
 from faultreplay.replay.language.mechanism import Mechanism, list_mechanisms, load_mechanism
-from faultreplay.replay.workload.faults import WORKLOAD_COLUMNS, workload_from_faults
-from faultreplay.replay.workload.reading import Reading, first_touch, reading_of
+from faultreplay.replay.workload.reading import Reading, first_touch
 from faultreplay.replay.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -58,15 +51,12 @@ __all__ = [
     "Case",
     "check_losses",
     "loss_percent",
-    "open_case",
     "outside_windows",
     "windows_for",
-    "workload_of",
 ]
 
 USED_COLUMNS: Final = tuple(name for name in FAULTS.names if name != "join")
 """Of the faults: what replays, fits and judgements look at. How each was joined is for `inspect`."""
-_WORKLOAD_COLUMNS: Final = tuple(dict.fromkeys((*WORKLOAD_COLUMNS, *MECHANISM_COLUMNS)))
 REFERENCES: Final = ("as-recorded", "ideal")
 """Rows that no mechanism can be: what was recorded, and no stall at all. They are references, no choices."""
 
@@ -305,61 +295,3 @@ class Case:
         if samples is not None:
             samples.take(fit.samples)
         return with_host_parts(fit.within(self.shipped), self.shipped, self.where)
-
-
-def open_case(
-    trace: Trace,
-    setup: Setup,
-    *,
-    windows: Sequence[tuple[int, int, str]] = (),
-    fit: bool = True,
-    max_loss_percent: float = 1.0,
-    as_pinned: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> Case:
-    """Check the losses, stitch, and gather what a replay needs; `as_pinned`: on CPUs as the lab pinned its threads.
-
-    `progress` is called with a word on how far a stitch is.
-
-    Raises:
-        IncompleteData: a greater share of events lost than allowed, or no faults.
-    """
-    check_losses(trace, max_loss_percent)
-    faults = trace.faults(
-        vcpu_threads=setup.vcpu_threads,
-        columns=_WORKLOAD_COLUMNS,
-        progress=_stitching(trace, progress),
-        categorical=True,
-    )
-    workload = workload_of(trace, faults)
-    shipped, where = load_cost_files(setup.cost_files, trace.meta.host)
-    used = mechanism_used(trace.meta, faults)
-    del faults  # of a long trace they take more than the workload: what else wants them reads them by pieces
-    spans, windows_from = windows_for(trace, workload, windows, used)
-    asked = setup.settings
-    setup = for_host(setup, trace.meta.host.kvm_flavour)
-    setup = for_lab(setup, trace.meta) if as_pinned else setup
-    setup = replace(setup, known=knowledge_of(trace, workload, setup.working_sets))
-    case = Case(trace, workload, used, setup, shipped, where, spans, windows_from, fit, asked)
-    reading = reading_of(workload) if setup.reading == "auto" else setup.reading
-    read = replace(case, reading=reading)
-    return case if setup.reading == "auto" and not read.read_as_missing else read
-
-
-def _stitching(trace: Trace, progress: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, all_: progress(f"stitching {trace.name}: {done / max(all_, 1):.0%}")
-
-
-def workload_of(trace: Trace, faults: pl.DataFrame) -> Workload:
-    """The trace's workload.
-
-    Raises:
-        IncompleteData: it has no fault that can be replayed.
-    """
-    workload = workload_from_faults(faults, meta=trace.meta)
-    if not workload.faults:
-        why = "; ".join(workload.notes) or why_no_faults(trace.meta)
-        raise IncompleteData(f"{trace.path}: no fault to replay ({why}): see 'faultreplay inspect {trace.path}'")
-    return workload

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from faultreplay.analysis.compare.case import Case, open_case
+from faultreplay.analysis.compare.case import Case
 from faultreplay.analysis.compare.metrics import Ints, Metrics
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import (
     Setup,
     Used,

@@ -16,8 +16,9 @@ from types import UnionType
 from typing import Any, Final
 
 from faultreplay.analysis.compare.alike import Question, all_of, left_out, question_of
-from faultreplay.analysis.compare.case import Case, check_losses, open_case
+from faultreplay.analysis.compare.case import Case, check_losses
 from faultreplay.analysis.compare.metrics import Metrics
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup, load_with, mean_metrics, metrics_of, run, split_choice
 from faultreplay.analysis.compare.served import why_no_row
 from faultreplay.analysis.explore.axes import Axis, Point, costs_at, grid, part_of, settings_at
@@ -284,9 +285,7 @@ def _mechanism(cell: Task, case: Case) -> Mechanism:
     if key not in _mechanisms:
         loaded = case.load(cell.mechanism)
         if _text_key(cell.mechanism, loaded) != cell.mechanism_key:
-            raise UsageError(
-                f"{cell.mechanism}: this worker has another version of the file: install the same everywhere"
-            )
+            raise UsageError(f"{cell.mechanism}: this worker has another version: install one everywhere")
         if len(_mechanisms) >= _MECHANISMS_KEPT:
             _mechanisms.clear()
         _mechanisms[key] = loaded

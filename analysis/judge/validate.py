@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from faultreplay.analysis.compare.case import Case, open_case
+from faultreplay.analysis.compare.case import Case
 from faultreplay.analysis.compare.notes import host_notes
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import (
     Setup,
     Used,

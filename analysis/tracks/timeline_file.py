@@ -27,7 +27,7 @@ def write_timeline(
         UsageError: no such mechanism, or one that has no numbers for this trace.
         IncompleteData: nothing to replay.
     """
-    from faultreplay.analysis.compare.case import open_case
+    from faultreplay.analysis.compare.opening import open_case
     from faultreplay.analysis.compare.predict import Setup
 
     step = progress or (lambda _: None)

@@ -27,8 +27,8 @@ from time import monotonic_ns, sleep
 
 import numpy as np
 
-from faultreplay.analysis.compare.case import open_case
 from faultreplay.analysis.compare.compare import compare
+from faultreplay.analysis.compare.opening import open_case
 from faultreplay.analysis.compare.predict import Setup, measured_metrics
 from faultreplay.analysis.judge.matrix import LabTrace, find, plan
 from faultreplay.collect.backends.backends import kept_attached

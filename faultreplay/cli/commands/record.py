@@ -201,8 +201,8 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_LIGHT = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Libraries that recording loads start no threads of their own: they would keep privileges, and memory."""
+_LIGHT = {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Libraries that recording loads start no threads of their own, which would keep privileges, and hold less memory."""
 _LONG_S = 0.5
 _LOSS_ADVICE = {
     "ring": "the ring was full: a larger --ring-size, or fewer --probes, may help",

@@ -152,7 +152,7 @@ def _only_figures(trace: Path, fmt: str | None, output: Path | None, *, force: b
 
 
 def _halves(trace: Path, options: dict[str, Any]) -> tuple[list[Cell], Report]:
-    from faultreplay.analysis.compare.case import open_case
+    from faultreplay.analysis.compare.opening import open_case
     from faultreplay.analysis.judge.validate import halves
     from faultreplay.cli import validate_view
     from faultreplay.cli.interrupts import computing
