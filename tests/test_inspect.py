@@ -167,3 +167,12 @@ def test_a_synthetic_trace_shows_its_faults(tmp_path: Path) -> None:
     seen = inspect_trace(open_trace(tmp_path / "s.trace"))
     assert [(g.cause, g.faults, g.stall.n) for g in seen.groups] == [("missing", 120, 0)]
     assert not seen.histogram
+
+
+def test_wakes_that_nothing_explains_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a real post-copy: threads that a placing ioctl woke, and whose fault was not seen."""
+    path = Path(__file__).parent.parent / "sample-traces" / "qemu-postcopy.trace"
+    count = open_trace(path).stitch_facts().report.wakes_unexplained
+    assert count
+    assert _exit_code(["inspect", str(path)]) == 0
+    assert f"{count} threads woken by a placing ioctl, not seen to fault" in capsys.readouterr().out

@@ -25,6 +25,7 @@ def join_lines(report: StitchReport) -> list[str]:
         (report.messages_repeated, "second messages of one fault"),
         (report.messages_without_thread, "messages without a known thread id, their waiter found by page and wake"),
         (report.waiters_without_message, "waiters whose page came before their message was read"),
+        (report.wakes_unexplained, "threads woken by a placing ioctl, not seen to fault on its range (they may read)"),
         (report.messages_late, "messages read after their page was placed"),
         (report.placements_unasked, f"of {report.placements:,} placing ioctls that no fault waited for"),
         (report.exits_unjoined, f"of {report.exits:,} EFAULT exits without an end"),
