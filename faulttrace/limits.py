@@ -23,6 +23,8 @@ MAX_TIME_NS: Final = 10**18
 """Times of a trace: 31 years since boot."""
 MAX_SPAN_NS: Final = LONGEST_NS
 """From the first to the last time of one trace."""
+MAX_AT_ONCE: Final = 1 << 16
+"""Events at one nanosecond: some of each CPU at most."""
 MAX_PART_NUMBER: Final = 10**9
 MAX_TID: Final = (1 << 31) - 1
 MAX_CPUS: Final = 1 << 16
@@ -49,6 +51,11 @@ def check_memory(what: str, rows: int, schema: pa.Schema) -> None:
             f"{what}: {rows} rows need about {format_bytes(needed)} of memory, {why}: "
             f"damaged, or take a larger machine; {MEMORY_VARIABLE}=64G allows more"
         )
+
+
+def at_once(what: object, ts_ns: int) -> IncompleteData:
+    """The refusal of more events at one time than `MAX_AT_ONCE`: they cannot be looked at piece by piece."""
+    return IncompleteData(f"{what}: more than {MAX_AT_ONCE} events at {ts_ns} ns, one instant: damaged")
 
 
 def row_bytes(schema: pa.Schema) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from faultreplay.faulttrace.belonging import Part
 from faultreplay.faulttrace.files import begin_ns, read_groups
+from faultreplay.faulttrace.limits import MAX_AT_ONCE, at_once
 from faultreplay.faulttrace.schema import EVENTS, Kind
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class PartsSource:
                 limit_ns = end_ns if border_ns is None else min(border_ns, end_ns if end_ns is not None else border_ns)
                 ready = len(whole) if limit_ns is None else int(whole["ts_ns"].search_sorted(limit_ns, side="left"))
                 waiting = whole.slice(ready)
+                if len(waiting) > MAX_AT_ONCE and waiting["ts_ns"][MAX_AT_ONCE] == waiting["ts_ns"][0]:
+                    raise at_once(part.path, int(waiting["ts_ns"][0]))
                 if ready:
                     yield whole.slice(0, ready)
         if waiting is not None and len(waiting):

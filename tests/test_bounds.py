@@ -130,6 +130,21 @@ def test_memory_is_asked_for_only_within_the_limit(tmp_path: Path, monkeypatch: 
     assert open_trace(path).event_rows == rows + 40
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_events_of_one_instant_are_bounded(tmp_path: Path, groups: int) -> None:
+    """They cannot be looked at piece by piece: 8 MB of them took 20 GB."""
+    path = old(tmp_path / "a.trace")
+    rows = 300_000
+    same = process_events(2).slice(0, 1)
+    big = pa.table({f.name: pa.array(np.full(rows, same[f.name][0].as_py(), f.type.to_pandas_dtype())) for f in EVENTS})
+    pq.write_table(big.cast(EVENTS), path / part_name(0), row_group_size=rows // groups)
+    meta = Meta.read(path / "meta.json")
+    meta.recorder.events = 0
+    (path / "meta.json").write_bytes(meta.to_json())
+    with pytest.raises(IncompleteData, match="more than 65536 events at 1000 ns, one instant: damaged"):
+        open_trace(path).faults()
+
+
 def test_times_are_bounded(tmp_path: Path) -> None:
     for number, times in enumerate(([1, 10**18 + 1], [1, 10**15 + 2])):
         path = tmp_path / f"{number}.trace"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from faultreplay.faulttrace.limits import MAX_AT_ONCE, at_once
 from faultreplay.faulttrace.schema import Kind
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def stretches(frames: Iterable[pl.DataFrame], rows: int) -> Iterator[tuple[pl.Da
     """The same events in frames of about `rows`, and whether each is the last one.
 
     Events of one time are never in two of them.
+
+    Raises:
+        IncompleteData: more events of one time than a host can have.
     """
     import polars as pl
 
@@ -63,6 +67,8 @@ def stretches(frames: Iterable[pl.DataFrame], rows: int) -> Iterator[tuple[pl.Da
                 if held is not None:
                     yield held, False
                 held = whole.slice(0, cut)
+            elif len(whole) > MAX_AT_ONCE:
+                raise at_once("the trace", int(whole["ts_ns"][0]))
     rest = [held] if held is not None else []
     tail = pl.concat(waiting) if waiting else None
     if tail is not None and len(tail):
