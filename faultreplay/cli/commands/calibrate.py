@@ -31,6 +31,7 @@ class _Given:
     traces: tuple[Path, ...]
     output: Path | None
     lab: bool
+    row: tuple[str, int, float] | None
     split: float
     with_truth: bool
     min_samples: int
@@ -48,6 +49,14 @@ class _Given:
     is_flag=True,
     help="Make small lab runs on this host, twice (a minute; needs root and KVM), with 1, 2, 4 ... accessors "
     "where contention is fitted, and file their costs for all traces of this host.",
+)
+@click.option(
+    "--row",
+    nargs=3,
+    type=(str, click.IntRange(1, 4096), Finite(0, 1e12, min_open=True)),
+    metavar="MECHANISM VCPUS RATE",
+    help="Instead of traces: one row of a table, as kvm-exit 2 286000: so many vCPUs that do nothing but fault made so "
+    "many pages/s in all. It sets how fast the host is, and predicts other numbers of vCPUs.",
 )
 @click.option(
     "--split",
@@ -77,8 +86,11 @@ def command(given: _Given) -> None:
     """
     import faultreplay
 
+    if given.row is not None:
+        _from_row(given, given.row)
+        return
     if not given.traces and not given.lab:
-        raise UsageError("nothing to calibrate from: name traces, or give --lab")
+        raise UsageError("nothing to calibrate from: name traces, or give --lab or --row")
     if given.allow_busy and not given.lab:
         raise UsageError("--allow-busy goes with --lab")
     if given.output is not None:
@@ -107,6 +119,36 @@ def command(given: _Given) -> None:
         _file(costs, measured.meta.host, allow_busy=bool(measured.problems))
     if given.output is not None:
         _save(costs, given.output, hosts, given.lab)
+        say(f"wrote {given.output}")
+
+
+def _from_row(given: _Given, row: tuple[str, int, float]) -> None:
+    """Costs from one row of a table, and what they predict."""
+    from faultreplay.analysis.calibrate.own_row import PREDICTED, OwnRow
+    from faultreplay.analysis.compare.setup import split_choice
+    from faultreplay.replay.language.costs import load_costs, save_costs
+    from faultreplay.replay.language.mechanism import load_mechanism
+
+    if given.traces or given.lab:
+        raise UsageError("--row goes without traces and without --lab")
+    if given.output is not None:
+        check_output(given.output, force=given.force)
+    name, own = split_choice(row[0])
+    one = OwnRow(load_mechanism(name).with_params(own), row[1], row[2])
+    shipped = load_costs()
+    costs, factor = one.fit(shipped)
+    ready = shipped.merge(costs)
+    records = [{"vcpus": n, "pages_per_s": one.rate(ready, n)} for n in PREDICTED]
+    notes = [
+        f"{', '.join(costs)}: x {factor:.3g} of the shipped costs; {row[1]} vCPUs then make {row[2]:,.0f} pages/s",
+        "one row says nothing about contention: its costs are the shipped ones, of other hosts",
+        f"beyond {shipped.fitted_to} vCPUs extrapolated",
+    ]
+    columns = [Column("vcpus", "vCPUs", "count"), Column("pages_per_s", "pages/s in all", "count")]
+    emit(Report(records, columns, row[0], notes, extra={"factor": factor, "costs": list(costs)}), given.fmt)
+    if given.output is not None:
+        title = f"shipped costs x {factor:.3g}, from one row: {row[0]}, {row[1]} vCPUs, {row[2]:,.0f} pages/s"
+        save_costs(costs, given.output, title=title, date=time.strftime("%Y-%m-%d"), fitted_to=shipped.fitted_to)
         say(f"wrote {given.output}")
 
 
