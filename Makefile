@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SAMPLE ?= sample-traces/guest-uffd-missing.trace
 # Quick enough uncompiled, a hundred times slower than compiled.
-LOOP_TESTS := tests/test_engine_loop.py tests/test_engine_simpy.py tests/test_engine_books.py tests/test_replay_cpus.py tests/test_replay_windows.py \
+LOOP_TESTS := tests/test_engine_loop.py tests/test_engine_journal.py tests/test_replay_pinned.py tests/test_engine_simpy.py tests/test_engine_books.py tests/test_replay_cpus.py tests/test_replay_windows.py \
   -k "not enough_cpus and not repairman and not any_cpus_and_pinning"
 .DEFAULT_GOAL := help
 

@@ -15,6 +15,7 @@ from faultreplay.faulttrace.units import LONGEST_NS
 from faultreplay.replay.engine import checks
 from faultreplay.replay.engine import layout as o
 from faultreplay.replay.engine import opcodes as op
+from faultreplay.replay.engine.cpus import SLICE_NS
 from faultreplay.replay.engine.engine import Result, simulate
 from faultreplay.replay.engine.windows import Window
 from faultreplay.replay.language.compiler import Compiler, Demand
@@ -200,9 +201,17 @@ def test_books_that_do_not_add_up_are_refused_with_a_way_to_report_it(change: An
 @pytest.mark.parametrize("value", [LONGEST_NS + 1, 1 << 62, -2])
 def test_times_that_cannot_be_added_up_are_refused(field: str, value: int) -> None:
     work = make_workload([{"think_ns": [1, 2]}, {"think_ns": [1]}])
-    size = 2 if field == "tail_ns" else 3
-    with pytest.raises(UsageError, match=r"cannot be replayed: it must be from 0 to 1e15 ns"):
-        simulate(replace(work, **{field: np.full(size, value)}), load_mechanism("ideal"), COSTS)
+    values = np.full(2 if field == "tail_ns" else 3, value)
+    values[0] = 7
+    with pytest.raises(UsageError, match=rf" of {value} ns cannot be replayed: it must be from 0 to 1e15 ns"):
+        simulate(replace(work, **{field: values}), load_mechanism("ideal"), COSTS)
+
+
+@pytest.mark.parametrize(("page_bytes", "granule"), [(65536, "4K"), (4096, 6144)])
+def test_a_granule_is_of_whole_pages(page_bytes: int, granule: str) -> None:
+    work, mechanism = make_workload([{"think_ns": [1]}], page_bytes=page_bytes), load_mechanism("uffd-missing")
+    with pytest.raises(UsageError, match=f"is not a multiple of the trace's page of {page_bytes} bytes"):
+        simulate(work, mechanism.with_params({"granule": granule}), COSTS)
 
 
 def test_long_costs_and_windows_overflow_in_no_sum(tmp_path: Path) -> None:
@@ -294,3 +303,14 @@ def test_a_cost_that_takes_millions_of_slices_of_a_cpu_is_refused(monkeypatch: p
     with pytest.raises(FaultreplayError, match=r"\d{6} events on 1 host CPUs, and only 0 of 4 faults have ended"):
         simulate(two, lazy, long, cpus=1)
     assert simulate(two, lazy, long).accessor_faults.sum() == 4
+
+
+def test_how_long_cpus_may_work_is_what_the_page_says() -> None:
+    """docs/mechanism-language.md: 52 hours, and 11 s for each fault; again at each window."""
+    hours = checks.MOST_SLICES * SLICE_NS / 3_600 / 10**9
+    assert round(hours) == 52
+    assert round(checks.EVENTS_EACH * SLICE_NS / 10**9) == 11
+    work = make_workload([{"think_ns": [0] * 5}])
+    none, two = np.zeros((0, o.W_COLUMNS), np.int64), np.zeros((2, o.W_COLUMNS), np.int64)
+    assert checks.most_events(work, none) == checks.MOST_SLICES + 5 * checks.EVENTS_EACH
+    assert checks.most_events(work, two) == checks.MOST_SLICES + 15 * checks.EVENTS_EACH

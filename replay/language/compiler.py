@@ -31,7 +31,7 @@ class Compiler(Emitter):
         super().__init__(mechanism, costs, demand)
         self.demand = demand
         self.shared = demand.shared
-        if mechanism.granule_bytes < demand.page_bytes or mechanism.granule_bytes % demand.page_bytes:
+        if mechanism.granule_bytes % demand.page_bytes:
             raise UsageError(
                 f"{mechanism.name}: granule {mechanism.granule_bytes} is not a multiple of the trace's page "
                 f"of {demand.page_bytes} bytes"

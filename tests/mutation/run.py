@@ -84,7 +84,8 @@ TESTS: Final[dict[str, list[str]]] = {
     )},
     **{f"replay/engine/{name}.py": ["tests/test_replay_pinned.py", "tests/test_storage.py", "tests/test_restore_cli.py"]
        for name in ("cast", "file_map", "prefetch", "push", "restore", "restored", "storage", "streams")},
-    **{f"replay/engine/{name}.py": ["tests/test_explain.py"] for name in ("follow", "journal", "steps")},
+    **{f"replay/engine/{name}.py": ["tests/test_explain.py"] for name in ("follow", "steps")},
+    "replay/engine/journal.py": ["tests/test_engine_journal.py", "tests/test_explain.py"],
     "replay/engine/cpus.py": [
         "tests/test_replay_pinned.py", "tests/test_engine_loop.py", "tests/test_replay_cpus.py",
     ],
