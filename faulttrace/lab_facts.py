@@ -113,6 +113,8 @@ class LabFacts(TypedDict, total=False):
     prefetch: LabPrefetch
     cached_pages: int
     """of the snapshot file, in the page cache before the start, pages of 4 KiB"""
+    storage_bytes_per_s: int
+    """of the device under a cold snapshot, by large and small reads past the page cache before the run"""
     dirty: dict[str, int]
     """dirty logging: rounds, pages, ns"""
     verified: dict[str, int]

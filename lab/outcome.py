@@ -24,6 +24,7 @@ from faultreplay.faulttrace.lab_facts import (
 from faultreplay.faulttrace.schema import TRUTH
 from faultreplay.lab.lists import AccessList
 from faultreplay.lab.program import Program
+from faultreplay.lab.restore import device_bytes_per_s
 from faultreplay.lab.spec import PAGE_BYTES, WATCH, LabResult, LabSpec
 from faultreplay.lab.truth import WAITS_FOR_THAW, Clock, read_services, truth_table, verify
 
@@ -69,6 +70,8 @@ def collect(
         lab["prefetch"] = _prefetch(read_services(work, clock, "prefetch-*.bin"), startup)
     if spec.needs_snapshot:
         lab["cached_pages"] = startup["cached_pages"]
+    if rate := device_bytes_per_s(facts):
+        lab["storage_bytes_per_s"] = rate
     if spec.mechanism == "dirty-log":
         lab["dirty"] = done["dirty"]
     problem = done["problem"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from faultreplay.faulttrace.store import open_trace
 from faultreplay.lab.lists import first_touches, make_lists
 from faultreplay.lab.spec import PAGE_BYTES, PREFETCH_KINDS, LabSpec
 
+_LARGE_BYTES: Final = 1 << 20
+"""Of the host program's large reads (DIRECT_BYTES)."""
 _PLACES: Final = {"tmpfs": Path("/dev/shm"), "disk": Path("/var/tmp")}
 
 
@@ -36,6 +39,29 @@ def snapshot_file(spec: LabSpec) -> Iterator[Path | None]:
         raise UsageError(f"--snapshot {spec.snapshot}: {folder} is no folder: choose tmpfs, disk or a folder")
     with tempfile.TemporaryDirectory(prefix="faultreplay-lab-", dir=folder) as name:
         yield Path(name) / "memory"
+
+
+def storage_params(spec: LabSpec, snapshot: Path | None) -> dict[str, int]:
+    """How far the kernel reads around a page that a cold snapshot misses, by the name that replays use."""
+    if snapshot is None or spec.page_cache != "cold":
+        return {}
+    return {"readahead": readahead_bytes(snapshot) if spec.readahead else 0}
+
+
+def device_bytes_per_s(facts: dict[str, Any]) -> int:
+    """The device's bandwidth, by how much longer a large read past the page cache took than a small one; 0: unknown."""
+    longer_ns = facts["storage_large_ns"] - facts["storage_small_ns"]
+    return (_LARGE_BYTES - PAGE_BYTES) * 10**9 // longer_ns if longer_ns > 0 else 0
+
+
+def readahead_bytes(path: Path) -> int:
+    """How much the kernel reads around a page of this file: ``read_ahead_kb``; its default, 128 KiB, if unknown."""
+    device = path.stat().st_dev
+    told = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    try:
+        return int(told.read_text()) << 10
+    except (OSError, ValueError):
+        return 128 << 10
 
 
 def working_set(spec: LabSpec) -> npt.NDArray[np.int64]:
@@ -69,6 +95,11 @@ def working_set_of(meta: Meta) -> npt.NDArray[np.int64] | None:
         working_set_seed=told.get("working_set_seed"),
     )
     return working_set(spec)
+
+
+def cold(meta: Meta) -> bool:
+    """Whether a recorded run of the lab restored from a file that was in no page cache."""
+    return bool(meta.lab.get("spec", {}).get("page_cache") == "cold")
 
 
 def write_working_set(path: Path, spec: LabSpec, pages: int) -> int:

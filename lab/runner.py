@@ -22,7 +22,7 @@ from faultreplay.lab.hugepages import reserved
 from faultreplay.lab.lists import AccessList, make_lists, write_lists
 from faultreplay.lab.outcome import collect
 from faultreplay.lab.program import HandlerProcess, PageServer, Program
-from faultreplay.lab.restore import snapshot_file, write_working_set
+from faultreplay.lab.restore import snapshot_file, storage_params, write_working_set
 from faultreplay.lab.spec import MAX_SIGMA, PAGE_BYTES, LabResult, LabSpec
 
 
@@ -57,7 +57,7 @@ def run(spec: LabSpec, out: Path | None = None, record: bool = True, force: bool
             handler = stack.enter_context(HandlerProcess(program, arguments, work))
             arguments["peer"] = handler.socket
         guest = stack.enter_context(Program(program, arguments, work))
-        meta = _meta(spec, guest.facts)
+        meta = _meta(spec, guest.facts, snapshot)
         if handler:
             handler.adopted()
             meta.targets.append(_handler_target(handler))
@@ -187,7 +187,7 @@ def _recording(out: Path | None, meta: Meta, record: bool, force: bool) -> Itera
         yield
 
 
-def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
+def _meta(spec: LabSpec, facts: dict[str, Any], snapshot: Path | None) -> Meta:
     """What is known before the run: who the threads are, where the memory is, which mechanism serves it."""
     now_ns = time.monotonic_ns()
     threads = [
@@ -206,7 +206,7 @@ def _meta(spec: LabSpec, facts: dict[str, Any]) -> Meta:
         origin="lab",
         host=describe_host(),
         command=["faultreplay", *sys.argv[1:]],  # where it is installed is nobody else's business
-        mechanism=MechanismUsed(spec.mechanism, mechanism_params(spec)),
+        mechanism=MechanismUsed(spec.mechanism, mechanism_params(spec) | storage_params(spec, snapshot)),
         targets=[target],
         memory_map=[MapEntry(now_ns, facts["pid"], hva, hva + size, page_bytes, uffd, "guest memory", file)],
     )

@@ -3,6 +3,9 @@
  * A real KVM guest without firmware: long mode, CPL 3, identity page tables of 2 MiB leaves with accessed and dirty
  * already set. One piece of code interprets any access list. Control memory (code, tables, lists, logs) is one
  * populated memslot which the guest touches once before the run, so that only the data region faults.
+ *
+ * Data in pages of 4 KiB has leaves of 4 KiB, dirty but not yet accessed: shadow paging maps with a fault's page those
+ * of the seven next to it that the host has and the guest has accessed, so that each page's first touch is a fault.
  */
 #define _GNU_SOURCE
 #include "abi.h"
@@ -23,6 +26,8 @@
 #define EXIT_GPA 0xc0000000ull /* no memslot: an access ends the guest's turn */
 #define CTL_LIMIT 0x80000000ull
 #define PTE_FLAGS 0x67ull /* present, writable, user, accessed, dirty */
+#define PTE_UNTOUCHED 0x47ull /* the same without accessed */
+#define HUGE_BYTES (2ull << 20)
 #define PTE_LARGE 0x80ull
 
 /*
@@ -145,6 +150,23 @@ static void map_gigabyte(uint64_t gigabyte)
 		pd[i] = (gigabyte << 30) | i << 21 | PTE_FLAGS | PTE_LARGE;
 }
 
+static bool has_small_leaves(void)
+{
+	return L.granule < HUGE_BYTES;
+}
+
+/* Tables of 4 KiB leaves for the data region, from guest address `at` on. */
+static void map_data_small(uint64_t at)
+{
+	uint64_t *pd = (uint64_t *)(ctl + PD_GPA - CTL_GPA), *pt = (uint64_t *)(ctl + at - CTL_GPA);
+
+	for (uint64_t gpa = DATA_GPA; gpa < DATA_GPA + L.data_bytes; gpa += HUGE_BYTES, at += PAGE, pt += 512) {
+		pd[gpa / HUGE_BYTES] = at | PTE_FLAGS;
+		for (uint64_t i = 0; i < 512; i++)
+			pt[i] = (gpa + i * PAGE) | PTE_UNTOUCHED;
+	}
+}
+
 static void make_vcpu(struct accessor *a)
 {
 	struct kvm_segment code = {.limit = 0xffffffff, .selector = 0x33, .type = 11, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1};
@@ -194,10 +216,12 @@ static void make_vcpu(struct accessor *a)
 /* VM, control memory, page tables, vCPUs. Fills in where each accessor's list, log and control words are. */
 void guest_setup(void)
 {
-	uint64_t gigabytes = (DATA_GPA + L.data_bytes + (1ull << 30) - 1) >> 30, at = PD_GPA + gigabytes * PAGE;
+	uint64_t gigabytes = (DATA_GPA + L.data_bytes + (1ull << 30) - 1) >> 30, at = PD_GPA + gigabytes * PAGE, tables = at;
 
 	if (gigabytes > 512)
 		die(2, "the guest's page tables reach 508 GiB of data");
+	if (has_small_leaves())
+		at += (L.data_bytes + HUGE_BYTES - 1) / HUGE_BYTES * PAGE;
 	open_kvm();
 	run_bytes = ioctl(L.kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	ioctl(L.vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000); /* VMX wants it; elsewhere it is unknown, and not needed */
@@ -217,6 +241,8 @@ void guest_setup(void)
 	*(uint64_t *)(ctl + PML4_GPA - CTL_GPA) = PDPT_GPA | PTE_FLAGS;
 	for (uint64_t g = 0; g < gigabytes; g++)
 		map_gigabyte(g);
+	if (has_small_leaves())
+		map_data_small(tables);
 	if (set_memslot(0, 0, CTL_GPA, at - CTL_GPA, ctl))
 		die_errno("memslot 0");
 	for (int i = 0; i < L.accessors; i++) {

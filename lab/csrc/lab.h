@@ -168,6 +168,7 @@ struct lab {
 	int64_t before_from_ns, before_ns; /* work before the accessors' start; 0: none */
 	int64_t prefetch_from_ns, prefetch_ns;
 	uint64_t cached_pages; /* of the snapshot, in the page cache when the run began */
+	uint64_t storage_large_ns, storage_small_ns; /* a read of 1 MiB, of a page, from a cold snapshot's device; 0: not known */
 	uint64_t dirty_rounds, dirty_pages, dirty_enable_ns, dirty_get_ns;
 };
 

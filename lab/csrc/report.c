@@ -15,10 +15,10 @@ int pair_count;
 void print_ready(void)
 {
 	printf("{\"pid\": %d, \"data_hva\": %llu, \"data_bytes\": %llu, \"data_gpa\": %llu, \"uffd_mode\": \"%s\", "
-	       "\"ticks_per_ns\": %.9f, \"slot_limit\": %llu, \"threads\": [{\"tid\": %d, \"role\": \"vmm\", \"index\": 0}",
+	       "\"ticks_per_ns\": %.9f, \"slot_limit\": %llu, \"storage_large_ns\": %llu, \"storage_small_ns\": %llu, \"threads\": [{\"tid\": %d, \"role\": \"vmm\", \"index\": 0}",
 	       getpid(), (unsigned long long)(uintptr_t)L.data, (unsigned long long)L.data_bytes,
 	       L.process ? 0ull : DATA_GPA, L.uffd_mode ? L.uffd_mode : "", L.ticks_per_ns, (unsigned long long)L.slot_limit,
-	       getpid());
+	       (unsigned long long)L.storage_large_ns, (unsigned long long)L.storage_small_ns, getpid());
 	for (int i = 0; i < L.accessors; i++)
 		printf(", {\"tid\": %d, \"role\": \"%s\", \"index\": %d}", L.accessor[i].tid, L.process ? "vmm" : "vcpu", i);
 	for (int i = 0; i < L.handlers; i++)

@@ -6,12 +6,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #define CHUNK_PAGES 256ull
+#define DIRECT_BYTES (1ull << 20)
+#define DIRECT_READS 33
 
 static uint64_t pages_cached(uint64_t pages)
 {
@@ -49,6 +52,45 @@ static void drop_from_cache(uint64_t pages)
 	    (unsigned long long)pages);
 }
 
+static int by_size(const void *a, const void *b)
+{
+	uint64_t one = *(const uint64_t *)a, other = *(const uint64_t *)b;
+
+	return one < other ? -1 : one > other;
+}
+
+/* Median ns of a read of so many bytes past the page cache, over the whole file at equal steps; 0: cannot be had. */
+static uint64_t direct_read_ns(int fd, char *buffer, uint64_t bytes, uint64_t file_bytes)
+{
+	uint64_t ns[DIRECT_READS], step = (file_bytes - bytes) / DIRECT_READS / PAGE * PAGE;
+
+	for (int i = 0; i < DIRECT_READS; i++) {
+		int64_t from_ns = now_ns();
+
+		if (pread(fd, buffer, bytes, (off_t)((uint64_t)i * step)) != (ssize_t)bytes)
+			return 0;
+		ns[i] = (uint64_t)(now_ns() - from_ns);
+	}
+	qsort(ns, DIRECT_READS, sizeof(ns[0]), by_size);
+	return ns[DIRECT_READS / 2];
+}
+
+/* What the device takes for small and for large reads, past the page cache, which stays cold; twice: what lies below it
+ * may have a cache of its own, which the run finds filled. */
+static void measure_device(uint64_t pages)
+{
+	int fd = open(L.snapshot_path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	char *buffer = map_populated(DIRECT_BYTES);
+
+	for (int pass = 0; pass < 2 && fd >= 0 && pages * PAGE > DIRECT_BYTES; pass++) {
+		L.storage_large_ns = direct_read_ns(fd, buffer, DIRECT_BYTES, pages * PAGE);
+		L.storage_small_ns = direct_read_ns(fd, buffer, PAGE, pages * PAGE);
+	}
+	if (fd >= 0)
+		close(fd);
+	munmap(buffer, DIRECT_BYTES);
+}
+
 void snapshot_setup(void)
 {
 	uint64_t pages = L.data_bytes / PAGE;
@@ -65,10 +107,12 @@ void snapshot_setup(void)
 			die(1, "snapshot: cannot write %s: %s", L.snapshot_path, strerror(errno));
 	}
 	munmap(buffer, CHUNK_PAGES * PAGE);
-	if (L.cold)
+	if (L.cold) {
 		drop_from_cache(pages);
-	else
+		measure_device(pages);
+	} else {
 		L.cached_pages = pages_cached(pages);
+	}
 }
 
 static void setup_file_private(struct lab *lab)
