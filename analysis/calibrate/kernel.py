@@ -11,6 +11,9 @@ import polars as pl
 if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta
 
+from faultreplay.analysis.calibrate.files import COLUMNS as OF_FILES
+from faultreplay.analysis.calibrate.files import file_samples, of_stage2_alone, on_private_files
+
 Samples = npt.NDArray[np.int64]
 
 KERNEL_FILLS: Final = ("host-lazy", "guest-memfd")
@@ -22,7 +25,7 @@ UNCHARGED: Final[dict[str, str]] = {
 
 
 _COSTS: Final = ("stage2_fault", "host_fault", "host_fault_read")
-_COLUMNS: Final = ("vm", "page", "access", "cause", "resolution", "start_ns", "stall_ns")
+_COLUMNS: Final = ("vm", "page", "access", "cause", "resolution", "start_ns", "stall_ns", "backing", "copied")
 _NONE: Final = np.zeros(0, np.int64)
 
 
@@ -48,9 +51,12 @@ class KernelSamples:
         # Which fault is its page's first only all of them together tell.
         self._held: list[tuple[pl.DataFrame, pl.Series]] = []
         self._stalls: dict[str, list[Samples]] = {name: [] for name in (*_COSTS, *UNCHARGED)}
+        self._of_files: list[pl.DataFrame] = []
 
     def add(self, joined: pl.DataFrame, unpreempted: pl.Series) -> None:
         """The next faults that have an end, in order of time, and which of them to use."""
+        if (of_file := on_private_files(joined, self._meta) & unpreempted).any():
+            self._of_files.append(joined.filter(of_file).select(OF_FILES))
         if self._mechanism in KERNEL_FILLS and self._meta.windows:
             self._held.append((joined.select(_COLUMNS), unpreempted))
         else:
@@ -62,10 +68,14 @@ class KernelSamples:
             self._take(pl.concat([frame for frame, _ in self._held]), pl.concat([used for _, used in self._held]))
         together = {name: np.concatenate([_NONE, *parts]) for name, parts in self._stalls.items()}
         counts = {name: len(together[name]) for name in UNCHARGED}
-        return {name: together[name] for name in _COSTS}, {name: count for name, count in counts.items() if count}
+        samples = {name: together[name] for name in _COSTS}
+        if self._of_files:
+            samples |= file_samples(pl.concat(self._of_files), self._meta)
+        return samples, {name: count for name, count in counts.items() if count}
 
     def _take(self, joined: pl.DataFrame, unpreempted: pl.Series) -> None:
-        alone = unpreempted & (joined["resolution"] == "kernel")
+        elsewhere = ~on_private_files(joined, self._meta) | of_stage2_alone(joined)
+        alone = unpreempted & elsewhere & (joined["resolution"] == "kernel")
         stage2, writes = joined["cause"] == "stage2", joined["access"] == "w"
         # Where the kernel alone fills memory in, one exit makes the page too; elsewhere the host has it by then.
         fills = stage2 & _first_touches(joined, self._meta) if self._mechanism in KERNEL_FILLS else stage2 & False

@@ -21,7 +21,7 @@ COLUMNS: Final = (
     *("vm", "tid", "start_ns", "end_ns", "stall_ns", "page", "granule", "access", "cause", "resolution", "handler_tid"),
     *("queue_ns", "read_run_ns", "read_after_tid", "read_preempts", "read_preempted_ns", "service_ns", "resolve_ns"),
     *("wake_ns", "wake_run_ns", "wake_after_tid", "wake_preempts", "offcpu_ns", "preempted_ns"),
-    "service_preempted_ns",
+    *("service_preempted_ns", "backing", "copied"),
 )
 """Columns of `FAULTS` that samples are taken from."""
 UNKNOWN: Final = -1

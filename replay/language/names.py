@@ -213,6 +213,13 @@ COST_NAMES: Final[dict[str, CostName]] = {
         "the copy is mapped in its place",
         "accessor",
     ),
+    "unshare": CostName(
+        "a write to a page of the file that is mapped to be read: beside the copy, that mapping is taken out of stage "
+        "2 and of all CPUs' TLBs, and KVM walks once more",
+        "the copy is to be mapped in the page's place",
+        "the accessor has done its access",
+        "accessor",
+    ),
     "map_around": CostName(
         "each further page of the page cache that a fault maps with its own (fault-around)",
         "the page before it is mapped",

@@ -31,6 +31,7 @@ WORD_OF_COST: Final[dict[str, str]] = {
     "source_read": "fetch",
     "copy_on_write": "resolve",
     "map_around": "resolve",
+    "unshare": "resolve",
     "copy_per_page": "resolve",
     "resolve": "resolve",
     "resolve_continue": "resolve",
