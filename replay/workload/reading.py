@@ -29,20 +29,21 @@ def first_touch(workload: Workload, until_ns: int | None = None) -> Workload:
     """Each page's first fault in time as one of missing memory; every later one as it was recorded.
 
     With vCPUs a host fault counts only on pages that stage-2 faults touch too: the rest is the VMM's own memory. Where
-    no vCPU has a stage-2 fault (an emulator runs the guest) its own host faults are the guest's. What faulted at or
-    after `until_ns`, when a window emptied stage 2, had been touched before and stays.
+    no vCPU has a stage-2 fault (an emulator runs the guest) its own host faults are the guest's. What other threads
+    touched before the first of these (a copy or a prefetch of a restore) is start-up, and nobody's first touch. What
+    faulted at or after `until_ns`, when a window emptied stage 2, had been touched before and stays.
     """
     stage2 = np.isin(workload.cause, _codes(OF_STAGE2))
     content = np.isin(workload.cause, _codes(CONTENT))
     host = np.isin(workload.cause, _codes(OF_HOST))
+    times = workload.recorded_start_ns if workload.recorded_start_ns.size else np.arange(workload.faults)
     if (workload.accessor_kind == 0).any():
         kept = stage2 | content
         if kept.any():
-            host &= np.isin(workload.page, workload.page[kept])
+            host &= np.isin(workload.page, workload.page[kept]) & (times >= times[kept].min())
         else:
             host &= workload.accessor_kind[workload.accessor_of_row()] == 0
     rows = np.flatnonzero(stage2 | content | host)
-    times = workload.recorded_start_ns if workload.recorded_start_ns.size else np.arange(workload.faults)
     order = rows[np.argsort(times[rows], kind="stable")]
     _, first = np.unique(workload.page[order], return_index=True)
     changed = order[first]
