@@ -7,7 +7,7 @@ are taken in one order (two paths that take them in two would wait for each othe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 from made_mechanisms import HEAD
@@ -44,18 +44,23 @@ def mechanisms(draw: Draw) -> str:
     push = draw(st.integers(0, 5)) == 0
     if push:
         per["wire"] = "vm"
-    text = HEAD.replace('granule = "4K"', f'granule = "{draw(st.sampled_from(("4K", "4K", "64K", "2M")))}"')
+    granule = draw(st.sampled_from(("4K", "4K", "64K", "2M")))
+    text = HEAD.replace('granule = "4K"', f'granule = "{granule}"')
+    files = draw(st.booleans())
+    brings = _Brings(files, files and granule == "4K")
     text += f"shards = {draw(st.integers(1, 4))}\n"
     served = draw(st.sampled_from((("vcpu", "vmm", "kernel"), ("vcpu",), ("vcpu", "kernel"))))
     text += f"serves = {list(served)}\n".replace("'", '"')
-    text += _resources(draw, per, push)
+    text += _resources(draw, per, push) + (_storage(draw) if files else "")
     if "vmm" not in served and draw(st.booleans()):
         text += f'[fallback]\nvmm = "{draw(st.sampled_from(("uffd-missing", "host-lazy", "kvm-exit")))}"\n'
     names = ["missing", *draw(st.lists(st.sampled_from(PATHS[1:]), max_size=3, unique=True))]
     for name in names:
-        text += "".join(f"[[paths.{name}]]\n{stage}\n" for stage in draw(_paths(joins and name == "missing")))
+        text += "".join(f"[[paths.{name}]]\n{stage}\n" for stage in draw(_paths(joins and name == "missing", brings)))
     if "minor" not in names:
         text += '[classes]\nminor = "missing"\n'
+    for number in range(draw(st.integers(0, 2)) if files else 0):
+        text += _stream(draw, f"bring{number}", granule)
     if draw(st.booleans()):
         text += _window(draw)
     if push:
@@ -82,8 +87,56 @@ def _resources(draw: Draw, per: dict[str, str], push: bool) -> str:
     return text + '[resources.mm]\nkind = "section"\n'
 
 
+class _Brings(NamedTuple):
+    """What paths may have that comes from files."""
+
+    reads: bool
+    around: bool
+    """neighbours are single pages: only where a granule is one"""
+
+
+def _storage(draw: Draw) -> str:
+    text = f'[resources.disk]\nkind = "storage"\nlatency = "{draw(st.sampled_from(("storage_read", "0ns", "7us")))}"\n'
+    text += f"bandwidth = {draw(st.sampled_from((0, 10**7, 10**9)))}\ndepth = {draw(st.sampled_from((0, 1, 3)))}\n"
+    text += f'readahead = "{draw(st.sampled_from(("0", "4K", "64K", "8M")))}"\n'
+    text += f"onward = {draw(st.sampled_from(('true', 'false')))}\nleft = {draw(st.integers(0, 1))}\n"
+    return text + f"cached = {draw(st.sampled_from((0, 0.3, 1)))}\n"
+
+
+def _read(draw: Draw) -> str:
+    over = draw(st.sampled_from(("", "", '\nover = "64K"', '\nahead = "128K"')))
+    miss = draw(st.sampled_from(("", '\nmiss = "major_fault"', '\nmiss = "7us"')))
+    return f'read = "disk"{over}{miss}'
+
+
+def _around(draw: Draw) -> str:
+    size = draw(st.sampled_from(("8K", "64K", "2M")))
+    each = draw(st.sampled_from(("map_around", "0ns", "resolve_per_page")))
+    return f'around = "{size}"\neach = "{each}"' + draw(st.sampled_from(("", "\ncached = true"))) + _when(draw)
+
+
+def _stream(draw: Draw, name: str, granule: str) -> str:
+    """A stream and its path: it reads, it may place what it read, it wakes nobody."""
+    stages = [_read(draw)] if draw(st.booleans()) else []
+    packed = False
+    if draw(st.booleans()):
+        stages.append('coalesce = "skip"')
+        packed = draw(st.booleans())
+    elif granule == "4K" and draw(st.booleans()):
+        stages.append(_around(draw))
+    stages += [f'delay = "{draw(st.sampled_from(COSTS[:7]))}"{_asleep(draw)}', 'wake = "0ns"']
+    text = "".join(f"[[paths.{name}]]\n{stage}\n" for stage in stages)
+    which, order = draw(st.sampled_from((("working-set", "recorded"), ("working-set", "address"), ("all", "address"))))
+    text += f'[[streams]]\npath = "{name}"\nset = "{which}"\norder = "{order}"\nservers = {draw(st.integers(1, 3))}\n'
+    if packed:
+        text += "packed = true\n"
+    elif draw(st.booleans()):
+        text += 'chunk = "2M"\n'
+    return text + f"before = {draw(st.sampled_from(('true', 'false')))}\n"
+
+
 @st.composite
-def _paths(draw: Draw, joins: bool) -> list[str]:  # noqa: PLR0912 - one branch a verb
+def _paths(draw: Draw, joins: bool, brings: _Brings) -> list[str]:  # noqa: PLR0912 - one branch a verb
     """One path. `joins`: later faults on a granule join the first."""
     stages = [f'delay = "{draw(st.sampled_from(COSTS))}"{_when(draw)}']
     sleeps = draw(st.booleans())
@@ -94,7 +147,8 @@ def _paths(draw: Draw, joins: bool) -> list[str]:  # noqa: PLR0912 - one branch 
     held: dict[str, str] = {}
     inside, label = "", 0
     for _ in range(draw(st.integers(0, 8))):
-        match draw(st.sampled_from(("delay", "hold", "acquire", "release", "section", "wire", "retry", "recorded"))):
+        verbs = ("delay", "hold", "acquire", "release", "section", "wire", "retry", "recorded", "read", "around")
+        match draw(st.sampled_from(verbs)):
             case "delay":
                 stages.append(_delay(draw))
             case "hold":
@@ -122,6 +176,10 @@ def _paths(draw: Draw, joins: bool) -> list[str]:  # noqa: PLR0912 - one branch 
                 stages.append(f'retry = "l{label}"\nchance = {chance}\nmost = {most}')
             case "recorded":
                 stages.append("recorded = true")
+            case "read" if brings.reads:
+                stages.append(_read(draw) + _when(draw))
+            case "around" if brings.around:
+                stages.append(_around(draw))
     if inside:
         stages.append('leave = "mm"')
     tail = not sleeps and draw(st.booleans())

@@ -358,7 +358,7 @@ def test_what_makes_no_sense_is_refused_with_its_line(tmp_path: Path, body: str,
     [
         (disk() + '[[paths.missing]]\nread = "disk"\nover = "12K"\n' + WAKE, "power of two"),
         (disk() + '[[paths.missing]]\nread = "disk"\nahead = "4M"\n' + WAKE, "2,097,152 at most"),
-        (disk(readahead="4M") + '[[paths.missing]]\nread = "disk"\n' + WAKE, "readahead of more than"),
+        (disk(readahead="128M") + '[[paths.missing]]\nread = "disk"\n' + WAKE, "readahead of more than"),
         ('[[paths.missing]]\naround = "16K"\ncached = true\n' + WAKE, "no page cache"),
     ],
 )
@@ -407,3 +407,87 @@ def test_every_restore_runs_and_its_books_add_up(name: str, cpus: int | None, lo
     if name == "restore-copy":
         assert first.restored.set_pages == 1024
         assert first.bytes_moved == 1024 * 4096
+
+
+def kernel_readahead(pages: list[int], window: int) -> tuple[list[list[int]], list[int]]:
+    """What mm/filemap.c reads for these faults one after the other: (each request, which faults had to wait for one).
+
+    do_sync_mmap_readahead() and page_cache_async_ra(), with their own bookkeeping (start, size, async_size of the open
+    file), line by line; requests are over before the next fault.
+    """
+    cache: set[int] = set()
+    marks: set[int] = set()
+    start = size = async_size = 0
+    requests, waited = [], []
+
+    def read(first: int, count: int, mark_before_end: int) -> None:
+        bring = [page for page in range(first, first + count) if page not in cache]
+        if first + count - mark_before_end in bring:
+            marks.add(first + count - mark_before_end)
+        cache.update(bring)
+        if bring:
+            requests.append(bring)
+
+    for number, page in enumerate(pages):
+        if page in cache:
+            if page in marks:
+                marks.discard(page)
+                if page == start + size - async_size:
+                    start += size
+                else:
+                    start = next(one for one in range(page + 1, page + window + 2) if one not in cache)
+                size = async_size = window
+                read(start, size, async_size)
+        else:
+            waited.append(number)
+            start, size, async_size = page - window // 2, window, window // 4
+            read(start, size, async_size)
+    return requests, waited
+
+
+@pytest.mark.parametrize("window", [4, 32])
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_sequential_reader_is_read_ahead_of_as_the_kernel_does(tmp_path: Path, window: int, step: int) -> None:
+    pages = [10_000 + n for n in range(0, 600, step)]
+    requests, waited = kernel_readahead(pages, window)
+    mechanism = made(
+        tmp_path, disk(readahead=f"{window * 4}K").replace("latency", "onward = true\nlatency")
+        + '[[paths.missing]]\nread = "disk"\n' + WAKE,
+    )  # fmt: skip
+    result = run(touches(*pages, think_ns=1_000_000), mechanism)
+    assert result.resources["disk"].acquired == len(requests)
+    assert result.bytes_moved == 4096 * sum(map(len, requests))
+    assert np.flatnonzero(result.stall_ns).tolist() == waited
+    if step == 1:  # else a marked page may be stepped over
+        assert waited == [0]
+
+
+def test_a_reader_that_is_faster_than_the_device_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
+    """128 KiB take 320 us, 32 pages of work 32 us: from the second window on the reader goes as the device gives."""
+    body = disk("1us", readahead="128K", bandwidth=409_600_000).replace("latency", "onward = true\nlatency")
+    mechanism = made(tmp_path, body + '[[paths.missing]]\nread = "disk"\n' + WAKE)
+    result = run(touches(*range(10_000, 13_200), think_ns=1_000), mechanism)
+    assert result.run_time_ns == pytest.approx(3_200 * 10_000, rel=0.05)
+    assert result.resources["disk"].busy_share(result.run_time_ns) > 0.95
+
+
+def test_a_marked_page_is_not_mapped_with_a_neighbours_fault() -> None:
+    """Else nobody would take the fault that reads on (next_uptodate_folio())."""
+    mechanism = load_mechanism("file-private")
+    costs = COSTS.with_constants(storage_read=10_000)
+    result = simulate(touches(*range(10_000, 11_024), think_ns=1_000_000), mechanism, costs)
+    assert (result.stall_ns > 9_000).sum() == 1
+    assert result.resources["disk"].acquired == 34  # around the first page, then each window before it is asked for
+
+
+@pytest.mark.parametrize("handlers", [1, 2])
+def test_threads_of_streams_are_pinned_behind_the_handlers(handlers: int) -> None:
+    """As the lab pins its prefetch threads: vCPUs, handlers, then they, modulo the CPUs."""
+    mechanism = load_mechanism("prefetch-beside").with_params({"handlers": handlers, "remote": 1})
+    costs = COSTS.with_constants(fetch=0, resolve_per_page=50_000, stage2_fault=0)
+    work = touches(*range(100), think_ns=1_000_000)
+    far = Knowledge(working_set=np.arange(5_000, 7_000))
+    alone = simulate(work, mechanism, costs, known=far, cpus=2, pinned=True)
+    free = simulate(work, mechanism, costs, known=far, cpus=3, pinned=True)
+    # with one handler the prefetcher has CPU 0, as the vCPU; with two it has CPU 1
+    assert (alone.run_time_ns > 1.2 * free.run_time_ns) == (handlers == 1)

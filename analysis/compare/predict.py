@@ -191,7 +191,7 @@ def metrics_of(result: Result, workload: Workload, stops: Stops | None = None, f
         stops: stops of the recording that are still part of its think times.
         first: accesses that `Metrics.first_ns` waits for.
     """
-    return replace(_metrics_of(result, workload, stops), **restore_metrics(result, first))
+    return replace(_metrics_of(result, workload, stops), **restore_metrics(result, first, workload.resume_ns))
 
 
 def _metrics_of(result: Result, workload: Workload, stops: Stops | None) -> Metrics:

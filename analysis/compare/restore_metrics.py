@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from faultreplay.analysis.compare.metrics import Ints
 from faultreplay.faulttrace.schema import CAUSES
@@ -16,16 +17,19 @@ _CONTENT: Final = np.array([name in CONTENT_CAUSES for name in CAUSES])
 FIRST: Final = 1000
 
 
-def restore_metrics(result: Result, first: int = FIRST) -> dict[str, Any]:
-    """Fields of `metrics.Metrics`: times from the beginning of the restore, shares of pages."""
+def restore_metrics(result: Result, first: int = FIRST, resume_ns: int = 0) -> dict[str, Any]:
+    """Fields of `metrics.Metrics`: times from the beginning of the restore, shares of pages.
+
+    `resume_ns`: when the guest resumed, on the replay's clock.
+    """
     found = result.restored
     startup_ns = found.startup_ns if found else 0
     done = result.start_ns >= 0
     ends = result.end_ns
-    fields: dict[str, Any] = {"startup_ns": startup_ns, "first_ns": _nth_ns(ends[done], first, startup_ns)}
+    fields: dict[str, Any] = {"startup_ns": startup_ns, "first_ns": _nth_ns(ends[done], first, startup_ns - resume_ns)}
     if found is None:
         content = done & _CONTENT[result.cause]
-        return fields | {"all_there_ns": int(ends.max(initial=0, where=content))}
+        return fields | {"all_there_ns": max(int(ends.max(initial=0, where=content)) - resume_ns, 0)}
     return fields | {
         "all_there_ns": found.all_there_ns,
         "coverage_percent": None if found.coverage is None else 100 * found.coverage,
@@ -43,14 +47,21 @@ def recorded_restore_metrics(workload: Workload, startup_ns: int = 0, first: int
     content = _CONTENT[workload.cause[known]]
     return {
         "startup_ns": startup_ns,
-        "first_ns": _nth_ns(ends, first, startup_ns),
-        "all_there_ns": startup_ns + int(ends[content].max(initial=0)),
+        "first_ns": _nth_ns(ends, first, startup_ns - workload.resume_ns),
+        "all_there_ns": startup_ns + max(int(ends[content].max(initial=0)) - workload.resume_ns, 0),
     }
 
 
-def _nth_ns(ends: Ints, first: int, startup_ns: int) -> int | None:
-    """When the first `first` accesses were over, or all of fewer."""
+def last_first_touch_ns(page: npt.NDArray[np.integer[Any]], start_ns: Ints, stall_ns: Ints) -> int:
+    """When the last of the pages' first faults was over; 0 of none."""
+    order = np.argsort(start_ns, kind="stable")
+    _, first = np.unique(page[order], return_index=True)
+    return int((start_ns + stall_ns)[order[first]].max(initial=0))
+
+
+def _nth_ns(ends: Ints, first: int, later_ns: int) -> int | None:
+    """When the first `first` accesses were over, or all of fewer; `later_ns`: of the clock asked for, at this one's 0."""
     if not ends.size:
         return None
     place = min(first, ends.size) - 1
-    return startup_ns + int(np.partition(ends, place)[place])
+    return max(later_ns + int(np.partition(ends, place)[place]), 0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from faultreplay.replay.engine import layout as at
 from faultreplay.replay.engine.storage import Files
+from faultreplay.replay.language.program import Program
 from faultreplay.replay.workload.workload import Ints, Workload
 
 
@@ -30,6 +31,13 @@ class Cast:
         """Whether anybody but the guest is on stage."""
         return workload.accessors > self.accessors
 
+    def homes(self, workload: Workload, program: Program) -> Ints:
+        """int64[A]: which CPU each accessor is pinned to: the guest's, then the servers', then threads of streams."""
+        homes = np.arange(workload.accessors, dtype=np.int64)
+        servers = sum(item.servers * item.count for item in program.resources if item.kind == "servers")
+        homes[self.accessors :] += int((workload.accessor_kind == 0).sum()) + servers - self.accessors
+        return homes
+
     def present(self, granules: int) -> Ints:
         """A fresh array of what is there."""
         return np.full(granules, at.NEVER, np.int64) if self.present_at is None else self.present_at.copy()
@@ -39,6 +47,7 @@ class Cast:
         files = self.files
         return files._replace(
             cached_at=files.cached_at.copy(),
+            marked=files.marked.copy(),
             placed=files.placed.copy(),
             devices=files.devices.copy(),
             found=files.found.copy(),

@@ -89,13 +89,14 @@ def prepared(
         refill_bytes=refill,
     )
     demand = Demand(
-        accessors=workload.accessors + threads_of(mechanism),
+        accessors=workload.accessors + threads_of(mechanism) * workload.vms,
         page_bytes=workload.page_bytes,
         needed=[(int(c), int(kind)) for c, kind in zip(*np.nonzero(counts), strict=True)],
         refaults=refill > 0,
         rewrites=write_again,
         shared=pages.tracked > 0 or options.get("until_ns") is not None,
         on_cpus=cpus is not None,
+        vms=workload.vms,
     )
     program = Compiler(mechanism, costs, demand).program()
     rules_rows = window_rows(bound, costs, retouch, seed, program.costs_used)

@@ -22,9 +22,10 @@ MOST_PAGES = 1 << 27
 
 @dataclass(frozen=True)
 class FileMap:
-    """Pages of memory, in blocks of 2 MiB, as places in arrays; between blocks that are no neighbours lies another.
+    """Pages of memory, in blocks, as places in arrays; between blocks that are no neighbours lies another.
 
     No readahead and no aligned range is longer than a block, so none reaches over that.
+    A block is 2 MiB, or the longest readahead where that is longer.
     """
 
     blocks: Ints
@@ -49,13 +50,15 @@ class FileMap:
         return np.isin(page // self.block_pages, self.blocks)
 
 
-def map_of(granules: Ints, granule_pages: int, page_bytes: int) -> FileMap:
-    """The map of memory of which these granules (address // size) matter.
+def map_of(granules: Ints, granule_pages: int, page_bytes: int, readahead_pages: int = 0) -> FileMap:
+    """The map of memory of which these granules (address // size) matter; `readahead_pages`: of the longest window.
 
     Raises:
         UsageError: more than `MOST_PAGES`.
     """
     block_pages = max(MOST_BYTES // page_bytes, 1)
+    while block_pages < readahead_pages:
+        block_pages *= 2
     granules = np.unique(granules)
     if granule_pages > block_pages:
         each = granule_pages // block_pages
@@ -63,7 +66,10 @@ def map_of(granules: Ints, granule_pages: int, page_bytes: int) -> FileMap:
     else:
         blocks = np.unique(granules * granule_pages // block_pages)
     if blocks.size * block_pages > MOST_PAGES:
-        raise UsageError(f"{blocks.size} ranges of 2 MiB matter: more than can be looked after ({MOST_PAGES:,} pages)")
+        size = block_pages * page_bytes >> 20
+        raise UsageError(
+            f"{blocks.size} ranges of {size} MiB matter: more than can be looked after ({MOST_PAGES:,} pages)"
+        )
     apart = np.diff(blocks) != 1
     # a readahead may reach into a block before the first one and behind the last
     rank = np.arange(blocks.size, dtype=np.int64) + int(blocks.size > 0 and blocks[0] > 0)
@@ -115,6 +121,7 @@ def no_files() -> Files:
     return Files(
         of_row=np.zeros(0, np.int32),
         cached_at=np.zeros((1, 0), np.int64),
+        marked=np.zeros((1, 0), np.uint8),
         granule=np.zeros(0, np.int32),
         placed=np.zeros(0, np.uint8),
         devices=np.zeros((1, 1), np.int64),

@@ -38,6 +38,7 @@ from faultreplay.replay.engine.layout import (
     A_STOP,
     A_TAIL,
     A_TOUCHED,
+    A_VM,
     CLOCK,
     DRAW,
     FIRST_TOUCH,
@@ -85,6 +86,7 @@ from faultreplay.replay.engine.layout import (
     T_WHO,
     TRACKED,
     TRY,
+    V_HOME,
     WHO,
 )
 from faultreplay.replay.engine.machine import (
@@ -301,7 +303,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     if cpus and ops[up, WAKE_WALKED]:  # counted when the walk began
                         slower = th[us, T_SLOWER]
                     else:
-                        section = ops[up, WAKE_SECTION] - 1
+                        section = ops[up, WAKE_SECTION] - 1 + sections * ac[ua, A_VM]
                         slower = slower_by(inside, section, now, ops[up, WAKE_EACH], ops[up, WAKE_ONCE])
                 if row >= 0 and uniform < 0 and flags[row] & TRACKED:
                     # who brought the page tells those who joined; each wakes in its own time
@@ -315,13 +317,13 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                         if joiner >= 0:
                             ready_count = tell(machine, code, faults, joiner, t, now, slower, ready_count)
                 slept = cpus and ops[up, COST_TABLE] >= 0 and ops[up, WAKE_TAIL] != TAIL_AWAKE
-                if slept and queues[acc % run_queues, Q_FREE] == 0:  # then its cost has a second table
+                if slept and queues[host.tv[acc, V_HOME], Q_FREE] == 0:  # then its cost has a second table
                     table, draw = ops[up, COST_TABLE] + 1, ops[up, COST_DRAW]
                     took, word, bits = drawn(tables, table, draw, seed, draw_row, word, bits)
                 resumes = t + took + slower
                 spent[up, 1] += resumes - t
                 if ops[up, WAKE_SECTION]:
-                    inside[np.uintp(ops[up, WAKE_SECTION] - 1), us] = resumes
+                    inside[np.uintp(ops[up, WAKE_SECTION] - 1 + sections * ac[ua, A_VM]), us] = resumes
                 tail = ops[up, WAKE_TAIL]
                 if tail == TAIL_SIMPLE and ops[up, WAKE_WALKED] and acc >= opened and not cpus:
                     # others go on with delays and the release of one server whose end is known: no event of its own
@@ -500,7 +502,8 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 work = np.int64(op == HOLD) * (begin + took - t)  # its thread spins; one that transfers sleeps
                 t = begin + took - work
             elif op == ENTER:
-                slower = slower_by(inside, ops[up, SECTION], t, ops[up, ENTER_EACH], ops[up, ENTER_ONCE])
+                section = ops[up, SECTION] + sections * ac[ua, A_VM]
+                slower = slower_by(inside, section, t, ops[up, ENTER_EACH], ops[up, ENTER_ONCE])
                 if ops[up, ENTER_WAKES]:  # what its wake is slower by
                     th[us, T_SLOWER] = slower
                 else:
@@ -508,9 +511,9 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                     spent[up, 1] += slower
                     spent[up, 2] += took - ops[up, COST]
                     work = slower + took
-                inside[np.uintp(ops[up, SECTION]), us] = t + work if ops[up, ENTER_LEAVES] else np.int64(INF)
+                inside[np.uintp(section), us] = t + work if ops[up, ENTER_LEAVES] else np.int64(INF)
             elif op == LEAVE or op == LEAVE_NOW:  # noqa: SIM109, PLR1714
-                inside[np.uintp(ops[up, SECTION]), us] = t
+                inside[np.uintp(ops[up, SECTION] + sections * ac[ua, A_VM]), us] = t
             elif op == ACQUIRE:
                 r = instance(ops[up, OF], ops[up, OF + 1], acc, shard, row)
                 rs[r, R_ACQUIRED] += 1

@@ -50,6 +50,7 @@ from faultreplay.replay.engine.layout import (
     T_STATE,
     T_WHO,
     TRY,
+    V_HOME,
     W_BLOCKS_ALL,
     W_BLOCKS_WRITES,
     W_EMPTIES,
@@ -212,7 +213,7 @@ def arrive(machine: Any, arrivals: Any, slot: Any, now: Any) -> None:
         else:
             high = middle
     if machine.cpus:
-        host.th[slot, T_QUEUE] = low % host.queues.shape[0]
+        host.th[slot, T_QUEUE] = host.tv[low, V_HOME]
         host.th[slot, T_WHO] = low
     st[slot, WHO] = low
     st[slot, ROW] = row

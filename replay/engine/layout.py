@@ -66,7 +66,9 @@ S_REFAULTED: Final = 11
 S_FAULTS: Final = 12
 S_END: Final = 13  # when it was through
 A_TAIL: Final = 14  # from its last resume to the end of the recording, ns
-A_COLUMNS: Final = 16
+A_HOME: Final = 15  # the CPU it is pinned to, modulo their number, where they are pinned
+A_VM: Final = 16  # of several
+A_COLUMNS: Final = 17
 
 # ---- a window
 W_START: Final = 0
@@ -122,7 +124,8 @@ V_RUNTIME: Final = 0  # virtual runtime
 V_LAG: Final = 1  # when it last slept
 V_DEADLINE: Final = 2
 V_SLEPT: Final = 3  # when it last slept
-V_COLUMNS: Final = 4
+V_HOME: Final = 4  # run queue it wakes in
+V_COLUMNS: Final = 5
 # a run queue
 Q_FREE: Final = 0  # CPUs
 Q_HEAD: Final = 1  # first of those who wait

@@ -11,8 +11,10 @@ from faultreplay.replay.engine.cpus import Host, new_host
 from faultreplay.replay.engine.draws import draw_bits, sixteen
 from faultreplay.replay.engine.jit import inline, part
 from faultreplay.replay.engine.layout import (
+    A_HOME,
     A_KIND,
     A_REFAULTS,
+    A_VM,
     CLOCK,
     DRAW,
     NEXT,
@@ -37,6 +39,7 @@ from faultreplay.replay.engine.layout import (
     T_QUEUE,
     T_WHO,
     TRY,
+    V_HOME,
     W_START,
     WHO,
 )
@@ -65,7 +68,7 @@ class Machine(NamedTuple):
     rs: Any
     """[resource instances, R_COLUMNS]"""
     inside: Any
-    """[sections, slots]: until when a slot's thread is inside a section"""
+    """[sections of each VM, slots]: until when a slot's thread is inside a section"""
     window: Any
     """[NOW_COLUMNS]: the window that is open, or was the last"""
     turn: Any
@@ -116,6 +119,8 @@ def set_up(  # noqa: PLR0917
     rs[:, R_TAIL] = -1
     rs[:, R_FREE] = rs[:, R_SERVERS]
     vcpus = (ac[:, A_KIND] == 0).sum()
+    for a in range(accessors if cpus else 0):
+        host.tv[a, V_HOME] = ac[a, A_HOME] % host.queues.shape[0]
     seen = np.zeros(2, np.int64)
     seen[0] = -1
     return Machine(
@@ -123,7 +128,7 @@ def set_up(  # noqa: PLR0917
         st,
         ac,
         rs,
-        np.zeros((code.sections, slots), np.int64),
+        np.zeros((code.sections * (ac[:, A_VM].max() + 1 if accessors else 1), slots), np.int64),
         np.full(NOW_COLUMNS, np.int64(-1)),
         np.zeros(SPECIAL_SLOTS, np.int64),
         stage2_epoch,
@@ -144,7 +149,7 @@ def set_up(  # noqa: PLR0917
 def set_off(machine: Any, arrivals: Any) -> Any:
     """The first events: of each special slot, and of accessors in a closed loop; how many slots are ready."""
     host, st, first = machine.host, machine.st, machine.first
-    tree, leaves, bits, queues = host.tree, host.leaves, host.bits, host.queues.shape[0]
+    tree, leaves, bits = host.tree, host.leaves, host.bits
     if arrivals.windows.shape[0]:
         set_key(tree, leaves, SLOT_WINDOW, (arrivals.windows[0, W_START] << bits) | SLOT_WINDOW)
     if arrivals.pushed.size:
@@ -157,7 +162,7 @@ def set_off(machine: Any, arrivals: Any) -> Any:
         st[slot, WHO] = a
         st[slot, PC] = PC_START
         if machine.cpus:
-            host.th[slot, T_QUEUE] = a % queues
+            host.th[slot, T_QUEUE] = host.tv[a, V_HOME]
             host.th[slot, T_WHO] = a
         machine.ready[accessors - 1 - a] = slot
     return accessors - opened

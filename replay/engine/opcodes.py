@@ -88,6 +88,7 @@ READ_OVER: Final = 9  # native pages of the aligned range that must be there; 0:
 READ_DEVICE: Final = 10
 READ_PAGE_PS: Final = 11  # ps of one native page; 0: no limit
 READ_PAGE_BYTES: Final = 12
+READ_ONWARD: Final = 13  # native pages that are read on where a mark is found; 0: no marks
 AROUND: Final = 25  # cost of each neighbour
 AROUND_PAGES: Final = 6  # native pages of the aligned range
 AROUND_CACHED: Final = 7  # 1: only what the page cache has

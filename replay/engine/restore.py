@@ -50,7 +50,9 @@ class SceneRun(Run):
         files, present = self.staged.files, None
         if self.before.run is not None:
             done = self.before.run.files
-            files = files._replace(cached_at=done.cached_at, placed=done.placed, devices=done.devices)
+            files = files._replace(
+                cached_at=done.cached_at, marked=done.marked, placed=done.placed, devices=done.devices
+            )
             present = self.before.run.present_at
         cast = Cast(self.staged.accessors, self.staged.faults, files, scene.workload, present)
         super().__init__(self.staged.workload, mechanism, program, self.staged.pages, windows, setting, cast)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from faultreplay.faulttrace.schema import CAUSES
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.engine import storage as bits
 from faultreplay.replay.engine.streams import Piece, Staged
 from faultreplay.replay.language.words import CONTENT_CAUSES
-from faultreplay.replay.workload.workload import Ints
+from faultreplay.replay.workload.workload import Ints, Workload
 
 _CONTENT = np.array([name in CONTENT_CAUSES for name in CAUSES])
 _OWN_FAULT = bits.ASKED | bits.JOINED
@@ -37,6 +37,8 @@ class Restored:
     """needed ones among these"""
     late_pages: int = 0
     """covered ones that were not there in time: the guest waited for them, or had asked first"""
+    left_faults: int = 0
+    """faults of its vCPUs (of all, where it has none) on needed pages that somebody had to bring, or was bringing"""
     cache_hits: int = 0
     """reads that the page cache answered"""
     cache_waits: int = 0
@@ -70,23 +72,32 @@ def restored(stage: Staged, pieces: Sequence[Piece], startup_ns: int, start_ns: 
     needs = np.zeros(w.faults, np.bool_)
     needs[:guest] = _CONTENT[w.cause[:guest]]
     late = done & needs & ((found & (bits.THERE | _OWN_FAULT)) != bits.THERE)
-    beside_ns = int(end_ns[guest:].max(initial=0))
+    since = w.resume_ns if guest else 0
+    beside_ns = max(int(end_ns[guest:].max(initial=0)) - since, 0)
     needed = np.unique(w.page[needs].astype(np.int64))
     brought = _brought(pieces)
     covered = np.intersect1d(needed, brought, assume_unique=True)
     reads = found[:guest]
     return Restored(
         startup_ns=startup_ns,
-        all_there_ns=startup_ns + max(int(end_ns[late].max(initial=0)), beside_ns),
+        all_there_ns=startup_ns + max(int(end_ns[late].max(initial=0)) - since, beside_ns),
         beside_ns=beside_ns,
         needed_pages=needed.size,
         set_pages=brought.size,
         covered_pages=covered.size,
         late_pages=np.intersect1d(covered, _late(stage, pieces, done & needs), assume_unique=True).size,
+        left_faults=int(np.count_nonzero(late & _of_guest(w))),
         cache_hits=int(np.count_nonzero(reads & bits.HIT)),
         cache_waits=int(np.count_nonzero(reads & bits.WAITED)),
         cache_reads=int(np.count_nonzero(reads & bits.READ_ITSELF)),
     )
+
+
+def _of_guest(w: Workload) -> npt.NDArray[np.bool_]:
+    """bool[F]: which rows are vCPUs'; all where there are none."""
+    vcpu = w.accessor_kind == ACCESSORS.index("vcpu")
+    rows: npt.NDArray[np.bool_] = (vcpu if vcpu.any() else np.ones_like(vcpu))[w.accessor_of_row()]
+    return rows
 
 
 def _pages_of(piece: Piece) -> Ints:

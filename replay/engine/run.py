@@ -162,6 +162,8 @@ class Run:
         self.sums[:, at.A_FIRST] = self.sums[:, at.A_NEXT] = w.accessor_start[:-1]
         self.sums[:, at.A_STOP] = w.accessor_start[1:]
         self.sums[:, at.A_LEFT] = -1
+        self.sums[:, at.A_HOME] = self.cast.homes(w, program)
+        self.sums[:, at.A_VM] = w.vm_of_accessor()
         self.sums[:, at.A_TAIL] = w.tail_ns
         self.resource_out = np.zeros((program.servers.size, at.R_COLUMNS), np.int64)
         self.resource_out[:, at.R_SERVERS] = program.servers
@@ -235,6 +237,8 @@ class Run:
 
     def _shard(self) -> npt.NDArray[np.int32]:
         shards = self.program.shards
+        if self.w.vms > 1:
+            return self.w.vm_of_page(self.w.page).astype(np.int32)
         if shards == 1 or not self.w.faults:
             return np.zeros(self.w.faults if shards > 1 else 1, np.int32)
         pages, place = np.unique(self.w.page, return_inverse=True)

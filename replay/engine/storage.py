@@ -16,6 +16,7 @@ from faultreplay.replay.engine.opcodes import (
     READ_AFTER,
     READ_BEFORE,
     READ_DEVICE,
+    READ_ONWARD,
     READ_OVER,
     READ_PAGE_BYTES,
     READ_PAGE_PS,
@@ -23,6 +24,9 @@ from faultreplay.replay.engine.opcodes import (
 
 DEPTH: Final = 0
 """Of a device: requests at once, 0 for no limit; behind it when each of its places is free, a heap."""
+
+MARK_SHARE: Final = 4
+"""The mark of a window that was read around a page is a quarter of it before its end (do_sync_mmap_readahead())."""
 
 # what a row's look-ups came to, bits of `Files.found`
 ASKED: Final = 1  # nobody had asked for the granule: this row brings it
@@ -40,6 +44,8 @@ class Files(NamedTuple):
     """int32[F]: the first page of each row's granule; or empty: no storage, and no neighbours placed"""
     cached_at: Any
     """int64[devices, P] ns: since when the page cache has it, or when it will; NEVER: nobody read it"""
+    marked: Any
+    """uint8[devices, P]: 1 where whoever finds the page has the file read on (the kernel's PG_readahead)"""
     granule: Any
     """int32[P]: the tracked granule that begins there; -1: none"""
     placed: Any
@@ -58,7 +64,7 @@ def read_pages(rs: Any, files: Any, op: Any, r: Any, row: Any, t: Any, latency: 
 
     How long until all of it is in the page cache; and of that how long the request waited for the device.
     """
-    cached = files.cached_at[op[READ_DEVICE]]
+    cached, marked = files.cached_at[op[READ_DEVICE]], files.marked[op[READ_DEVICE]]
     first, count = np.int64(files.of_row[row]), files.granule_pages
     if op[READ_OVER]:
         count = op[READ_OVER]
@@ -69,6 +75,9 @@ def read_pages(rs: Any, files: Any, op: Any, r: Any, row: Any, t: Any, latency: 
             missing += 1
         else:
             until = max(until, cached[page])
+            if marked[page]:
+                marked[page] = 0
+                _read_on(rs, files, op, r, page, t, latency)
     if files.found.size:
         files.found[row] |= READ_ITSELF if missing else (WAITED if until > t else HIT)
     if missing == 0:
@@ -80,10 +89,36 @@ def read_pages(rs: Any, files: Any, op: Any, r: Any, row: Any, t: Any, latency: 
         brings += np.int64(cached[page] == NEVER)
     start, end = _request(rs, files.devices[op[READ_DEVICE]], r, t, brings * op[READ_PAGE_PS] // 1000, latency)
     rs[r, R_BYTES] += brings * op[READ_PAGE_BYTES]
+    mark = high - op[READ_ONWARD] // MARK_SHARE if op[READ_ONWARD] > 1 else high
     for page in range(low, high):
         if cached[page] == NEVER:
             cached[page] = end
+            marked[page] = page == mark
     return max(until, end) - t, start - t
+
+
+@part
+def _read_on(rs: Any, files: Any, op: Any, r: Any, page: Any, t: Any, latency: Any) -> None:  # noqa: PLR0917
+    """Page `page` had a mark: the window behind what has been read from there on is read, and nobody waits for it.
+
+    As page_cache_async_ra(): one whole window, whose first page bears the next mark.
+    """
+    cached, most = files.cached_at[op[READ_DEVICE]], op[READ_ONWARD]
+    low = page + 1
+    while low < min(page + most, cached.size) and cached[low] != NEVER:
+        low += 1
+    high = min(low + most, cached.size)
+    if low > page + most or low >= high or cached[low] != NEVER:
+        return
+    brings = np.int64(0)
+    for one in range(low, high):
+        brings += np.int64(cached[one] == NEVER)
+    _, end = _request(rs, files.devices[op[READ_DEVICE]], r, t, brings * op[READ_PAGE_PS] // 1000, latency)
+    rs[r, R_BYTES] += brings * op[READ_PAGE_BYTES]
+    for one in range(low, high):
+        if cached[one] == NEVER:
+            cached[one] = end
+    files.marked[op[READ_DEVICE], low] = 1
 
 
 @inline
@@ -134,7 +169,9 @@ def place_around(files: Any, present_at: Any, op: Any, row: Any, t: Any, each: A
     first -= first % pages
     count = np.int64(0)
     for page in range(first, first + pages):
-        if op[AROUND_CACHED] and not NEVER < files.cached_at[op[AROUND_DEVICE], page] <= t:
+        if op[AROUND_CACHED] and (
+            files.marked[op[AROUND_DEVICE], page] or not NEVER < files.cached_at[op[AROUND_DEVICE], page] <= t
+        ):
             continue
         granule = files.granule[page]
         if granule >= 0:

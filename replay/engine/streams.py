@@ -44,10 +44,12 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Piece:
-    """The rows of one stream: its pieces in order."""
+    """The rows of one stream of one VM: its pieces in order."""
 
     number: int
     """of the stream"""
+    vm: int
+    """of several"""
     page: Ints
     """first native page of each piece"""
     servers: int
@@ -79,7 +81,8 @@ class Staged:
 
 def _pieces(  # noqa: PLR0917
     mechanism: Mechanism, stream: PageStream, number: int, workload: Workload, known: Knowledge, cpus: int
-) -> Piece:
+) -> list[Piece]:
+    """The stream's pieces, for each VM."""
     page_bytes = workload.page_bytes
     granule_pages = mechanism.granule_bytes // page_bytes
     path = mechanism.paths[stream.path]
@@ -91,9 +94,6 @@ def _pieces(  # noqa: PLR0917
     pages = _set(stream, workload, known)
     if stream.order == "address":
         pages = np.unique(pages)
-    piece = pages // piece_pages
-    _, first = np.unique(piece, return_index=True)
-    page = piece[np.sort(first)] * piece_pages
     ahead = max(
         [range_pages(mechanism, page_bytes, stage.options.ahead, "ahead =") for stage in path if stage.verb == "read"],
         default=0,
@@ -101,7 +101,21 @@ def _pieces(  # noqa: PLR0917
     servers = min(int(mechanism.value(stream.servers)), cpus or 1 << 20)
     claims = any(stage.verb == "coalesce" for stage in path)
     places = claims or any(stage.verb == "around" for stage in path)
-    return Piece(number, page, servers, max(ahead // piece_pages, 1), stream.packed, claims, places, piece_pages)
+    batch = max(ahead // piece_pages, 1)
+    vm = workload.vm_of_page(pages)
+    return [
+        Piece(
+            number, n, _begins(pages[vm == n], piece_pages), servers, batch, stream.packed, claims, places, piece_pages
+        )
+        for n in range(workload.vms)
+    ]
+
+
+def _begins(pages: Ints, piece_pages: int) -> Ints:
+    """The first page of each piece, in the order in which `pages` first name it."""
+    piece = pages // piece_pages
+    _, first = np.unique(piece, return_index=True)
+    return piece[np.sort(first)] * piece_pages
 
 
 def _set(stream: PageStream, workload: Workload, known: Knowledge) -> Ints:
@@ -148,21 +162,28 @@ class Scene:
         self.workload, self.pages, self.program = workload, pages, program
         self.granule_pages = mechanism.granule_bytes // workload.page_bytes
         self.pieces = [
-            _pieces(mechanism, stream, number, workload, known, cpus) for number, stream in enumerate(mechanism.streams)
+            piece
+            for number, stream in enumerate(mechanism.streams)
+            for piece in _pieces(mechanism, stream, number, workload, known, cpus)
         ]
         self.before = [piece for piece in self.pieces if mechanism.streams[piece.number].before]
         self.beside = [piece for piece in self.pieces if not mechanism.streams[piece.number].before]
         touched = [workload.page.astype(np.int64) // self.granule_pages]
         touched += [piece.page // self.granule_pages for piece in self.pieces if not piece.packed]
-        self.map = map_of(np.concatenate(touched), self.granule_pages, workload.page_bytes)
-        self.packed: dict[int, int] = {}
-        size = 0
+        longest = max((storage.readahead_pages for storage in program.storages), default=0)
+        self.map = map_of(np.concatenate(touched), self.granule_pages, workload.page_bytes, longest)
+        self.packed: dict[tuple[int, int], int] = {}
+        size, ends = 0, []
         for piece in self.pieces:
             if piece.packed:
-                self.packed[piece.number] = self.map.pages + size
+                self.packed[piece.number, piece.vm] = self.map.pages + size
                 size += piece.page.size * self.granule_pages
+                ends.append(slice(self.map.pages + size, self.map.pages + size + piece.batch * piece.pages))
+                size += piece.batch * piece.pages
         known_pages = known.working_set if known.working_set is not None else _none()
         self.cached = cached_at_first(program.storages, self.map, size, known_pages, seed)
+        for behind in ends:  # nothing is read there, nor in the next file
+            self.cached[:, behind] = 0
         self.tracked = tracked_of(workload, pages, self.granule_pages)
 
     def stage(self, pieces: Sequence[Piece], *, guest: bool = True) -> Staged:
@@ -198,7 +219,7 @@ class Scene:
 
     def _places(self, piece: Piece, order: Ints) -> Ints:
         if piece.packed:
-            return self.packed[piece.number] + order * self.granule_pages
+            return self.packed[piece.number, piece.vm] + order * self.granule_pages
         return self.map.at(piece.page[order])
 
     def _table(self, size: int) -> npt.NDArray[np.int32]:
@@ -213,6 +234,7 @@ class Scene:
         return Files(
             of_row=place.astype(np.int32),
             cached_at=self.cached.copy(),
+            marked=np.zeros(self.cached.shape, np.uint8),
             granule=self._table(size),
             placed=np.zeros(size, np.uint8),
             devices=devices_of(self.program.storages),
@@ -242,10 +264,16 @@ def _with_threads(w: Workload, page: Ints, number: Ints, counts: Ints) -> Worklo
     def known(values: npt.NDArray[Any], value: int) -> npt.NDArray[Any]:
         return longer(values, value) if values.size else values
 
+    begins = w.faults + np.cumsum(counts) - counts
+    think, asleep = longer(w.think_ns, 0), known(w.asleep_ns, 0)
+    if w.resume_ns and w.faults:
+        asleep = asleep if asleep.size else np.zeros_like(think)
+        some = begins[counts > 0]
+        think[some] = asleep[some] = w.resume_ns
     return replace(
         w,
         accessor_start=np.concatenate([w.accessor_start, w.faults + np.cumsum(counts)]),
-        think_ns=longer(w.think_ns, 0),
+        think_ns=think,
         page=np.concatenate([w.page.astype(np.int64), page]),
         access=longer(w.access, _EXECUTE),
         cause=np.concatenate([w.cause, (o.PATH_STREAMS + number).astype(np.uint8)]),
@@ -254,7 +282,7 @@ def _with_threads(w: Workload, page: Ints, number: Ints, counts: Ints) -> Worklo
         accessor_kind=np.concatenate([w.accessor_kind, np.full(threads, _VMM, np.uint8)]),
         accessor_name=(*w.accessor_name, *(f"stream{n}" for n in range(threads))),
         tail_ns=np.concatenate([w.tail_ns, np.zeros(threads, np.int64)]),
-        asleep_ns=known(w.asleep_ns, 0),
+        asleep_ns=asleep,
         preempted_ns=known(w.preempted_ns, 0),
     )
 

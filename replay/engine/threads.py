@@ -18,6 +18,7 @@ from faultreplay.replay.engine.layout import (
     T_QUEUE,
     T_STATE,
     T_WHO,
+    V_HOME,
     WHO,
 )
 from faultreplay.replay.engine.opcodes import (
@@ -37,7 +38,7 @@ def rest(host: Any, slot: Any, now: Any) -> None:
 def wake_up(host: Any, slot: Any, now: Any, who: Any, ns: Any) -> Any:
     """`slot` goes on as thread `who`, which wakes and has `ns` to do first; the key of its next event."""
     rest(host, slot, now)  # whoever brought it here leaves the CPU to who waits
-    host.th[slot, T_QUEUE] = who % host.queues.shape[0]
+    host.th[slot, T_QUEUE] = host.tv[who, V_HOME]
     host.th[slot, T_WHO] = who
     return want(host, slot, now, ns, 0)
 
@@ -63,7 +64,7 @@ def come_back(host: Any, slot: Any, now: Any, who: Any) -> Any:
     th = host.th
     if th[slot, T_WHO] != who:  # a server's thread brought it here, on that thread's CPU
         rest(host, slot, now)
-        th[slot, T_QUEUE] = who % host.queues.shape[0]
+        th[slot, T_QUEUE] = host.tv[who, V_HOME]
         th[slot, T_WHO] = who
     if th[slot, T_STATE] == ON:
         return True

@@ -22,7 +22,7 @@ from faultreplay.replay.language.time_words import word_of
 _PER = {"vm": o.PER_VM, "accessor": o.PER_ACCESSOR, "shard": o.PER_SHARD}
 TIMES = {"waiters": o.TIMES_WAITERS, "idle": o.TIMES_IDLE, "spare": o.TIMES_SPARE}
 NO_LIMIT = 1 << 40
-MOST_READAHEAD_BYTES = 2 << 20
+MOST_READAHEAD_BYTES = 64 << 20
 _MOST_DRAWS = 60
 _DRAWS_PER_DELAY = 3
 
@@ -39,7 +39,7 @@ class Emitter:
         self.costs = costs
         self.accessors = demand.accessors
         self.page_bytes = demand.page_bytes
-        self.on_cpus = demand.on_cpus
+        self.on_cpus, self.vms = demand.on_cpus, demand.vms
         self.draws = 0
         """random draws of the path so far"""
         self.ops: list[list[int]] = []
@@ -204,9 +204,11 @@ class Emitter:
 
         With one shard, use the per-VM instance and skip the look-up.
         """
-        per = mechanism.resources[name].per
-        whole = per == "shard" and int(mechanism.value(mechanism.shards)) <= 1
-        return o.PER_VM if whole else _PER[per]
+        resource = mechanism.resources[name]
+        whole = resource.per == "vm" or (resource.per == "shard" and int(mechanism.value(mechanism.shards)) <= 1)
+        if whole and self.vms > 1 and resource.kind != "storage":
+            return o.PER_SHARD  # of several VMs each fault's shard is its VM
+        return o.PER_VM if whole else _PER[resource.per]
 
     def device(self, mechanism: Mechanism, name: str) -> int:
         """The number of a storage; noted at its first use."""
@@ -235,7 +237,10 @@ class Emitter:
                         f"{mechanism.name}: two mechanisms of one replay split memory into {self.shards} and {shards}"
                     )
                 self.shards = shards
-            count = {"vm": 1, "accessor": self.accessors, "shard": shards}[resource.per]
+                if shards > 1 and self.vms > 1:
+                    raise UsageError(f"{mechanism.name}: {self.vms} VMs, and {shards} shards each: say shards=1")
+            vms = self.vms if resource.kind != "storage" else 1
+            count = {"vm": vms, "accessor": self.accessors, "shard": max(shards, vms)}[resource.per]
             servers = int(mechanism.value(resource.size)) if resource.kind == "servers" else 1
             label = name if mechanism is self.top else f"{mechanism.name}.{name}"
             self.instances[key] = Instances(label, resource.kind, len(self.servers), count, servers)

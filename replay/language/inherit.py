@@ -59,7 +59,7 @@ SHARED_PARAMS: Final[dict[str, dict[str, Any]]] = {
     "readahead": {
         "default": "128K",
         "min": 0,
-        "max": "2M",
+        "max": "64M",
         "unit": "bytes",
         "help": "around a page that is read: read_ahead_kb of the device, 128 by default",
     },

@@ -26,6 +26,8 @@ class Demand:
     """some granule is looked up, so that paths must coalesce"""
     on_cpus: bool = False
     """delays take a host CPU unless asleep"""
+    vms: int = 1
+    """each has resources of its own, but for storage"""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class StorageKeys:
     latency: Amount
     depth: Amount
     readahead: Amount
+    onward: bool
     cached: Amount
     left: Amount
 

@@ -13,7 +13,7 @@ from faultreplay.replay.language.stage import Amount, Stage
 from faultreplay.replay.language.time_words import word_of
 
 MOST_BYTES: Final = 2 << 20
-"""Of a readahead window, an aligned range and a piece of a stream."""
+"""Of an aligned range and a piece of a stream."""
 
 
 def emit_storage_stage(to: Emitter, mechanism: Mechanism, stage: Stage) -> None:
@@ -48,6 +48,7 @@ def _read(to: Emitter, mechanism: Mechanism, stage: Stage) -> None:
     ahead = range_pages(mechanism, page, stage.options.ahead, "ahead =")
     around = to.storages[device].readahead_pages
     before, after = (0, ahead) if ahead else (around // 2, around - around // 2)
+    onward = around if keys.onward and not ahead else 0
     most = max(mechanism.granule_bytes // page, over, before + after)
     bandwidth = mechanism.value(resource.size)
     page_ps = -(-page * 10**12 // int(bandwidth)) if bandwidth >= 1 else 0
@@ -55,7 +56,7 @@ def _read(to: Emitter, mechanism: Mechanism, stage: Stage) -> None:
         raise UsageError(
             f"{mechanism.name}: {most * page:,} bytes take longer from '{stage.name}' than {LONGEST_NS:g} ns (11 days)"
         )
-    window = (before, after, over, device, page_ps, page)
+    window = (before, after, over, device, page_ps, page, onward)
     pc = to.emit(
         o.READ,
         (o.OF, *to.of(mechanism, stage.name)),

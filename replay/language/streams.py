@@ -105,6 +105,7 @@ def read_storage(file: TomlFile, operands: Operands, name: str, entry: dict[str,
     place = ("resources", name)
     if "latency" not in entry:
         raise file.fail("missing 'latency'", *place)
+    file.flag(entry.get("onward", False), *place, "onward")
     cached = entry.get("cached", 0)
     if is_arithmetic(cached):
         operands.arithmetic(cached, *place, "cached")
@@ -114,6 +115,7 @@ def read_storage(file: TomlFile, operands: Operands, name: str, entry: dict[str,
         latency=operands.cost(entry["latency"], *place, "latency"),
         depth=operands.count(entry.get("depth", 0), 0, MOST_DEPTH, *place, "depth"),
         readahead=operands.size(entry.get("readahead", 0), *place, "readahead"),
+        onward=bool(entry.get("onward", False)),
         cached=cached,
         left=operands.count(entry.get("left", 0), 0, 1, *place, "left"),
     )

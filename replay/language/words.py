@@ -50,6 +50,7 @@ RESOURCE_KEYS: Final[dict[str, dict[str, str]]] = {
         "bandwidth": "bytes/s of all requests together ($param or size; 0: no limit)",
         "depth": "requests served at once, first come first served ($param or number; 0: no limit)",
         "readahead": "bytes around a page that is read, which one request brings ($param or size; 0: the page alone)",
+        "onward": "true: a page near a window's end bears a mark; who finds it has the next one read, without waiting",
         "cached": "share of the file that the page cache has at the beginning ($param or 0..1)",
         "left": "1: and what earlier runs (--working-set) touched, with its readahead ($param or 0, 1)",
     },

@@ -98,9 +98,18 @@ def workload_from_faults(
         preempted_ns=_part_of_think(faults, "think_preempted_ns", rows, think),
         page_bytes=page_bytes,
         clock_start_ns=begin,
+        resume_ns=_resumed_ns(meta, begin, start[(kind == ACCESSORS.index("vcpu"))[rows]]),
         origin=str(getattr(meta, "origin", "recorded")),
         notes=tuple(notes),
     )
+
+
+def _resumed_ns(meta: object, begin_ns: int, of_vcpus: Ints) -> int:
+    """When the guest began to run: as the lab says, else at its vCPUs' first fault; from the beginning."""
+    told = (getattr(meta, "lab", None) or {}).get("base_ns")
+    if told:
+        return max(int(told) - begin_ns, 0)
+    return max(int(of_vcpus.min()), 0) if of_vcpus.size else 0
 
 
 def _left_out(faults: polars.DataFrame, ended: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> list[str]:

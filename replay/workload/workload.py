@@ -54,8 +54,31 @@ class Workload:
     page_bytes: int = 4096
     clock_start_ns: int = 0
     """CLOCK_MONOTONIC at the beginning of the recording"""
+    resume_ns: int = 0
+    """when the guest began to run, from the beginning: threads of streams that work beside it begin then"""
     origin: str = "recorded"
     notes: tuple[str, ...] = ()
+    vm_start: Ints = field(default_factory=lambda: _NONE)
+    """int64[VMs]: the first page of each, where several are one workload (`several.together`); else empty"""
+
+    @property
+    def vms(self) -> int:
+        """How many VMs these are the accessors of."""
+        return max(self.vm_start.size, 1)
+
+    def vm_of_page(self, page: npt.NDArray[np.integer]) -> Ints:
+        """int64: the VM whose memory each page is."""
+        if self.vms == 1:
+            return np.zeros(page.size, np.int64)
+        found: Ints = np.searchsorted(self.vm_start, page, side="right") - 1
+        return found
+
+    def vm_of_accessor(self) -> Ints:
+        """int64[A]: the VM of each; of one without faults, the first."""
+        found = np.zeros(self.accessors, np.int64)
+        some = np.diff(self.accessor_start) > 0
+        found[some] = self.vm_of_page(self.page[self.accessor_start[:-1][some]])
+        return found
 
     @property
     def faults(self) -> int:
@@ -145,6 +168,7 @@ class Workload:
             preempted_ns=np.minimum(self.preempted_ns[keep], think) if self.preempted_ns.size else _NONE,
             page_bytes=self.page_bytes,
             clock_start_ns=self.clock_start_ns + begin,
+            resume_ns=max(self.resume_ns - begin, 0),
             origin=self.origin,
             notes=self.notes,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faultreplay.cli import completion
 from faultreplay.cli.options import (
     named_mechanisms_option,
     output_format,
@@ -23,6 +24,7 @@ from faultreplay.faulttrace.errors import UsageError
 if TYPE_CHECKING:
     from faultreplay.analysis.compare.case import Case
     from faultreplay.analysis.compare.compare import Comparison
+    from faultreplay.cli.render import Report
 
 
 @click.command(name="replay")
@@ -34,6 +36,16 @@ if TYPE_CHECKING:
     default=None,
     help="One row a fault, or one a mechanism. Default: rows into a Parquet file, else the summary.",
 )
+@click.option(
+    "--beside",
+    "beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    shell_complete=completion.traces,
+    metavar="OTHER.trace",
+    help="Another VM that restores from the same storage device at the same time (again for a third): each VM's "
+    "numbers alone and together.",
+)
 @replay_options
 @question_options
 @output_options
@@ -42,6 +54,7 @@ def command(  # noqa: D103 - the help text is below
     mechanisms: tuple[str, ...],
     *,
     rows: bool | None,
+    beside: tuple[Path, ...],
     fmt: str | None,
     output: Path | None,
     force: bool,
@@ -64,6 +77,11 @@ def command(  # noqa: D103 - the help text is below
         raise UsageError("say which mechanisms: -m uffd-missing,kvm-exit (`faultreplay models` lists them)")
     if rows and options["seeds"] > 1:
         raise UsageError("--rows are of one seed: leave --seeds away")
+    if beside:
+        if rows:
+            raise UsageError("--beside gives a summary: leave --rows away")
+        emit(_beside((trace, *beside), names, options), fmt, output, force=force)
+        return
     setup, more = setup_from(options)
     opened = faultreplay.open_trace(trace)
     with computing(), steps() as step:
@@ -78,6 +96,24 @@ def command(  # noqa: D103 - the help text is below
         _write_rows(case, done, fmt, output, force=force)
     else:
         emit(replay_view.summary(done), fmt, output, force=force)
+
+
+def _beside(traces: tuple[Path, ...], names: list[str], options: dict[str, Any]) -> Report:
+    from faultreplay.analysis.compare.case import open_case
+    from faultreplay.analysis.compare.neighbours import share_storage
+    from faultreplay.cli import neighbours_view
+    from faultreplay.cli.interrupts import computing
+    from faultreplay.cli.progress import steps
+    from faultreplay.faulttrace.store import open_trace
+
+    setup, more = setup_from(options)
+    with computing(), steps() as step:
+        cases = []
+        for path in traces:
+            step(f"reading {path.name}")
+            cases.append(open_case(open_trace(path), setup, **more, progress=step))
+        step("replaying them alone and together")
+        return neighbours_view.shared(share_storage(cases, names))
 
 
 def _write_rows(case: Case, done: Comparison, fmt: str, output: Path | None, *, force: bool) -> None:
@@ -102,4 +138,8 @@ command.help = """Run the faults of TRACE through mechanisms.
     faultreplay replay my.trace -m uffd-missing,kvm-exit -o result.parquet
 
 writes one row a fault and mechanism, in integer ns; without a file the summary is printed.
+
+    faultreplay replay one.trace --beside two.trace -m file-private --page-cache none
+
+replays two VMs that restore from one storage device at the same time.
 """
