@@ -13,6 +13,7 @@ from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.setup import Used
 from faultreplay.analysis.judge.sides import as_missing
 from faultreplay.analysis.judge.validate import open_for, pair
+from faultreplay.cli import validate_view
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.store import open_trace
@@ -237,3 +238,61 @@ def test_only_the_lab_s_traces_have_a_working_set_for_it() -> None:
     sample = Path(__file__).parent.parent / "sample-traces" / "process-stress-ng.trace"
     with pytest.raises(IncompleteData, match="no lab trace"):
         touched_in(sample)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("mechanism", ["restore-copy", "uffd-fault-around", "prefetch-before", "file-private"])
+def test_each_page_s_first_touch_is_a_fault_whatever_lies_beside_it(tmp_path: Path, mechanism: str) -> None:
+    """Else a trace of memory that was there would hide touches: shadow paging maps up to eight pages with a fault."""
+    spec = LabSpec(mechanism=mechanism, working_set_seed=5 if mechanism == "prefetch-before" else None, **ALIKE)
+    assert run_or_skip(spec, tmp_path / "x.trace", record=True).problem == ""
+    trace = open_trace(tmp_path / "x.trace")
+    mapped = trace.meta.memory_map[0]
+    touched = trace.faults().filter((pl.col("page") >= mapped.start) & (pl.col("page") < mapped.end))
+    vcpus = touched.filter(touched["accessor"] == "vcpu")
+    assert (vcpus["page"] - mapped.start).unique().len() == len(sets_of(0)[0])
+
+
+@pytest.mark.lab
+def test_a_cold_run_tells_its_device(tmp_path: Path) -> None:
+    alike = ALIKE | {"snapshot": "disk", "page_cache": "cold"}
+    told = {}
+    for readahead in (True, False):
+        spec = LabSpec(mechanism="file-private", readahead=readahead, **alike)
+        path = tmp_path / f"{readahead}.trace"
+        assert run_or_skip(spec, path, record=True).problem == ""
+        meta = open_trace(path).meta
+        told[readahead] = meta.mechanism.params["readahead"]  # type: ignore[union-attr]
+        assert 10**6 < meta.lab.get("storage_bytes_per_s", 10**9) < 10**12
+    assert told[False] == 0
+    assert told[True] % 4096 == 0
+
+
+@pytest.mark.lab
+def test_hot_and_cold_files_are_told_apart(tmp_path: Path) -> None:
+    alike = ALIKE | {"mechanism": "file-private", "snapshot": "disk"}
+    for seed, cache in ((0, "hot"), (1, "cold")):
+        assert run_or_skip(LabSpec(page_cache=cache, seed=seed, **alike), tmp_path / f"{cache}.trace", record=True)
+    cases = [open_for(open_trace(tmp_path / f"{cache}.trace"), Setup()) for cache in ("hot", "cold")]
+    cell = pair(*cases)
+    assert (cell.source_mechanism, cell.mechanism) == ("file-private", "file-private:cold")
+
+
+@pytest.mark.lab
+def test_what_a_prefetch_leaves_and_wastes_is_what_a_real_one_did(tmp_path: Path) -> None:
+    """The set of run A, replayed on run B, beside a real run that prefetched A's pages for B's accesses."""
+    a, b, real = (tmp_path / f"{name}.trace" for name in ("a", "b", "real"))
+    for path, seed in ((a, 1), (b, 2)):
+        assert run_or_skip(LabSpec(mechanism="uffd-missing", seed=seed, **ALIKE), path, record=True).problem == ""
+    spec = LabSpec(mechanism="prefetch-before", working_set=a, seed=2, **ALIKE)
+    assert run_or_skip(spec, real, record=True).problem == ""
+    cell = pair(*(open_for(open_trace(path), Setup()) for path in (b, real)))
+    first, second = sets_of(1, 2)
+    assert cell.predicted.left == cell.measured.left == len(second - first)
+    assert cell.predicted.unused == cell.measured.unused == len(first - second)
+    assert cell.predicted.waste == pytest.approx(len(first - second) / len(first))
+    assert cell.measured.startup > 0
+    assert cell.predicted.startup > 0
+    rows = {row["what"]: row for row in validate_view.one(cell).rows}
+    assert rows["faults left"]["error"] == 0
+    assert rows["prefetched in vain"]["measured"].endswith(" %")

@@ -147,6 +147,32 @@ def test_matrix_pairs_sides_and_never_judges_on_what_was_fitted(matrix_dir: Path
     assert max(map(len, render.to_table(parts, 80)[0].splitlines())) <= 80
 
 
+def test_the_last_first_touch_is_judged_with_its_floor(tmp_path: Path) -> None:
+    """A page that is touched again later does not count; a start-up before the guest ran does."""
+    rows = uffd_faults(vcpus=1, each=50)
+    again = {**rows[3], "start_ns": 10**10, "end_ns": 10**10 + 9, "stall_ns": 9, "cause": "stage2"}
+    case = open_for(open_trace(write_trace(tmp_path / "x.trace", [*rows, again], params={"handlers": 1})), Setup())
+    last = max(int(str(row["end_ns"])) for row in rows) - min(int(str(row["start_ns"])) for row in rows)
+    assert measured_side(case).last_touch == last
+    assert measured_side(case).left == 50
+    path = made(tmp_path / "y.trace", 1)
+    meta = Meta.read(path / "meta.json")
+    late = measured_side(open_for(open_trace(path), Setup())).last_touch
+    meta.lab["startup_ns"] = 7_000_000
+    update_meta(path, meta)
+    side = measured_side(open_for(open_trace(path), Setup()))
+    assert (side.last_touch, side.startup) == (late + 7_000_000, 7_000_000)
+    one, two, three = (open_for(open_trace(made(tmp_path / f"{s}.trace", s)), Setup()) for s in (1, 2, 3))
+    cell = pair(one, two, again=three)
+    assert cell.errors.last_touch == pytest.approx(0, abs=8)
+    assert cell.floor is not None
+    assert cell.floor.last_touch is not None
+    summary = summarize([cell], "x")
+    assert summary is not None
+    assert summary.last_median == abs(cell.errors.last_touch or 0)
+    assert summary.floor_last_median == abs(cell.floor.last_touch)
+
+
 def test_repeats_of_a_cell_are_one_by_their_medians(tmp_path: Path) -> None:
     for seed in range(6):
         made(tmp_path / f"s{seed}.trace", seed)

@@ -122,7 +122,9 @@ def together(cells: Sequence[Cell]) -> Cell:
 def _errors_of(predicted: Side, measured: Side, each: Sequence[Errors]) -> Errors:
     distances = [e.wasserstein for e in each if e.wasserstein is not None]
     return Errors(
-        **{k: relative_percent(getattr(predicted, k), getattr(measured, k)) for k in (*NAMES, "run_time")},
+        **{
+            k: relative_percent(getattr(predicted, k), getattr(measured, k)) for k in (*NAMES, "run_time", "last_touch")
+        },
         wasserstein=float(np.median(distances)) if distances else None,
     )
 
@@ -145,6 +147,10 @@ class Summary:
     """cells within `WANTED_PERCENT`, or within `WANTED_FLOORS` times the A/A difference of their own cell"""
     within_worst_percent: float
     """cells within `WANTED_WORST_PERCENT`, or within `WANTED_FLOORS` times that difference"""
+    last_median: float | None
+    """median |error of the time until the last first touch|"""
+    last_worst: float | None
+    floor_last_median: float | None
 
 
 WANTED_PERCENT: Final = 10.0
@@ -161,6 +167,8 @@ def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
     worst, name = max(known)
     p50 = [abs(c.errors.p50) for c in cells if c.errors.p50 is not None]
     floor_p50 = [abs(c.floor.p50) for c in cells if c.floor and c.floor.p50 is not None]
+    last = [abs(c.errors.last_touch) for c in cells if c.errors.last_touch is not None]
+    floor_last = [abs(c.floor.last_touch) for c in cells if c.floor and c.floor.last_touch is not None]
     return Summary(
         what=what,
         cells=len(known),
@@ -173,4 +181,7 @@ def summarize(cells: Sequence[Cell], what: str) -> Summary | None:
         floor_p50_median=float(np.median(floor_p50)) if floor_p50 else None,
         reached_percent=100 * float(np.mean([c.within(WANTED_PERCENT, WANTED_FLOORS) for c in cells])),
         within_worst_percent=100 * float(np.mean([c.within(WANTED_WORST_PERCENT, WANTED_FLOORS) for c in cells])),
+        last_median=float(np.median(last)) if last else None,
+        last_worst=max(last, default=None),
+        floor_last_median=float(np.median(floor_last)) if floor_last else None,
     )

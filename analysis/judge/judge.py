@@ -34,6 +34,8 @@ class Errors:
     p99: float | None
     wasserstein: float | None
     run_time: float | None
+    last_touch: float | None = None
+    """of the time until the last first touch of a page was over, from the beginning of a restore"""
 
     def as_record(self, prefix: str = "") -> dict[str, Any]:
         """`PREFIXtotal_error_percent` and so on."""

@@ -22,6 +22,7 @@ from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, Usag
 from faultreplay.faulttrace.meta import Meta
 from faultreplay.faulttrace.store import open_trace
 from faultreplay.lab.matrix_spec import COLD
+from faultreplay.lab.restore import cold
 from faultreplay.replay.language.costs import CostTable
 
 Progress = Callable[[str, int, int], None]
@@ -118,7 +119,7 @@ def _lab_trace(path: Path, meta: Meta, spec: dict[str, Any]) -> LabTrace:
     return LabTrace(
         path=path,
         group=json.dumps(fixed, sort_keys=True),
-        mechanism=str(spec.get("mechanism")) + (COLD if spec.get("page_cache") == "cold" else ""),
+        mechanism=str(spec.get("mechanism")) + (COLD if cold(meta) else ""),
         handlers=int(handlers),
         vcpus=int(spec.get("vcpus", 1)),
         fetch=str(spec.get("fetch", "")),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from faultreplay.analysis.compare.metrics import Ints, quantile
 from faultreplay.analysis.judge.judge import Errors, errors, relative_percent
 
-_COUNTS: Final = ("faults", "held_accessors", "refaults")
+_COUNTS: Final = ("faults", "held_accessors", "refaults", "left", "brought", "unused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,21 @@ class Side:
     """faults of the kernel alone from the first window on: on memory that was there"""
     refault: int = 0
     """their stall; part of `total`"""
+    last_touch: int = 0
+    """until the last first touch of a page was over, from the beginning of a restore: its start-up is part of it"""
+    startup: int = 0
+    """what a restore did before the guest ran"""
+    left: int = 0
+    """faults on pages that somebody had to bring, or was just bringing"""
+    brought: int = 0
+    """pages that a prefetch brought, or found there"""
+    unused: int = 0
+    """of these, pages that the guest did not touch"""
+
+    @property
+    def waste(self) -> float | None:
+        """Share of what a prefetch brought that the guest did not touch; None: there was none."""
+        return self.unused / self.brought if self.brought else None
 
     @classmethod
     def of(
@@ -81,6 +96,11 @@ NUMBERS: Final = (
     "held_accessors",
     "refaults",
     "refault",
+    "last_touch",
+    "startup",
+    "left",
+    "brought",
+    "unused",
 )
 """Fields of `Side` that are one number."""
 
@@ -99,4 +119,8 @@ def median_of(several: list[Side]) -> Side:
 def errors_of(predicted: Side, measured: Side) -> Errors:
     """Errors of the stalls outside windows; the total has what was held inside too."""
     found = errors(predicted.stalls, measured.stalls, run_time_ns=(predicted.run_time, measured.run_time))
-    return replace(found, total=relative_percent(predicted.total, measured.total))
+    return replace(
+        found,
+        total=relative_percent(predicted.total, measured.total),
+        last_touch=relative_percent(predicted.last_touch, measured.last_touch),
+    )

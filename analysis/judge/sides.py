@@ -16,11 +16,14 @@ from faultreplay.analysis.compare.predict import (
     counted,
     measured_run_time_ns,
 )
+from faultreplay.analysis.compare.restore_metrics import last_first_touch_ns
 from faultreplay.analysis.judge.side import Side
 from faultreplay.faulttrace.schema import CAUSES
 from faultreplay.faulttrace.units import format_ns
+from faultreplay.lab.restore import working_set_of
+from faultreplay.lab.spec import PAGE_BYTES
 from faultreplay.replay.engine.engine import Result
-from faultreplay.replay.workload.reading import first_touch
+from faultreplay.replay.workload.reading import CONTENT, first_touch
 from faultreplay.replay.workload.workload import Workload
 
 OF_KERNEL: Final = ("stage2", "minor-host")
@@ -44,12 +47,20 @@ def predicted_side(workload: Workload, result: Result, left_out: npt.NDArray[np.
     stood = np.union1d(owner[mine][inside > 0], np.flatnonzero(who & (result.window_stall_ns > 0)))
     refaults, refault_ns = _refaults(workload, result.start_ns, result.stall_ns, mine, result.windows)
     assumed_ns = int(result.refault_stall_ns[who].sum())
+    told = result.restored
+    touched_ns = last_first_touch_ns(workload.page[mine], result.start_ns[mine], result.stall_ns[mine])
+    startup_ns = told.startup_ns if told else 0
     side = Side.of(outside, owner[mine], result.run_time_ns, held_ns=held, unrecorded_ns=assumed_ns)
     return replace(
         side,
         held_accessors=len(stood),
         refaults=refaults + int(result.refaults[who].sum()),
         refault=refault_ns + assumed_ns,
+        last_touch=startup_ns + touched_ns - workload.resume_ns,
+        startup=startup_ns,
+        left=told.left_faults if told else int(_on_content(workload, mine).sum()),
+        brought=told.set_pages if told else 0,
+        unused=told.set_pages - told.covered_pages if told else 0,
     )
 
 
@@ -71,7 +82,33 @@ def measured_side(case: Case) -> Side:
     start_ns, stall_ns = workload.recorded_start_ns, workload.recorded_stall_ns
     refaults, refault_ns = _refaults(workload, start_ns, stall_ns, mine, spans)
     side = Side.of(outside, owner[mine], measured_run_time_ns(workload), held_ns=held if spans else 0)
-    return replace(side, held_accessors=held_accessors if spans else 0, refaults=refaults, refault=refault_ns)
+    touched_ns = last_first_touch_ns(workload.page[mine], start_ns[mine], stall_ns[mine])
+    startup_ns = int(lab.get("startup_ns", 0))
+    brought = prefetched(case)
+    return replace(
+        side,
+        held_accessors=held_accessors if spans else 0,
+        refaults=refaults,
+        refault=refault_ns,
+        last_touch=startup_ns + touched_ns - workload.resume_ns,
+        startup=startup_ns,
+        left=int(_on_content(workload, mine).sum()),
+        brought=brought.size,
+        unused=int((~np.isin(brought, workload.page)).sum()),
+    )
+
+
+def prefetched(case: Case) -> Ints:
+    """int64[P]: pages that a recorded run of the lab prefetched, as its workload numbers them."""
+    pages, mapped = working_set_of(case.trace.meta), case.trace.meta.memory_map
+    if pages is None or not mapped:
+        return np.zeros(0, np.int64)
+    return (mapped[0].start + pages * PAGE_BYTES) // case.workload.page_bytes
+
+
+def _on_content(workload: Workload, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of these faults were on memory that userspace brings."""
+    return rows & np.isin(workload.cause, [CAUSES.index(name) for name in CONTENT])
 
 
 def elsewhere(case: Case) -> npt.NDArray[np.bool_]:

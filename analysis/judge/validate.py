@@ -26,7 +26,8 @@ from faultreplay.analysis.judge.judge import by_accessor, error_intervals
 from faultreplay.analysis.judge.side import errors_of
 from faultreplay.analysis.judge.sides import as_missing, elsewhere, elsewhere_notes, measured_side, predicted_side
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
-from faultreplay.lab.restore import working_set_of
+from faultreplay.lab.matrix_spec import COLD
+from faultreplay.lab.restore import cold, working_set_of
 from faultreplay.lab.spec import PAGE_BYTES
 from faultreplay.replay.engine.streams import Knowledge
 from faultreplay.replay.engine.windows import WINDOW_KINDS, Window
@@ -169,17 +170,17 @@ def _used(case: Case) -> Used:
 
 
 def label(case: Case) -> str:
-    """The mechanism of the recording, or the window it had."""
+    """The mechanism of the recording, or the window it had; of the lab's restores, whether the page cache was cold."""
     if case.used is None:
         return ""
-    return case.used.window_kind if case.used.window_kind and case.windows else case.used.name
+    name = case.used.window_kind if case.used.window_kind and case.windows else case.used.name
+    return name + COLD if cold(case.trace.meta) else name
 
 
 def _known(source: Case, target: Case) -> Knowledge | None:
     """What the target's prefetch knew, in the source's guest: neither run's own pages, but those of an earlier one."""
-    known = source.setup.known
+    known, mapped = source.setup.known, source.trace.meta.memory_map
     pages = working_set_of(target.trace.meta)
-    mapped = source.trace.meta.memory_map
     if pages is None or not mapped:
         return known
     return replace(

@@ -12,6 +12,7 @@ from faultreplay.faulttrace.units import format_ns
 if TYPE_CHECKING:
     from faultreplay.analysis.judge.bootstrap import Interval
     from faultreplay.analysis.judge.cells import Cell, Summary
+    from faultreplay.analysis.judge.judge import Errors
     from faultreplay.analysis.judge.matrix import Matrix
 
 _LINES: Final = (
@@ -21,6 +22,7 @@ _LINES: Final = (
     ("p90", "p90"),
     ("p99", "p99"),
     ("run_time", "run time"),
+    ("last_touch", "last first touch"),
 )
 ONE: Final = (
     Column("what", ""),
@@ -38,6 +40,8 @@ PAIRS: Final = (
     Column("worst", "worst\nerror", "error"),
     Column("floor_median", "median\n|A/A|", "percent"),
     Column("floor_worst", "worst\nA/A", "error"),
+    Column("last_median", "|error| of\nlast touch", "percent", keep=7),
+    Column("floor_last_median", "its\n|A/A|", "percent", keep=6),
 )
 CELLS: Final = (
     Column("source_mechanism", "from"),
@@ -50,6 +54,8 @@ CELLS: Final = (
     Column("p99_error_percent", "p99", "error", keep=4),
     Column("wasserstein_percent_of_mean", "dist.", "percent", keep=3),
     Column("run_time_error_percent", "run\ntime", "error", keep=5),
+    Column("last_touch_error_percent", "last\ntouch", "error", keep=6),
+    Column("floor_last_touch_error_percent", "its\nA/A", "error", keep=2),
 )
 
 
@@ -78,6 +84,10 @@ def one(cell: Cell) -> Report:
     if cell.predicted.held or cell.measured.held:
         rows.append(_line("held in windows", cell.predicted.held, cell.measured.held))
         rows.append(_line("vCPUs held", f"{cell.predicted.held_accessors}", f"{cell.measured.held_accessors}"))
+    if cell.measured.startup or cell.predicted.startup:
+        rows.append(_line("start-up", cell.predicted.startup, cell.measured.startup))
+    if cell.measured.brought:
+        rows += _prefetched(cell)
     if cell.measured.refaults or (cell.bounds and cell.bounds[1].refaults):
         rows.append(_line("refaults", f"{cell.predicted.refaults:,}", f"{cell.measured.refaults:,}"))
         rows.append(_line("their stall", cell.predicted.refault, cell.measured.refault))
@@ -118,6 +128,8 @@ PARTS: Final = (
     Column("floor_p50_median", "|A/A|\nof p50", "percent", keep=4),
     Column("reached_percent", "reached", "percent"),
     Column("within_worst_percent", "within", "percent"),
+    Column("last_median", "|error| of\nlast touch", "percent", keep=7),
+    Column("floor_last_median", "its\n|A/A|", "percent", keep=3),
 )
 
 
@@ -183,9 +195,15 @@ def _pairs(cells: list[Cell]) -> list[dict[str, Any]]:
                 "worst": max(errors, key=abs),
                 "floor_median": median(map(abs, floors)) if floors else None,
                 "floor_worst": max(floors, key=abs, default=None),
+                "last_median": median(last) if (last := _last_touches([c.errors for c in some])) else None,
+                "floor_last_median": median(last) if (last := _last_touches([c.floor for c in some])) else None,
             }
         )
     return rows
+
+
+def _last_touches(errors: Sequence[Errors | None]) -> list[float]:
+    return [abs(one.last_touch) for one in errors if one and one.last_touch is not None]
 
 
 ALSO: Final = "by vCPUs, fetch, workload and mechanism: --show parts"
@@ -196,7 +214,11 @@ def _over_all(s: Summary) -> str:
     floor = "" if s.floor_median is None or s.floor_worst is None else (
         f"; A/A floor median {s.floor_median:.1f} %, worst {s.floor_worst:.1f} %"
     )  # fmt: skip
-    return f"{s.what}: {s.cells} cells, |error of total stall| median {s.median:.1f} %, worst {s.worst:.1f} %{floor}"
+    last = "" if s.last_median is None else f"; of the last first touch: median {s.last_median:.1f} %"
+    last += "" if s.last_median is None or s.floor_last_median is None else f", A/A {s.floor_last_median:.1f} %"
+    return (
+        f"{s.what}: {s.cells} cells, |error of total stall| median {s.median:.1f} %, worst {s.worst:.1f} %{floor}{last}"
+    )
 
 
 def _line(what: str, predicted: Any, measured: Any) -> dict[str, Any]:
@@ -205,6 +227,26 @@ def _line(what: str, predicted: Any, measured: Any) -> dict[str, Any]:
     numbers = isinstance(predicted, int) and isinstance(measured, int)
     error = relative_percent(predicted, measured) if numbers else ""
     return {"what": what, "predicted": predicted, "measured": measured, "error": error, "bounds": "", "floor": ""}
+
+
+def _prefetched(cell: Cell) -> list[dict[str, Any]]:
+    """What a prefetch left to be brought on demand, and what of its pages nobody touched."""
+    from faultreplay.analysis.judge.judge import relative_percent
+
+    one, other = cell.predicted, cell.measured
+    pairs = {
+        "faults left": (one.left, other.left, f"{one.left:,}", f"{other.left:,}"),
+        "prefetched in vain": (one.unused, other.unused, _share(one.waste), _share(other.waste)),
+    }
+    return [
+        {"what": what, "predicted": predicted, "measured": measured, "error": relative_percent(a, b), "bounds": ""}
+        | {"floor": ""}
+        for what, (a, b, predicted, measured) in pairs.items()
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _bounds(interval: Interval | None) -> str:
