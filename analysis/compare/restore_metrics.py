@@ -60,7 +60,7 @@ def last_first_touch_ns(page: npt.NDArray[np.integer[Any]], start_ns: Ints, stal
 
 
 def _nth_ns(ends: Ints, first: int, later_ns: int) -> int | None:
-    """When the first `first` accesses were over, or all of fewer; `later_ns`: of the clock asked for, at this one's 0."""
+    """When the first `first` accesses were over, or all of fewer, plus `later_ns`."""
     if not ends.size:
         return None
     place = min(first, ends.size) - 1
