@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from faultreplay.replay.engine import layout as at
 from faultreplay.replay.engine.storage import Files
@@ -52,3 +53,13 @@ class Cast:
             devices=files.devices.copy(),
             found=files.found.copy(),
         )
+
+
+def shard_of_row(workload: Workload, shards: int) -> npt.NDArray[np.int32]:
+    """int32[F]: the shard of each fault's page, or the VM of several; [1] where there is one."""
+    if workload.vms > 1:
+        return workload.vm_of_page(workload.page).astype(np.int32)
+    if shards == 1 or not workload.faults:
+        return np.zeros(workload.faults if shards > 1 else 1, np.int32)
+    pages, place = np.unique(workload.page, return_inverse=True)
+    return (place.astype(np.int64) * shards // len(pages)).astype(np.int32)

@@ -11,7 +11,7 @@ from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.replay.engine import checks, kernel
 from faultreplay.replay.engine import layout as at
-from faultreplay.replay.engine.cast import Cast
+from faultreplay.replay.engine.cast import Cast, shard_of_row
 from faultreplay.replay.engine.file_map import no_files
 from faultreplay.replay.engine.journal import begin_anew
 from faultreplay.replay.engine.push import push_of
@@ -149,7 +149,7 @@ class Run:
             recorded=w.recorded_stall_ns,
             flags=self.pages.flags,
             granule=self.pages.granule,
-            shard=self._shard(),
+            shard=shard_of_row(self.w, self.program.shards),
         )
 
     def _new_state(self) -> None:
@@ -234,15 +234,6 @@ class Run:
             for link, size in links:
                 self.resource_out[link, at.R_ACQUIRED] += faults
                 self.resource_out[link, at.R_BYTES] += faults * size
-
-    def _shard(self) -> npt.NDArray[np.int32]:
-        shards = self.program.shards
-        if self.w.vms > 1:
-            return self.w.vm_of_page(self.w.page).astype(np.int32)
-        if shards == 1 or not self.w.faults:
-            return np.zeros(self.w.faults if shards > 1 else 1, np.int32)
-        pages, place = np.unique(self.w.page, return_inverse=True)
-        return (place.astype(np.int64) * shards // len(pages)).astype(np.int32)
 
     def result(self, rules: list[Mechanism], warnings: tuple[str, ...]) -> Result:
         """Everything a reader may ask for; `rules`: the mechanism of each window's rule."""
