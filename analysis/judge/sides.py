@@ -18,12 +18,12 @@ from faultreplay.analysis.compare.predict import (
 )
 from faultreplay.analysis.compare.restore_metrics import last_first_touch_ns
 from faultreplay.analysis.judge.side import Side
-from faultreplay.faulttrace.schema import CAUSES
+from faultreplay.faulttrace.schema import ACCESSORS, CAUSES
 from faultreplay.faulttrace.units import format_ns
 from faultreplay.lab.restore import working_set_of
 from faultreplay.lab.spec import PAGE_BYTES
 from faultreplay.replay.engine.engine import Result
-from faultreplay.replay.workload.reading import CONTENT, first_touch
+from faultreplay.replay.workload.reading import CONTENT, first_touch, without
 from faultreplay.replay.workload.workload import Workload
 
 OF_KERNEL: Final = ("stage2", "minor-host")
@@ -170,10 +170,16 @@ def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, 
     return stall_ns - inside, inside
 
 
+def _from_resume(workload: Workload) -> Workload:
+    """Without what other threads than vCPUs did before the guest ran: a page they filled is not one that came back."""
+    vcpu = (workload.accessor_kind == ACCESSORS.index("vcpu"))[workload.accessor_of_row()]
+    return without(workload, ~vcpu & (workload.recorded_start_ns < workload.resume_ns))
+
+
 def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
     if used is not None and used.name in _BROUGHT_UNASKED:
-        return first_touch(workload)
+        return first_touch(_from_resume(workload))
     if used is None or used.name != "host-lazy":
         return workload
     kernel = np.isin(workload.cause, [CAUSES.index(name) for name in OF_KERNEL])
