@@ -99,8 +99,8 @@ def command(  # noqa: D103 - the help text is below
 
 
 def _beside(traces: tuple[Path, ...], names: list[str], options: dict[str, Any]) -> Report:
-    from faultreplay.analysis.compare.opening import open_case
     from faultreplay.analysis.compare.neighbours import share_storage
+    from faultreplay.analysis.compare.opening import open_case
     from faultreplay.cli import neighbours_view
     from faultreplay.cli.interrupts import computing
     from faultreplay.cli.progress import steps
