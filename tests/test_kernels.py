@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from faultreplay.collect.backends.probes import PROBES
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.store import open_trace
 
@@ -116,6 +118,27 @@ def test_types_for_bpftrace_are_btf(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         at += 12 + {1: 4, 6: 8 * (info & 0xFFFF), 8: 0}[info >> 24]
     assert at == header + type_bytes
     assert names == [*types.INTEGERS, *types.TYPEDEFS, *types.ENUMS]
+
+
+@pytest.mark.live
+def test_types_for_bpftrace_cover_the_fields_of_every_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that lacks ends bpftrace in the emulated kernel; pointers and strings need none."""
+    events = Path("/sys/kernel/tracing/events")
+    if not os.access(events, os.R_OK):
+        pytest.skip("needs root: tracefs may not be read")
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "kernels")
+    types = importlib.import_module("types_btf")
+    known = {*types.INTEGERS, *types.TYPEDEFS, *(f"enum {name}" for name in types.ENUMS)}
+    known |= {"char", "signed char", "short"}  # of C itself
+    seen = 0
+    for probe in PROBES:
+        path = events / probe.tracepoint.replace(":", "/") / "format"
+        if not path.exists():
+            continue
+        for kind in re.findall(r"^\tfield:([^;]*?)\s*\w+(?:\[\w*\])?;", path.read_text(), re.MULTILINE):
+            seen += 1
+            assert kind in known or kind.endswith("*") or kind.startswith("__data_loc"), (probe.tracepoint, kind)
+    assert seen > 100
 
 
 APT_SHOW = """Package: linux-image-amd64

@@ -18,6 +18,7 @@ TYPEDEFS = {
     "u64": "unsigned long long", "size_t": "unsigned long", "umode_t": "unsigned short", "gva_t": "unsigned long",
     "__u8": "unsigned char", "__u32": "unsigned int", "__u64": "unsigned long long", "loff_t": "long",
     "gpa_t": "unsigned long long", "gfn_t": "unsigned long long", "hva_t": "unsigned long",
+    "dev_t": "unsigned int",
 }  # fmt: skip
 ENUMS = ("migrate_mode",)
 
