@@ -38,6 +38,8 @@ def verdict(comparison: Comparison, *, alike: bool = True) -> list[str]:
     unlike = [f"{row.mechanism} {row.leaves_out}" for row in comparison.rows if row.leaves_out]
     if unlike and alike:
         words.append(f"Not alike: {'; '.join(unlike)}. Less stall is no gain there.")
+    if alike and (added := [row.adds for row in comparison.rows if row.adds]):
+        words.append(f"Not alike: {comparison.baseline} {'; '.join(added)}. More stall than it has is no loss there.")
     bounds = _bound_words(comparison.rows)
     return [*words, *([bounds] if bounds else [])]
 
