@@ -248,9 +248,9 @@ def compare(
         progress: called with a word on each long step.
 
     Returns:
-        `rows` (one a mechanism that has numbers: `metrics` in integer ns, `uncertainty`, `costs`, and `leaves_out`: what
-        the baseline does and the row does not, so that less stall is no gain), `unanswered` (those that have none, and
-        why), `measured`, `trust`, `blackouts`, `notes`. What each number means: docs/metrics.md.
+        `rows` (one a mechanism that has numbers: `metrics` in integer ns, `uncertainty`, `costs`, and `leaves_out`:
+        what the baseline does and the row does not, so that less stall is no gain), `unanswered` (those that have
+        none, and why), `measured`, `trust`, `blackouts`, `notes`. What each number means: docs/metrics.md.
 
     Raises:
         UsageError: an unknown mechanism or parameter, or `baseline` has no numbers for this trace.
