@@ -88,6 +88,7 @@ TESTS: Final[dict[str, list[str]]] = {
     "replay/engine/journal.py": ["tests/test_engine_journal.py", "tests/test_explain.py"],
     "replay/engine/cpus.py": [
         "tests/test_replay_pinned.py", "tests/test_engine_loop.py", "tests/test_replay_cpus.py",
+        "tests/test_engine_cpus_model.py",
     ],
     "replay/engine/draws.py": ["tests/test_draw_bits.py", "tests/test_replay_pinned.py"],
     "replay/engine/jit.py": ["tests/test_replay_jit.py"],
