@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from faultreplay.faulttrace.errors import FaultreplayError, UsageError
 from faultreplay.faulttrace.plain_text import plain_frame
-from faultreplay.faulttrace.schema import Kind
+from faultreplay.faulttrace.schema import EVENTS, FAULTS, Kind
 from faultreplay.faulttrace.store import Trace
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ def export(trace: Trace, output: Path, what: str = "faults") -> int:
         if ending.startswith(".json"):
             count = _write_chrome(trace, part, packed=ending.endswith(".gz"))
         else:
-            frame = _frame(trace, what)
-            count = frame.height
-            _write_csv(frame, part) if ending == ".csv" else _write_parquet(trace, frame, part)
+            frames = _frames(trace, what)
+            count = _write_csv(frames, part) if ending == ".csv" else _write_parquet(trace, frames, part)
         part.replace(output)
     except OSError as error:
         raise FaultreplayError(f"cannot write {output}: {error.strerror or error}") from error
@@ -51,32 +51,43 @@ def export(trace: Trace, output: Path, what: str = "faults") -> int:
     return count
 
 
-def _frame(trace: Trace, what: str) -> pl.DataFrame:
-    """The table; events get the name of their kind beside its number."""
+def _frames(trace: Trace, what: str) -> Iterator[pl.DataFrame]:
+    """The table, a piece at a time (at least one); events get the name of their kind beside its number."""
     import polars as pl
 
     if what == "faults":
-        return trace.faults()
-    if what == "losses":
-        return trace.losses()
-    if what == "events":
+        yield from trace.fault_frames(FAULTS.names)
+    elif what == "losses":
+        yield trace.losses()
+    elif what == "events":
         names = pl.DataFrame({"kind": [int(k) for k in Kind], "kind_name": [k.name for k in Kind]})
         names = names.with_columns(pl.col("kind").cast(pl.UInt8))
-        return trace.events().join(names, on="kind", how="left", maintain_order="left")
-    raise UsageError(f"'{what}' cannot be exported: choose faults, events or losses")
+        empty = cast("pl.DataFrame", pl.from_arrow(EVENTS.empty_table()))
+        for frame in itertools.chain([empty], trace.source(None).frames(EVENTS.names)):
+            yield frame.select(EVENTS.names).join(names, on="kind", how="left", maintain_order="left")
+    else:
+        raise UsageError(f"'{what}' cannot be exported: choose faults, events or losses")
 
 
-def _write_csv(frame: pl.DataFrame, path: Path) -> None:
-    plain_frame(frame).write_csv(path, quote_style="necessary")
+def _write_csv(frames: Iterable[pl.DataFrame], path: Path) -> int:
+    """The number of rows."""
+    count = 0
+    with path.open("wb") as stream:
+        for number, frame in enumerate(frames):
+            plain_frame(frame).write_csv(stream, include_header=number == 0, quote_style="necessary")
+            count += frame.height
+    return count
 
 
-def _write_parquet(trace: Trace, frame: pl.DataFrame, path: Path) -> None:
-    """One file that carries its meta.json along as schema metadata, key ``faultreplay.meta``."""
+def _write_parquet(trace: Trace, frames: Iterator[pl.DataFrame], path: Path) -> int:
+    """One file that carries its meta.json along as schema metadata, key ``faultreplay.meta``; the number of rows."""
     from faultreplay.faulttrace.files import put_tables
 
-    table = frame.to_arrow()
-    table = table.replace_schema_metadata({"faultreplay.meta": trace.meta.to_json().decode()})
-    put_tables(path, table.schema, [table])
+    first = next(frames).to_arrow()
+    schema = first.schema.with_metadata({"faultreplay.meta": trace.meta.to_json().decode()})
+    tables = itertools.chain([first], (frame.to_arrow() for frame in frames))
+    count, _ = put_tables(path, schema, (table.cast(schema) for table in tables if table.num_rows))
+    return count
 
 
 def _write_chrome(trace: Trace, path: Path, *, packed: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -29,6 +30,14 @@ HVA, GPA = 0x7F00_0000_0000, 0x1_0000_0000
 def one_set(*pages: int, name: str = "a") -> WorkingSet:
     page = np.array(pages, np.int64)
     return WorkingSet(name, "addresses", page, np.arange(page.size), 0.0, 4096)
+
+
+@given(st.lists(st.sets(st.integers(0, 40), max_size=30), min_size=1, max_size=6))
+def test_of_many_sets_every_two_are_compared(many: list[set[int]]) -> None:
+    sets = [one_set(*pages, name=str(number)) for number, pages in enumerate(many)]
+    assert list(compare_sets(sets).pairs) == [
+        (a.name, b.name, jaccard(a.page, b.page)) for a, b in itertools.combinations(sets, 2)
+    ]
 
 
 def run_trace(path: Path, pages: list[int], *, hva: int, slots: bool = True) -> Path:
@@ -151,9 +160,3 @@ def test_inspect_prints_sets_and_what_they_have_in_common(tmp_path: Path) -> Non
     assert [record["pages"] for record in data["records"]] == [1000, 1000]
     assert data["jaccard_median"] == pytest.approx(0.927, abs=0.001)
     assert data["union_pages"] == 2000 - data["by_all_pages"]
-
-
-def test_several_traces_are_for_working_sets_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = [str(run_trace(tmp_path / f"{name}.trace", [1], hva=HVA)) for name in "ab"]
-    assert _exit_code(["inspect", *paths]) == 2
-    assert "one trace at a time" in capsys.readouterr().err

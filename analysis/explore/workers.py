@@ -7,8 +7,10 @@ dies takes no other task down.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +26,8 @@ T = TypeVar("T")
 _ADDRESS: Final = re.compile(r"([a-z]+://)?\S+:\d+")
 _AHEAD: Final = 4
 """tasks handed out for each worker: none waits for the next one"""
+_TO_TIDY_S: Final = 0.5
+"""So long a worker has to remove what it had half written."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,11 @@ def here(
     while rest:
         # A worker that dies breaks its pool: what was handed out then fails, the rest goes on in another pool.
         with _pool(jobs) as pool:
-            rest = yield from _good(_through(pool, function, rest, ahead=jobs * _AHEAD), failed)
+            rest = yield from _good(_through(pool, partial(_task, function), rest, ahead=jobs * _AHEAD), failed)
     rest = failed
     while rest:  # one at a time, so that a task that kills its worker is the only one to blame
         with _pool(1) as pool:
-            rest = yield from _through(pool, function, rest, ahead=1)
+            rest = yield from _through(pool, partial(_task, function), rest, ahead=1)
 
 
 def on_dask(function: Callable[[T], Any], tasks: Sequence[T], *, address: str) -> Iterator[Outcome[T]]:
@@ -171,17 +175,44 @@ def _good(outcomes: Generator[Outcome[T], None, list[T]], failed: list[T]) -> Ge
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     # spawn: threads of polars and numba do not survive a fork
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_ends_when_told)
     try:
         with _deaf():
             pool.submit(int)  # starts them all
         yield pool
     except KeyboardInterrupt:
-        for worker in set(multiprocessing.active_children()) - others:
+        workers = set(multiprocessing.active_children()) - others
+        for worker in workers:
+            worker.terminate()
+        until = time.monotonic() + _TO_TIDY_S
+        for worker in workers:
+            worker.join(max(until - time.monotonic(), 0))
             worker.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Ended(BaseException):
+    """This worker is to end."""
+
+
+def _ends_when_told() -> None:
+    """In a worker: what ends it lets its task remove what it had half written."""
+
+    def end(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Ended
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _task(function: Callable[[T], Any], task: T) -> Any:
+    """`function(task)`, in a worker."""
+    try:
+        return function(task)
+    except _Ended:
+        os._exit(1)
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faultreplay.cli.render import Column, Report
+from faultreplay.faulttrace.errors import FaultreplayError
 from faultreplay.faulttrace.units import format_bytes
 
 if TYPE_CHECKING:
@@ -15,12 +15,32 @@ if TYPE_CHECKING:
 _PAIRS_SHOWN = 10
 
 
-def working_set_report(paths: Sequence[Path]) -> Report:
-    """The report on the traces at `paths`."""
-    from faultreplay.analysis.compare.working_sets import compare_sets, load_set
-    from faultreplay.faulttrace.store import open_trace
+def working_set_report(addresses: Sequence[str], jobs: int = 1, dask: str | None = None) -> Report:
+    """The report on the traces at `addresses`, each stitched on one of `jobs` processes or of a dask cluster.
 
-    return report_of(compare_sets([load_set(open_trace(path)) for path in paths]))
+    Raises:
+        FaultreplayError: one cannot be read.
+    """
+    from faultreplay.analysis.compare.working_sets import compare_sets, load_set
+    from faultreplay.analysis.explore import fleet, workers
+    from faultreplay.analysis.explore.inspected import set_of
+    from faultreplay.analysis.explore.versions import version
+    from faultreplay.cli.interrupts import computing
+    from faultreplay.cli.progress import bar
+    from faultreplay.faulttrace.remote import open_address
+
+    if len(addresses) == 1 and dask is None:
+        return report_of(compare_sets([load_set(open_address(addresses[0]))]))
+    tasks = fleet.tasks_of(addresses, None, version())
+    pool = workers.chosen(set_of, jobs=min(jobs, len(tasks)), dask=dask)
+    with computing(), bar() as tell:
+        outcomes = fleet.run_all(pool, tasks, lambda done, total: tell("traces", done, total))
+    for outcome in outcomes:
+        if outcome.failure:
+            error = FaultreplayError(outcome.failure.words)
+            error.exit_code = outcome.failure.exit_code
+            raise error
+    return report_of(compare_sets([outcome.value for outcome in outcomes]))
 
 
 def report_of(found: SetComparison) -> Report:

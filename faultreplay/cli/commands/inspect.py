@@ -12,7 +12,7 @@ import click
 from faultreplay.cli.completion import traces as traces_here
 from faultreplay.cli.fault_options import fault_choice, fault_choice_options
 from faultreplay.cli.header_view import header_report
-from faultreplay.cli.options import gathered, output_format, output_options
+from faultreplay.cli.options import gathered, output_format, output_options, pool_options
 from faultreplay.cli.progress import amount, bar
 from faultreplay.cli.render import Column, Report, check_output, emit, put
 from faultreplay.cli.working_set_view import working_set_report
@@ -36,12 +36,12 @@ class _Given:
     step: str | None
     limit: int | None
     sort: str
+    jobs: int | None
+    dask: str | None
 
 
 @click.command("inspect", short_help="Show what a trace holds.")
-@click.argument(
-    "traces", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TRACE", shell_complete=traces_here
-)
+@click.argument("traces", nargs=-1, required=True, metavar="TRACE...", shell_complete=traces_here)
 @_view("truth", "Compare the stitched stalls with the lab's own clock (lab traces).")
 @_view("header", "Only what the trace says of itself, at once: no event is read.")
 @_view("exits", "Guest exits by reason: how many, how long, in the kernel and in userspace.")
@@ -72,12 +72,13 @@ class _Given:
     help="With --faults: in order of time, or the longest first.",
 )
 @click.option("--events", "with_events", is_flag=True, help="Also list the raw events by kind.")
+@pool_options("of several traces one after the other")
 @output_options
 @gathered(_Given)
 def command(
     given: _Given,
     *,
-    traces: tuple[Path, ...],
+    traces: tuple[str, ...],
     views: tuple[str, ...],
     with_events: bool,
     fmt: str | None,
@@ -85,23 +86,34 @@ def command(
     force: bool,
     **chosen: Any,
 ) -> None:
-    """Show what TRACE holds: host, probes, losses, faults joined and not, stalls and where their time went."""
-    from faultreplay.faulttrace.store import open_trace
+    """Show what TRACE holds: host, probes, losses, faults joined and not, stalls and where their time went.
+
+    A TRACE is a directory, a packed trace or an fsspec URL; * stands for anything, also in URLs. Several are stitched
+    on -j processes or a dask cluster and shown in one row each.
+    """
+    from faultreplay.faulttrace.remote import expand, open_address
 
     form = output_format(fmt, output)
     if output is not None:
         check_output(output, force=force)
     view = _one_view([*views, *(["top"] if given.top else [])], given, chosen, with_events=with_events)
+    addresses = expand(traces)
     if view == "working-set":
-        emit(working_set_report(traces), form, output, force=force)
+        emit(working_set_report(addresses, given.jobs or 1, given.dask), form, output, force=force)
         return
-    if len(traces) > 1:
-        raise UsageError(f"one trace at a time: {len(traces)} are given (--working-set takes several)")
-    (trace,) = traces
+    if len(addresses) > 1 and (view or with_events):
+        asked = f"--{view}" if view else "--events"
+        raise UsageError(f"{asked} shows one trace: {len(addresses)} are given (--working-set takes several)")
+    if len(addresses) > 1 or given.dask is not None:
+        from faultreplay.cli.commands.inspect_many import show_many
+
+        show_many(addresses, given.jobs or 1, given.dask, (form, output), force=force)
+        return
+    (trace,) = addresses
     if view == "verify":
-        _verify(trace, form, output, force=force)
+        _verify(Path(trace), form, output, force=force)
         return
-    opened = open_trace(trace)
+    opened = open_address(trace)
     if view in _VIEWS:
         emit(_VIEWS[view](opened), form, output, force=force)
     elif view:
