@@ -17,7 +17,7 @@ from faultreplay.collect.backends.backends import kept_attached
 from faultreplay.collect.recorder.recorder import Recorder
 from faultreplay.collect.recorder.spec import RecordSpec
 from faultreplay.faulttrace.schema import Kind, ZapCause
-from faultreplay.faulttrace.stitch.zaps import ZapGroup, zap_groups
+from faultreplay.faulttrace.stitch.zap_groups import ZapGroup, zap_groups
 from faultreplay.faulttrace.store import Trace, open_trace
 
 WITHOUT = LACKING or ("" if Path("/dev/kvm").exists() else "needs /dev/kvm")

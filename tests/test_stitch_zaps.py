@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_events import VM, at, frame
 
 from faultreplay.faulttrace.meta import Meta, Target, Thread
 from faultreplay.faulttrace.schema import Kind, ZapCause
-from faultreplay.faulttrace.stitch.zaps import group_zaps
+from faultreplay.faulttrace.stitch.zap_groups import group_zaps
 
 VCPU, KSMD, KSWAPD, STRANGER = 110, 40, 41, 999
 ADDR, PAGE, HUGE = 0x7F00_0020_0000, 4096, 2 << 20
@@ -109,3 +111,45 @@ def test_faults_of_the_own_threads() -> None:
     assert causes(*since) == {("unknown", "", "vmm"): 1}
     at_once = [at(500, Kind.PAGE_FAULT_USER, VM, addr=ADDR), call(500, Kind.MADVISE, code=4), zap(950)]
     assert causes(*at_once) == {("unknown", "", "vmm"): 1}  # the call ended no earlier than the fault began
+
+
+TIDS = (VM, VM + 1, 1)
+SOME = st.one_of(
+    st.builds(
+        lambda tid, page, pages: ("zap", tid, page, pages), st.sampled_from(TIDS), st.integers(0, 3), st.integers(1, 2)
+    ),
+    st.builds(
+        lambda tid, cause, page: ("told", tid, cause, page),
+        st.sampled_from(TIDS),
+        st.sampled_from([ZapCause.MIGRATION, ZapCause.RECLAIM, ZapCause.KSM]),
+        st.sampled_from([None, 0, 1]),
+    ),
+    st.builds(
+        lambda tid, kind, length: ("call", tid, kind, length),
+        st.sampled_from(TIDS),
+        st.sampled_from([Kind.MUNMAP, Kind.MADVISE, Kind.KVM_RUN_EXIT]),
+        st.integers(1, 40),
+    ),
+    st.builds(
+        lambda tid, kind: ("other", tid, kind, 0),
+        st.sampled_from(TIDS),
+        st.sampled_from([Kind.KVM_RUN_ENTER, Kind.PAGE_FAULT_USER, Kind.UFFD_MSG]),
+    ),
+)
+
+
+def made(number: int, what: str, tid: int, which: Any, more: Any) -> dict[str, Any]:
+    ts_ns = 1000 + 10 * number
+    if what == "zap":
+        return zap(ts_ns, tid, ADDR + which * PAGE, more * PAGE)
+    if what == "told":
+        return told(ts_ns, which, tid, addr=0 if more is None else ADDR + more * PAGE, value=1)
+    if what == "call":
+        return call(ts_ns, which, tid, dur_ns=10 * more, code=4)
+    return at(ts_ns, which, tid)
+
+
+@given(st.lists(SOME, min_size=1, max_size=30), st.integers(1, 7))
+def test_zaps_are_the_same_by_stretches(some: list[tuple[str, int, Any, Any]], rows: int) -> None:
+    events = frame(*(made(number, *one) for number, one in enumerate(some)))
+    assert group_zaps(events, META, rows=rows) == group_zaps(events, META)

@@ -16,7 +16,7 @@ from faultreplay.analysis.compare.metrics import Ints, quantile
 from faultreplay.faulttrace.meta import Meta, WindowSpan
 from faultreplay.faulttrace.schema import CAUSES, Kind
 from faultreplay.faulttrace.stitch import StitchReport
-from faultreplay.faulttrace.stitch.zaps import ZapGroup, zap_groups
+from faultreplay.faulttrace.stitch.zap_groups import ZapGroup, zap_groups
 
 if TYPE_CHECKING:
     from faultreplay.faulttrace.store import Trace

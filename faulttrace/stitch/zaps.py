@@ -7,23 +7,19 @@ kernel's own threads; else a page fault that it took just before.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from faultreplay.faulttrace.meta import Meta
-from faultreplay.faulttrace.schema import MIGRATE_REASONS, UFFD_IOCTLS, Kind, ZapCause
+from faultreplay.faulttrace.schema import UFFD_IOCTLS, Kind, ZapCause
 from faultreplay.faulttrace.stitch.columns import Events, Rows
-from faultreplay.faulttrace.stitch.keys import I64, NEVER, Bools, Index, take
+from faultreplay.faulttrace.stitch.keys import I64, NEVER, U64, Bools, Index, take
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from faultreplay.faulttrace.store import Trace
 
 _UFFD: Final = tuple(UFFD_IOCTLS.values())
 _CALLS: Final = (
@@ -32,7 +28,7 @@ _CALLS: Final = (
     *(Kind.KVM_RUN_EXIT, Kind.KVM_SET_MEMSLOT, Kind.KVM_GET_DIRTY_LOG, Kind.KVM_CLEAR_DIRTY_LOG),
 )
 _FAULTS: Final = (Kind.PAGE_FAULT_USER, Kind.PAGE_FAULT_KERNEL)
-_USED: Final = (Kind.KVM_UNMAP_HVA_RANGE, Kind.MM_CAUSE, Kind.KVM_RUN_ENTER, *_CALLS, *_FAULTS)
+ZAP_KINDS: Final = (Kind.KVM_UNMAP_HVA_RANGE, Kind.MM_CAUSE, Kind.KVM_RUN_ENTER, *_CALLS, *_FAULTS)
 
 _OF_CALL: Final = {
     Kind.MUNMAP: ZapCause.UNMAP,
@@ -65,73 +61,48 @@ _OF_THREAD: Final = {
     "kcompactd": ZapCause.MIGRATION,
 }
 _HUGE: Final = np.uint64(2 << 20)
-_MOST_TOLD: Final = 3
 
 
-@dataclass(frozen=True)
-class ZapGroup:
-    """Zaps of one cause by one kind of thread.
-
-    Attributes:
-        cause: label of a `ZapCause`.
-        detail: why pages were migrated, where known.
-        by: role of the thread (``vcpu``, ``vmm``, ``handler``), name of a kernel thread, or ``an outsider``: a thread
-            of another process, or one that has ended.
-        zaps: how many.
-        size_bytes: of the ranges together; one range may be zapped again and again.
-        tids: the threads, at most `_MOST_TOLD`.
-        sizes: (bytes, how many) of the most frequent sizes, at most `_MOST_TOLD`.
-        ranges: distinct ranges.
-        most_often: how often the range was zapped that was zapped most.
-    """
-
-    cause: str
-    detail: str
-    by: str
-    zaps: int
-    size_bytes: int
-    tids: tuple[int, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
-    ranges: int = 0
-    most_often: int = 0
+def _of_a_batch(code: U64, addr: U64) -> Bools:
+    """The end of a batch of migrations (no address): weaker than what was said of a very page."""
+    found: Bools = (code == np.uint64(ZapCause.MIGRATION)) & (addr == 0)
+    return found
 
 
-def zap_groups(trace: Trace) -> list[ZapGroup]:
-    """All zaps of a trace by cause, the most frequent first."""
-    if not trace.events([Kind.KVM_UNMAP_HVA_RANGE], columns=["ts_ns"]).height:
-        return []
-    return group_zaps(trace.events(kinds=sorted(_USED)), trace.meta)
+class Coming:
+    """When the last event of each thread is, of each kind of those that tell zaps' causes."""
+
+    def __init__(self, frames: Iterable[pl.DataFrame]) -> None:
+        """Columns ts_ns, kind, tid, code and addr of the events."""
+        import polars as pl
+
+        self.zapping: list[int] = []
+        """threads that zap"""
+        told = pl.col("kind") == int(Kind.MM_CAUSE)
+        batch = told & (pl.col("code") == int(ZapCause.MIGRATION)) & (pl.col("addr") == 0)
+        which = {
+            "zap": pl.col("kind") == int(Kind.KVM_UNMAP_HVA_RANGE),
+            "call": pl.col("kind").is_in([int(kind) for kind in _CALLS]),
+            "batch": batch,
+            "page": told & ~batch,
+        }
+        parts = [
+            frame.group_by("tid").agg(pl.col("ts_ns").filter(rows).max().alias(name) for name, rows in which.items())
+            for frame in frames
+        ]
+        last = pl.concat(parts).group_by("tid").agg(pl.col(list(which)).max()).sort("tid") if parts else None
+        if last is not None:
+            self.zapping = last.filter(pl.col("zap").is_not_null())["tid"].to_list()
+        self._tids = np.zeros(0, np.int64) if last is None else last["tid"].to_numpy().astype(np.int64)
+        self._last = {n: last[n].fill_null(-1).to_numpy() for n in which} if last is not None else {}
+
+    def after(self, name: str, tid: I64, ts_ns: int) -> Bools:
+        """Whether an event of that kind comes later of each of these threads, which are all known."""
+        later: Bools = self._last[name][np.searchsorted(self._tids, tid)] > ts_ns
+        return later
 
 
-def group_zaps(frame: pl.DataFrame, meta: Meta) -> list[ZapGroup]:
-    """Zaps by cause in raw events (columns of `EVENTS`, sorted by `ts_ns`)."""
-    zaps = _Zaps(frame, meta)
-    cause, reason = zaps.causes()
-    zapped = zaps.rows
-    by = [zaps.who(tgid, tid) for tgid, tid in zip(zapped.tgid.tolist(), zapped.tid.tolist(), strict=True)]
-    rows: dict[tuple[str, str, str], list[int]] = {}
-    for row, (number, why, who) in enumerate(zip(cause.tolist(), reason.tolist(), by, strict=True)):
-        known = ZapCause(number) is ZapCause.MIGRATION and 0 <= why < len(MIGRATE_REASONS)
-        rows.setdefault((ZapCause(number).label, MIGRATE_REASONS[why] if known else "", who), []).append(row)
-    groups = []
-    for key, chosen in rows.items():
-        addr, size, tid = zapped.addr[chosen], zapped.size[chosen], zapped.tid[chosen]
-        often = Counter(zip(addr.tolist(), size.tolist(), strict=True))
-        groups.append(
-            ZapGroup(
-                *key,
-                zaps=len(chosen),
-                size_bytes=int(size.sum()),
-                tids=tuple(np.unique(tid).tolist()[:_MOST_TOLD]),
-                sizes=tuple(Counter(size.tolist()).most_common(_MOST_TOLD)),
-                ranges=len(often),
-                most_often=max(often.values()),
-            )
-        )
-    return sorted(groups, key=lambda group: -group.zaps)
-
-
-class _Zaps:
+class Zaps:
     """The zaps of some events, and what may have caused them."""
 
     def __init__(self, frame: pl.DataFrame, meta: Meta) -> None:
@@ -139,6 +110,41 @@ class _Zaps:
         self._axis = self._events.axis
         self.rows: Rows = self._pick([Kind.KVM_UNMAP_HVA_RANGE])
         self._roles = {(t.tgid, thread.tid): thread for t in meta.targets for thread in t.threads}
+
+    def settled(self, coming: Coming) -> Bools:
+        """Of each zap whether no event after these can change what it was caused by.
+
+        A call that the thread returns from later ends what may have caused it; where none is to come, causes do.
+        """
+        zap = self.rows
+        found = {
+            name: self._index(rows).first_from(zap.thread, zap.ts_ns) >= 0 for name, rows in self._enders().items()
+        }
+        over = {name: seen | ~coming.after(name, zap.tid, self._events.until_ns) for name, seen in found.items()}
+        done: Bools = found["call"] | (over["call"] & over["batch"] & over["page"])
+        return done
+
+    def left(self, pending: Bools) -> Bools:
+        """Which of the events zaps to come need, and those that are `pending`: these and what follows of their thread,
+        and of each thread the last call, the last way into KVM_RUN and the last page fault before.
+        """
+        rows, thread = np.arange(len(self._events)), self._events.columns["thread"]
+        cut = np.full(len(self._events.threads), len(rows), np.int64)
+        waiting = self.rows.at[pending]
+        np.minimum.at(cut, thread[waiting], waiting)
+        keep: Bools = rows >= cut[thread]
+        for kinds in (_CALLS, [Kind.KVM_RUN_ENTER], _FAULTS):
+            before = self._pick(kinds).at
+            before = before[before < cut[thread[before]]]
+            last = np.full(len(cut), -1, np.int64)
+            np.maximum.at(last, thread[before], before)
+            keep[last[last >= 0]] = True
+        return keep
+
+    def _enders(self) -> dict[str, Rows]:
+        told = self._pick([Kind.MM_CAUSE])
+        batch = _of_a_batch(told.code, told.addr)
+        return {"call": self._pick(_CALLS), "batch": told.pick(batch), "page": told.pick(~batch)}
 
     def who(self, tgid: int, tid: int) -> str:
         """The thread that zapped, for people."""
@@ -172,8 +178,8 @@ class _Zaps:
         reason = np.full(len(zap), -1, np.int64)
         told = self._pick([Kind.MM_CAUSE])
         migration = told.code == np.uint64(ZapCause.MIGRATION)
-        # The end of a batch of migrations (no address) is weaker than what was said of this very page.
-        for chosen in (np.flatnonzero(migration & (told.addr == 0)), np.flatnonzero(~migration | (told.addr != 0))):
+        batch = _of_a_batch(told.code, told.addr)
+        for chosen in (np.flatnonzero(batch), np.flatnonzero(~batch)):
             index = Index(self._axis, told.thread[chosen], told.ts_ns[chosen])
             row = take(chosen, index.first_from(zap.thread, zap.ts_ns), -1)
             where = take(told.addr, row, 0)

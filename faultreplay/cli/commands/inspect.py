@@ -187,7 +187,7 @@ def _exits(trace: Trace) -> Report:
 
 
 def _zaps(trace: Trace) -> Report:
-    from faultreplay.faulttrace.stitch.zaps import zap_groups
+    from faultreplay.faulttrace.stitch.zap_groups import zap_groups
 
     duration_ns = max(trace.meta.clock.end_ns - trace.meta.clock.start_ns, 0)
     return zaps_report(str(trace.path), zap_groups(trace), trace.meta, duration_ns)
