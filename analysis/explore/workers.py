@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -197,10 +198,16 @@ class _Ended(BaseException):
     """This worker is to end."""
 
 
+_at_work = threading.Event()
+"""In a worker: it has a task in hand."""
+
+
 def _ends_when_told() -> None:
     """In a worker: what ends it lets its task remove what it had half written."""
 
     def end(_number: int, _frame: object) -> None:
+        if not _at_work.is_set():
+            os._exit(1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise _Ended
 
@@ -210,9 +217,12 @@ def _ends_when_told() -> None:
 def _task(function: Callable[[T], Any], task: T) -> Any:
     """`function(task)`, in a worker."""
     try:
+        _at_work.set()
         return function(task)
     except _Ended:
         os._exit(1)
+    finally:
+        _at_work.clear()
 
 
 @contextmanager
