@@ -10,7 +10,7 @@ from faultreplay.faulttrace.units import format_bytes
 
 if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta
-    from faultreplay.faulttrace.stitch.zaps import ZapGroup
+    from faultreplay.faulttrace.stitch.zap_groups import ZapGroup
 
 _PROBE = "kvm:kvm_unmap_hva_range"
 
