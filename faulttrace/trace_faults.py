@@ -44,11 +44,15 @@ class TraceFaults:
 
     def groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
         """As `stitched`, a piece at a time: little memory where they are kept."""
-        self.facts(progress)
-        if self._held is None and (self.path / FAULTS_FILE).exists():
-            yield from read_groups(self.path / FAULTS_FILE, FAULTS, columns)
-        else:
+        if self._held is None and self._parts and not self._found_kept():
+            self._stitch(progress)
+        if self._held is not None or not (self.path / FAULTS_FILE).exists():
             yield self.stitched(False, columns, progress).to_arrow()
+            return
+        if not self._parts and not self._kept:
+            self._files.check(FAULTS_FILE)
+            self._kept = True
+        yield from read_groups(self.path / FAULTS_FILE, FAULTS, columns)
 
     def facts(self, progress: Progress | None = None) -> StitchFacts:
         """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""

@@ -14,7 +14,7 @@ from faultreplay.collect.importers.printed import parse_fields
 from faultreplay.faulttrace.errors import IncompleteData
 from faultreplay.faulttrace.schema import Kind
 from faultreplay.faulttrace.stitch import stitch_events, stitch_trace
-from faultreplay.faulttrace.stitch.zaps import zap_groups
+from faultreplay.faulttrace.stitch.zap_groups import zap_groups
 from faultreplay.faulttrace.store import Trace, open_trace
 
 CASES = Path(__file__).parent / "cases"
