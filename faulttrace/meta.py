@@ -117,7 +117,7 @@ class MapEntry:
     page_bytes: int = 4096
     uffd: str = ""  # any of "missing", "minor", "wp", joined by "+"
     name: str = ""
-    file: str = ""  # "private" or "shared" mapping of a file; empty: of none, or not told
+    file: str = ""  # "private" or "shared" mapping of a file; empty: of none, or not known
 
 
 @dataclass

@@ -50,7 +50,7 @@ def is_retry(context: Context, faults: Stage2, trips: Trips, rows: I64) -> Bools
     page = faults.gpa >> _PAGE_BITS
     same = (faults.thread[now] == faults.thread[before]) & (ip[now] == ip[before]) & (ip[now] != 0)
     same_page = (page[now] == page[before]) & faults.known[now] & faults.known[before]
-    # The fault right after the VMM's work is the same access's, also where a page is not told.
+    # The fault right after the VMM's work is the same access's, also where a page is not known.
     same &= same_page | (trips.handed_over[before] & ~(faults.known[now] & faults.known[before]))
     # The guest went on elsewhere: an emulated instruction is behind it, though nothing was mapped.
     went_on_at = take(guest.entries.ip, trips.entry_row[before], 0)

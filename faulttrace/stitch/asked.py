@@ -20,7 +20,7 @@ ASKED_COLUMNS: Final = ("ts_ns", "kind", "tgid", "fd", "addr", "ip", "size", "va
 """The columns of events that this is found from."""
 _MOST_PARTS: Final = 64
 _FEW_PAGES: Final = 16
-"""Ranges of more pages are told together, not page by page."""
+"""Ranges of more pages are kept as ranges, not page by page."""
 
 
 class Asked:

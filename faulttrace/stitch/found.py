@@ -105,7 +105,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Anchored:
-    """Faults, each with the time of the event that it was found from: that event is told with its fault.
+    """Faults, each with the time of the event that it was found from: that event is counted with its fault.
 
     `settled`: of faults whose thread is not known, whether it will not be known (None: all are).
     """
@@ -115,7 +115,7 @@ class Anchored:
     settled: Bools | None = None
 
     def told(self, until_ns: I64) -> Bools:
-        """Which are told, where of each thread all is told that lies before `until_ns`."""
+        """Which are final, where everything of each thread before `until_ns` is final."""
         thread = self.found.thread
         settled = np.ones(len(thread), bool) if self.settled is None else self.settled
         return np.where(thread >= 0, self.ts_ns < until_ns[thread], settled)

@@ -31,7 +31,7 @@ _UNCHANGED = np.uint64(1)
 
 
 def _once(rows: Rows, whole: Whole) -> tuple[Rows, Rows]:
-    """Each exit, entry and fault once, and those that stand twice: of guests whose exits and entries are both told.
+    """Each exit, entry and fault once, and those that stand twice: of guests whose exits and entries are both recorded.
 
     Two exits (or entries, or faults) in a row that are alike to the nanosecond are one: between two real ones the guest
     ran.
@@ -258,7 +258,7 @@ class Context:
         return Horizon(self.axis, self.page_faults, self.guest)
 
     def untold(self, thread: I64, ts_ns: I64) -> Bools:
-        """Whether what each thread did at each time is still to be told."""
+        """Whether what each thread did at each time is not final yet."""
         new: Bools = (thread >= 0) & (ts_ns >= take(self.told_ns, thread, 0))
         return new
 

@@ -54,7 +54,7 @@ class Memory:
         return bool(self._private)
 
     def private_file(self, tgid: I64, addr: U64) -> Bools:
-        """Whether each address lies in a private mapping of a file, as the process's maps told."""
+        """Whether each address lies in a private mapping of a file, by the process's maps."""
         found = np.zeros(len(addr), np.bool_)
         for entry in self._private:
             found |= (tgid == entry.tgid) & (addr >= np.uint64(entry.start)) & (addr < np.uint64(entry.end))

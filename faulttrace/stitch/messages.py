@@ -45,7 +45,7 @@ def read_messages(context: Context, tally: Tally) -> tuple[Messages, I64]:
     rows = context.events.of(Kind.UFFD_MSG)
     is_fault = rows.ip == np.uint64(UFFD_EVENT_PAGEFAULT)
     chosen = np.flatnonzero(is_fault)
-    # Only page-fault messages whose fault was not told are read a second time.
+    # Only page-fault messages whose fault is not final are read a second time.
     tally.note("messages_other", None, rows.ts_ns, ~is_fault)
     thread = np.where(rows.value[chosen] > 0, context.events.threads.of(rows.value[chosen]), -1)
     found_before = rows.shown[chosen]
@@ -103,8 +103,8 @@ def _find_threads(context: Context, messages: Messages, spaces: I64) -> None:
     page, read_ns = messages.page[nameless], messages.read_ns[nameless]
     placed_by = placements.first_covering(placements.wakes, spaces, messages.space[nameless], page, read_ns)
 
-    # The kernel hands messages out first come, first served. So, between two placements of a page, the n-th message
-    # is the n-th page fault on it.
+    # The kernel returns messages in the order in which they were queued. So, between two placements of a page, the
+    # n-th message is the n-th page fault on it.
     pages = Ids(page)
     candidates = np.flatnonzero((pages.of(faults.page) >= 0) & context.untold(faults.rows.thread, faults.rows.ts_ns))
     anywhere = np.zeros(len(spaces), np.int64)

@@ -27,7 +27,7 @@ class Open:
         np.minimum.at(self._since_ns, thread[known], since_ns[known])
 
     def keep_together(self, thread: I64, first_ns: I64, last_ns: I64) -> None:
-        """What each thread did from `first_ns` to `last_ns` is one thing: all of it is told, or nothing."""
+        """What each thread did from `first_ns` to `last_ns` belongs together: all of it is final, or nothing."""
         self._spans.append((thread, first_ns, last_ns))
 
     def since_ns(self, most_ns: int) -> I64:

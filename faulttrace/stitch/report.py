@@ -63,7 +63,7 @@ class StitchReport:
     """KVM_RUN returned EFAULT."""
     exits_unjoined: int = 0
     exits_untimed: int = 0
-    """Of `exits`, those that only kvm_userspace_exit tells: service and re-entry cannot be told apart."""
+    """Of `exits`, those that only kvm_userspace_exit shows: service and re-entry cannot be distinguished."""
     mmio_of_devices: int = 0
     """MMIO exits at addresses that no memory slot ever held: emulated devices, left out."""
     walks: int = 0
@@ -106,7 +106,7 @@ class StitchReport:
     faults_by_cause: dict[str, int] = field(default_factory=dict)
     unjoined_by_cause: dict[str, int] = field(default_factory=dict)
     unjoined_shed_by_cause: dict[str, int] = field(default_factory=dict)
-    """Of these, the ones that a shed group of probes explains."""
+    """Of these, the ones explained by a group of probes that was switched off."""
     joins: dict[str, int] = field(default_factory=dict)
     """Faults by the markers their start and end were taken from."""
 

@@ -1,4 +1,4 @@
-"""Intervals in which the recorder shed whole groups of probes to keep to a ceiling: what is missing there is known."""
+"""Intervals in which the recorder switched off groups of probes to keep to a limit: what is missing there is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEEDED: Final = ("faults", "kvm", "sched")
 
 
 class ShedSpans:
-    """The intervals of `Meta.extra` in which a group was shed that a stitch needs."""
+    """The intervals of `Meta.extra` in which a group that the stitch needs was off."""
 
     def __init__(self, extra: Mapping[str, Any]) -> None:
         spans = [span for span in extra.get("shed", []) if span.get("group") in _NEEDED]
@@ -26,7 +26,7 @@ class ShedSpans:
         return bool(self._spans)
 
     def touch(self, start_ns: I64, end_ns: I64) -> Bools:
-        """Whether something was shed at some time in each interval."""
+        """Whether a group was off at some time in each interval."""
         touched = np.zeros(len(start_ns), bool)
         for begin, end in self._spans:
             touched |= (start_ns <= end) & (end_ns >= begin)

@@ -1,4 +1,4 @@
-"""What the faults themselves tell of a stitch: how many of each cause, joined how, and which a shed group explains."""
+"""Counts of a stitch: faults of each cause, how they were joined, which a group of probes explains that was off."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from faultreplay.faulttrace.stitch.keys import I64, U64, Bools
 from faultreplay.faulttrace.stitch.report import Repeat, StitchReport
 
 _WORST: Final = 10
-"""So many of the accesses that faulted most often are told."""
+"""How many of the accesses that faulted most often are reported."""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class Told:
 
 
 def _sorted(batches: list[Columns]) -> Columns:
-    """By start, thread and stitcher, then page; what is alike stays in the order in which it was told."""
+    """By start, thread and stitcher, then page; equal rows stay in the order in which they were found."""
     whole = batches[0]
     if len(batches) > 1:
         whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -37,7 +37,7 @@ def stitch_waiters(context: Context, accounted: Bools, used: Used, tally: Tally)
     guest_page = np.where(placements.covers(placed_by, mapped), mapped, take(placements.lo, placed_by, 0))
     page = context.memory.page(owner, np.where(from_guest, guest_page, pf_page))
     sure = np.where(from_guest, one_page | placements.covers(placed_by, mapped), placements.covers(placed_by, pf_page))
-    # A wide unprotect thaws guests whose page cannot be told without memory slots: a fault all the same.
+    # A wide unprotect wakes guests whose page is not known without memory slots: that is a fault, too.
     sure |= from_guest & (take(placements.kind, placed_by, 0) == Kind.UFFD_WRITEPROTECT)
     keep = np.flatnonzero(sure & (start_ns != UNKNOWN) & (start_ns <= out_ns))
     explained = np.zeros(len(rows), bool)

@@ -1,4 +1,4 @@
-"""Userfaults that are not told yet, and which events the next stretch needs of theirs.
+"""Userfaults that are not final yet, and which events the next stretch needs of theirs.
 
 A userfault is spread over threads: its message is its reader's, what places its page another's. Those events are handed
 on with the thread that waits.
@@ -27,7 +27,7 @@ class Waiting:
     open: Bools
 
     def note(self, context: Context, end_ns: I64) -> None:
-        """Say what is open, and what must be told together."""
+        """Say what is open, and what must become final together."""
         messages = self.messages
         since_ns = np.minimum(self.start_ns, messages.read_ns)
         context.open.note(messages.thread, since_ns, self.open)
@@ -38,13 +38,13 @@ class Waiting:
         context.open.note(pending.thread, pending.ts_ns, context.untold(pending.thread, pending.ts_ns))
 
     def untold(self, until_ns: I64) -> I64:
-        """Rows of the messages whose faults are not told."""
+        """Rows of the messages whose faults are not final."""
         thread = self.messages.thread
         told = np.where(thread >= 0, self.messages.read_ns < until_ns[thread], self.messages.settled)
         return np.flatnonzero(~told)
 
     def named(self, context: Context, rows: I64) -> tuple[I64, I64]:
-        """Of these messages the ones whose thread was found and not told: rows of their events, and its id."""
+        """Of these messages those that name no thread and whose thread was found: rows of their events, and its id."""
         chosen = rows[self.messages.nameless[rows] & (self.messages.thread[rows] >= 0)]
         return self.messages.at[chosen], take(context.events.threads.values, self.messages.thread[chosen], 0)
 

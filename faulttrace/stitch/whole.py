@@ -121,7 +121,7 @@ class Whole:
         return number
 
     def run_fds(self) -> I64:
-        """Per thread the descriptor of its vCPU; -1: not told."""
+        """Per thread the descriptor of its vCPU; -1: not known."""
         fd = np.full(len(self.threads), -1, np.int64)
         for kind in (Kind.KVM_RUN_EXIT, Kind.KVM_RUN_ENTER):
             there = self.having(kind)

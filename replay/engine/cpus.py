@@ -217,7 +217,7 @@ def leave(host: Any, slot: Any, now: Any) -> None:
 
 @part
 def give_up(host: Any, slot: Any, now: Any) -> None:
-    """`slot` sleeps: its CPU goes to whoever is next."""
+    """`slot` sleeps: its CPU goes to the next thread."""
     th = host.th
     q = th[slot, T_QUEUE]
     leave(host, slot, now)

@@ -15,7 +15,7 @@ from numba.core import event
 F = TypeVar("F", bound=Callable[..., Any])
 
 LONG_CODE_BYTES: Final = 4096
-"""Bytecode from which compiling takes seconds: the user is told."""
+"""Bytecode from which compiling takes seconds, which is announced."""
 _LOG: Final = logging.getLogger(__name__)  # not set up by anyone, logging writes a warning's bare words to stderr
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
@@ -102,7 +102,7 @@ class _Listener(event.Listener):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _said(owner: _Uncachable) -> Iterator[None]:
-    worker = multiprocessing.parent_process() is not None  # whoever started it has said so
+    worker = multiprocessing.parent_process() is not None  # its parent has announced it
     if worker or len(owner._plain.__code__.co_code) < LONG_CODE_BYTES:
         yield
         return

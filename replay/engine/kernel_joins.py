@@ -1,4 +1,4 @@
-"""Faults on a granule that others have asked for: they join, and are told when it is there."""
+"""Faults on a granule that others have asked for: they join, and are woken when it is there."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def join(  # noqa: PLR0917
 def tell(  # noqa: PLR0917
     machine: Any, code: Any, faults: Any, joiner: Any, t: Any, now: Any, slower: Any, ready_count: Any
 ) -> Any:
-    """Who joined the fault of another hears at `t` that the granule is there, and wakes in its own time: how many slots
-    are ready. `joiner`: the last that joined; `slower`: ns more where its wake goes through the section.
+    """Those that joined the fault of another are woken at `t`, when the granule is there, and pay for their own wake:
+    how many slots are ready. `joiner`: the last that joined; `slower`: ns more where its wake goes through the section.
     """
     host, st, ops = machine.host, machine.st, code.ops
     while joiner >= 0:

@@ -58,7 +58,7 @@ class SceneRun(Run):
         super().__init__(self.staged.workload, mechanism, program, self.staged.pages, windows, setting, cast)
 
     def result(self, rules: list[Mechanism], warnings: tuple[str, ...]) -> Result:
-        """As of any run, with what is told of a restore."""
+        """As of any run, with the figures of a restore."""
         result = super().result(rules, warnings)
         resources = _with_bytes(result.resources, self.before.resources)
         staged = replace(self.staged, files=self.files)

@@ -58,7 +58,7 @@ class Restored:
 
 
 def restored(stage: Staged, pieces: Sequence[Piece], startup_ns: int, start_ns: Ints, stall_ns: Ints) -> Restored:
-    """The numbers of a run whose rows are told.
+    """The numbers of a run whose rows are kept.
 
     Args:
         stage: the guest with the streams beside it

@@ -1,4 +1,4 @@
-"""What a replay tells: one record, and one for each resource."""
+"""What a replay reports: one record, and one for each resource."""
 
 from __future__ import annotations
 

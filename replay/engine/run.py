@@ -1,4 +1,4 @@
-"""One call of the compiled loop: the arrays it is given, how it ended, and what of it is told."""
+"""One call of the compiled loop: the arrays it is given, how it ended, and what of it is reported."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def window_rows(
         row[o.W_RESUME] = _one(_distribution(mechanism, rule.resume or 0, costs, used), seed, len(rows) * 64 + 63)
         blocks, stops = rule.blocks, list(rule.stops)
         if retouch == "working-set":
-            # upper bound: whoever may block is taken to write at once
+            # upper bound: every accessor that may block is assumed to write at once
             stops += [kind for kind in blocks if kind == "vcpu"]
         row[o.W_STOPS] = _bits(stops)
         row[o.W_BLOCKS_ALL] = _bits(kind for kind, which in blocks.items() if which == "all")
