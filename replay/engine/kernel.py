@@ -443,8 +443,7 @@ def run_program(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917
                 prefetch(out_stall, row + PREFETCH_ROWS)
                 left = think[row] if row >= 0 else ac[ua, A_TAIL]
                 if have_windows and ac[ua, A_LEFT] >= 0:
-                    left = ac[ua, A_LEFT]
-                    ac[ua, A_LEFT] = -1
+                    left, ac[ua, A_LEFT] = ac[ua, A_LEFT], np.int64(-1)
                 t += left
                 st[us, SINCE] = t
                 if row < 0 or stepwise or (uniform < 0 and flags[row] & TRACKED):
