@@ -210,7 +210,7 @@ def test_a_worker_with_other_files_refuses(trace: Path, tmp_path: Path) -> None:
     mine.write_text(Path(load_mechanism("ideal").file).read_text())
     made = plan([str(trace)], [str(mine)], Common(Setup(), ()))
     mine.write_text(mine.read_text() + "# another version\n")
-    with pytest.raises(UsageError, match="another version of the file"):
+    with pytest.raises(UsageError, match="another version"):
         run_cell(made.cells[0])
     (cell,) = make_plan(trace, vary=()).cells[:1]
     with pytest.raises(UsageError, match="other cost tables"):
