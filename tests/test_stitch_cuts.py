@@ -258,3 +258,19 @@ def test_page_faults_of_processes_may_share_a_placement(rows: int) -> None:
     faults = stitch_events(frame(*events), rows=rows).faults
     assert faults.select("tid", "end_ns").rows() == [(500, None), (500, 45), (402, 53)]
     same(frame(*events), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 1000])
+def test_an_exit_without_its_fault_has_none_of_before(rows: int) -> None:
+    """Not that of an earlier trip, whose page is another: what is mapped after the return is what it waited for."""
+    left = {"kind": Kind.KVM_EXIT, "ip": IP}
+    events = [at(0, tid=300, **left, code=EPT_VIOLATION), at(1, tid=300, **left, code=12)]
+    events += [at(2, Kind.KVM_USERSPACE_EXIT, 300, code=2, value=-14), at(2, Kind.KVM_RUN_EXIT, 300, fd=9, value=-14)]
+    events += [at(3, Kind.KVM_RUN_ENTER, 300, fd=9), at(4, tid=300, **left, code=EPT_VIOLATION)]
+    events += [
+        at(5, Kind.KVM_PAGE_FAULT, 300, ip=IP, addr=_GPA, code=2),
+        at(6, Kind.KVM_MMU_SET_SPTE, 300, addr=_GPA, size=1),
+    ]
+    faults = stitch_events(frame(*events), rows=rows).faults
+    assert [(f["cause"], f["end_ns"], f["join"]) for f in faults.to_dicts()][-1] == ("exit", 6, "exit/spte")
+    same(frame(*events), rows)

@@ -38,7 +38,8 @@ def stitch_exits(context: Context, claims: Claims, used: Used, tally: Tally) -> 
     since_ns = np.where(start_ns != UNKNOWN, np.minimum(start_ns, exit_ns), exit_ns)
     start_ns = np.where(within, start_ns, exit_ns)
     again_ns = runs.next_enter_ns(thread, exit_ns)
-    end_ns, end_by, spte = _after_reentry(context, thread, exit_ns, again_ns, is_mmio)
+    own_fault = _own_fault(context, thread, np.where(within, start_ns, NEVER), exit_ns)
+    end_ns, end_by, spte = _after_reentry(context, thread, own_fault, again_ns, is_mmio)
     _note_open_exits(context, thread, since_ns, again_ns)
     # A message's fault that it began with is what it is claimed by.
     context.open.keep_together(thread, since_ns, exit_ns)
@@ -48,8 +49,7 @@ def stitch_exits(context: Context, claims: Claims, used: Used, tally: Tally) -> 
 
     found = _kernel_faults(context, thread, start_ns, end_ns)
     found.start_by, found.end_by = start_by, end_by
-    faulted = _faulted(context, thread, np.where(within, start_ns, NEVER), exit_ns, spte)
-    gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), faulted)
+    gpa = np.where(is_mmio, take(mmio.addr, mmio_row, 0), _faulted(context, own_fault, spte))
     mapped = context.memory.host_address(found.vm, gpa, exit_ns)
     known = np.where(own >= 0, take(placements.lo, own, 0), np.where(mapped > 0, mapped, gpa))
     found.page = context.memory.page(found.vm, known)
@@ -93,23 +93,28 @@ def _note_open_exits(context: Context, thread: I64, since_ns: I64, again_ns: I64
     context.open.note(thread, since_ns, (~out_again | unsure) & take(context.events.alive(), thread, False))
 
 
-def _faulted(context: Context, thread: I64, start_ns: I64, exit_ns: I64, spte: I64) -> U64:
-    """Guest physical address that each exit was for: of the stage-2 fault before it, else of the entry after it."""
+def _own_fault(context: Context, thread: I64, from_ns: I64, exit_ns: I64) -> I64:
+    """The stage-2 fault from `from_ns` on that each exit was for; -1: none was seen."""
     guest = context.guest
     fault = guest.last_fault(thread, exit_ns)
-    fault = np.where((fault >= 0) & (take(guest.stage2.ts_ns, fault, -1) >= start_ns), fault, -1)
-    return np.where(fault >= 0, take(guest.stage2.gpa, fault, 0), take(guest.sptes.addr, spte, 0))
+    return np.where((fault >= 0) & (take(guest.stage2.ts_ns, fault, -1) >= from_ns), fault, -1)
 
 
-def _after_reentry(context: Context, thread: I64, exit_ns: I64, again_ns: I64, is_mmio: Bools) -> tuple[I64, I64, I64]:
-    """How the vCPU got past its access after KVM_RUN was called again."""
+def _faulted(context: Context, own_fault: I64, spte: I64) -> U64:
+    """Guest physical address that each exit was for: of its stage-2 fault, else of the entry after it."""
+    guest = context.guest
+    return np.where(own_fault >= 0, take(guest.stage2.gpa, own_fault, 0), take(guest.sptes.addr, spte, 0))
+
+
+def _after_reentry(context: Context, thread: I64, before: I64, again_ns: I64, is_mmio: Bools) -> tuple[I64, I64, I64]:
+    """How the vCPU got past its access after KVM_RUN was called again; `before`: the fault it left the guest for."""
     returned = again_ns < NEVER
     who, from_ns = np.where(returned, thread, -1), np.where(returned, again_ns, 0)
     limit_ns = context.runs.next_exit_ns(who, from_ns)
     guest = context.guest
     # The first entry only leads to the access that faults again; the entry after that fault is the end.
     # It is the same access only on the same page: else the first entry already got past.
-    before, after = guest.last_fault(thread, exit_ns), guest.next_fault(who, from_ns)
+    after = guest.next_fault(who, from_ns)
     fault_ns = take(guest.stage2.ts_ns, after, NEVER)
     page, again = take(guest.stage2.gpa, before, 0), take(guest.stage2.gpa, after, 0)
     elsewhere = (before >= 0) & (page >> np.uint64(12) != again >> np.uint64(12))
