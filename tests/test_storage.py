@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,25 @@ def test_what_is_brought_before_is_start_up_and_no_stall(tmp_path: Path) -> None
     assert found.all_there_ns == found.startup_ns
     assert result.run_time_ns == 64 * (1000 + result.stall_ns[0])
     assert result.bytes_moved == 64 * 4096
+
+
+@pytest.mark.parametrize("pages", [5, 16, 21])
+def test_a_range_that_the_file_ends_within_is_read_to_its_end(tmp_path: Path, pages: int) -> None:
+    """A packed file, read in ranges that are longer than its readahead, in the loop uncompiled: it checks bounds."""
+    body = disk() + '[[paths.missing]]\nread = "disk"\n' + WAKE
+    body += '[[paths.bring]]\nread = "disk"\nover = "64K"\n[[paths.bring]]\nwake = "0ns"\n'
+    made(tmp_path, body + '[[streams]]\npath = "bring"\nset = "touched"\npacked = true\nbefore = true\n')
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_storage import run, touches, load_mechanism\n"
+        f"result = run(touches(*range({pages})), load_mechanism({str(tmp_path / 'm.toml')!r}))\n"
+        "print(result.bytes_moved)\n"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert int(done.stdout) >= pages * 4096
 
 
 def test_two_threads_before_halve_the_start_up(tmp_path: Path) -> None:

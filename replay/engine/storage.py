@@ -69,6 +69,7 @@ def read_pages(rs: Any, files: Any, op: Any, r: Any, row: Any, t: Any, latency: 
     if op[READ_OVER]:
         count = op[READ_OVER]
         first -= first % count
+    count = min(count, cached.size - first)  # a file may end within the range
     until, missing = t, np.int64(0)
     for page in range(first, first + count):
         if cached[page] == NEVER:
@@ -168,7 +169,7 @@ def place_around(files: Any, present_at: Any, op: Any, row: Any, t: Any, each: A
     first = np.int64(files.of_row[row])
     first -= first % pages
     count = np.int64(0)
-    for page in range(first, first + pages):
+    for page in range(first, min(first + pages, files.granule.size)):
         if op[AROUND_CACHED] and (
             files.marked[op[AROUND_DEVICE], page] or not NEVER < files.cached_at[op[AROUND_DEVICE], page] <= t
         ):
