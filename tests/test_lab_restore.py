@@ -11,7 +11,7 @@ import pytest
 
 from faultreplay.analysis.compare.predict import Setup
 from faultreplay.analysis.compare.setup import Used
-from faultreplay.analysis.judge.sides import as_missing
+from faultreplay.analysis.judge.sides import as_missing, of_start_up
 from faultreplay.analysis.judge.validate import open_for, pair
 from faultreplay.cli import validate_view
 from faultreplay.faulttrace.errors import FaultreplayError, IncompleteData, UsageError
@@ -216,6 +216,19 @@ def test_a_prediction_of_a_prefetch_knows_the_run_that_the_real_one_knew(tmp_pat
     # All but these are first touches of pages that are there, each a stage-2 fault of a few us.
     missing = len(now - seen)
     assert cell.predicted.total > (len(now) + 4 * missing) * cell.predicted.p50
+
+
+@pytest.mark.lab
+def test_a_copy_predicts_what_brings_pages_one_by_one(tmp_path: Path) -> None:
+    """What the VMM copied before the guest ran is no access of the guest, and the other rows keep their places."""
+    one, other = tmp_path / "a.trace", tmp_path / "b.trace"
+    assert run_or_skip(LabSpec(mechanism="restore-copy", seed=1, **ALIKE), one, record=True).problem == ""
+    assert run_or_skip(LabSpec(mechanism="uffd-missing", seed=2, **ALIKE), other, record=True).problem == ""
+    source, target = (open_for(open_trace(path), Setup()) for path in (one, other))
+    assert of_start_up(source.running, source.used).any()
+    cell = pair(source, target)
+    assert cell.predicted.faults >= len(sets_of(1)[0])
+    assert cell.predicted.total == pytest.approx(cell.measured.total, rel=1)
 
 
 def test_a_page_that_came_unasked_is_missing_to_who_brings_nothing_unasked() -> None:

@@ -170,16 +170,21 @@ def _part_at_windows(start_ns: Ints, stall_ns: Ints, spans: Sequence[tuple[int, 
     return stall_ns - inside, inside
 
 
-def _from_resume(workload: Workload) -> Workload:
-    """Without what other threads than vCPUs did before the guest ran: a page they filled is not one that came back."""
+def of_start_up(workload: Workload, used: Used | None) -> npt.NDArray[np.bool_]:
+    """bool[F]: what other threads than vCPUs did before the guest of a restore ran: no page that came back.
+
+    `as_missing` leaves these out.
+    """
+    if used is None or used.name not in _BROUGHT_UNASKED:
+        return np.zeros(workload.faults, np.bool_)
     vcpu = (workload.accessor_kind == ACCESSORS.index("vcpu"))[workload.accessor_of_row()]
-    return without(workload, ~vcpu & (workload.recorded_start_ns < workload.resume_ns))
+    return ~vcpu & (workload.recorded_start_ns < workload.resume_ns)
 
 
 def as_missing(workload: Workload, used: Used | None) -> Workload:
     """Where the kernel alone filled memory in, the first fault on each page is what another mechanism calls missing."""
     if used is not None and used.name in _BROUGHT_UNASKED:
-        return first_touch(_from_resume(workload))
+        return first_touch(without(workload, of_start_up(workload, used)))
     if used is None or used.name != "host-lazy":
         return workload
     kernel = np.isin(workload.cause, [CAUSES.index(name) for name in OF_KERNEL])

@@ -24,7 +24,14 @@ from faultreplay.analysis.compare.sources import HOST, sources_of
 from faultreplay.analysis.judge.cells import Cell
 from faultreplay.analysis.judge.judge import by_accessor, error_intervals
 from faultreplay.analysis.judge.side import errors_of
-from faultreplay.analysis.judge.sides import as_missing, elsewhere, elsewhere_notes, measured_side, predicted_side
+from faultreplay.analysis.judge.sides import (
+    as_missing,
+    elsewhere,
+    elsewhere_notes,
+    measured_side,
+    of_start_up,
+    predicted_side,
+)
 from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.lab.matrix_spec import COLD
 from faultreplay.lab.restore import cold, working_set_of
@@ -109,7 +116,7 @@ def pair(
     workload = as_missing(source.running, source.used)
     windows = _moved(target, source)
     result = run(workload, mechanism, costs, setup, windows)
-    unnamed = elsewhere(source)
+    unnamed = elsewhere(source)[~of_start_up(source.running, source.used)]
     one = predicted_side(workload, result, unnamed)
     other = measured_side(target)
     bounds = None
