@@ -1,1 +1,1 @@
-"""What a trace is: schema, store, stitching. The bottom of the house: imports none of the other packages."""
+"""The trace format: schema, storage, stitching. The lowest layer: it imports none of the other packages."""

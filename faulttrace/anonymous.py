@@ -1,7 +1,7 @@
-"""A trace without what it gives away: names, ids, command lines, the host, addresses, instruction pointers.
+"""Anonymise a trace: remove names, ids, command lines, host data, addresses and instruction pointers.
 
-What a replay needs stays: which addresses are the same, next to each other and in the same huge page; which threads
-are the same, in their order; all times. How each is done is written into ``meta.extra["anonymised"]``.
+What a replay needs is kept: which addresses are equal, adjacent or in the same huge page; which threads are equal, and
+their order; all times. ``meta.extra["anonymised"]`` lists what was done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IDS: Final = (Kind.UFFD_MSG, Kind.SCHED_OUT, Kind.SCHED_IN, Kind.SCHED_WAKING, 
 _OF_FILES: Final = (Kind.FILE_FAULT, Kind.FILE_MAP, Kind.FILE_ADD)
 """Kinds with an inode in `code` and a device in `value`."""
 _PLAIN_ADDR: Final = (Kind.FALLOCATE, Kind.KVM_PIO, Kind.KVM_DIRTY_RING_PUSH, Kind.KVM_EXIT, *_OF_FILES)
-"""Kinds whose `addr` is no address: an offset, a port, an exit qualification."""
+"""Kinds whose `addr` is not a memory address: it is an offset, a port or an exit qualification."""
 _EXACT_ADDR: Final = (Kind.MMAP, Kind.MUNMAP, Kind.MADVISE, Kind.MPROTECT, Kind.MREMAP, Kind.KVM_UNMAP_HVA_RANGE)
 _ADDRESS_IN_IP: Final = (Kind.KVM_SET_MEMSLOT, Kind.MREMAP, Kind.KVM_ASYNC_PF_COMPLETED)
 _LOCKS: Final = (Kind.LOCK_CONTENTION_BEGIN, Kind.LOCK_CONTENTION_END)
@@ -50,7 +50,7 @@ _KEPT_EXTRA: Final = ("shed", "rotated", "cut", "slowed", "dropped")
 
 
 class Anonymiser:
-    """Changes the tables and the meta.json of one trace, all in the same way."""
+    """Anonymises the tables and the meta.json of one trace, all with the same mapping."""
 
     def __init__(self, trace: Trace) -> None:
         self._flavour = trace.meta.host.kvm_flavour
@@ -86,7 +86,7 @@ class Anonymiser:
         self._moved = Addresses(np.concatenate(pages), GIANT_PAGE if giant else _HUGE)
 
     def events(self, table: pa.Table) -> pa.Table:
-        """Raw events, changed."""
+        """Raw events, anonymised."""
         columns = {name: array.copy() for name, array in _columns(table).items()}
         kind = columns["kind"]
         addresses = self._mapped(columns)
@@ -109,7 +109,7 @@ class Anonymiser:
         )
 
     def _number_files(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """1, 2... in the order in which files come, in place of inode and device."""
+        """Replace inode and device by 1, 2, ... in the order in which the files first appear."""
         rows = np.flatnonzero(np.isin(columns["kind"], _OF_FILES))
         pairs = zip(columns["value"][rows].tolist(), columns["code"][rows].tolist(), strict=True)
         numbers = [self._files.setdefault(pair, len(self._files) + 1) for pair in pairs]
@@ -117,7 +117,7 @@ class Anonymiser:
         columns["value"][rows] = 0
 
     def rows(self, table: pa.Table) -> pa.Table:
-        """Faults or truth, changed."""
+        """Faults or truth, anonymised."""
         for name in ("tid", "vm", "handler_tid", "read_after_tid", "wake_after_tid"):
             if name in table.column_names:
                 table = _put(table, name, [None if x is None else self.one_id(x) for x in table[name].to_pylist()])
@@ -126,7 +126,7 @@ class Anonymiser:
         return _put(table, "ip", [None] * len(table)) if "ip" in table.column_names else table
 
     def meta(self, old: Meta) -> Meta:
-        """`old`, of the trace or a piece of it, changed; what was done is in it; integrity is the writer's."""
+        """`old` (of the trace or of a piece) anonymised, with a list of what was done. The writer sets `integrity`."""
         host = Host(machine=old.host.machine, cpus=old.host.cpus, kvm_flavour=old.host.kvm_flavour)
         numbers = vcpu_threads(old)
         extra = {key: value for key, value in old.extra.items() if key in _KEPT_EXTRA}
@@ -155,7 +155,7 @@ class Anonymiser:
         )
 
     def one_id(self, tid: int) -> int:
-        """The new number of a process or thread; 0 and below are none."""
+        """The new number of a process or thread; 0 and negative values mean none and are kept."""
         return int(self._id(np.array([tid], np.int64))[0])
 
     def _id(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -176,7 +176,7 @@ class Anonymiser:
         return ~np.isin(kind, (*_ADDRESS_IN_IP, Kind.UFFD_MSG, Kind.KVM_MMU_SET_SPTE))
 
     def _where(self, columns: Mapping[str, npt.NDArray[Any]]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-        """Columns with their rows that hold addresses of memory."""
+        """Columns that hold memory addresses, each with a mask of the rows that do."""
         kind = columns["kind"]
         blank = (columns["addr"] == 0) & np.isin(kind, (Kind.MM_CAUSE, Kind.MMAP))
         addr = ~np.isin(kind, (*_PLAIN_ADDR, *_LOCKS, *_NO_ADDRESS)) & ~blank
@@ -194,12 +194,12 @@ class Anonymiser:
         for name, rows in self._where(columns):
             old = columns[name][rows].astype(np.uint64)
             moved = self._moved.of(old // np.uint64(_PAGE) * np.uint64(_PAGE))
-            exact = np.isin(columns["kind"][rows], _EXACT_ADDR)  # of calls on ranges; not all are of whole pages
+            exact = np.isin(columns["kind"][rows], _EXACT_ADDR)  # calls on ranges, which need not be whole pages
             found.append((name, rows, np.where(exact, moved + old % np.uint64(_PAGE), moved)))
         return found
 
     def _exits(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """Of an exit's two words stays what says how memory or a port was accessed; others can be addresses."""
+        """Keep of an exit's two info words only how memory or a port was accessed; other values can be addresses."""
         if self._flavour == "arm64":
             keeps = np.ones(len(columns["kind"]), bool)
         elif self._flavour == "vmx":
@@ -243,7 +243,7 @@ _NO_ADDRESS: Final = tuple(
         Kind.KVM_DIRTY_RING_EXIT, Kind.KVM_MMU_ZAP_ALL, Kind.UFFD_API, Kind.RSS_STAT,
     )
 )  # fmt: skip
-"""Kinds that fill no `addr` (or one that is no address of memory)."""
+"""Kinds that leave `addr` empty, or whose `addr` is not a memory address."""
 
 
 def _comm(thread: Thread, vcpu: int | None) -> str:
@@ -262,7 +262,7 @@ def _told_addresses(meta: Meta) -> Iterable[int]:
 
 
 def _steps(start: int, end: int) -> Iterable[int]:
-    """Addresses so near each other that a range stays whole."""
+    """Addresses at most `GIANT_PAGE` apart, so that the whole range is moved by one amount."""
     yield from range(start, max(end, start + 1), GIANT_PAGE)
     if end > start:
         yield end - 1

@@ -1,8 +1,7 @@
-"""What belongs to a trace: each file held against meta.json, before anything in it is used.
+"""Check that the files of a trace belong to it: each is compared with meta.json before it is used.
 
-A part that is missing, duplicated, renamed, of another trace, or longer or shorter than it was written is named here;
-whether
-its bytes are those that were written is checked when they are read (`faulttrace.files.check_digest`).
+A part that is missing, duplicated, renamed, from another trace, or longer or shorter than when it was written is
+reported here. Its bytes are checked when they are read (`faulttrace.files.check_digest`).
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ class Part:
 
 
 def read_parts(path: Location, meta: Meta) -> list[Part]:
-    """The event parts of the trace at `path`, in order; each whole, with the right columns and of this recording.
+    """The event parts of the trace at `path`, in order: complete, with the right columns, and of this recording.
 
     Raises:
-        IncompleteData: one is not.
-        NoPermission: one may not be read.
+        IncompleteData: a part is not.
+        NoPermission: a part may not be read.
     """
     parts = []
     for number in part_numbers(path):
@@ -59,7 +58,7 @@ def check_belonging(path: Location, meta: Meta, parts: list[Part]) -> None:
     """Check that the files of a trace are exactly those that its meta.json lists.
 
     Raises:
-        IncompleteData: they are not; the message names the first.
+        IncompleteData: they are not; the message names the first difference.
     """
     numbers = [part.number for part in parts]
     first = numbers[0] if numbers and (meta.extra.get("rotated") or not meta.integrity.recording) else 0
@@ -83,7 +82,7 @@ def check_belonging(path: Location, meta: Meta, parts: list[Part]) -> None:
 
 
 def check_losses(path: Location, meta: Meta, losses: pa.Table) -> None:
-    """Check that losses in meta.json and in `losses.parquet` agree; for a killed recording the file's are taken.
+    """Check that meta.json and `losses.parquet` agree on losses; if the recorder was killed, use those of the file.
 
     Raises:
         IncompleteData: they differ.
@@ -98,7 +97,7 @@ def check_losses(path: Location, meta: Meta, losses: pa.Table) -> None:
         meta.losses = found
         return
     told = sum(meta.losses.by_probe.values())
-    # Older recorders counted what was lost before the oldest part that they kept, but kept no row of it.
+    # Older recorders counted the losses before the oldest kept part in the total, but did not keep their rows.
     forgotten = bool(meta.extra.get("rotated")) and not meta.integrity.recording
     if found.total != meta.losses.total and not (forgotten and found.total < meta.losses.total):
         raise IncompleteData(
@@ -109,11 +108,11 @@ def check_losses(path: Location, meta: Meta, losses: pa.Table) -> None:
 
 
 def made_from(meta: Meta, digests: Mapping[str, str]) -> str:
-    """A digest of everything that faults are stitched from: the events, what meta.json says of them, and the stitcher.
+    """A digest of all input of the stitch: the events, their description in meta.json, and the stitcher's version.
 
     Args:
         meta: of the trace.
-        digests: of each event part by its name; others are passed over.
+        digests: of each event part by its name; other files are ignored.
     """
     parts = sorted((name, digest) for name, digest in digests.items() if name.startswith("events/"))
     told = {
@@ -126,12 +125,12 @@ def made_from(meta: Meta, digests: Mapping[str, str]) -> str:
 
 
 def _check_marks(path: Location, name: str, footer: Footer, meta: Meta) -> None:
-    """See that a file is of this recording and has its own name."""
+    """Check that a file belongs to this recording and was written under this name."""
     marks, recording = footer.marks, meta.integrity.recording
     if not recording and footer.sealed:
         raise IncompleteData(f"{path / name}: has checksums, meta.json knows of none: of another trace? {_COPY}")
     if recording and not footer.sealed:
-        raise IncompleteData(f"{path / name}: without checksums: written anew by another program? {_COPY}")
+        raise IncompleteData(f"{path / name}: without checksums: rewritten by another program? {_COPY}")
     if marks.recording != recording:
         raise IncompleteData(f"{path / name}: of another recording: {_COPY}")
     if recording and marks.file != name:

@@ -1,4 +1,4 @@
-"""The files of an opened trace: each is held against its digest before anything of it is used."""
+"""The files of an opened trace. The digest of each is checked before its content is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CheckedFiles:
         self._digests: dict[str, str] = {}  # of files whose bytes were checked, by name
 
     def source(self, kinds: Iterable[Kind] | None) -> PartsSource:
-        """Events of these kinds (None: all), to be read in order of time without all of them in memory."""
+        """Events of these kinds (None: all), for reading in time order without holding all of them in memory."""
         return PartsSource(self.parts, kinds, self.check)
 
     def made_from(self) -> str:
@@ -45,7 +45,7 @@ class CheckedFiles:
             self._digests[name] = check_digest(self.path / name, entry.sha256 if entry else None)
 
     def frame(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """As `table`."""
+        """As `table`, but a polars frame."""
         import polars as pl
 
         frame = pl.from_arrow(self.table(name, schema, columns))
@@ -53,7 +53,7 @@ class CheckedFiles:
         return frame
 
     def table(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a file (columns of `schema`, or only those), checked; none where it is not there."""
+        """The checked rows of a file: all columns of `schema`, or only `columns`. Empty if there is no such file."""
         path = self.path / name
         if not path.exists():
             return schema.empty_table()

@@ -1,4 +1,4 @@
-"""A piece of a trace: an interval of time, some of the vCPUs. Faults open at a cut are counted and reported."""
+"""Cut a piece out of a trace: a time interval, a subset of the vCPUs. Open faults at a cut are counted and reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from faultreplay.faulttrace.units import format_ns, parse_duration_ns
 _STATE: Final = (
     Kind.KVM_SET_MEMSLOT, Kind.UFFD_API, Kind.UFFD_REGISTER, Kind.UFFD_UNREGISTER, Kind.THREAD_NEW,
 )  # fmt: skip
-"""Kinds that set a state: those before the cut stay, because later events depend on it."""
+"""Kinds that set state. Those before the cut are kept, because later events depend on that state."""
 _RESOLVES: Final = (
     Kind.UFFD_COPY, Kind.UFFD_ZEROPAGE, Kind.UFFD_CONTINUE, Kind.UFFD_WRITEPROTECT, Kind.UFFD_WAKE, Kind.UFFD_MOVE,
     Kind.UFFD_POISON,
@@ -30,7 +30,7 @@ _RESOLVES: Final = (
 
 @dataclass(frozen=True)
 class Span:
-    """From `from_ns` to `until_ns` (not included), from the start of the recording; None: to its end."""
+    """The interval [`from_ns`, `until_ns`), ns from the start of the recording; None: to its end."""
 
     from_ns: int = 0
     until_ns: int | None = None
@@ -59,12 +59,12 @@ class Cut:
 
     Args:
         trace: opened.
-        span: which time.
-        vcpus: numbers of the vCPUs that stay (of each VM); empty: all. Other threads stay in any case.
+        span: the interval to keep.
+        vcpus: numbers of the vCPUs to keep (in each VM); empty: all. Other threads are always kept.
 
     Raises:
         IncompleteData: nothing would be left.
-        UsageError: a vCPU that the trace has not.
+        UsageError: the trace has no such vCPU.
     """
 
     def __init__(self, trace: Trace, span: Span, vcpus: Sequence[int] = ()) -> None:
@@ -84,7 +84,7 @@ class Cut:
         self._running = self._in_guest()
 
     def events(self, table: pa.Table) -> pa.Table:
-        """What stays of raw events."""
+        """The rows of raw events that are kept."""
         ts_ns = table["ts_ns"].to_numpy()
         tid, kind = table["tid"].to_numpy(), table["kind"].to_numpy()
         call = np.empty(len(ts_ns), _CALL)
@@ -102,7 +102,7 @@ class Cut:
         return table.filter(pa.array(stays))
 
     def losses(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The losses of the time that stays; those elsewhere are counted in `meta`."""
+        """The losses within the interval; `meta` counts the others."""
         # A row covers the time since the previous row: one just after the end may belong to the interval.
         within = [row for row in rows if self._from_ns <= row["ts_ns"] < self._until_ns]
         after = [row for row in rows if row["ts_ns"] >= self._until_ns]
@@ -111,13 +111,13 @@ class Cut:
         return within + straddling
 
     def rows(self, table: pa.Table) -> pa.Table:
-        """What stays of faults or truth: what began and ended in the time, of the vCPUs that stay."""
+        """The rows of faults or truth that are kept: begun and ended within the interval, by threads that are kept."""
         end_ns = table["end_ns"].fill_null(self._until_ns - 1).to_numpy()
         stays = (table["start_ns"].to_numpy() >= self._from_ns) & (end_ns < self._until_ns)
         return table.filter(pa.array(stays & ~np.isin(table["tid"].to_numpy(), self._gone)))
 
     def meta(self, kept: Sequence[dict[str, Any]], all_losses: int) -> Meta:
-        """`meta.json` of the piece; call it when all events are through. Its losses are the writer's to count."""
+        """`meta.json` of the piece. Call it after all events were processed. The writer counts the losses."""
         old = self._trace.meta
         lost = sum(row["lost"] for row in kept)
         start = self._faults["start_ns"].to_numpy()
@@ -167,7 +167,7 @@ class Cut:
         ]
 
     def _in_guest(self) -> npt.NDArray[Any]:
-        """Thread and time of the calls of KVM_RUN that were under way when the time begins."""
+        """Thread and start time of the KVM_RUN calls in progress when the interval begins."""
         last: dict[int, tuple[int, bool]] = {}
         for table in self._trace.event_tables() if self._from_ns > self._trace.meta.clock.start_ns else ():
             kind, ts_ns = table["kind"].to_numpy(), table["ts_ns"].to_numpy()
@@ -190,7 +190,7 @@ class Cut:
         return np.array(sorted(tid for tid, vcpu in known.items() if vcpu not in vcpus), np.int64)
 
     def _their_calls(self) -> npt.NDArray[Any]:
-        """Handler and time of the messages and ioctls that served vCPUs which go, and none that stays."""
+        """Handler and time of the messages and ioctls that served only vCPUs that are removed."""
         mine = np.isin(self._faults["tid"].to_numpy(), self._gone)
         return np.setdiff1d(self._calls_of(mine), self._calls_of(~mine))
 

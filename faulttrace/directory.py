@@ -1,4 +1,4 @@
-"""The names inside a trace's directory: which files are a trace's, which parts there are, and how one is replaced."""
+"""File names in a trace's directory: which files belong to a trace, which parts exist, how a trace is replaced."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES: Final = (META, LOSSES_FILE, FAULTS_FILE, TRUTH_FILE)
 _DIR_MODE: Final = 0o700
 
 _PART: Final = re.compile(r"part-([0-9]{6,10})\.parquet")
-# What a writer that was killed leaves behind: mkstemp's name of a file that never got its own.
+# Temporary files (named by mkstemp) that a killed writer left behind before it could rename them.
 _LEFT_OVER: Final = re.compile(r"\.(meta\.json|(losses|faults|truth|part-[0-9]{6,10})\.parquet)\.[a-z0-9_]{8}")
 
 
@@ -34,7 +34,7 @@ def part_numbers(path: Location) -> list[int]:
     """Numbers of the event parts of the trace at `path`, in order.
 
     Raises:
-        IncompleteData: something there has nearly a part's name, or a number that no part can have.
+        IncompleteData: a file name resembles that of a part but is not one, or its number is too large.
         NoPermission: the directory may not be read.
     """
     numbers = []
@@ -52,11 +52,11 @@ def part_numbers(path: Location) -> list[int]:
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """See that a trace may be made at `path`: nothing is there, or an empty directory, or, with `force`, a trace.
+    """Check that a trace may be created at `path`: there is nothing, an empty directory or, with `force`, a trace.
 
     Raises:
-        UsageError: something else is there, or a trace and no `force`.
-        NoPermission: it may not be looked at.
+        UsageError: there is something else, or a trace and `force` is off.
+        NoPermission: it may not be read.
     """
     if path.is_symlink():
         raise UsageError(f"{path}: a symbolic link: give the name of the trace itself, or remove the link")
@@ -69,11 +69,11 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 def make_trace_dir(path: Path, *, force: bool) -> None:
-    """Make an empty trace directory at `path`; with `force` in place of a trace that is there.
+    """Create an empty trace directory at `path`; with `force`, an existing trace is replaced.
 
     Raises:
         UsageError: see `check_free`; nothing was removed.
-        NoPermission: it may not be made.
+        NoPermission: it may not be created.
     """
     check_free(path, force=force)
     remove_trace(path)
@@ -83,11 +83,11 @@ def make_trace_dir(path: Path, *, force: bool) -> None:
 
 
 def remove_trace(path: Path) -> None:
-    """Remove a trace, or an empty directory, if one is there: only files that a trace has, one by one.
+    """Remove the trace or empty directory at `path`, if it exists: only files that belong to a trace, one by one.
 
     Raises:
-        UsageError: there is something else in it; nothing was removed.
-        NoPermission: it may not be looked at or removed.
+        UsageError: it contains something else; nothing was removed.
+        NoPermission: it may not be read or removed.
     """
     if not path.exists():
         return
@@ -104,7 +104,7 @@ def remove_trace(path: Path) -> None:
 
 
 def looks_like_trace(path: Path) -> bool:
-    """Whether a meta.json of ours is there, of any version, also a damaged one."""
+    """Whether `path` has a meta.json of faultreplay, of any version, even a damaged one."""
     try:
         data = read_bytes_file((open_pack(path) if is_pack(path) else path) / META, MAX_META_BYTES, IncompleteData)
         return b'"schema_version"' in data
@@ -113,7 +113,7 @@ def looks_like_trace(path: Path) -> bool:
 
 
 def _foreign(path: Path) -> str:
-    """What in `path` no trace has, in words; empty: all of it is a trace's, or it is empty."""
+    """What in `path` does not belong to a trace, in words; an empty string: nothing."""
     if path.is_symlink() or not path.is_dir():
         if not path.is_symlink() and is_pack(path):
             return "" if looks_like_trace(path) else "a zip without a trace"

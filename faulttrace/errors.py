@@ -1,4 +1,4 @@
-"""Every error a user can meet, with the exit code it ends in.
+"""All errors that a user can see, each with its exit code.
 
 A message is one line that says what is wrong and how to fix it; the command line prints only that line.
 """
@@ -22,7 +22,7 @@ class UsageError(FaultreplayError):
 
 
 class ThresholdExceeded(FaultreplayError):
-    """A result is past the limit the user set, as --max-error (exit 3)."""
+    """A result exceeds a limit that the user set, such as --max-error (exit 3)."""
 
     exit_code = 3
 

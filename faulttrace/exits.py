@@ -63,7 +63,7 @@ ARM_CLASSES: Final[dict[str, int]] = {
 }  # fmt: skip
 """Exception classes (ESR_EL2.EC)."""
 ARM_EXCEPTIONS: Final[dict[str, int]] = {"IRQ": 0, "SERROR": 1, "TRAP": 2, "ILLEGAL": 3, "HYP_GONE": 0xBADCA11}
-"""ARM_EXCEPTION_*: what took the vCPU out."""
+"""ARM_EXCEPTION_*: why the vCPU left guest mode."""
 
 USERSPACE_EXITS: Final = (
     "UNKNOWN", "EXCEPTION", "IO", "HYPERCALL", "DEBUG", "HLT", "MMIO", "IRQ_WINDOW_OPEN", "SHUTDOWN", "FAIL_ENTRY",
@@ -95,8 +95,8 @@ _ARM_TRAP: Final = ARM_EXCEPTIONS["TRAP"]
 def exit_number(name: str) -> int:
     """The number of an exit reason as a kernel or libtraceevent's plugin prints it; `UNNAMED_EXIT` if it is unknown.
 
-    CPUID, HLT and some others exist on both: VMX's are printed in capitals, SVM's in small letters or after ``EXIT_``.
-    A number is taken as it is.
+    CPUID, HLT and some others exist on both: VMX's are printed in capitals, SVM's in lower case or after ``EXIT_``.
+    A hexadecimal number is returned unchanged.
     """
     if name.lower().startswith("0x"):
         with contextlib.suppress(ValueError):
@@ -109,7 +109,7 @@ def exit_number(name: str) -> int:
 
 
 def exit_name(flavour: str, reason: int, exception: int = _ARM_TRAP) -> str:
-    """For people: `EPT_VIOLATION`, `npf`, `DABT_LOW`; a number where the flavour or the reason is unknown.
+    """The name to show: `EPT_VIOLATION`, `npf`, `DABT_LOW`; a number if the flavour or the reason is unknown.
 
     Args:
         flavour: `Host.kvm_flavour`.
@@ -126,5 +126,5 @@ def exit_name(flavour: str, reason: int, exception: int = _ARM_TRAP) -> str:
 
 
 def userspace_reason(code: int) -> str:
-    """``KVM_EXIT_MMIO`` of 6."""
+    """The name of an exit to userspace: 6 is ``KVM_EXIT_MMIO``."""
     return f"KVM_EXIT_{USERSPACE_EXITS[code]}" if 0 <= code < len(USERSPACE_EXITS) else f"exit reason {code}"

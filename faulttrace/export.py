@@ -1,4 +1,4 @@
-"""A trace in other people's formats: Chrome JSON for Perfetto, CSV, one Parquet file. Records in, one file out."""
+"""Export a trace to one file in a common format: Chrome JSON (for Perfetto), CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _INSTANTS: Final = (Kind.KVM_SET_MEMSLOT, Kind.KVM_UNMAP_HVA_RANGE, Kind.KVM_MMU
 
 
 def export(trace: Trace, output: Path, what: str = "faults") -> int:
-    """Write `trace` to `output`, in the format its name ends in; the number of records written.
+    """Write `trace` to `output`, in the format of its file name's ending; returns the number of records written.
 
     Args:
         what: ``faults``, ``events`` or ``losses`` for CSV and Parquet; Chrome JSON always shows faults on a time line.
 
     Raises:
-        UsageError: a name of no known format, or Chrome JSON of something else than faults.
+        UsageError: the ending is not of a known format, or Chrome JSON was requested for something other than faults.
     """
     ending = next((ending for ending in FORMATS if output.name.endswith(ending)), None)
     if ending is None:
@@ -52,7 +52,7 @@ def export(trace: Trace, output: Path, what: str = "faults") -> int:
 
 
 def _frames(trace: Trace, what: str) -> Iterator[pl.DataFrame]:
-    """The table, a piece at a time (at least one); events get the name of their kind beside its number."""
+    """The table in pieces (at least one). Events get a column with the name of their kind."""
     import polars as pl
 
     if what == "faults":
@@ -70,7 +70,7 @@ def _frames(trace: Trace, what: str) -> Iterator[pl.DataFrame]:
 
 
 def _write_csv(frames: Iterable[pl.DataFrame], path: Path) -> int:
-    """The number of rows."""
+    """Write the frames; returns the number of rows."""
     count = 0
     with path.open("wb") as stream:
         for number, frame in enumerate(frames):
@@ -80,7 +80,7 @@ def _write_csv(frames: Iterable[pl.DataFrame], path: Path) -> int:
 
 
 def _write_parquet(trace: Trace, frames: Iterator[pl.DataFrame], path: Path) -> int:
-    """One file that carries its meta.json along as schema metadata, key ``faultreplay.meta``; the number of rows."""
+    """Write one file with meta.json as schema metadata (key ``faultreplay.meta``); returns the number of rows."""
     from faultreplay.faulttrace.files import put_tables
 
     first = next(frames).to_arrow()

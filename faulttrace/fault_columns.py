@@ -1,4 +1,4 @@
-"""Columns of stitched faults: meaning, unit, and what an empty cell means. `docs/trace-format.md` is made from this."""
+"""Columns of stitched faults: meaning, unit, meaning of an empty cell. `docs/trace-format.md` is made from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 import pyarrow as pa
 
 CAUSES: Final = ("missing", "minor", "stage2", "mmio", "exit", "minor-host", "major-host", "write-protect", "window")
-"""Why an access faulted; a mechanism file calls it the class of the fault. Files hold the words; in arrays a cause is
-its place here (`Workload.cause`), and ``window`` stays the last one."""
+"""Why an access faulted; a mechanism file calls it the class of the fault. Files hold the words; arrays hold the
+index in this tuple (`Workload.cause`). ``window`` must stay last."""
 RESOLUTIONS: Final = (
     "copy",
     "zeropage",
@@ -23,9 +23,9 @@ RESOLUTIONS: Final = (
     "none",
 )
 BACKINGS: Final = ("cache", "disk")
-"""Where the page of a mapped file was."""
+"""Where the page of a mapped file was at the fault."""
 ACCESSORS: Final = ("vcpu", "vmm", "kernel")
-"""Kinds of threads that touch guest memory. In arrays a kind is its place here (`Workload.accessor_kind`)."""
+"""Kinds of threads that touch guest memory. Arrays hold the index in this tuple (`Workload.accessor_kind`)."""
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,4 @@ FAULT_COLUMNS: Final[tuple[FaultColumn, ...]] = (
 )
 
 FAULTS: Final = pa.schema([pa.field(c.name, c.type, nullable=bool(c.null)) for c in FAULT_COLUMNS])
-"""Stitched faults, one row a fault, sorted by (`start_ns`, `tid`)."""
+"""Stitched faults, one row per fault, sorted by (`start_ns`, `tid`)."""

@@ -1,8 +1,7 @@
-"""The files of a trace on disk: written whole or not at all, read with one line for each way of being damaged.
+"""The files of a trace on disk: written completely or not at all; damage is reported in one line.
 
-Every Parquet file has checksums of its pages and a digest of itself, and the number of its recording (`Marks`). Text
-files of
-users (mechanisms, costs): `faulttrace.regular.read_text_file`.
+Every Parquet file has page checksums, a digest of itself and the number of its recording (`Marks`). For text files of
+users (mechanisms, costs) see `faulttrace.regular.read_text_file`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _PREFIX: Final = "faultreplay."
 
 EVENTS_OPTIONS: Final[dict[str, Any]] = {
     "compression_level": 1,
-    # Most bytes of a number are those of the row before: half the time of deltas and level 3, a quarter smaller.
+    # Most bytes of a number equal those of the row before. Against deltas at level 3: half the time, 1/4 smaller.
     "column_encoding": {f.name: "BYTE_STREAM_SPLIT" for f in EVENTS if not pa.types.is_uint8(f.type)}
     | {"ts_ns": "DELTA_BINARY_PACKED"},
     "use_dictionary": ["kind"],
@@ -47,7 +46,7 @@ Source: TypeAlias = Location | pa.BufferReader
 
 @dataclass(frozen=True)
 class Marks:
-    """What a Parquet file states about itself in its footer (keys ``faultreplay.*``); empty: not said."""
+    """What a Parquet file states about itself in its footer (keys ``faultreplay.*``); empty: not stated."""
 
     recording: str = ""
     """`Integrity.recording` of the trace it belongs to"""
@@ -61,7 +60,7 @@ class Marks:
     """of stitched faults: how the stitch went (`faulttrace.kept.StitchFacts`)"""
 
     def as_metadata(self) -> dict[str, str]:
-        """For the footer; the digest's place comes last."""
+        """For the footer; the placeholder of the digest is last."""
         told = {f"{_PREFIX}{key}": value for key, value in vars(self).items() if value}
         return told | {SEAL_KEY: BLANK}
 
@@ -75,7 +74,7 @@ class Footer:
     """of its columns"""
     marks: Marks
     sealed: bool
-    """it carries a digest of itself, and its pages have checksums"""
+    """it holds a digest of itself, and its pages have checksums"""
 
 
 def write_parquet(path: Path, table: pa.Table, marks: Marks | None = None) -> FileEntry:
@@ -93,7 +92,7 @@ def write_tables(
 ) -> FileEntry:
     """Write tables of `schema` one after the other into one file; `options` are those of ParquetWriter.
 
-    `marks` may be a function: it is called when the last table is written.
+    `marks` may be a function: it is called after the last table.
     """
     with disk_errors(path), replacing(path) as temporary:
         rows, sha256 = put_tables(temporary, schema, tables, marks, **options)
@@ -107,7 +106,7 @@ def put_tables(
     marks: Marks | Callable[[], Marks] | None = None,
     **options: Any,
 ) -> tuple[int, str]:
-    """As `write_tables`, straight into `path`, which the caller puts in its place; rows and digest."""
+    """As `write_tables`, directly into `path`, which the caller renames; returns rows and digest."""
     rows = 0
     with parquet_writer(path, schema, **options) as writer:
         for table in tables:
@@ -119,19 +118,19 @@ def put_tables(
 
 
 def parquet_writer(path: Path, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
-    """As all our files are written."""
+    """With the options of all our files."""
     return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, **options)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write whole or not at all."""
+    """Write completely or not at all."""
     with disk_errors(path), replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling that replaces `path` when the body ends well: data first, then the name."""
+    """A temporary sibling that replaces `path` if the body succeeds: sync the data, then rename."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -166,7 +165,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _damage(where: object, what: str) -> Iterator[None]:
-    """Whatever Arrow makes of damaged bytes (also in names: UnicodeDecodeError), as one line."""
+    """Any error of Arrow on damaged bytes (in names: UnicodeDecodeError), as one line."""
     try:
         yield
     except (FaultreplayError, FileNotFoundError):
@@ -179,10 +178,10 @@ def _damage(where: object, what: str) -> Iterator[None]:
 
 
 def check_footer(path: Location, schema: pa.Schema) -> Footer:
-    """See that a regular file is a whole Parquet file and has the columns of `schema`.
+    """Check that a regular file is a complete Parquet file with the columns of `schema`.
 
     Raises:
-        IncompleteData: it is not, or has not.
+        IncompleteData: it is not.
         NoPermission: it may not be read.
     """
     check_regular(path, IncompleteData)
@@ -195,7 +194,7 @@ def _stream(source: Source, *, whole: bool) -> Any:
         return source
     if not whole:
         return pa.PythonFile(source.open(), mode="r")
-    with source.open() as stream:  # Arrow's threads read no Python stream: that ends badly when the interpreter does
+    with source.open() as stream:  # Arrow's threads must not read a Python stream: it can crash at exit
         return pa.BufferReader(stream.read())
 
 
@@ -211,7 +210,7 @@ def footer_of(source: Source, where: object, schema: pa.Schema) -> Footer:
     for column in schema:
         index = stored.get_field_index(column.name)
         if index < 0 and column.nullable:
-            continue  # it came later than the file
+            continue  # added after the file was written
         if index < 0:
             raise IncompleteData(f"{where}: column {column.name} is missing")
         if stored.field(index).type != column.type:
@@ -226,20 +225,20 @@ def footer_of(source: Source, where: object, schema: pa.Schema) -> Footer:
 
 
 def check_digest(path: Location, expected: str | None = None) -> str:
-    """See that a file is what was written; its digest.
+    """Check that a file is unchanged; returns its digest.
 
     Args:
         path: a Parquet file.
-        expected: the digest that meta.json lists; None: as the file itself says, if it says.
+        expected: the digest that meta.json lists; None: the one that the file states, if any.
 
     Raises:
-        IncompleteData: it was changed since; or it is another file than expected.
+        IncompleteData: it was changed, or is not the expected file.
     """
     return checked(digest_parquet(path), path, expected)
 
 
 def checked(digest: Digest, where: object, expected: str | None = None) -> str:
-    """The digest itself, where it is what it must be; see `check_digest`."""
+    """The digest, if it is the expected one; see `check_digest`."""
     if digest.told and not digest.holds:
         raise IncompleteData(f"{where}: damaged: its bytes have changed since it was written: copy it again")
     if expected is not None and digest.found != expected:
@@ -263,11 +262,11 @@ def read_source(source: Source, where: object, schema: pa.Schema, columns: Seque
     footer = footer_of(source, where, schema)
     limits.check_memory(str(where), footer.rows, wanted)
     with _damage(where, "damaged: {}"):
-        # Of pages without a checksum there is nothing to verify: older files are read as they are.
+        # Pages of older files have no checksum and are read unverified.
         stored = [name for name in wanted.names if name in footer.names]
         stream = _stream(source, whole=True)
         table = pq.read_table(stream, columns=stored, partitioning=None, page_checksum_verification=True)
-        for name in set(wanted.names) - footer.names:  # a column that may be empty and came later than the file
+        for name in set(wanted.names) - footer.names:  # a nullable column added after the file was written
             table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     if table.num_rows != footer.rows:
         raise IncompleteData(f"{where}: damaged: {table.num_rows} rows, its footer says {footer.rows}")
@@ -277,8 +276,8 @@ def read_source(source: Source, where: object, schema: pa.Schema, columns: Seque
 def read_groups(
     path: Location, schema: pa.Schema, columns: Sequence[str] | None = None, kinds: Iterable[int] | None = None
 ) -> Iterator[pa.Table]:
-    """As `read_parquet`, row group by row group; of the rows only those of these `kinds`, where they are given."""
-    import pyarrow.compute as pc  # 9 MB of memory that a recorder does without
+    """As `read_parquet`, row group by row group; if `kinds` is given, only rows of these kinds."""
+    import pyarrow.compute as pc  # 9 MB of memory that a recorder does not need
 
     check_regular(path, IncompleteData)
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -304,7 +303,7 @@ def read_groups(
 
 
 def begin_ns(path: Location) -> int:
-    """A time that no row of an event part is before."""
+    """A lower bound of the times in an event part."""
     with pq.ParquetFile(_stream(path, whole=False)) as file:
         groups = [file.metadata.row_group(n).column(0).statistics for n in range(file.metadata.num_row_groups)]
     if any(told is None or not told.has_min_max for told in groups):
@@ -313,7 +312,7 @@ def begin_ns(path: Location) -> int:
 
 
 def _checked(where: object, table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The table with the columns of `wanted`, none of them impossible."""
+    """The columns of `wanted`, checked for impossible values."""
     import pyarrow.compute as pc
 
     for field in wanted:
@@ -340,5 +339,5 @@ def _check_times(where: object, name: str, column: pa.ChunkedArray) -> None:
     if high - low > limits.MAX_SPAN_NS:
         raise IncompleteData(
             f"{where}: column {name} spans {format_ns(high - low)}, more than the {format_ns(limits.MAX_SPAN_NS)} "
-            "that are reckoned with"
+            "that a trace may span"
         )

@@ -1,4 +1,4 @@
-"""The tables of docs/trace-format.md, made from the schema.
+"""Generate the tables of docs/trace-format.md from the schema.
 
 `python -m faultreplay.faulttrace.format_doc docs/trace-format.md`
 """
@@ -57,7 +57,7 @@ def faults_table() -> str:
 
 
 def versions_table() -> str:
-    """What each version of the format and of the stitch changed."""
+    """Changes of each version of the format and of the stitcher."""
     lines = ["| version of | number | change |", "|---|--:|---|"]
     for name, log in (("format", SCHEMA_LOG), ("stitch", STITCH_LOG)):
         lines += [f"| {name} | {number} | {text} |" for number, text in log.items()]

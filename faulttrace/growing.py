@@ -1,4 +1,4 @@
-"""A Parquet file that grows row group by row group and gets its name when it is whole."""
+"""A Parquet file written row group by row group; it gets its final name when it is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from faultreplay.faulttrace.seal import seal_parquet
 
 
 class GrowingFile:
-    """What is added is compressed and on its way to the disk at once; before `finish` there is no file at `path`.
+    """Compresses and writes each added table at once. Before `finish` there is no file at `path`.
 
     Args:
         path: where the file will be.
@@ -23,7 +23,7 @@ class GrowingFile:
         options: arguments of ParquetWriter.
 
     Raises:
-        FaultreplayError, NoPermission: the disk is full, or the directory may not be written; also from the methods.
+        FaultreplayError, NoPermission: the disk is full, or the directory is not writable; the methods raise them too.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, **options: Any) -> None:
@@ -47,7 +47,7 @@ class GrowingFile:
         self.rows += table.num_rows
 
     def finish(self, marks: Marks) -> FileEntry:
-        """Write the footer with `marks` and give the file its name."""
+        """Write the footer with `marks` and give the file its final name."""
         try:
             with disk_errors(self._path):
                 self._writer.add_key_value_metadata(marks.as_metadata())
@@ -60,10 +60,10 @@ class GrowingFile:
         return FileEntry(self.rows, self._path.stat().st_size, sha256)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary file."""
         with contextlib.suppress(_Abandoned, FaultreplayError), self._stack:
             raise _Abandoned
 
 
 class _Abandoned(Exception):
-    """Remove the file."""
+    """Raised inside `replacing` to make it remove the temporary file."""

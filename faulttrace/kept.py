@@ -28,18 +28,18 @@ NOT_KEPT: Final = "faults not kept, so they are stitched anew each time: {}"
 
 @dataclass(frozen=True)
 class StitchFacts:
-    """What a stitch gives besides the faults: how it went, and the windows that the ioctls show."""
+    """What a stitch returns besides the faults: its report, and the windows inferred from the ioctls."""
 
     report: StitchReport
     windows: list[WindowSpan]
 
     def to_json(self) -> str:
-        """One line."""
+        """JSON on one line."""
         return msgspec.json.encode(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> StitchFacts | None:
-        """Of what `to_json` made; None of anything else."""
+        """Decode the output of `to_json`; None for anything else."""
         try:
             return msgspec.json.decode(text, type=cls)
         except msgspec.MsgspecError:
@@ -47,7 +47,7 @@ class StitchFacts:
 
 
 def stitch_into(path: Path, source: Source, meta: Meta, marks: Marks, progress: Progress | None = None) -> StitchFacts:
-    """Stitch, and write the faults to the file `path`: whole, or not at all.
+    """Stitch, and write the faults to the file `path`, completely or not at all.
 
     Raises:
         NoPermission: it may not be written there.
@@ -65,12 +65,12 @@ def stitch_into(path: Path, source: Source, meta: Meta, marks: Marks, progress: 
 
 
 def stitched_tables(source: Source, meta: Meta, progress: Progress | None = None) -> tuple[list[pa.Table], StitchFacts]:
-    """The faults in memory."""
+    """Stitch in memory; returns the faults and the facts of the stitch."""
     run = Run(source, meta, STRETCH_ROWS, progress=progress)
     tables = list(run.faults())
     return tables, StitchFacts(run.report, run.windows)
 
 
 def may_write(directory: Location) -> bool:
-    """Whether a file may be made there."""
+    """Whether a file may be created in `directory`."""
     return isinstance(directory, Path) and os.access(directory, os.W_OK | os.X_OK)

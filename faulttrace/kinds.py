@@ -1,4 +1,4 @@
-"""Kinds of event: what each means, where it is from and which columns it fills."""
+"""Kinds of event: what each means, its source and which columns it fills."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ class LabWindow(TypedDict, total=False):
     ran: int
     """1: it began"""
     begin_from_ns: int
-    """making it began (protect, delete, kick)"""
+    """its set-up began (protect, delete, kick)"""
     begin_ns: int
-    """it was made: its work begins"""
+    """set-up was done: the work inside the window begins"""
     end_from_ns: int
-    """its work was done: undoing it began"""
+    """the work was done: tear-down began"""
     end_ns: int
-    """it was undone"""
+    """tear-down was done"""
     pages_checked: int
     pages_changed: int
     """between begin and end; must be 0"""
@@ -30,7 +30,7 @@ class LabWaiters(TypedDict, total=False):
     kind: str
     accesses: int
     writers: int
-    """messages of writers that met a freeze"""
+    """messages of writers that were stopped by a freeze"""
     first_start_ns: int
     last_end_ns: int
     waited_ns: int
@@ -46,7 +46,7 @@ class LabAccessor(TypedDict, total=False):
     mmio_exits: int
     kicks: int
     parked_ns: int
-    """stood still in pauses"""
+    """time stopped in pauses"""
 
 
 class LabTotals(TypedDict, total=False):
@@ -70,16 +70,16 @@ class LabServices(TypedDict, total=False):
 
 
 class LabPrefetch(TypedDict, total=False):
-    """Pages that were brought unasked; times are ns of CLOCK_MONOTONIC."""
+    """Pages that were prefetched; times are ns of CLOCK_MONOTONIC."""
 
     set_pages: int
-    """in the set, pages of 4 KiB"""
+    """pages of 4 KiB in the prefetch set"""
     from_ns: int
     end_ns: int
-    """the last thread was through, or the run was over"""
+    """the last thread had finished, or the run had ended"""
     placed: int
     already_there: int
-    """a fault, or a granule with a page before, had brought them"""
+    """already placed by a fault, or with the granule of an earlier page"""
     fetch_ns: dict[str, float]
     """n, mean, sd, p50, p90, p99, max"""
     resolve_ns: dict[str, float]
@@ -93,7 +93,7 @@ class LabFacts(TypedDict, total=False):
     base_ns: int
     """the accessors' common start, CLOCK_MONOTONIC"""
     run_time_ns: int
-    """from there to the end of the last access"""
+    """from `base_ns` to the end of the last access"""
     clock_error_ns: float
     """bound of the error of the accessors' clock to CLOCK_MONOTONIC"""
     data_pages: int
@@ -107,19 +107,20 @@ class LabFacts(TypedDict, total=False):
     window_writes: int
     """pages that changed inside windows that must stop all writes"""
     waiters: list[LabWaiters]
-    """one a window"""
+    """one per window"""
     startup_ns: int
-    """work of a restore before the accessors start (copy, prefetch): in no stall"""
+    """work of a restore before the accessors start (copy, prefetch): not part of any stall"""
     prefetch: LabPrefetch
     cached_pages: int
-    """of the snapshot file, in the page cache before the start, pages of 4 KiB"""
+    """pages of 4 KiB of the snapshot file that were in the page cache before the start"""
     storage_bytes_per_s: int
-    """of the device under a cold snapshot, by large and small reads past the page cache before the run"""
+    """bandwidth of the device of a cold snapshot, measured before the run by large and small reads that bypass the page
+    cache"""
     dirty: dict[str, int]
     """dirty logging: rounds, pages, ns"""
     verified: dict[str, int]
     """pages touched, and what was wrong with them"""
     notes: list[str]
-    """what was left out where a recorded trace was done again"""
+    """what was left out when a recorded trace was repeated"""
     problem: str
-    """why the run is not good; empty: it is"""
+    """why the run is not valid; empty: it is valid"""

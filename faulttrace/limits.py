@@ -1,6 +1,6 @@
-"""What a trace may ask for before anything is done with it: memory, counts, times, numbers of threads and CPUs.
+"""Upper limits for what a trace may claim: memory, counts, times, numbers of threads and CPUs.
 
-A file can claim anything in a few bytes. Each claim is checked against these limits before memory is allocated.
+A damaged file can claim anything. Each claim is checked against these limits before memory is allocated.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MEMORY_VARIABLE: Final = "FAULTREPLAY_MEMORY"
-"""Environment: the memory that reading a trace may take, as 64G. Default: what this machine (or its cgroup) has."""
+"""Environment variable: memory that reading a trace may use, such as 64G. Default: that of the machine or cgroup."""
 
 MAX_TIME_NS: Final = 10**18
-"""Times of a trace: 31 years since boot."""
+"""The latest time in a trace: 31 years since boot."""
 MAX_SPAN_NS: Final = LONGEST_NS
-"""From the first to the last time of one trace."""
+"""The longest interval between the first and the last time of one trace."""
 MAX_AT_ONCE: Final = 1 << 16
-"""Events at one nanosecond: some of each CPU at most."""
+"""Most events with the same timestamp: one CPU can record only a few."""
 MAX_PART_NUMBER: Final = 10**9
 MAX_TID: Final = (1 << 31) - 1
 MAX_CPUS: Final = 1 << 16
@@ -34,12 +34,12 @@ MAX_TARGETS: Final = 100_000
 MAX_THREADS: Final = 1_000_000
 
 _COPIES: Final = 3
-"""Tables of events are read, joined and sorted: as many are in memory at the same time."""
+"""Copies of a table of events that are in memory at the same time while it is read, joined and sorted."""
 _STRING_BYTES: Final = 16
 
 
 def check_memory(what: str, rows: int, schema: pa.Schema) -> None:
-    """See that `rows` rows of `schema` may be held in memory.
+    """Check that `rows` rows of `schema` fit in memory.
 
     Raises:
         IncompleteData: they need more than this machine has, or than the environment allows.
@@ -54,7 +54,7 @@ def check_memory(what: str, rows: int, schema: pa.Schema) -> None:
 
 
 def at_once(what: object, ts_ns: int) -> IncompleteData:
-    """The refusal of more events at one time than `MAX_AT_ONCE`: they cannot be looked at piece by piece."""
+    """The error for more than `MAX_AT_ONCE` events with one timestamp: they cannot be processed in pieces."""
     return IncompleteData(f"{what}: more than {MAX_AT_ONCE} events at {ts_ns} ns, one instant: damaged")
 
 
@@ -66,7 +66,7 @@ def row_bytes(schema: pa.Schema) -> int:
 
 
 def allowed_bytes() -> tuple[int, str]:
-    """The memory that reading a trace may take, and where that limit comes from.
+    """The memory that reading a trace may use, in bytes, and where that limit comes from.
 
     Raises:
         UsageError: the environment variable is not a size.

@@ -1,6 +1,6 @@
 """`meta.json`: where, when, how and how completely a trace was recorded.
 
-Decoding is strict (msgspec): a wrong type names its place, an unknown key of a newer minor version is ignored.
+Decoding is strict (msgspec): the error for a wrong type names its place. Unknown keys of newer versions are ignored.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Host:
     mem_bytes: int = 0
     distro: str = ""
     kvm_flavour: KvmFlavour = "unknown"
-    cpu_id: str = ""  # family-model-stepping, microcode: which a model name in a VM does not show
+    cpu_id: str = ""  # family-model-stepping, microcode: the model name in a VM does not show them
     kvm_params: dict[str, str] = field(default_factory=dict)  # MODULE.PARAMETER -> value
     mitigations: dict[str, str] = field(default_factory=dict)  # of CPU vulnerabilities, as the kernel names them
     fingerprint: str = ""  # `fingerprint_of` when the trace was recorded; empty: not known
 
 
 def fingerprint_of(host: Host) -> str:
-    """Twelve hexadecimal digits, the same for hosts on which a fault costs the same.
+    """Twelve hexadecimal digits, equal for hosts on which a fault should cost the same.
 
-    Over the CPU, the kernel, the flavour of KVM with its modules' parameters, and the mitigations. Empty where the
+    A hash of the CPU, the kernel, the flavour of KVM with its modules' parameters, and the mitigations. Empty if the
     kernel or the CPU is not known.
     """
     if not host.kernel or not (host.cpu_model or host.cpu_id):
@@ -73,7 +73,7 @@ class Clock:
 
 @dataclass
 class Thread:
-    """A thread of a target and what it was seen to do."""
+    """A thread of a target and its observed role."""
 
     tid: int
     comm: str = ""
@@ -117,7 +117,7 @@ class MapEntry:
     page_bytes: int = 4096
     uffd: str = ""  # any of "missing", "minor", "wp", joined by "+"
     name: str = ""
-    file: str = ""  # "private" or "shared" mapping of a file; empty: of none, or not known
+    file: str = ""  # "private" or "shared" mapping of a file; empty: no file, or not known
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Probe:
 
 @dataclass
 class Losses:
-    """Events that were produced and not kept, and by which probe."""
+    """Events that were produced but lost before they were stored, in total and by probe."""
 
     total: int = 0
     by_probe: dict[str, int] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class Losses:
 
 @dataclass
 class RecorderCost:
-    """What recording itself took."""
+    """Resources that the recorder used."""
 
     backend: str = ""
     cpu_ns: int = 0
@@ -151,7 +151,7 @@ class RecorderCost:
 
 @dataclass
 class MechanismUsed:
-    """The mechanism that really served the faults while recording, with its parameters."""
+    """The mechanism that served the faults during the recording, with its parameters."""
 
     name: str
     params: dict[str, Any] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class MechanismUsed:
 
 @dataclass
 class WindowSpan:
-    """An interval with its own rule (pause, freeze, memslot-destroy, uffd-wp), as it really was."""
+    """A window (pause, freeze, memslot-destroy, uffd-wp) as recorded: inside it, accesses are handled differently."""
 
     kind: str
     start_ns: int
@@ -177,14 +177,14 @@ class FileEntry:
 
 @dataclass
 class Integrity:
-    """What belongs to the trace; empty in older traces, which have no checksums."""
+    """The files that belong to the trace; empty in older traces, which have no checksums."""
 
     recording: str = ""  # a random number, also in each file's footer
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
-        """Whether the writer came to its end: from then on every file of the trace is listed."""
+        """Whether the writer finished: then every file of the trace is listed."""
         return LOSSES_FILE in self.files
 
 
@@ -227,8 +227,8 @@ class Meta:
         """Decode and check.
 
         Raises:
-            IncompleteData: not JSON, a wrong type (named with its place), another schema version, a number that
-                cannot be, or changed since it was written.
+            IncompleteData: not JSON, a wrong type (named with its place), another schema version, an
+                impossible number, or changed since it was written.
         """
         try:
             raw = msgspec.json.decode(data)
@@ -266,10 +266,10 @@ class Meta:
 
 
 def check_bounds(meta: Meta, where: str) -> None:
-    """See that counts, times, threads and addresses can be.
+    """Check that counts, times, thread ids and addresses are within their limits.
 
     Raises:
-        IncompleteData: one cannot; the message names its place and the limit.
+        IncompleteData: one is not; the message names its place and the limit.
     """
     for place, value, low, high in _bounded(meta):
         if not low <= value <= high:

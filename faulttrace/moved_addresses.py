@@ -1,4 +1,4 @@
-"""Addresses that are moved so that their origin is not visible, and neighbours stay neighbours."""
+"""Move addresses so that the original ones are hidden and neighbours stay neighbours."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _TOP_HALF: Final = 1 << 63
 
 
 class Addresses:
-    """Moves each range of addresses that lie close together by an amount of its own.
+    """Moves each range of nearby addresses by its own random amount.
 
     Args:
         pages: all addresses that occur, of all address spaces.
-        granule: what the amounts are multiples of, bytes.
+        granule: bytes; each amount is a multiple of it.
     """
 
     def __init__(self, pages: U64, granule: int) -> None:
@@ -33,19 +33,19 @@ class Addresses:
         order = list(range(len(lengths)))
         secrets.SystemRandom().shuffle(order)
         at = {False: 1 + secrets.randbelow(GIANT_PAGE // granule * 64), True: _TOP_HALF // granule + 1}
-        for i in order:  # addresses of a kernel stay in the upper half, as their readers may ask
+        for i in order:  # kernel addresses stay in the upper half: readers may check for it
             half = int(self._low[i]) >= _TOP_HALF
             at[half] += GIANT_PAGE // granule + secrets.randbelow(GIANT_PAGE // granule * 16)
             self._moved[i] = at[half] * granule
             at[half] += lengths[i]
 
     def of(self, addresses: U64) -> U64:
-        """Where these addresses are now; each must be within a range."""
+        """The new addresses; each old one must be within a range."""
         if not len(addresses):
             return addresses
         at = np.searchsorted(self._low, addresses, "right") - 1
         return self._moved[at] + (addresses - self._low[at])
 
     def one(self, address: int) -> int:
-        """Where one address is now."""
+        """The new address of one old one."""
         return int(self.of(np.array([address], np.uint64))[0])

@@ -1,4 +1,4 @@
-"""A trace in one file, to send: a zip in which the directory's files are stored as they are, digests and all."""
+"""A trace in one file: a zip that stores the directory's files unchanged, with their digests."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 def pack(source: Location, output: Path, *, force: bool = False) -> int:
-    """Write the trace at `source`, which was checked, into the one file `output`; its size in bytes.
+    """Write the checked trace at `source` into the single file `output`; returns its size in bytes.
 
     Raises:
-        UsageError: `output` exists and is not a trace, or is one without `force`.
+        UsageError: `output` exists and is not a trace, or it is one and `force` is off.
     """
     check_free(output, force=force)
     with disk_errors(output):
@@ -59,15 +59,15 @@ def pack(source: Location, output: Path, *, force: bool = False) -> int:
 
 
 def copy(source: Location, output: Path, *, force: bool = False) -> None:
-    """Write the trace at `source`, which was checked, as the directory `output`.
+    """Write the checked trace at `source` as the directory `output`.
 
     Raises:
-        UsageError: `output` exists and is not a trace, or is one without `force`.
+        UsageError: `output` exists and is not a trace, or it is one and `force` is off.
     """
     make_trace_dir(output, force=force)
     try:
         with disk_errors(output):
-            for name in sorted(_files(source), key=lambda name: name == META):  # meta.json last: then it is whole
+            for name in sorted(_files(source), key=lambda name: name == META):  # meta.json last: copy is complete
                 with (
                     replacing(output / name) as temporary,
                     open_regular(source / name) as stream,
@@ -81,7 +81,7 @@ def copy(source: Location, output: Path, *, force: bool = False) -> None:
 
 @contextlib.contextmanager
 def beside(output: Path) -> Iterator[Path]:
-    """A name next to `output` for a trace that is made on the way to it; removed at the end."""
+    """A path beside `output` for an intermediate trace, which is removed at the end."""
     made = output.with_name(f".{output.name}.making")
     try:
         remove_trace(made)
@@ -91,7 +91,7 @@ def beside(output: Path) -> Iterator[Path]:
 
 
 def _files(source: Location) -> list[str]:
-    """Names of all files of a trace, meta.json first; what a killed writer left behind is not among them."""
+    """Names of all files of a trace, meta.json first; temporary files of a killed writer are not included."""
     named = [name for name in FILES if (source / name).exists()]
     return (
         [*named, *(part_name(number) for number in part_numbers(source))] if (source / EVENTS_DIR).exists() else named
@@ -101,12 +101,12 @@ def _files(source: Location) -> list[str]:
 def reduced(
     trace: Trace, into: Path, *, span: Span | None = None, vcpus: Sequence[int] = (), anonymise: bool = False
 ) -> Meta:
-    """Write a piece of `trace`, or one without names and addresses, or both, as the directory `into`; its meta.json.
+    """Write `trace`, cut or anonymised or both, as the directory `into`; returns the new meta.json.
 
     Raises:
-        UsageError: a vCPU that the trace has not, or `into` exists.
-        IncompleteData: nothing is left; a file is damaged.
-        MissingFeature: a cut needs the stitch, which the recorder's one file has not.
+        UsageError: the trace has no such vCPU, or `into` exists.
+        IncompleteData: nothing is left, or a file is damaged.
+        MissingFeature: a cut needs the stitcher, which the single-file recorder does not contain.
     """
     cut = Cut(trace, span or Span(), vcpus) if span is not None or vcpus else None
     hidden = Anonymiser(trace) if anonymise else None
@@ -148,17 +148,17 @@ def send(
     anonymise: bool = False,
     force: bool = False,
 ) -> Meta:
-    """Write `trace`, whole or a piece, with or without what it gives away, as a directory or one file; its meta.json.
+    """Write `trace` as a directory or one file, optionally cut and anonymised; returns the meta.json written.
 
-    A packed trace carries its faults, so that who receives it need not stitch; without polars (the recorder's one
-    file) only those that are there already.
+    A packed trace contains its faults, so that the receiver need not stitch. Without polars (in the single-file
+    recorder) it contains them only if they were stitched before.
 
     Raises:
         UsageError, IncompleteData, MissingFeature: see `pack`, `reduced`.
     """
     check_free(output, force=force)
     put = pack if packed else copy
-    sealed = bool(trace.meta.integrity.recording)  # an older trace is written anew: then its file has checksums
+    sealed = bool(trace.meta.integrity.recording)  # an older trace is rewritten, to get checksums
     if span is None and not vcpus and not anonymise and sealed:
         _stitch(trace)
         put(trace.path, output, force=force)

@@ -1,6 +1,6 @@
-"""Where the files of a trace lie when they are no files of their own: inside one zip file, or behind an fsspec URL.
+"""Locations of trace files that are not local files: members of one zip file, or files behind an fsspec URL.
 
-A `Place` is asked as a `Path` is, for what reading a trace takes: names, sizes, bytes. Nothing is unpacked: a stored
+A `Place` has the methods of `Path` that reading a trace needs: names, sizes, bytes. Nothing is unpacked: a stored
 member of a zip is read in place.
 """
 
@@ -27,14 +27,14 @@ _READ_BYTES: Final = 1 << 20
 
 
 class Files(Protocol):
-    """Files by name, from which ranges of bytes are read, by several threads."""
+    """Files by name. Several threads may read ranges of their bytes."""
 
     where: str
     """for messages"""
     sizes: Mapping[str, int]
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """As many of `length` bytes as there are from `offset` on."""
+        """Up to `length` bytes from `offset` on."""
 
 
 class Place:
@@ -68,7 +68,7 @@ class Place:
         return self._inside in self.files.sizes
 
     def iterdir(self) -> Iterator[Place]:
-        """What is directly in this folder."""
+        """The entries of this folder."""
         start = f"{self._inside}/" if self._inside else ""
         names = {name.removeprefix(start).partition("/")[0] for name in self.files.sizes if name.startswith(start)}
         return (self / name for name in sorted(names))
@@ -138,15 +138,15 @@ class _Window(io.RawIOBase):
 
 
 class ZipFiles:
-    """The members of a zip in which all are stored.
+    """The members of a zip, all stored without compression.
 
     Args:
-        stream: the zip, seekable; closed by whoever opened it, unless `read_at` is not given: then it is kept.
+        stream: the zip, seekable. The caller may close it if `read_at` is given; otherwise it must stay open.
         where: its name, for messages.
-        read_at: offset and length -> bytes, from any thread; None: from the stream, one thread at a time.
+        read_at: reads bytes by offset and length, from any thread; None: read the stream, one thread at a time.
 
     Raises:
-        IncompleteData: not a whole zip, or one with members that are compressed, encrypted or doubled.
+        IncompleteData: not a complete zip, or a member is compressed, encrypted or duplicated.
     """
 
     def __init__(self, stream: BinaryIO, where: str, read_at: Callable[[int, int], bytes] | None = None) -> None:
@@ -186,7 +186,7 @@ class ZipFiles:
         return self._read_at(start + offset, length)
 
     def _start(self, name: str) -> int:
-        """Where a member's bytes begin: after its own header, which may have other extras than the directory says."""
+        """Offset of a member's bytes: after its local header, whose extra field can differ from the directory's."""
         head = self._heads[name]
         data = self._read_at(head, _LOCAL_HEADER.size)
         if len(data) < _LOCAL_HEADER.size or not data.startswith(ZIP_BEGINS):
@@ -238,7 +238,7 @@ def open_pack(path: Path) -> Place:
         IncompleteData: a damaged one.
         NoPermission: it may not be read.
     """
-    # Not at the top: that module asks this one what a place is.
+    # Not at the top: that module imports this one.
     from faultreplay.faulttrace.regular import open_regular
 
     with open_regular(path, IncompleteData) as stream:
@@ -257,7 +257,7 @@ def open_pack(path: Path) -> Place:
 
 
 def is_pack(path: Path) -> bool:
-    """Whether a file begins as a zip does: a trace in one file, perhaps a damaged one."""
+    """Whether a file begins like a zip: a trace in one file, possibly damaged."""
     try:
         with path.open("rb") as stream:
             return path.is_file() and stream.read(4) == ZIP_BEGINS

@@ -1,6 +1,6 @@
-r"""Text from outside is data: what would steer a terminal, forge a line or turn text around is shown, not obeyed.
+r"""Escape untrusted text: what would control a terminal, fake a line or reverse text is shown as an escape.
 
-Names of threads and files and answers of a QEMU monitor come from outside and may contain anything. Every output except
+Names of threads and files and replies of a QEMU monitor are untrusted and may contain anything. Every output except
 JSON and Parquet, which escape it themselves, writes such text through `plain`.
 """
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 _STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control characters, marks without a width (bidi marks are among them), halves of surrogate
-pairs (undecodable bytes of file names), line and paragraph separators."""
-_JOINERS: Final = "\u200c\u200d"  # scripts and emoji are spelled with them; they steer nothing
+"""Unicode categories of control characters, zero-width marks (such as bidi marks), surrogates (undecodable bytes of
+file names), line and paragraph separators."""
+_JOINERS: Final = "\u200c\u200d"  # some scripts and emoji need them; they do not control a terminal
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Raw events of a trace, read in order of time without all of them in memory."""
+"""Raw events of a trace, read in time order without holding all of them in memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class PartsSource:
     """Events of some kinds in the parts of a trace."""
 
     def __init__(self, parts: Sequence[Part], kinds: Iterable[Kind] | None, check: Callable[[str], None]) -> None:
-        """Of these `kinds`, or all.
+        """Events of these `kinds` (None: all).
 
-        `check` is called with a part's name before it is read, and raises where it is not what was recorded.
+        `check` is called with the name of each part before it is read, and raises if the part was changed.
         """
         self._parts = parts
         self._kinds = None if kinds is None else frozenset(kinds)
@@ -33,7 +33,7 @@ class PartsSource:
         """Frames sorted by `ts_ns`, one after the other; ties keep the order they were written in.
 
         Args:
-            columns: only these; `ts_ns` and `kind` are read all the same.
+            columns: only these; `ts_ns` and `kind` are always included.
             kinds: only these.
 
         Raises:

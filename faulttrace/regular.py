@@ -1,7 +1,7 @@
-"""Files that others made, read with care: regular files only, bounded in size, one line for each way of being wrong.
+"""Read files that users supply: regular files only, of limited size, with a one-line error for each problem.
 
-A FIFO or a device where a file should be would be waited for, or read, for ever. Every reader of ours that takes a
-user's path (meta.json, parts, mechanism and cost files, what importers read) comes through here.
+Opening a FIFO or reading a device could block for ever. Every reader that takes a user's path (meta.json, parts,
+mechanism and cost files, input of importers) uses this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from faultreplay.faulttrace.errors import FaultreplayError, NoPermission, UsageE
 from faultreplay.faulttrace.place import Location, Place, size_of
 
 MAX_TEXT_BYTES: Final = 4 << 20
-"""Of a mechanism or cost file; the largest shipped one has 10 KB."""
+"""Size limit of a mechanism or cost file; the largest shipped one has 10 KB."""
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -28,11 +28,11 @@ _KINDS: Final = {
 
 
 def check_regular(path: Location, error: type[FaultreplayError] = UsageError) -> None:
-    """See that `path` is a regular file (links are followed), without opening it.
+    """Check that `path` is a regular file (links are followed), without opening it.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: nothing there; the caller knows what that means.
-        NoPermission: it may not be looked at.
+        FileNotFoundError, NotADirectoryError: nothing there; the caller handles it.
+        NoPermission: it may not be accessed.
         error: something else is there; the message says what.
     """
     if isinstance(path, Place):
@@ -53,12 +53,12 @@ def check_regular(path: Location, error: type[FaultreplayError] = UsageError) ->
 
 
 def open_regular(path: Location, error: type[FaultreplayError] = UsageError) -> BinaryIO:
-    """`path` opened for reading; what it raises is as in `check_regular`."""
+    """Open `path` for reading; raises the errors of `check_regular`."""
     check_regular(path, error)
     if isinstance(path, Place):
         return path.open()
     try:
-        # O_NONBLOCK: what was a file a moment ago may be a FIFO now; opening that would wait for a writer.
+        # O_NONBLOCK: a FIFO may have replaced the file since the check; opening that would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except PermissionError as refused:
         raise NoPermission(f"{path}: {refused.strerror}") from None
@@ -73,10 +73,10 @@ def open_regular(path: Location, error: type[FaultreplayError] = UsageError) -> 
 
 
 def read_bytes_file(path: Location, limit_bytes: int, error: type[FaultreplayError] = UsageError) -> bytes:
-    """The whole of a regular file of at most `limit_bytes`; what it raises is as in `check_regular`."""
+    """All bytes of a regular file of at most `limit_bytes`; raises the errors of `check_regular`."""
     with open_regular(path, error) as stream:
         try:
-            # As much as it has, and a byte to see that it does not grow: memory for the limit is not allocated.
+            # Its size and one byte more, to detect a larger file: memory for the whole limit is not allocated.
             size = size_of(path) if isinstance(path, Place) else os.fstat(stream.fileno()).st_size
             data = stream.read(min(size, limit_bytes) + 1)
         except OSError as wrong:
@@ -87,7 +87,7 @@ def read_bytes_file(path: Location, limit_bytes: int, error: type[FaultreplayErr
 
 
 def read_text_file(path: Path, limit_bytes: int = MAX_TEXT_BYTES, error: type[FaultreplayError] = UsageError) -> str:
-    """The UTF-8 text of a regular file of at most `limit_bytes`; what it raises is as in `check_regular`."""
+    """The UTF-8 text of a regular file of at most `limit_bytes`; raises the errors of `check_regular`."""
     data = read_bytes_file(path, limit_bytes, error)
     try:
         return data.decode("utf-8")

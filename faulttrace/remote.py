@@ -1,6 +1,6 @@
-"""Traces by address: a directory here, an fsspec URL, or a bare `faults.parquet`.
+"""Open traces by address: a local path, an fsspec URL, or a bare `faults.parquet`.
 
-What is far away is read for its faults where it has them: they were stitched where they were recorded.
+Of a remote directory only the faults are read, if it has them: they were stitched where the trace was recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _TAIL_BYTES = 1 << 16
-"""Of each Parquet file: its footer, with row counts and statistics of all columns, is in there."""
+"""Bytes at the end of a Parquet file that `identity` hashes: they hold its footer, with row counts and statistics."""
 
 
 class FaultsOnly(Trace):
@@ -56,7 +56,7 @@ class FaultsOnly(Trace):
         return self.meta.recorder.events
 
     def events(self, *_: Any, **__: Any) -> pl.DataFrame:
-        """Refused.
+        """Not available here.
 
         Raises:
             IncompleteData: always.
@@ -67,12 +67,12 @@ class FaultsOnly(Trace):
 def open_address(address: str) -> Trace:
     """The trace at a path or URL (``s3://bucket/x.trace``, ``https://...``), or a bare file of faults.
 
-    A trace in one file is read where it is, range by range. Of a directory behind a URL the faults are taken; where
-    it has none and can be listed, its events are read and stitched.
+    A trace in one file is read in place, range by range. Of a directory behind a URL the faults are read; if it has
+    none and can be listed, its events are read and stitched.
 
     Raises:
         UsageError: nothing there.
-        IncompleteData: no faults of this version there, or not those of that trace.
+        IncompleteData: no faults of this stitcher's version there, or faults of another trace.
         MissingFeature: a URL, and fsspec (or its driver for that protocol) is not installed.
     """
     if not _is_far(address):
@@ -103,7 +103,7 @@ def _far_pack(address: str) -> Place | None:
 
 
 def _far_events(address: str, meta: Meta) -> Place | None:
-    """The directory at a URL where it has events and no faults, and can be listed."""
+    """The directory at a URL if it has events but no faults and can be listed; else None."""
     if not any(name.startswith(f"{EVENTS_DIR}/") for name in meta.integrity.files):
         return None
     fs, path = _filesystem(address)
@@ -115,7 +115,7 @@ def _far_events(address: str, meta: Meta) -> Place | None:
 
 
 def expand(addresses: Iterable[str]) -> list[str]:
-    """Addresses, with those that hold ``*``, ``?`` or ``[`` replaced by what they match here or at a URL, sorted.
+    """Addresses; each pattern with ``*``, ``?`` or ``[`` is replaced by its sorted matches, local or at a URL.
 
     Raises:
         UsageError: a pattern matches nothing.
@@ -140,8 +140,8 @@ def expand(addresses: Iterable[str]) -> list[str]:
 def identity(address: str) -> str:
     """A hash of the content of the trace at `address`, independent of its path.
 
-    Of `meta.json`, which holds the digests of all files; of older traces also of the ends of the files that the faults
-    come from, not of every byte.
+    It covers `meta.json`, which holds the digests of all files. For older traces it also covers the ends of the files
+    that the faults come from, but not every byte.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, size, tail in _parts(address):
@@ -151,7 +151,7 @@ def identity(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """What to call the trace: the last part of its address."""
+    """Name of the trace: the last part of its address, without the suffix."""
     return address.rstrip("/").rsplit("/", 1)[-1].removesuffix(".parquet").removesuffix(".trace")
 
 
@@ -203,7 +203,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
 
 def _read(address: str, name: str) -> bytes:
-    """The whole of a file of the trace at `address`."""
+    """All bytes of a file of the trace at `address`."""
     allowed, why = allowed_bytes()
     try:
         if "://" not in name:
@@ -223,7 +223,7 @@ def _read(address: str, name: str) -> bytes:
 
 
 def _faults(where: str, data: bytes, meta: Meta | None) -> tuple[pa.Table, list[str]]:
-    """The faults in `data`, and notes; held against the trace's `meta`, if they are part of one."""
+    """The faults in `data`, and notes; checked against the trace's `meta`, if they are part of a trace."""
     again = "run 'faultreplay inspect' on the trace again"
     footer = footer_of(pa.BufferReader(data), where, pa.schema([]))
     marks = footer.marks

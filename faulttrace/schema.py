@@ -1,7 +1,7 @@
-"""What a trace is: columns, words, versions, ABI numbers. Written once, here; `docs/trace-format.md` explains it.
+"""The trace format: columns, words, versions, ABI numbers. `docs/trace-format.md` explains it.
 
-Kinds of event are in `faulttrace.kinds`, the columns of stitched faults in `faulttrace.fault_columns`; both are given
-on here. Times are integer ns of CLOCK_MONOTONIC. Integers that stand for "no value": -1 in `fd` and `vcpu`, else 0.
+Kinds of event are in `faulttrace.kinds`, the columns of stitched faults in `faulttrace.fault_columns`; this module
+re-exports both. Times are integer ns of CLOCK_MONOTONIC. "No value" is -1 in `fd` and `vcpu`, and 0 in other integers.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SCHEMA_LOG: Final[dict[int, str]] = {
     "have the columns `rounds` and `ip`; kinds 80 to 83 (files' pages, counters of pages), `file` of mappings in "
     "meta.json, the faults' columns `backing` and `copied`",
 }
-"""What each version of the format changed. A reader refuses another version; additions that old readers pass over
-(kinds, keys of meta.json) and columns that may be missing (nullable ones of derived files) raise none."""
+"""What each version of the format changed. A reader refuses other versions. The version is not raised for additions
+that old readers ignore (kinds, keys of meta.json), nor for nullable columns of derived files, which may be missing."""
 SCHEMA_VERSION: Final = max(SCHEMA_LOG)
 
 STITCH_LOG: Final[dict[int, str]] = {
@@ -66,10 +66,10 @@ STITCH_LOG: Final[dict[int, str]] = {
     "such waiters and accesses are told as those of the whole, also where a stretch ends within them, the walk that "
     "stands for a KVM_RUN call is handed on, and a placement that ended a process's page fault may end another one",
 }
-"""What each version of the stitch finds otherwise in the same events."""
+"""What each version of the stitcher finds differently in the same events."""
 STITCH_VERSION: Final = max(STITCH_LOG)
-"""Raised whenever `faulttrace.stitch` finds other faults in the same events: kept faults.parquet are then made
-again."""
+"""Raised whenever `faulttrace.stitch` finds different faults in the same events: then kept faults.parquet files are
+rebuilt."""
 
 EVENTS: Final = pa.schema(
     [
@@ -88,7 +88,7 @@ EVENTS: Final = pa.schema(
         pa.field("dur_ns", pa.int64(), nullable=False),
     ]
 )
-"""Raw events, one row an event, sorted by `ts_ns` inside a part. Which columns a kind fills: `KINDS`."""
+"""Raw events, one row per event, sorted by `ts_ns` inside a part. Which columns a kind fills: `KINDS`."""
 
 LOSSES: Final = pa.schema(
     [
@@ -98,7 +98,7 @@ LOSSES: Final = pa.schema(
         pa.field("lost", pa.int64(), nullable=False),
     ]
 )
-"""Events that were not kept: at most `lost` of `probe` between the row before and `ts_ns`. cpu -1: not known."""
+"""Lost events: at most `lost` of `probe` between the previous row and `ts_ns`. cpu -1: not known."""
 
 TRUTH: Final = pa.schema(
     [
@@ -112,7 +112,7 @@ TRUTH: Final = pa.schema(
         pa.field("end_ns", pa.int64(), nullable=False),
     ]
 )
-"""What the accessor itself measured, one row an access (lab only), sorted by (`accessor`, `vcpu`, `tid`, `seq`)."""
+"""What the accessor itself measured, one row per access (lab only), sorted by (`accessor`, `vcpu`, `tid`, `seq`)."""
 
 # ABI numbers (include/uapi/linux/userfaultfd.h, kvm.h), x86-64 and arm64.
 UFFD_IOCTLS: Final[dict[int, Kind]] = {

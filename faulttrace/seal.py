@@ -1,8 +1,8 @@
-"""The digest that a file carries of itself: a changed bit anywhere in it shows, also where no page checksum reaches.
+"""The digest that a file holds of itself. It detects any changed bit, also outside the page checksums.
 
 A Parquet file holds it in its footer under ``faultreplay.sha256``; it is the SHA-256 of the file's bytes with these 64
 characters taken as zeros. `meta.json` ends in a line ``"meta_sha256"``: the SHA-256 of all bytes before that line.
-This finds accidents, not forgers: who can rewrite a file can rewrite its digest.
+This detects accidents, not forgery: whoever can rewrite a file can rewrite its digest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Digest:
     """The digest that a file states and its actual one (hexadecimal SHA-256)."""
 
     told: str
-    """empty: the file carries none"""
+    """empty: the file states none"""
     found: str
 
     @property
@@ -46,7 +46,7 @@ def seal_parquet(path: Path) -> str:
     """Put the digest into a file that was written with `BLANK` in its place.
 
     Raises:
-        ValueError: the file has no such place: a bug of ours.
+        ValueError: the file has no such place (an internal error).
     """
     with path.open("r+b") as stream:
         at = _place(stream, path)

@@ -10,7 +10,7 @@ SLOWED = "slowed"
 
 
 def slowed_words(meta: Meta) -> str:
-    """One line; empty where it was not measured. A recording by bpftrace from before it was is said, too."""
+    """The slow-down in one line; empty if not measured, except for older recordings by bpftrace: then it says so."""
     told = meta.extra.get(SLOWED)
     if not isinstance(told, dict):
         if meta.recorder.backend == "bpftrace":

@@ -1,7 +1,8 @@
-"""The one door to a trace on disk.
+"""Open a trace on disk: the only way to read one.
 
-A trace is a directory: `meta.json`, `events/part-*.parquet`, `losses.parquet` and, derived or lab-made,
-`faults.parquet` and `truth.parquet`. `faulttrace.writer` makes it; `faulttrace.belonging` says what belongs to it.
+A trace is a directory: `meta.json`, `events/part-*.parquet`, `losses.parquet` and optionally `faults.parquet`
+(derived) and `truth.parquet` (from the lab). `faulttrace.writer` writes it; `faulttrace.belonging` checks which files
+belong to it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ UNCHECKED: Final = "without checksums (an older faultreplay's trace): damage ins
 
 
 class Trace:
-    """An opened trace. Frames come out sorted by time; `notes` says what is incomplete."""
+    """An opened trace. Frames are sorted by time; `notes` says what is incomplete."""
 
     def __init__(
         self, path: Location, meta: Meta, parts: Sequence[Part], notes: list[str], *, held: pl.DataFrame | None = None
@@ -64,7 +65,7 @@ class Trace:
 
     @property
     def end_ns(self) -> int:
-        """When the recording ended; of one whose recorder was killed, its last event."""
+        """When the recording ended; if the recorder was killed, the time of the last event."""
         if self.meta.clock.end_ns or not self._parts:
             return self.meta.clock.end_ns
         return int(self.events(columns=["ts_ns"])["ts_ns"].max() or 0)  # type: ignore[arg-type]
@@ -126,12 +127,12 @@ class Trace:
         return self._files.table(TRUTH_FILE, TRUTH) if (self.path / TRUTH_FILE).exists() else None
 
     def original_faults(self) -> pa.Table | None:
-        """Faults that no events stand behind (columns of `FAULTS`); None where there are events to stitch, or none."""
+        """Faults of a trace without events (columns of `FAULTS`); None if there are events to stitch, or no faults."""
         has = not self._parts and (self.path / FAULTS_FILE).exists()
         return self._files.table(FAULTS_FILE, FAULTS) if has else None
 
     def source(self, kinds: Iterable[Kind] | None) -> PartsSource:
-        """Events of these kinds (None: all), to be read in order of time without all of them in memory."""
+        """Events of these kinds (None: all), for reading in time order without holding all of them in memory."""
         return self._files.source(kinds)
 
     def losses(self) -> pl.DataFrame:
@@ -139,7 +140,7 @@ class Trace:
         return self._files.frame(LOSSES_FILE, LOSSES).sort("ts_ns", maintain_order=True)
 
     def check_losses(self) -> None:
-        """See that meta.json says of losses what `losses.parquet` does; of a killed recording the file's are taken.
+        """Check that meta.json and `losses.parquet` agree on losses; if the recorder was killed, use those of the file.
 
         Raises:
             IncompleteData: they differ, or a file is damaged.
@@ -163,22 +164,22 @@ class Trace:
     ) -> pl.DataFrame:
         """Stitched faults (columns of `FAULTS`), sorted by (`start_ns`, `tid`).
 
-        Faults of threads that stand for vCPUs without KVM (`faulttrace.vcpus`) are vCPUs'; `vcpu_threads` names more.
+        Threads that are vCPUs without KVM (`faulttrace.vcpus`) are labelled as vCPUs; `vcpu_threads` names more.
 
-        Taken from `faults.parquet` where that was made from these very events by this stitcher; otherwise stitched
-        and, where the directory may be written, kept. A trace without events has nothing to stitch: its
+        The faults are read from `faults.parquet` if this stitcher made it from the same events. Otherwise they are
+        stitched, and stored if the directory is writable. A trace without events has nothing to stitch: its
         `faults.parquet` is the original (synthetic traces).
 
         Args:
-            rebuild: stitch anew.
+            rebuild: stitch again.
             vcpu_threads: threads that are vCPUs, by id or name.
             columns: only these.
-            progress: told how much of a stitch is done, of how much.
-            categorical: words are categories in place of strings, and faults are read a piece at a time: less memory.
+            progress: called during a stitch with the amount done and the total.
+            categorical: words are categories instead of strings, and faults are read in pieces: less memory.
 
         Raises:
-            IncompleteData: a synthetic trace without its faults; damaged ones, or those of another trace.
-            UsageError: no thread is called as `vcpu_threads` say.
+            IncompleteData: a synthetic trace without its faults; damaged faults, or those of another trace.
+            UsageError: no thread has an id or name of `vcpu_threads`.
         """
         from faultreplay.faulttrace.vcpus import label_vcpus
         from faultreplay.faulttrace.vcpus import vcpu_threads as threads_of
@@ -190,7 +191,7 @@ class Trace:
         return frame if columns is None else frame.select(columns)
 
     def fault_frames(self, columns: Sequence[str], *, vcpu_threads: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-        """As `faults`, a piece at a time (at least one): the memory of a piece where they are kept."""
+        """As `faults`, in pieces (at least one). If the faults are stored, only one piece is in memory."""
         import itertools
 
         import polars as pl
@@ -207,20 +208,20 @@ class Trace:
             yield label_vcpus(frame, threads, self.meta.targets).select(columns)
 
     def fault_groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
-        """The same, unlabelled, a piece at a time: little memory where they are kept."""
+        """Faults in pieces, without the labels of `vcpu_threads`. If they are stored, this needs little memory."""
         return self._faults.groups(columns, progress)
 
     def stitch_facts(self, progress: Progress | None = None) -> StitchFacts:
-        """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""
+        """The report of the stitch and the windows inferred from the ioctls; stitches if these are not stored."""
         return self._faults.facts(progress)
 
     @property
     def faults_made(self) -> bool:
-        """Whether the faults were just stitched and stored with the events, so that the next reader gets those."""
+        """Whether the faults were just stitched and stored with the events, so that the next reader need not stitch."""
         return self._faults.made
 
     def keep_faults(self, faults: pl.DataFrame) -> None:
-        """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
+        """Store faults that were stitched from this trace's events, if it has events and is writable."""
         self._faults.keep(faults)
 
     def faults_are_kept(self) -> bool:
@@ -233,20 +234,20 @@ class Trace:
 
 
 def _with_labels(columns: Sequence[str], threads: Mapping[int, int]) -> list[str]:
-    """The columns, and those by which threads are found that stand for vCPUs."""
+    """The columns, and those needed to label threads that are vCPUs."""
     return list(dict.fromkeys([*columns, *(("tid", "accessor", "vcpu", "vm", "page") if threads else ())]))
 
 
 def open_trace(path: Location | str, *, allow_incomplete: bool = True) -> Trace:
-    """Open a trace for reading: version, columns and what belongs to it are checked here and nowhere else.
+    """Open a trace for reading. Version, columns and the list of files are checked here and nowhere else.
 
     Args:
         path: `NAME.trace`, a directory or one file (`faulttrace.pack`).
-        allow_incomplete: take a trace whose recorder was killed; `Trace.notes` says so.
+        allow_incomplete: accept a trace whose recorder was killed; `Trace.notes` says so.
 
     Raises:
         UsageError: no such path.
-        IncompleteData: not a trace, another version, damaged, with files missing or too many, or (if not allowed)
+        IncompleteData: not a trace, another version, damaged, with missing or extra files, or (if not allowed)
             unfinished.
         NoPermission: may not be read.
     """
@@ -259,7 +260,7 @@ def place_of(path: Path) -> Location:
 
     Raises:
         UsageError: nothing there.
-        IncompleteData: a file that is no trace.
+        IncompleteData: a file that is not a trace.
         NoPermission: it may not be read.
     """
     if not path.exists():

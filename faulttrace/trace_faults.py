@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 
 class TraceFaults:
-    """Stitches a trace's events, keeps the faults where they may be kept, and tells whether those kept are these.
+    """Stitches a trace's events, stores the faults if possible, and checks whether stored faults match the events.
 
     Args:
         files: of the trace.
-        notes: of the trace; what is found out about its faults is added.
-        held: its faults, where they are at hand and nothing else is.
+        notes: of the trace; notes about its faults are added.
+        held: its faults, if only they are available.
     """
 
     def __init__(self, files: CheckedFiles, notes: list[str], held: pl.DataFrame | None = None) -> None:
         self._files, self._notes = files, notes
         self.path, self.meta, self._parts = files.path, files.meta, files.parts
-        self._held = held  # faults that could not be kept
+        self._held = held  # faults that could not be stored
         self._original = held is not None
         self._facts: StitchFacts | None = None
         self.made = False
-        """They were stitched just now, and kept."""
-        self._kept = False  # `faults.parquet` was found to be these events'
+        """The faults were just stitched and stored."""
+        self._kept = False  # `faults.parquet` was found to match these events
 
     def groups(self, columns: Sequence[str], progress: Progress | None = None) -> Iterator[pa.Table]:
-        """As `stitched`, a piece at a time: little memory where they are kept."""
+        """As `stitched`, in pieces. If the faults are stored, this needs little memory."""
         if self._held is None and self._parts and not self._found_kept():
             self._stitch(progress)
         if self._held is not None or not (self.path / FAULTS_FILE).exists():
@@ -55,7 +55,7 @@ class TraceFaults:
         yield from read_groups(self.path / FAULTS_FILE, FAULTS, columns)
 
     def facts(self, progress: Progress | None = None) -> StitchFacts:
-        """How the stitch went, and the windows that the ioctls show; stitches where that is not kept."""
+        """The report of the stitch and the windows inferred from the ioctls; stitches if these are not stored."""
         from faultreplay.faulttrace.kept import StitchFacts, stitched_tables
         from faultreplay.faulttrace.stitch.columns import USED
         from faultreplay.faulttrace.stitch.report import StitchReport
@@ -67,7 +67,7 @@ class TraceFaults:
             told = check_footer(self.path / FAULTS_FILE, FAULTS).marks.stitch
             self._facts = StitchFacts.from_json(told) if told else None
         if self._facts is None and kept and self.meta.origin == "synthetic":
-            # The kept faults are others, and stay.
+            # The stored faults are not the stitcher's: do not replace them.
             self._facts = stitched_tables(self._files.source(USED), self.meta)[1]
         elif self._facts is None:
             self._stitch(progress)
@@ -104,7 +104,7 @@ class TraceFaults:
         return self._read(columns, categorical)
 
     def _read(self, columns: Sequence[str] | None, categorical: bool) -> pl.DataFrame:
-        """What is kept; with words as categories it is read a piece at a time, never twice in memory."""
+        """The stored faults. With `categorical` they are read in pieces, so that they are never in memory twice."""
         import polars as pl
 
         if not categorical:
@@ -119,7 +119,7 @@ class TraceFaults:
         return _without_nothing(pl.concat(found, rechunk=False))
 
     def _stitch(self, progress: Progress | None) -> None:
-        """Stitch into `faults.parquet`, or where that may not be written into memory, and say so."""
+        """Stitch into `faults.parquet`. If that is not writable, stitch into memory and add a note."""
         import polars as pl
 
         from faultreplay.faulttrace.kept import NOT_KEPT, may_write, stitch_into, stitched_tables
@@ -129,7 +129,7 @@ class TraceFaults:
         self._held = None
         why = "" if may_write(self.path) else f"{self.path} may not be written"
         if isinstance(path, Place):
-            why = f"{self.path} is no directory here"
+            why = f"{self.path} is not a local directory"
         elif not why and self._parts:
             try:
                 self._facts = stitch_into(path, source, self.meta, self._marks(), progress)
@@ -137,7 +137,7 @@ class TraceFaults:
                 self.made = True
                 return
             except FaultreplayError as error:
-                if not str(error).startswith(str(path)):  # the events' fault
+                if not str(error).startswith(str(path)):  # the error is in the events
                     raise
                 why = str(error)
         tables, self._facts = stitched_tables(source, self.meta, progress)
@@ -151,8 +151,8 @@ class TraceFaults:
         return Marks(self.meta.integrity.recording, FAULTS_FILE, self._files.made_from(), str(STITCH_VERSION))
 
     def keep(self, faults: pl.DataFrame) -> None:
-        """Keep what was stitched from this trace's events, if it has any, beside them, where that may be written."""
-        if not self._parts or isinstance(self.path, Place):  # what is packed is whole; it carries its faults
+        """Store faults that were stitched from this trace's events, if it has events and is writable."""
+        if not self._parts or isinstance(self.path, Place):  # a `Place` cannot be written
             return
         with contextlib.suppress(OSError, FaultreplayError):  # a read-only trace is stitched each time
             write_parquet(self.path / FAULTS_FILE, faults.to_arrow().cast(FAULTS), self._marks())
@@ -173,7 +173,7 @@ class TraceFaults:
             if marks.recording and marks.recording != self.meta.integrity.recording:
                 raise IncompleteData(f"{path}: of another trace")
             if not footer.sealed or marks.stitch_version != str(STITCH_VERSION):
-                return False  # an older faultreplay's
+                return False  # made by an older faultreplay
             check_digest(path)
             check_footer(path, FAULTS)
         except IncompleteData as error:
@@ -196,7 +196,7 @@ def _with_categories(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _without_nothing(frame: pl.DataFrame) -> pl.DataFrame:
-    """The same, columns in which no row has a value as one null: they take no memory."""
+    """The same, but each column without any value becomes one null literal, which takes no memory."""
     import polars as pl
 
     empty = [column for column in frame if len(column) and column.null_count() == len(column)]

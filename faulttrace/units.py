@@ -79,7 +79,7 @@ def parse_rate_bytes(text: str) -> int:
 
 
 def _whole(text: str, value: float, most: int, unit: str, most_text: str) -> int:
-    """`value` rounded; neither made 0 (which often means "no limit") nor past what 64 bits can add up."""
+    """`value` rounded. Refused: more than `most`, or so little that it would become 0, which often means "no limit"."""
     if not value <= most:
         raise UsageError(f"'{_short(text)}' is more than {most_text}, the limit")
     if 0 < value < 1:

@@ -20,14 +20,14 @@ _TCG: Final = re.compile(r"CPU (\d+)/TCG")
 
 
 def vcpu_threads(meta: Meta, named: Sequence[str] = ()) -> dict[int, int]:
-    """Thread id -> vCPU number of threads that stand for vCPUs without KVM.
+    """Thread id -> vCPU number of threads that are vCPUs without KVM.
 
     Args:
-        meta: of a trace; its threads' names, and those that were named when it was recorded.
-        named: more of them, by thread id or by name; ``*`` in a name stands for anything.
+        meta: of a trace; it has the threads' names, and the threads that were named when it was recorded.
+        named: more of them, by thread id or by name; ``*`` in a name matches anything.
 
     Raises:
-        UsageError: no thread of the trace is called so.
+        UsageError: no thread of the trace has this id or name.
     """
     recorded = [str(tid) for tid in meta.extra.get(NAMED, ())]
     return {tid: number for target in meta.targets for tid, number in numbers(target, recorded).items()} | _named(
@@ -36,7 +36,11 @@ def vcpu_threads(meta: Meta, named: Sequence[str] = ()) -> dict[int, int]:
 
 
 def numbers(target: Target, named: Iterable[str] = ()) -> dict[int, int]:
-    """Thread id -> vCPU number of a process's threads: by QEMU's names for TCG, else in order of what was named."""
+    """Thread id -> vCPU number of a process's threads.
+
+    Numbers are from QEMU's names of TCG threads. For the threads in `named` they are from digits in the name, else in
+    order.
+    """
     found = {t.tid: int(match[1]) for t in target.threads if (match := _TCG.fullmatch(t.comm))}
     wanted = list(named)
     for thread in target.threads:
@@ -48,9 +52,9 @@ def numbers(target: Target, named: Iterable[str] = ()) -> dict[int, int]:
 
 
 def label_vcpus(faults: pl.DataFrame, threads: Mapping[int, int], targets: Sequence[Target] = ()) -> pl.DataFrame:
-    """Stitched faults in which what these threads did themselves is a vCPU's; kernel accesses stay the kernel's.
+    """Stitched faults in which the own accesses of these threads are a vCPU's; kernel accesses are not changed.
 
-    Where memory slots of a target are known, what lies outside is the VMM's own memory, and its access.
+    If the memory slots of a target are known, pages outside them are the VMM's own memory: accesses there stay `vmm`.
     """
     import polars as pl
 

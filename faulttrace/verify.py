@@ -1,4 +1,4 @@
-"""Every file of a trace read to its end and checked against its checksums, its digest and meta.json."""
+"""Read every file of a trace completely and check it against its checksums, its digest and meta.json."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SCHEMAS: Final = {LOSSES_FILE: LOSSES, FAULTS_FILE: FAULTS, TRUTH_FILE: TRUTH}
 
 @dataclass(frozen=True)
 class Verified:
-    """What became of one file."""
+    """The result for one file."""
 
     file: str
-    """its name within the trace; the trace's own path for what concerns it as a whole"""
+    """its name within the trace; for the trace as a whole, ``(the trace)`` or its file name"""
     rows: int | None
     size_bytes: int | None
     checked: str
@@ -45,7 +45,7 @@ class Verified:
 
 
 Tell = Callable[[str, int, int], None]
-"""takes the file that is read now, its number and how many there are"""
+"""called with the name of the file being read, its index and the number of files"""
 
 
 def verify_trace(path: Path, tell: Tell = lambda _name, _number, _all: None) -> list[Verified]:
@@ -100,7 +100,7 @@ def _file(path: Location, name: str, schema: pa.Schema, meta: Meta) -> Verified:
 
 
 def _whole(path: Location, broken: str) -> Verified:
-    """Whether the files belong together, and the kept faults to the events."""
+    """Whether the files belong together, and whether the stored faults match the events."""
 
     def kept() -> None:
         trace = open_trace(path)

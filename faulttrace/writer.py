@@ -1,4 +1,4 @@
-"""A trace written part by part: a part is whole, fsynced and renamed, so a killed recorder leaves a readable trace."""
+"""Write a trace part by part. Each part is complete, fsynced and renamed: a killed recorder leaves a readable trace."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from faultreplay.faulttrace.meta import LOSSES_FILE, FileEntry, Integrity, Meta
 from faultreplay.faulttrace.schema import EVENTS, FAULTS, LOSSES, STITCH_VERSION, TRUTH
 
 PART_ROWS: Final = 1 << 20
-"""Rows a part holds at most; about 10 MB on disk, a second of a very busy host."""
+"""Most rows of a part; about 10 MB on disk, a second of a very busy host."""
 
 GROUP_ROWS: Final = 1 << 16
-"""Rows of a row group in what is written in order."""
+"""Rows of a row group for events that arrive in time order."""
 
 EventBatch: TypeAlias = pa.RecordBatch | pa.Table | npt.NDArray[np.void]
 
@@ -42,15 +42,15 @@ class TraceWriter:
     """Writes a trace part by part. Use as a context manager; leaving it normally marks the trace complete.
 
     Args:
-        path: `NAME.trace`, made here.
+        path: `NAME.trace`, created here.
         meta: written at once with ``complete: false``, again at `close`; callers may change it in between. Its
-            ``integrity`` is made here; a trace that is computed may bring its own number of the recording.
-        force: replace an existing trace, and nothing but a trace.
+            ``integrity`` is set here; a computed trace may supply its own number of the recording.
+        force: replace an existing trace, but nothing else.
         part_rows: rows buffered before a part is written.
 
     Raises:
-        UsageError: `path` exists and `force` is off, or exists and is no trace.
-        NoPermission: the directory may not be made.
+        UsageError: `path` exists and `force` is off, or exists and is not a trace.
+        NoPermission: the directory may not be created.
     """
 
     def __init__(self, path: Path, meta: Meta, *, force: bool = False, part_rows: int = PART_ROWS) -> None:
@@ -67,7 +67,7 @@ class TraceWriter:
         self._files: dict[str, FileEntry] = {}
         self.rows = 0
         self.dropped_rows = 0
-        """of parts that were deleted again"""
+        """rows of deleted parts"""
         self._dropped_losses = 0
         self.bytes_written = 0
         meta.integrity = Integrity(meta.integrity.recording or secrets.token_hex(16))
@@ -75,7 +75,7 @@ class TraceWriter:
         self._write_meta()
 
     def append_events(self, batch: EventBatch) -> None:
-        """Add events: arrow, or a numpy structured array, with at least the columns of `EVENTS`; any order."""
+        """Add events in any order: Arrow or a numpy structured array, with at least the columns of `EVENTS`."""
         record_batch = _as_event_batch(batch)
         if record_batch.num_rows == 0:
             return
@@ -88,12 +88,12 @@ class TraceWriter:
             self.flush()
 
     def append_in_order(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Add events that come after all before: they go into the part that grows, as a row group, and take no memory.
+        """Add events that are later than all before; they are written at once as a row group and not buffered.
 
-        An event that is earlier than those before begins another part: within one, all are in order of time.
+        If the first one is earlier than the last event written, a new part begins: a part is in time order.
 
         Args:
-            columns: those of `EVENTS`, of one length, in order of time; they may be used again afterwards.
+            columns: those of `EVENTS`, of equal length, in time order; the caller may reuse the arrays afterwards.
         """
         arrays = [pa.array(columns[field.name], field.type) for field in EVENTS]
         first_ns, last_ns = int(columns["ts_ns"][0]), int(columns["ts_ns"][-1])
@@ -111,7 +111,7 @@ class TraceWriter:
 
     @property
     def losses(self) -> list[dict[str, Any]]:
-        """Rows of `LOSSES` so far, but those of deleted parts."""
+        """Rows of `LOSSES` so far, without those of deleted parts."""
         return list(self._losses)
 
     def append_losses(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -121,7 +121,7 @@ class TraceWriter:
         self._count_losses(added, 1)
 
     def flush(self) -> None:
-        """Write what is buffered as one whole part, and the losses so far."""
+        """Write the buffered events as one complete part, and the losses so far."""
         if self._pending_rows:
             table = pa.Table.from_batches(self._pending, EVENTS)
             times = table["ts_ns"].to_numpy()
@@ -140,8 +140,8 @@ class TraceWriter:
             self._write(LOSSES_FILE, pa.Table.from_pylist(self._losses, LOSSES))
 
     def write_faults(self, tables: Iterable[pa.Table]) -> None:
-        """Put faults that no events stand behind (columns of `FAULTS`, in order of time) into the trace."""
-        growing = ("fault_id", "start_ns", "end_ns", "think_ns", "page")  # no value comes twice: a dictionary is wasted
+        """Write faults into a trace without events (columns of `FAULTS`, in time order)."""
+        growing = ("fault_id", "start_ns", "end_ns", "think_ns", "page")  # values rarely repeat: a dictionary is wasted
         options: dict[str, Any] = {
             "use_dictionary": [name for name in FAULTS.names if name not in growing],
             "column_encoding": dict.fromkeys(growing, "DELTA_BINARY_PACKED"),
@@ -151,8 +151,7 @@ class TraceWriter:
         self._files[FAULTS_FILE] = write_tables(self.path / FAULTS_FILE, FAULTS, cast, marks, **options)
 
     def give_up(self) -> None:
-        """Leave the trace as a killed writer would, but without a half-written file; meta.json says ``complete:
-        false``."""
+        """Stop as if killed, but remove the unfinished file; meta.json keeps ``complete: false``."""
         if self._growing is not None:
             self._growing.abandon()
             self._growing = None
@@ -168,7 +167,7 @@ class TraceWriter:
         self._write_meta()
 
     def drop_parts_before(self, ts_ns: int) -> int:
-        """Delete whole parts that end before `ts_ns` (flight recorder), and the losses before it; parts deleted."""
+        """Delete whole parts that end before `ts_ns` (flight recorder), and earlier losses; returns how many parts."""
         old = []
         for number in range(self._first_part, self._parts):
             if _last_ts_ns(self.path / part_name(number)) >= ts_ns:
@@ -176,7 +175,7 @@ class TraceWriter:
             old.append(number)
         if not old:
             return 0
-        if not self.meta.extra.get("rotated"):  # said before it is done: a killed recorder's trace says it too
+        if not self.meta.extra.get("rotated"):  # written first, in case the recorder is killed
             self.meta.extra["rotated"] = True
             self._write_meta()
         for number in old:
@@ -222,7 +221,7 @@ class TraceWriter:
 
 @contextmanager
 def whole_trace(path: Path, meta: Meta, *, force: bool = False) -> Iterator[TraceWriter]:
-    """A writer whose trace stands at `path` when all is well and not before; an error leaves nothing behind.
+    """A writer whose trace appears at `path` only after the body succeeds; an error leaves nothing behind.
 
     Raises:
         UsageError: as `TraceWriter`, before anything is written.
@@ -240,7 +239,7 @@ def whole_trace(path: Path, meta: Meta, *, force: bool = False) -> Iterator[Trac
 
 
 def write_truth(path: Path, table: pa.Table) -> None:
-    """Put the accessors' own measurements (columns of `TRUTH`) into the trace at `path`, and list them in meta.json."""
+    """Write the accessors' own measurements (columns of `TRUTH`) into the trace at `path`; list them in meta.json."""
     meta = Meta.read(path / META)
     marks = Marks(recording=meta.integrity.recording, file=TRUTH_FILE)
     entry = write_parquet(path / TRUTH_FILE, table.select(TRUTH.names).cast(TRUTH), marks)
@@ -250,13 +249,13 @@ def write_truth(path: Path, table: pa.Table) -> None:
 
 
 def update_meta(path: Path, meta: Meta) -> None:
-    """Replace the trace's meta.json, whole."""
+    """Replace the trace's meta.json atomically."""
     write_file(path / META, meta.to_json())
 
 
 def _as_event_batch(batch: EventBatch) -> pa.RecordBatch:
     if isinstance(batch, np.ndarray):
-        # The record in the ring is as long as C makes it; only the schema's columns are kept.
+        # The C record in the ring can be longer; only the schema's columns are kept.
         return pa.RecordBatch.from_arrays(
             [pa.array(np.ascontiguousarray(batch[f.name]), f.type, from_pandas=False) for f in EVENTS], schema=EVENTS
         )

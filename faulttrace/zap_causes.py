@@ -9,8 +9,8 @@ from typing import Final
 class ZapCause(IntEnum):
     """Why a mmu notifier zapped guest memory (column `code` of MM_CAUSE). Numbers are part of the format.
 
-    Tracepoints show those up to THP_COLLAPSE; the others are inferred from the thread's own system call or fault, which
-    `faulttrace.stitch.zaps` looks up.
+    Tracepoints report those up to THP_COLLAPSE; `faulttrace.stitch.zaps` infers the others from the thread's own system
+    call or fault.
     """
 
     UNKNOWN = 0
@@ -29,7 +29,7 @@ class ZapCause(IntEnum):
 
     @property
     def label(self) -> str:
-        """For people: `thp-collapse`."""
+        """The name to show: `thp-collapse`."""
         return self.name.lower().replace("_", "-")
 
 

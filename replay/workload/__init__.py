@@ -1,1 +1,1 @@
-"""What is replayed: accessors, their faults and pages; from a trace or made."""
+"""The input of a replay: accessors with their faults and pages, from a trace or synthetic."""

@@ -1,4 +1,4 @@
-"""From stitched faults to a workload: whole columns at a time, and little more memory than the arrays it ends in."""
+"""Convert stitched faults to a workload, column by column: it needs little more memory than the resulting arrays."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WORKLOAD_COLUMNS: Final = (
     *("fault_id", "vm", "accessor", "tid", "vcpu", "start_ns", "end_ns", "stall_ns", "think_asleep_ns"),
     *("think_preempted_ns", "page", "granule", "access", "cause", "rounds", "ip"),
 )
-"""Columns of `FAULTS` that a workload is made of."""
+"""Columns of `FAULTS` that a workload is made from."""
 _NO_CODE: Final = 255
 NO_PROGRESS: Final = "no progress"
-"""What a note begins with that is about accesses which never got past."""
+"""Prefix of the note about accesses that faulted repeatedly until the recording ended."""
 
 
 def workload_from_faults(
@@ -34,16 +34,16 @@ def workload_from_faults(
 ) -> Workload:
     """The workload behind stitched faults (columns of `faulttrace.schema.FAULTS`).
 
-    Faults whose end was not seen, or that carry the cause of something else than an access, are left out and counted in
-    `notes`. Think time is from the resume before to the fault; where stitched times overlap by a little it is 0. Faults
-    of a synthetic trace never stalled (unknown, -1) and their accessors end with their last one.
+    Faults whose end was not seen, or whose cause is not in `CAUSES`, are left out and counted in `notes`. Think time is
+    from the previous resume to the fault; where stitched times overlap slightly it is 0. In a synthetic trace stalls
+    are unknown (-1) and each accessor ends with its last fault.
 
     Args:
         faults: stitched faults of one virtual machine or process
         meta: the trace's `Meta` (for the clock's start and end, the recorded windows and the origin), if there is one
         page_bytes: native page
         begin_ns: CLOCK_MONOTONIC of the beginning of the recording, if `meta` is not given
-        end_ns: and of its end
+        end_ns: CLOCK_MONOTONIC of its end, likewise
     """
     notes: list[str] = []
     clock = getattr(meta, "clock", None)
@@ -68,7 +68,7 @@ def workload_from_faults(
     think[1:] -= finish[:-1]
     think[first_rows] = start[first_rows] - begin
     if overlaps := int(np.count_nonzero(think < 0)):
-        notes.append(f"{overlaps} faults begin before the same thread's fault before was over; their think time is 0")
+        notes.append(f"{overlaps} faults begin before the same thread's previous fault ended; their think time is 0")
     np.maximum(think, 0, out=think)
     stall = faults["stall_ns"].fill_null(UNKNOWN).to_numpy()[rows].astype(np.int64, copy=False)
     synthetic = getattr(meta, "origin", "") == "synthetic"
@@ -105,7 +105,7 @@ def workload_from_faults(
 
 
 def _resumed_ns(meta: object, begin_ns: int, of_vcpus: Ints) -> int:
-    """When the guest began to run: as the lab says, else at its vCPUs' first fault; from the beginning."""
+    """When the guest began to run, ns from the beginning: as the lab recorded it, else its vCPUs' first fault."""
     told = (getattr(meta, "lab", None) or {}).get("base_ns")
     if told:
         return max(int(told) - begin_ns, 0)
@@ -113,7 +113,7 @@ def _resumed_ns(meta: object, begin_ns: int, of_vcpus: Ints) -> int:
 
 
 def _left_out(faults: polars.DataFrame, ended: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> list[str]:
-    """Which faults are not in the workload, and why: `known` ones are, of those that `ended`."""
+    """Notes on which faults are left out, and why. `ended`: the end was seen; `known`: and the cause is known."""
     notes = []
     if unknown := int(ended.size - np.count_nonzero(ended)):
         notes.append(f"{unknown} faults left out: their end was not seen")
@@ -124,15 +124,15 @@ def _left_out(faults: polars.DataFrame, ended: npt.NDArray[np.bool_], known: npt
 
 
 def _pages(faults: polars.DataFrame, rows: Ints, page_bytes: int, notes: list[str]) -> npt.NDArray[Any]:
-    """The native page of each row; one on an unknown page (granule 0) gets a page of its own."""
+    """The native page of each row; a fault on an unknown page (granule 0) gets a page of its own."""
     page = faults["page"].to_numpy()[rows].astype(np.uint64, copy=False) // np.uint64(page_bytes)
     unknown = np.flatnonzero(faults["granule"].to_numpy()[rows] == 0) if "granule" in faults.columns else rows[:0]
     if unknown.size:
         page = page.copy()
         page[unknown] = page.max() + np.uint64(1) + np.arange(unknown.size, dtype=np.uint64)
         notes.append(
-            f"{unknown.size} faults on unknown pages: each replayed as one on a page of its own, so first touches are "
-            "the most there can have been"
+            f"{unknown.size} faults on unknown pages: each is replayed on a page of its own, so the number of first "
+            "touches is an upper bound"
         )
     return compact(page)
 
@@ -153,9 +153,10 @@ def _no_progress(unended: polars.DataFrame) -> list[str]:
 
 
 def _off_stage(starts: Ints, kind: npt.NDArray[np.uint8]) -> Ints:
-    """Rows of whose think time it is not known whether the accessor ran.
+    """Rows for which it is not known whether the accessor ran during its think time.
 
-    An accessor's first fault; and, beside vCPUs, every one of another: it may be a vCPU's own thread outside the guest.
+    These are the first fault of each accessor and, if there are vCPUs, all faults of other accessors: such a thread may
+    be a vCPU's own thread outside the guest.
     """
     unknown = np.zeros(int(starts[-1]), bool)
     unknown[starts[:-1]] = True
@@ -167,9 +168,10 @@ def _off_stage(starts: Ints, kind: npt.NDArray[np.uint8]) -> Ints:
 def _part_of_think(
     faults: polars.DataFrame, name: str, rows: Ints, think: Ints, unknown_rows: Ints | None = None
 ) -> Ints:
-    """That column in the order of `rows`; empty if it has no values, as in traces without scheduling.
+    """The column `name` in the order of `rows`; empty if it has no values, as in traces without scheduling.
 
-    All of it at `unknown_rows`: what an accessor did there is not known, and a guess must not keep others from a CPU.
+    At `unknown_rows` it is the whole think time: what the accessor did is not known, and a guess must not occupy a CPU
+    that others need.
     """
     if name not in faults.columns or faults[name].null_count() == len(faults):
         return np.zeros(0, np.int64)
@@ -182,7 +184,7 @@ def _part_of_think(
 
 
 def _codes(words: polars.Series, names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Each word's place in `names`, `_NO_CODE` where it has none."""
+    """Index of each word in `names`; `_NO_CODE` if it is not there."""
     import polars as pl
 
     coded = words.cast(pl.Enum(names), strict=False).to_physical()
@@ -190,10 +192,10 @@ def _codes(words: polars.Series, names: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 
 def _by_accessor(faults: polars.DataFrame, left_out: Ints, keys: Sequence[npt.NDArray[Any]]) -> tuple[Ints, Ints]:
-    """The rows of `faults` accessor by accessor, each in order of time, and where each accessor begins.
+    """The rows of `faults` grouped by accessor, each in time order, and where each accessor begins.
 
-    Accessors are in the order of `keys`. Stitched faults are in order of time already: what is left is one stable sort
-    by a small number.
+    Accessors are in the order of `keys`. Stitched faults are already in time order, so one stable sort by a small
+    integer is enough.
     """
     start, fault_id = faults["start_ns"], faults["fault_id"]
     accessor = _dense(keys)
@@ -215,7 +217,7 @@ def _by_accessor(faults: polars.DataFrame, left_out: Ints, keys: Sequence[npt.ND
 
 
 def _dense(keys: Sequence[npt.NDArray[Any]]) -> Ints:
-    """A number from 0 for each row, the same for equal `keys` and in their order."""
+    """A number from 0 for each row: equal for equal `keys`, and in the order of the keys."""
     number = np.zeros(keys[0].size, np.int64)
     for key in keys:
         place, count = _places(key)
@@ -225,7 +227,7 @@ def _dense(keys: Sequence[npt.NDArray[Any]]) -> Ints:
 
 
 def _places(values: npt.NDArray[Any]) -> tuple[Ints, int]:
-    """Each value's place among the distinct ones in order, and how many these are: few, among many rows."""
+    """Index of each value among the sorted distinct values, and their number. Expects few of them in many rows."""
     import polars as pl
 
     distinct = pl.Series(values).unique().sort().to_numpy()
@@ -251,7 +253,7 @@ def _accessor_name(kind: int, vcpu: int, _vm: int, tid: int) -> str:
 def _classes_in_windows(
     cause: npt.NDArray[np.uint8], start: Ints, windows: Any, notes: list[str]
 ) -> npt.NDArray[np.uint8]:
-    """A write-protect fault inside a recorded freeze is the window's doing, not a page's."""
+    """Causes; a write-protect fault inside a recorded window becomes ``window``: the window caused it, not a page."""
     protect, window = CAUSES.index("write-protect"), CAUSES.index("window")
     changed = 0
     for item in windows:

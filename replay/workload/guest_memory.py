@@ -1,7 +1,7 @@
-"""Where in the guest's memory a page lies: what stays the same from one run of a guest to the next.
+"""The place of a page in guest memory, which is the same in every run of a guest.
 
-Host virtual addresses differ between runs. Places are guest physical where the trace knows the memory slots, else
-offsets in what was registered with userfaultfd, else the addresses themselves.
+Host virtual addresses differ between runs. A place is the guest physical page if the trace has the memory slots, else
+the offset in the memory registered with userfaultfd, else the address itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 By = Literal["guest physical", "registered memory", "addresses"]
 
 OUTSIDE: Final = -1
-"""`GuestMemory.places`: not the guest's memory."""
+"""Value of `GuestMemory.places` for a page that is not in guest memory."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class GuestMemory:
 
     by: By
     ranges: tuple[tuple[int, int, int], ...]
-    """(first address, end, place of the first), bytes; of several that hold an address the last counts; none: every
-    address is its own place"""
+    """(first address, end, place of the first), bytes; if several contain an address, the last counts; if there are
+    none, every address is its own place"""
 
     def places(self, pages: npt.NDArray[Any], page_bytes: int) -> Ints:
-        """int64: the native page of guest memory that each page (address // `page_bytes`) is; `OUTSIDE`: of none."""
+        """int64: the native page of guest memory for each page (address // `page_bytes`); `OUTSIDE`: not in it."""
         pages = pages.astype(np.int64)
         if not self.ranges:
             return pages
@@ -43,7 +43,7 @@ class GuestMemory:
         return found
 
     def pages(self, places: Ints, page_bytes: int) -> Ints:
-        """int64: the page (address // `page_bytes`) at each place, in order; places that are nowhere are left out."""
+        """int64: the page (address // `page_bytes`) at each place, in order; places outside all ranges are left out."""
         if not self.ranges:
             return places
         found = np.full(places.size, OUTSIDE, np.int64)
@@ -56,12 +56,12 @@ class GuestMemory:
 
     @property
     def size_bytes(self) -> int:
-        """All of it; 0: not known."""
+        """Total size; 0: not known."""
         return sum(end - first for first, end, _ in self.ranges)
 
 
 def guest_memory_of(meta: Meta) -> GuestMemory:
-    """The guest memory that a trace's header describes."""
+    """The guest memory that a trace's meta.json describes."""
     slots = [slot for target in meta.targets for slot in _last(target.memslots)]
     if slots:
         return GuestMemory("guest physical", tuple((s.hva, s.hva + s.size_bytes, s.gpa) for s in slots))
@@ -74,5 +74,5 @@ def guest_memory_of(meta: Meta) -> GuestMemory:
 
 
 def _last(slots: Sequence[Memslot]) -> list[Memslot]:
-    """Each slot as it was last set with a size: the guest moves slots, and a deleted one was there before."""
+    """Each slot as it was last set with a non-zero size: slots can move, and a deleted one existed before."""
     return list({one.slot: one for one in sorted(slots, key=lambda one: one.ts_ns) if one.size_bytes}.values())

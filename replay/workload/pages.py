@@ -1,7 +1,7 @@
-"""What can be known of each fault before the run: is its granule anybody else's too, is it this accessor's first
-touch of it.
+"""Facts about each fault that are known before the run: whether other faults share its granule, and whether it is
+this accessor's first touch.
 
-Most pages of a VM fault once. For those the kernel needs no page table at all; this module finds them in one
+Most pages of a VM fault once. For those the engine's kernel needs no page table; this module finds them in one
 vectorised pass.
 """
 
@@ -25,7 +25,7 @@ _CONTENT = np.array([name in CONTENT_CAUSES for name in CAUSES])
 
 @dataclass(frozen=True)
 class Pages:
-    """Per fault flags and the small table of granules that need to be looked up."""
+    """Flags per fault, and the small table of tracked granules: those that must be looked up."""
 
     flags: npt.NDArray[np.uint8]
     granule: npt.NDArray[np.int32]
@@ -37,13 +37,13 @@ class Pages:
 
 
 def pages_of(workload: Workload, granule_bytes: int, *, track: bool, everything: bool, refill_bytes: int) -> Pages:
-    """Flags for one granule. Found out once a workload.
+    """Flags for one granule size, computed once per workload.
 
     Args:
-        track: look shared granules up at all (some path coalesces)
-        everything: look every granule up (a background stream may bring it)
-        refill_bytes: a window may empty stage 2, and one fault maps so much again: mark each accessor's first fault on
-            each such range; 0: none does
+        track: look up shared granules (some path coalesces)
+        everything: look up every granule (a background stream may place it)
+        refill_bytes: a window may empty stage 2, and one fault then maps so many bytes: mark each accessor's first
+            fault on each such range; 0: no window does
     """
     options = (granule_bytes, track, everything, refill_bytes)
     return derived(workload, ("pages", *options), lambda: _pages(workload, *options))
@@ -124,11 +124,10 @@ def _mark_shared(key: Any, content: Any, low: Any, seen: Any, shared: Any) -> No
 
 
 def _generations(workload: Workload, key: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Names for (granule, generation).
+    """A number for each (granule, generation).
 
-    A page that faulted again after its fault before was over had been taken away between: it is missing again, not a
-    second
-    fault on a page that is there. Only faults that overlapped in the recording were on the same missing page.
+    A page that faulted again after its previous fault had ended was removed in between: it is missing again. Only
+    faults that overlapped in the recording were on the same missing page.
     """
     names = key.astype(np.int64)
     if not workload.recorded_start_ns.size or not workload.recorded_stall_ns.size:
@@ -165,7 +164,7 @@ def _number_generations(  # noqa: PLR0917
 
 @dataclass(frozen=True)
 class Tracked:
-    """Which tracked granule a granule of memory is: of one that came and went, the first."""
+    """The tracked granule for each granule of memory; if it has several generations, the first."""
 
     key: npt.NDArray[np.int64]
     index: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""How faults of memory that was there are read: as they were, or as the question "what if it had been missing?"."""
+"""How to read faults on memory that was present: as recorded, or as if it had been missing at the first touch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Reading = Literal["recorded", "first-touch"]
 OF_STAGE2: Final = ("stage2",)
 OF_HOST: Final = ("minor-host", "major-host")
 CONTENT: Final = ("missing", "minor", "exit")
-"""Classes that userfaultfd or an exit served: where one occurs, a trace answers for missing memory itself."""
+"""Classes that userfaultfd or an exit served. A trace with any of them recorded faults on missing memory itself."""
 _NONE: Final = np.zeros(0, np.int64)
 
 
 def reading_of(workload: Workload) -> Reading:
-    """The reading that a workload asks for: first touches where no fault was of missing memory, else as recorded."""
+    """The reading that fits a workload: first touches if no fault was on missing memory, else as recorded."""
     seen = {CAUSES[code] for code in np.flatnonzero(np.bincount(workload.cause, minlength=len(CAUSES)))}
     return "recorded" if seen & set(CONTENT) or not seen & {*OF_STAGE2, *OF_HOST} else "first-touch"
 
 
 def first_touch(workload: Workload, until_ns: int | None = None) -> Workload:
-    """Each page's first fault in time as one of missing memory; every later one as it was recorded.
+    """The workload with the first fault on each page as one on missing memory; later faults stay as recorded.
 
-    With vCPUs a host fault counts only on pages that stage-2 faults touch too: the rest is the VMM's own memory. Where
-    no vCPU has a stage-2 fault (an emulator runs the guest) its own host faults are the guest's. What other threads
-    touched before the first of these (a copy or a prefetch of a restore) is start-up, and nobody's first touch. What
-    faulted at or after `until_ns`, when a window emptied stage 2, had been touched before and stays.
+    With vCPUs, a host fault counts only on pages that also have stage-2 faults: the others are the VMM's own memory. If
+    there are no stage-2 faults (an emulator runs the guest), the host faults of the vCPUs count. Host faults before the
+    first of the guest's faults (a copy or a prefetch of a restore) are start-up and not first touches. Faults at or
+    after `until_ns`, when a window emptied stage 2, are on pages touched before and are not changed.
     """
     stage2 = np.isin(workload.cause, _codes(OF_STAGE2))
     content = np.isin(workload.cause, _codes(CONTENT))
@@ -56,9 +56,9 @@ def first_touch(workload: Workload, until_ns: int | None = None) -> Workload:
 
 
 def without(workload: Workload, drop: npt.NDArray[np.bool_]) -> Workload:
-    """The workload without some faults (bool[F]): what its accessors thought before them, they think before the next.
+    """The workload without the faults in `drop` (bool[F]): their think time is added to the accessor's next fault.
 
-    The stall of a dropped fault is dropped with it; recorded starts of the others stay.
+    The stall of a dropped fault is dropped too; the recorded starts of the others do not change.
     """
     if not drop.any():
         return workload
@@ -67,7 +67,7 @@ def without(workload: Workload, drop: npt.NDArray[np.bool_]) -> Workload:
     starts = np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=workload.accessors))]).astype(np.int64)
 
     def added(values: Ints) -> tuple[Ints, Ints]:
-        """Per kept row the sum since the kept row before it; per accessor what is left behind its last one."""
+        """Per kept row the sum since the previous kept row; per accessor the rest after its last kept row."""
         until = np.concatenate([[0], np.cumsum(values)])
         ends = until[1:][keep]
         before = np.concatenate([[0], ends[:-1]]) if ends.size else ends

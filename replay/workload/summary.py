@@ -1,4 +1,4 @@
-"""What the engine asks of a whole workload: how many faults of each class, and when each begins in an open loop."""
+"""Facts about a whole workload for the engine: the number of faults of each class, and start times in an open loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from faultreplay.replay.workload.workload import Ints, Workload, derived
 
 
 def open_loop(w: Workload) -> tuple[Ints, Ints]:
-    """(order of the rows in time, time of each row): recorded start times, or think times added up where they are
+    """(order of the rows in time, time of each row): recorded start times, or sums of think times if any is
     unknown."""
     if w.recorded_start_ns.size and bool((w.recorded_start_ns >= 0).all()):
         times = w.recorded_start_ns
@@ -29,6 +29,6 @@ def _count(workload: Workload) -> Ints:
     counts = np.zeros((len(CAUSES), len(ACCESSORS)), np.int64)
     for a in range(workload.accessors):
         part = workload.cause[workload.accessor_start[a] : workload.accessor_start[a + 1]]
-        # what is behind the causes are pieces of streams, which are no faults
+        # codes after the last cause are pieces of streams, not faults
         counts[:, workload.accessor_kind[a]] += np.bincount(part, minlength=len(CAUSES))[: len(CAUSES)]
     return counts

@@ -1,7 +1,7 @@
-"""Synthetic first touches for scaling studies: arrays first, a trace in the trace format if asked for.
+"""Synthetic first touches for scaling studies, as arrays or as a trace.
 
-Nothing here was ever measured, and a synthetic trace says so: origin `synthetic`, no stall, no host. What a vCPU
-touches is drawn from `seed` alone.
+Nothing here was measured, and a synthetic trace says so: origin `synthetic`, no stall, no host. The touches of a vCPU
+are drawn from `seed` alone.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _TGID: Final = 1
 _FIRST_TID: Final = 1000
 _CHUNK_ROWS: Final = 1 << 20
 MOST_ACCESSES: Final = 1 << 27
-"""Of all vCPUs: some 10 GB while they are drawn and sorted."""
+"""Limit for all vCPUs together: about 10 GB of memory while the accesses are drawn and sorted."""
 
 
 @dataclass(frozen=True)
 class Think:
-    """Time between the end of one fault and the next: always `mean_ns`, or exponential around it."""
+    """Time between the end of one fault and the next: constant `mean_ns`, or exponential with that mean."""
 
     mean_ns: int
     exponential: bool = False
@@ -65,12 +65,12 @@ class Think:
 
 @dataclass(frozen=True)
 class SynthSpec:
-    """What to make.
+    """Parameters of a synthetic workload.
 
     demand-paging: each vCPU touches its own `pages` pages in order. zipf: the vCPUs share `vcpus` x `pages` pages and
-    each makes `pages` accesses, page k with a chance in proportion to k ** -`skew`; only an access to a page that
+    each makes `pages` accesses, page k with probability proportional to k ** -`skew`; only an access to a page that
     this vCPU has not touched before can fault. phases: demand paging in `phases` bursts with `quiet_ns` between them.
-    restore: `vcpus` x `pages` different pages of a guest that resumes from a snapshot, as `restore` says.
+    restore: `vcpus` x `pages` different pages of a guest that resumes from a snapshot, see `restore`.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class SynthSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UsageError(f"'{self.kind}' is no synthetic workload: they are {', '.join(KINDS)}")
+            raise UsageError(f"'{self.kind}' is not a synthetic workload: choose {', '.join(KINDS)}")
         if self.vcpus < 1 or self.pages < 1 or self.phases < 1:
             raise UsageError("vCPUs, pages and phases are counted from 1")
         if self.vcpus * self.pages > MOST_ACCESSES:
@@ -114,7 +114,7 @@ def synthesize(spec: SynthSpec) -> Workload:
 
 
 def write_synthetic(spec: SynthSpec, path: Path, *, version: str = "", force: bool = False) -> int:
-    """Write the trace of `spec`; the number of its faults.
+    """Write the trace of `spec`; returns the number of its faults.
 
     `start_ns` is when the page would be touched if no fault took any time; `end_ns` is the same and `stall_ns` null:
     there was no mechanism.
@@ -167,7 +167,7 @@ def _zipf(spec: SynthSpec, vcpu: int, rng: np.random.Generator, shared: Any) -> 
 
 
 def _popularity(spec: SynthSpec) -> npt.NDArray[np.float64]:
-    """Cumulated weight of the pages by rank; which page has which rank is a permutation, the same for all vCPUs."""
+    """Cumulative weight of the pages by rank. A permutation, the same for all vCPUs, maps ranks to pages."""
     return np.cumsum(np.arange(1, spec.vcpus * spec.pages + 1, dtype=np.float64) ** -spec.skew)
 
 

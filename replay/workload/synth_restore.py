@@ -1,4 +1,4 @@
-"""A made restore: runs of one guest that resumes from a snapshot, of which neighbours have most pages in common."""
+"""A synthetic restore: runs of one guest that resumes from a snapshot; two runs have most pages in common."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Ints = npt.NDArray[np.int64]
 RAMP: Final = ((0, 0.0), (300_000_000, 0.5), (750_000_000, 0.98), (1_000_000_000, 1.0))
 """Half of the pages by 300 ms, 98 % by 750 (fcvm #742: a Chromium snapshot); the rest by a second, assumed."""
 _SHUFFLE: Final = 0.05
-"""A run touches a page so much of the whole earlier or later than another run does, standard deviation: assumed."""
+"""Standard deviation of a page's position in a run's order of touches, as a share of the whole order: assumed."""
 
 
 @dataclass(frozen=True)
 class Restore:
-    """What one run of the guest touches.
+    """The pages that one run of the guest touches.
 
-    `jaccard` of the pages of two runs: all runs share a core, and each has pages of its own beside it. `next_page` is
-    the share of touches of the page behind the one touched before, in the order of the whole guest. `ramp` says when
-    which share of the pages would have been touched if no fault took any time: (ns, share), straight between.
+    `jaccard` is the Jaccard index of the pages of two runs: all runs share a core, and each has pages of its own.
+    `next_page` is the share of touches that are on the page after the previous one, in the order of the whole guest.
+    `ramp` is the share of pages touched by a time if no fault took any time: (ns, share), linear between the points.
     """
 
     run: int = 1
@@ -73,10 +73,10 @@ def parse_ramp(text: str) -> tuple[tuple[int, float], ...]:
 def restore_streams(made: Restore, vcpus: int, pages: int, seed: int) -> list[dict[str, Any]]:
     """A stream for each vCPU (`make_workload`): `vcpus` x `pages` touches of as many different pages.
 
-    The same `seed` is the same guest; `made.run` says which of its runs.
+    The same `seed` gives the same guest; `made.run` selects one of its runs.
 
     Raises:
-        UsageError: its memory does not hold them.
+        UsageError: its memory is too small for them.
     """
     total = vcpus * pages
     core = round(total * 2 * made.jaccard / (1 + made.jaccard))
@@ -106,7 +106,7 @@ def restore_streams(made: Restore, vcpus: int, pages: int, seed: int) -> list[di
 
 
 def _runs(count: int, next_page: float, rng: np.random.Generator) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """(of each page the number of the run of neighbours it belongs to, when each run is touched: 0 to 1)."""
+    """(for each page, the number of its run of adjacent pages; for each run, when it is touched: 0 to 1)."""
     if not count:
         return np.zeros(0, np.int64), np.zeros(0)
     begins = rng.random(count) >= next_page
@@ -126,7 +126,7 @@ def _spread(run: Ints, size: int, rng: np.random.Generator) -> Ints:
 
 
 def _ramp_ns(ramp: tuple[tuple[int, float], ...], count: int) -> Ints:
-    """When each of `count` touches comes, rising."""
+    """Times of `count` touches, ns, in rising order."""
     at = (np.arange(count) + 1) / max(count, 1)
     times, shares = zip(*ramp, strict=True)
     found: Ints = np.rint(np.interp(at, shares, times)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The pages that a run touched, in the order of their first touch: what a later run of the same guest can know."""
+"""The working set of a run: its pages in order of first touch. A later run of the same guest can prefetch them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class WorkingSet:
     page: Ints
     """int64[P]: native pages of guest memory, each once, in order of first touch"""
     at_ns: Ints
-    """int64[P]: when each was first touched, from the first of them"""
+    """int64[P]: when each was first touched, ns from the first of all"""
     next_page_share: float
-    """share of first touches, in order of time, that are of the page behind the one touched before; 0 of less than 2"""
+    """share of first touches, in order of time, that are on the page after the previous one; 0 for fewer than 2"""
     page_bytes: int
 
     @property
     def pages(self) -> int:
-        """How many."""
+        """Number of pages."""
         return int(self.page.size)
 
     def until_ns(self, share: float) -> int:
@@ -45,7 +45,7 @@ class WorkingSet:
 
 
 def working_set(name: str, workload: Workload, memory: GuestMemory) -> WorkingSet:
-    """The pages of guest memory that a workload touches, whatever its faults were."""
+    """The pages of guest memory that a workload touches, by faults of any class."""
     place = memory.places(workload.page, workload.page_bytes)
     rows = np.flatnonzero(place != OUTSIDE)
     known = workload.recorded_start_ns
@@ -66,21 +66,21 @@ def working_set(name: str, workload: Workload, memory: GuestMemory) -> WorkingSe
 
 
 def jaccard(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Pages in both of those in any; 1 of two empty sets."""
+    """Jaccard index: pages in both sets / pages in either; 1 for two empty sets."""
     both = np.intersect1d(a, b, assume_unique=True).size
     either = a.size + b.size - both
     return both / either if either else 1.0
 
 
 def seen_by(sets: Sequence[WorkingSet]) -> tuple[Ints, Ints]:
-    """(every page that some set has, in order of address; in how many sets each is)."""
+    """(every page that is in some set, in order of address; the number of sets that contain each)."""
     pages = np.concatenate([one.page for one in sets]) if sets else np.zeros(0, np.int64)
     union, count = np.unique(pages, return_counts=True)
     return union, count.astype(np.int64)
 
 
 def in_order(sets: Sequence[WorkingSet]) -> Ints:
-    """Every page that some set has, in the order in which they were first touched; pages of the first set first."""
+    """Every page that is in some set, in order of first touch; pages of the first set first."""
     pages = np.concatenate([one.page for one in sets]) if sets else np.zeros(0, np.int64)
     _, first = np.unique(pages, return_index=True)
     kept: Ints = pages[np.sort(first)]

@@ -20,9 +20,9 @@ _NONE: Final = np.zeros(0, np.int64)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)  # two workloads are one only if they are the same object: `derived` depends on it
+@dataclass(frozen=True, eq=False)  # equal only if they are the same object: `derived` depends on it
 class Workload:
-    """Faults of `A` accessors, `F` in all, in compressed rows: accessor a owns rows
+    """Faults of `A` accessors, `F` in all, in compressed sparse rows: accessor a owns rows
     accessor_start[a]:accessor_start[a+1].
 
     Times are ns from the beginning of the recording. Rows of an accessor are in the order in which it faulted.
@@ -31,7 +31,7 @@ class Workload:
     accessor_start: Ints
     """int64[A+1]"""
     think_ns: Ints
-    """int64[F]: from the resume before (or the beginning) to this fault"""
+    """int64[F]: from the previous resume (or the beginning) to this fault"""
     page: npt.NDArray[Any]
     """int32 or int64[F]: which native page"""
     access: npt.NDArray[np.uint8]
@@ -50,20 +50,20 @@ class Workload:
     asleep_ns: Ints = field(default_factory=lambda: _NONE)
     """int64[F], or empty (none): part of `think_ns` in which the accessor slept voluntarily, as a halted vCPU does"""
     preempted_ns: Ints = field(default_factory=lambda: _NONE)
-    """int64[F], or empty (none): part of `think_ns` that it waited for a CPU"""
+    """int64[F], or empty (none): part of `think_ns` in which it waited for a CPU"""
     page_bytes: int = 4096
     clock_start_ns: int = 0
     """CLOCK_MONOTONIC at the beginning of the recording"""
     resume_ns: int = 0
-    """when the guest began to run, from the beginning: threads of streams that work beside it begin then"""
+    """when the guest began to run, from the beginning; threads of background streams begin then"""
     origin: str = "recorded"
     notes: tuple[str, ...] = ()
     vm_start: Ints = field(default_factory=lambda: _NONE)
-    """int64[VMs]: the first page of each, where several are one workload (`several.together`); else empty"""
+    """int64[VMs]: the first page of each if several VMs form one workload (`several.together`); else empty"""
 
     @property
     def vms(self) -> int:
-        """How many VMs these are the accessors of."""
+        """Number of VMs that the accessors belong to."""
         return max(self.vm_start.size, 1)
 
     def vm_of_page(self, page: npt.NDArray[np.integer]) -> Ints:
@@ -74,7 +74,7 @@ class Workload:
         return found
 
     def vm_of_accessor(self) -> Ints:
-        """int64[A]: the VM of each; of one without faults, the first."""
+        """int64[A]: the VM of each; the first VM for an accessor without faults."""
         found = np.zeros(self.accessors, np.int64)
         some = np.diff(self.accessor_start) > 0
         found[some] = self.vm_of_page(self.page[self.accessor_start[:-1][some]])
@@ -96,7 +96,7 @@ class Workload:
         return bool((self.recorded_stall_ns >= 0).any())
 
     def accessor_of_row(self) -> npt.NDArray[np.int32]:
-        """int32[F]: which accessor a row belongs to; one array for all who ask, so it cannot be written."""
+        """int32[F]: which accessor a row belongs to; all callers share the array, so it is read-only."""
 
         def make() -> npt.NDArray[np.int32]:
             owner = np.repeat(np.arange(self.accessors, dtype=np.int32), np.diff(self.accessor_start))
@@ -106,7 +106,7 @@ class Workload:
         return derived(self, "accessor of row", make)
 
     def on_cpu_ns(self) -> Ints:
-        """int64[F]: part of `think_ns` that the accessor ran."""
+        """int64[F]: part of `think_ns` in which the accessor ran."""
         if not self.asleep_ns.size and not self.preempted_ns.size:
             return self.think_ns
         away = self.preempted_ns if not self.asleep_ns.size else self.asleep_ns
@@ -119,7 +119,7 @@ class Workload:
         """The first `fraction` of the faults in order of recorded time, and the rest.
 
         The second part begins when the first one ends: the think time of each accessor's first fault in it is what
-        was left then.
+        remained at that time.
         """
         if not 0 < fraction < 1:
             raise UsageError(f"a split needs a fraction between 0 and 1, not {fraction:g}")
@@ -150,7 +150,7 @@ class Workload:
                 resumed = int(recorded_end[rows[-1]]) if rows.size else begin
                 tail[a] = max(end - resumed, 0)
             elif not rows.size:
-                # What was left of a stall at the border is no work: it belongs to the fault, in the first part.
+                # The rest of a stall at the border is not work: it belongs to the fault, in the first part.
                 tail[a] = max(int(self.tail_ns[a]) + min(self._last_resume(a) - begin, 0), 0)
         starts_ns = self.recorded_start_ns[keep] - begin
         return Workload(
@@ -184,9 +184,9 @@ _DERIVED: Final[WeakKeyDictionary[Workload, dict[Hashable, Any]]] = WeakKeyDicti
 
 
 def derived(workload: Workload, key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` finds out about `workload`, found out once; gone with the workload.
+    """The result of `make` for `workload`: computed once, and freed with the workload.
 
-    Replications over seeds and mechanisms share it. A changed workload is another object without these.
+    Replications over seeds and mechanisms share it. A changed workload is a new object, without these results.
     """
     known = _DERIVED.setdefault(workload, {})
     if key not in known:
@@ -201,14 +201,14 @@ _STREAM_KEYS: Final = frozenset({"think_ns", "page", "access", "cause", "kind", 
 def make_workload(
     streams: list[dict[str, Any]], *, page_bytes: int = 4096, origin: str = "synthetic", notes: tuple[str, ...] = ()
 ) -> Workload:
-    """A workload from one dict per accessor: think_ns, and where they matter page, access, cause, kind, name,
+    """A workload from one dict per accessor: think_ns, and optionally page, access, cause, kind, name,
     recorded_stall_ns, tail_ns.
 
     `access` and `cause` are arrays of codes or one name for all; `page` defaults to pages that no other accessor
     touches.
     """
     if unknown := {key for stream in streams for key in stream} - _STREAM_KEYS:
-        raise TypeError(f"make_workload() knows no '{min(unknown)}' of an accessor: {', '.join(sorted(_STREAM_KEYS))}")
+        raise TypeError(f"make_workload(): unknown key '{min(unknown)}', not one of {', '.join(sorted(_STREAM_KEYS))}")
     counts = [len(stream["think_ns"]) for stream in streams]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     total = int(starts[-1])
@@ -244,7 +244,7 @@ def make_workload(
 
 
 def compact(page: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Pages as int32 where the range allows it: half the memory of a large replay."""
+    """Pages as int32 if the range allows it: half the memory in a large replay."""
     if page.size and (page.min() < 0 or page.max() >= 1 << 31):
         return np.ascontiguousarray(page, dtype=np.int64)
     return np.ascontiguousarray(page, dtype=np.int32)
