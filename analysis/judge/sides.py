@@ -178,7 +178,8 @@ def of_start_up(workload: Workload, used: Used | None) -> npt.NDArray[np.bool_]:
     if used is None or used.name not in _BROUGHT_UNASKED:
         return np.zeros(workload.faults, np.bool_)
     vcpu = (workload.accessor_kind == ACCESSORS.index("vcpu"))[workload.accessor_of_row()]
-    return ~vcpu & (workload.recorded_start_ns < workload.resume_ns)
+    found: npt.NDArray[np.bool_] = ~vcpu & (workload.recorded_start_ns < workload.resume_ns)
+    return found
 
 
 def as_missing(workload: Workload, used: Used | None) -> Workload:
