@@ -201,7 +201,11 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_LIGHT = {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+_LIGHT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 """Libraries that recording loads start no threads of their own, which would keep privileges, and hold less memory."""
 _LONG_S = 0.5
 _LOSS_ADVICE = {
