@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -110,9 +111,14 @@ def test_perf_itself(tmp_path: Path) -> None:
         "sleep",
         "0.2",
     ]
-    done = subprocess.run(record, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        pytest.skip(f"perf may not record here: {done.stderr.strip()[:100]}")
+    for _ in range(20):
+        done = subprocess.run(record, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.skip(f"perf may not record here: {done.stderr.strip()[:100]}")
+        # The kernel detaches a recorder that has just ended in the background; until then perf gets no samples.
+        if subprocess.run(["perf", "script", "-i", data], capture_output=True, timeout=60, check=False).stdout:
+            break
+        time.sleep(0.5)
     summary = import_file("perf-script", data, tmp_path / "x.trace")
     meta = open_trace(tmp_path / "x.trace").meta
     assert summary.events > 10 and meta.clock.name == "CLOCK_MONOTONIC" and meta.host.kernel and meta.command
