@@ -205,7 +205,7 @@ def open_case(
     max_loss_percent: float = 1.0,
     progress: Callable[[str], None] | None = None,
 ) -> Case:
-    """A trace with the question asked of it: faults, workload, recorded mechanism, costs and windows, found out once.
+    """A trace with the question asked of it: faults, workload, recorded mechanism, costs and windows.
 
     Args:
         trace: opened, or its directory.
@@ -214,19 +214,17 @@ def open_case(
             by default those that were recorded, else one in the middle for mechanisms with a window rule.
         fit: take the costs that the trace itself shows; they win over all files.
         max_loss_percent: refuse a trace that lost a greater share of its events.
-        progress: called with a word on how far a long stitch is.
+        progress: called with how far a long stitch is.
 
     Raises:
-        IncompleteData: too many losses, damaged, or no fault that can be replayed.
+        IncompleteData: too many losses, damaged, or no fault to replay.
         UsageError: no such trace, or a window begins after its end.
     """
     from faultreplay.analysis.compare import opening
     from faultreplay.analysis.compare.predict import Setup
 
-    opened, setup = _trace(trace), setup or Setup()
-    return opening.open_case(
-        opened, setup, windows=windows, fit=fit, max_loss_percent=max_loss_percent, progress=progress
-    )
+    asked = _trace(trace), setup or Setup()
+    return opening.open_case(*asked, windows=windows, fit=fit, max_loss_percent=max_loss_percent, progress=progress)
 
 
 def compare(

@@ -20,7 +20,7 @@ ROOMS: Final = (
     "analysis",
     "benchmarks",
     "collect",
-    "faultreplay/cli",
+    "faultreplay",
     "faulttrace",
     "lab",
     "replay",

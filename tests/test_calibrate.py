@@ -38,7 +38,7 @@ from faultreplay.analysis.calibrate.calibrate import (
     observe,
     wake_walk_ns,
 )
-from faultreplay.faulttrace.errors import IncompleteData
+from faultreplay.faulttrace.errors import IncompleteData, UsageError
 from faultreplay.faulttrace.meta import MapEntry, MechanismUsed, Meta, WindowSpan
 from faultreplay.faulttrace.schema import FAULTS, Kind
 from faultreplay.faulttrace.stitch import stitch_events
@@ -439,3 +439,8 @@ def test_the_walk_over_sleepers_is_the_slope_of_the_placing_ioctl() -> None:
     assert wake_walk_ns(flat) == 0
     assert "wake_per_waiter" not in fit(flat, source="t").costs
     assert wake_walk_ns(Observed({}, EMPTY, EMPTY)) == 0
+
+
+def test_a_part_is_not_taken_of_pieces() -> None:
+    with pytest.raises(UsageError, match="not of pieces"):
+        fit_costs([], Meta(), source="t", part=(0.0, 0.5))

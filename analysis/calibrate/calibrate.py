@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+WHOLE: Final = (0.0, 1.0)
 _DIRTY_LOG: Final = (Kind.KVM_GET_DIRTY_LOG, Kind.KVM_CLEAR_DIRTY_LOG, Kind.KVM_RESET_DIRTY_RINGS)
 
 
@@ -94,7 +95,7 @@ def fit_costs(
     *,
     source: str,
     min_samples: int = MIN_SAMPLES,
-    part: tuple[float, float] = (0.0, 1.0),
+    part: tuple[float, float] = WHOLE,
     waits: bool = True,
 ) -> Fit:
     """The costs that `faults` show.
@@ -107,7 +108,11 @@ def fit_costs(
         part: only the faults between these shares of all, in order of time; of a whole frame.
         waits: as of `observe`.
     """
-    observed = observe(part_of(faults, part) if isinstance(faults, pl.DataFrame) else faults, meta, waits=waits)
+    if isinstance(faults, pl.DataFrame):
+        faults = part_of(faults, part)
+    elif part != WHOLE:
+        raise UsageError("a part is taken of all faults at once, not of pieces")
+    observed = observe(faults, meta, waits=waits)
     return fit(observed, source=f"measured in this trace: {source}", name=source, min_samples=min_samples)
 
 

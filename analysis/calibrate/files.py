@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from faultreplay.analysis.calibrate.observed import MIN_SAMPLES
 from faultreplay.replay.language.mechanism import load_mechanism
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ Samples = npt.NDArray[np.int64]
 
 NEIGHBOURS: Final = 15
 """That a read maps besides its own page: fault_around_bytes is 64 KiB on every distribution."""
-_FEWEST: Final = 30
 _MODEL: Final = "file-private"
 _EMPTY: Final = np.empty(0, np.int64)
 COLUMNS: Final = ("access", "cause", "backing", "copied", "stall_ns", "offcpu_ns", "preempted_ns")
@@ -58,10 +58,10 @@ def file_samples(faults: pl.DataFrame, meta: Meta) -> dict[str, Samples]:
     backing = faults["backing"].cast(pl.String).fill_null("")
     read, alone = _stalls(faults, ~writes & (backing == "cache")), _stalls(faults, of_stage2_alone(faults))
     found = dict.fromkeys(NAMES, _EMPTY)
-    if len(read) < _FEWEST:
+    if len(read) < MIN_SAMPLES:
         return found
     own = read
-    if len(alone) >= _FEWEST:
+    if len(alone) >= MIN_SAMPLES:
         least = int(np.median(alone))
         each = np.maximum(read - least, 0) // (1 + NEIGHBOURS)
         own = np.minimum(read, least) + each
@@ -73,10 +73,10 @@ def file_samples(faults: pl.DataFrame, meta: Meta) -> dict[str, Samples]:
     shared = _stalls(faults, writes & copied & (backing == ""))
     minor = int(np.median(own))
     copy = 0
-    if len(fresh) >= _FEWEST:
+    if len(fresh) >= MIN_SAMPLES:
         found["copy_on_write"] = np.maximum(fresh - minor, 0)
         copy = int(np.median(found["copy_on_write"]))
-        if len(shared) >= _FEWEST:
+        if len(shared) >= MIN_SAMPLES:
             found["unshare"] = np.maximum(shared - minor - copy, 0)
     disk = faults.filter((backing == "disk") & faults["offcpu_ns"].is_not_null())
     return found | _of_device(disk, meta, int(np.median(read)), minor + copy)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 Samples = npt.NDArray[np.int64]
+MIN_SAMPLES: Final = 30
+"""A cost with fewer is not fitted."""
 
 
 @dataclass(frozen=True)

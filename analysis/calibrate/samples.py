@@ -14,12 +14,11 @@ from faultreplay.analysis.calibrate.kernel import fills_in
 if TYPE_CHECKING:
     from faultreplay.faulttrace.meta import Meta
 
-from faultreplay.analysis.calibrate.observed import Observed, Samples
+from faultreplay.analysis.calibrate.observed import MIN_SAMPLES, Observed, Samples
 from faultreplay.analysis.calibrate.pieces import COLUMNS, PLACED, USERFAULTS, Pieces, Userfaults, together
 
 __all__ = ["COLUMNS", "MIN_SAMPLES", "PLACED", "USERFAULTS", "Observed", "Samples", "observe", "wake_walk_ns"]
 
-MIN_SAMPLES: Final = 30
 _IDLE_NS: Final = 1000
 """A handler that ended its last fault this long before is taken to be back in read()."""
 _IDLE_SHARE: Final = 0.02
